@@ -1,0 +1,33 @@
+# What every target of ours is compiled with. -ffp-contract=off: an expression means the same
+# wherever it is inlined; fused multiply-adds are written out where they are meant.
+add_library(refrain_flags INTERFACE)
+target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off)
+if(REFRAIN_WERROR)
+  target_compile_options(refrain_flags INTERFACE -Werror)
+endif()
+if(REFRAIN_SANITIZE)
+  target_compile_options(refrain_flags INTERFACE -fsanitize=${REFRAIN_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(refrain_flags INTERFACE -fsanitize=${REFRAIN_SANITIZE})
+endif()
+
+# refrain_layer(name PUBLIC ... PRIVATE ...): the static library of src/refrain/<name>.
+function(refrain_layer name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/refrain/${name}/*.cc)
+  if(NOT sources)
+    set(sources ${CMAKE_SOURCE_DIR}/cmake/empty.cc)
+  endif()
+  add_library(refrain_${name} STATIC ${sources})
+  target_include_directories(refrain_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(refrain_${name} ${ARGN} PRIVATE refrain_flags)
+endfunction()
+
+# refrain_tests(folder LIBS...): one GoogleTest program of tests/<folder>/*_test.cc.
+function(refrain_tests folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*_test.cc)
+  if(sources)
+    add_executable(${folder}_test ${sources})
+    target_include_directories(${folder}_test PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    target_link_libraries(${folder}_test PRIVATE ${ARGN} refrain_flags GTest::gtest_main)
+    gtest_discover_tests(${folder}_test TEST_PREFIX "${folder}." DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST)
+  endif()
+endfunction()

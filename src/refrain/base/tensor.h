@@ -1,0 +1,46 @@
+// A pointer and a shape. Dense, row-major; owns nothing: copying a view copies no data.
+//
+// The element type is part of the view's type, so a kernel that takes bf16 operands is another
+// overload and nothing is converted by accident: Tensor is float, ConstTensor is float that is only
+// read (docs/decisions/0002-typed-views.md).
+#pragma once
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <type_traits>
+
+namespace refrain {
+
+template <class T>
+struct TensorOf {
+  T* data = nullptr;
+  std::array<int64_t, 4> dim{1, 1, 1, 1};
+  int rank = 0;
+
+  TensorOf() = default;
+  TensorOf(T* data_, std::initializer_list<int64_t> shape) : data(data_) {
+    for (int64_t d : shape) dim[static_cast<size_t>(rank++)] = d;
+  }
+  // A view that writes is also a view that reads.
+  template <class U>
+    requires(std::is_same_v<T, const U> && !std::is_same_v<T, U>)
+  TensorOf(const TensorOf<U>& other) : data(other.data), dim(other.dim), rank(other.rank) {}
+
+  int64_t size() const {
+    int64_t s = 1;
+    for (int i = 0; i < rank; ++i) s *= dim[static_cast<size_t>(i)];
+    return s;
+  }
+  int64_t cols() const { return rank ? dim[static_cast<size_t>(rank - 1)] : 1; }  // last dimension
+  int64_t rows() const { return size() / cols(); }  // all the others, flattened
+  T* row(int64_t r) const { return data + r * cols(); }
+  TensorOf slice(int64_t first, int64_t count) const { return {row(first), {count, cols()}}; }
+  T* begin() const { return data; }
+  T* end() const { return data + size(); }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+using Tensor = TensorOf<float>;
+using ConstTensor = TensorOf<const float>;
+
+}  // namespace refrain

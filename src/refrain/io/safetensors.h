@@ -1,0 +1,58 @@
+// safetensors files: [u64 little-endian header length][JSON header][tensor bytes].
+//
+// The header maps names to {dtype, shape, data_offsets}, and "__metadata__" to strings. A file is
+// checked whole when it is opened: header length against file size, types, shapes against byte
+// counts (with overflow), offsets in range, no overlap, no holes; so that reading cannot fail.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "refrain/io/file.h"
+
+namespace refrain::io {
+
+struct TensorInfo {
+  std::string name;
+  std::string dtype;  // "F32", "BF16", "F16", "F64", "I64", ...
+  std::vector<int64_t> shape;
+  size_t begin = 0, end = 0;  // bytes, from the start of the data
+
+  int64_t size() const;  // elements
+};
+
+class Safetensors {
+ public:
+  explicit Safetensors(const std::string& path);
+
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // by offset
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const TensorInfo* find(const std::string& name) const;  // null when absent
+  std::span<const std::byte> bytes(const TensorInfo&) const;
+  // The tensor as float32 (from F32, BF16, F16 or F64); `to` has its size. Error on other types.
+  void read(const TensorInfo&, std::span<float> to) const;
+  const std::string& path() const { return file_.path(); }
+
+ private:
+  MappedFile file_;
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, size_t> by_name_;
+  std::map<std::string, std::string> metadata_;
+  size_t data_ = 0;  // where tensor bytes start in the file
+};
+
+// A float32 tensor to be written.
+struct TensorToWrite {
+  std::string name;
+  std::vector<int64_t> shape;
+  const float* data;
+};
+
+// Writes float32 tensors in the order given; the same tensors and metadata give the same bytes.
+// Data starts 64-byte aligned (header padded with spaces). Durable and atomic (AtomicFile).
+void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+}  // namespace refrain::io

@@ -1,0 +1,31 @@
+// The three matrix products of a linear map y = x wᵀ, with w [N, K] stored as files store it.
+//
+//   linear_forward           y[M, N]  = x wᵀ       reduces over K
+//   linear_backward_input    dx[M, K] = dy w       reduces over N
+//   linear_backward_weight   dw[N, K] += dyᵀ x     reduces over the M rows
+//
+// Every element is one chain of fused multiply-adds in ascending order of the reduced index. So no
+// result depends on blocking, threads, or how many rows go in one call, and a weight gradient is
+// the same to the bit when its rows come in several calls (micro-batches).
+#pragma once
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+// An operand read through strides: element (i, j) is data[i * row + j * col].
+struct Strided {
+  const float* data;
+  int64_t row, col;
+};
+
+// C[M, N] = A[M, K] B[K, N], or C + A B with `add`; C has row stride c_row. Takes a packing buffer
+// from `scratch`; does nothing else when scratch only counts.
+void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
+          Arena& scratch);
+
+void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch);
+void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch);
+void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch);
+
+}  // namespace refrain::kernels

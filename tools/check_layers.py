@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Fails when a file includes what its layer may not see. CTest runs it as `layers`.
+
+usage: check_layers.py [project root]
+"""
+import pathlib
+import re
+import sys
+
+# Folder under src/refrain -> folders it may include, besides itself (ARCHITECTURE.md).
+MAY_SEE = {
+    "base": [],
+    "kernels": ["base"],
+    "layers": ["base", "kernels"],
+    "mixers": ["base", "kernels", "layers"],
+    "io": ["base"],
+    "data": ["base", "io"],
+    "model": ["base", "kernels", "layers", "mixers", "io"],
+    "train": ["base", "kernels", "layers", "mixers", "io", "data", "model"],
+    "generate": ["base", "kernels", "layers", "mixers", "io", "data", "model"],
+}
+# A dependency's headers -> the one door that may include them.
+DOORS = {
+    "hwy/": r"(kernels/.*|mixers/\w+/kernel)(\.cc|-inl\.h)$",
+    "dnnl": r"$^",  # benchmarks only: decision 0003
+    "omp.h": r"base/parallel\.cc$",
+    "nlohmann/": r"io/json\.(h|cc)$",
+    "zlib.h": r"io/\w+\.cc$",
+    "pcre2.h": r"data/\w+\.cc$",
+    "CLI/": r"$^",
+}
+# Nothing below cli/ prints, exits or reads the environment.
+FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort\s*\(|getenv\s*\()")
+
+
+def main() -> int:
+    root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".") / "src" / "refrain"
+    bad = []
+    for f in sorted(root.rglob("*.[hc]*")):
+        rel = f.relative_to(root).as_posix()
+        layer = rel.split("/")[0]
+        for n, line in enumerate(f.read_text().splitlines(), 1):
+            code = line.split("//")[0]
+            if FORBIDDEN.search(code):
+                bad.append(f"{rel}:{n}: the library does not print, exit or read the environment")
+            m = re.match(r'\s*#include [<"]([^>"]+)', line)
+            if not m:
+                continue
+            seen = re.match(r"refrain/(\w+)/", m[1])
+            if seen and seen[1] != layer and seen[1] not in MAY_SEE[layer]:
+                bad.append(f"{rel}:{n}: {layer} must not include {m[1]}")
+            other = re.match(r"refrain/mixers/(\w+)/", m[1])
+            if other and layer == "mixers" and rel.count("/") == 2 and other[1] != rel.split("/")[1]:
+                bad.append(f"{rel}:{n}: a mixer must not include another, {m[1]}")
+            for lib, door in DOORS.items():
+                if m[1].startswith(lib) and not re.search(door, rel):
+                    bad.append(f"{rel}:{n}: {m[1]} has its own door; go through it")
+    print("\n".join(bad) or "layers: ok")
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
