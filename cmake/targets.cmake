@@ -2,6 +2,8 @@
 # wherever it is inlined; fused multiply-adds are written out where they are meant.
 add_library(refrain_flags INTERFACE)
 target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off)
+# Highway's targets: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline.
+target_compile_definitions(refrain_flags INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3)
 if(REFRAIN_WERROR)
   target_compile_options(refrain_flags INTERFACE -Werror)
 endif()

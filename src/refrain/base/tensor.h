@@ -5,6 +5,7 @@
 // read (docs/decisions/0002-typed-views.md).
 #pragma once
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <type_traits>
@@ -19,7 +20,7 @@ struct TensorOf {
 
   TensorOf() = default;
   TensorOf(T* data_, std::initializer_list<int64_t> shape) : data(data_) {
-    for (int64_t d : shape) dim[static_cast<size_t>(rank++)] = d;
+    for (int64_t d : shape) dim[static_cast<std::size_t>(rank++)] = d;
   }
   // A view that writes is also a view that reads.
   template <class U>
@@ -28,13 +29,19 @@ struct TensorOf {
 
   int64_t size() const {
     int64_t s = 1;
-    for (int i = 0; i < rank; ++i) s *= dim[static_cast<size_t>(i)];
+    for (int i = 0; i < rank; ++i) s *= dim[static_cast<std::size_t>(i)];
     return s;
   }
-  int64_t cols() const { return rank ? dim[static_cast<size_t>(rank - 1)] : 1; }  // last dimension
+  int64_t cols() const { return rank ? dim[static_cast<std::size_t>(rank - 1)] : 1; }  // last dimension
   int64_t rows() const { return size() / cols(); }  // all the others, flattened
   T* row(int64_t r) const { return data + r * cols(); }
-  TensorOf slice(int64_t first, int64_t count) const { return {row(first), {count, cols()}}; }
+  // Entries [first, first + count) of the first dimension.
+  TensorOf slice(int64_t first, int64_t count) const {
+    TensorOf part = *this;
+    part.data += dim[0] ? first * (size() / dim[0]) : 0;
+    part.dim[0] = count;
+    return part;
+  }
   T* begin() const { return data; }
   T* end() const { return data + size(); }
   explicit operator bool() const { return data != nullptr; }

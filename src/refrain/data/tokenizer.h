@@ -6,7 +6,10 @@
 //   byte-bpe  GPT-2's byte-level BPE with its splitting pattern; lossless on any bytes
 //   llama     sentencepiece-like BPE with byte fallback; read and converted, not trained
 //
-// Special tokens ("added tokens") are whole tokens outside of the model's alphabet.
+// Special tokens ("added tokens") are whole tokens outside of the model's alphabet. In char and bpe
+// every part of the text that is not valid UTF-8 is an unknown character; the other two keep bytes.
+//
+// A Tokenizer does not change once made: any number of threads may use one.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -20,14 +23,15 @@ namespace refrain::data {
 
 inline constexpr int32_t kNoToken = -1;
 
-// Calls its argument with one piece of training text after another, until there is no more. Pieces
+// Puts the next piece of training text into `piece` (replaced); false when there is no more. Pieces
 // may end anywhere. The source is read once.
 using TextSource = std::function<bool(std::string& piece)>;
 
 struct TokenizerTraining {
-  std::string kind;         // "char", "bpe", "byte-bpe"
-  int64_t vocab_size = 0;   // all tokens together; 0 for char
-  std::vector<std::string> special_tokens;  // get the first ids, in this order
+  std::string kind;        // "char", "bpe", "byte-bpe"
+  int64_t vocab_size = 0;  // all tokens together (fewer if the text has no more pairs); 0 for char
+  // Get the first ids, in this order. char and bpe have "<unk>" after them if it is not among them.
+  std::vector<std::string> special_tokens;
   // Distinct words kept in memory while counting; more is an Error that says what to do.
   int64_t max_words = 20'000'000;
 };
@@ -36,45 +40,52 @@ class Tokenizer {
  public:
   // `what` is "char", "bpe:8000" or "byte-bpe:8000".
   static TokenizerTraining parse_spec(const std::string& what);
-  static Tokenizer train(const TokenizerTraining&, const TextSource&);
+  // char and bpe: text that is not valid UTF-8 is an Error that names the byte offset.
+  static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
   static Tokenizer load(const std::string& path);  // a tokenizer.json, or a directory with one
+  // The text of a tokenizer.json; `name` is what errors call it.
+  static Tokenizer from_json(std::string_view text, const std::string& name);
   // GPT-2's own files (encoder.json, vocab.bpe).
   static Tokenizer from_gpt2(const std::string& vocab_json, const std::string& merges);
   // Pieces with scores (llama2.c's tokenizer .bin, sentencepiece's order): higher score merges
-  // first; ids 0..2 are <unk> <s> </s>, 3..258 the bytes.
+  // first; ids 0..2 are <unk> <s> </s>, 3..258 the bytes. Gives the llama kind, which adds <s>.
   static Tokenizer from_scored_pieces(std::vector<std::string> pieces, std::vector<float> scores);
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
+  std::string to_json() const;  // the text of tokenizer.json
   // tokenizer.json and tokenizer_config.json into a directory that exists.
   void save(const std::string& directory) const;
 
   // With parse_special, text equal to a special token becomes that token (what prompts want);
   // without, it is plain text (what training data wants). No token is added by itself.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
-  // Special tokens are left out unless asked for.
+  // Special tokens are left out unless asked for. Error on an id that is not in the vocabulary.
   std::string decode(std::span<const int32_t> ids, bool with_special = false) const;
 
   int64_t vocab_size() const;  // ids are [0, vocab_size)
   const std::string& kind() const;
-  std::string_view token(int32_t id) const;  // as it stands in the vocabulary
+  std::string_view token(int32_t id) const;     // as it stands in the vocabulary
   int32_t id_of(std::string_view token) const;  // kNoToken when absent
   bool is_special(int32_t id) const;
-  int32_t unk() const;  // kNoToken when the kind has none
-  int32_t bos() const;  // "<s>" or "<|begin_of_text|>" among the special tokens, or kNoToken
-  int32_t eos() const;  // "</s>" or "<|endoftext|>", or kNoToken
-  int32_t pad() const;  // "<pad>", or kNoToken
+  int32_t unk() const;    // kNoToken when unknown characters are left out, or there are none
+  int32_t bos() const;    // what adds_bos() is about; else "<s>" or "<|begin_of_text|>" among the
+                          // special tokens, or kNoToken
+  int32_t eos() const;    // "</s>", "<|endoftext|>" or "<|end_of_text|>", or kNoToken
+  int32_t pad() const;    // "<pad>", or kNoToken
+  bool adds_bos() const;  // the file asks for bos() before every text (encode leaves it to you)
 
  private:
-  struct Impl;
-  explicit Tokenizer(std::unique_ptr<Impl>);
+  friend class StreamDecoder;
+  class Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
 // Decodes as tokens arrive. Text is given out once it is whole UTF-8 and can no longer change, so
-// that the pieces joined equal decode() of all ids.
+// that the pieces joined equal decode() of all ids. finish() makes it ready for the next sequence.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
@@ -83,8 +94,8 @@ class StreamDecoder {
 
  private:
   const Tokenizer& tokenizer_;
-  std::vector<int32_t> ids_;
-  size_t given_ = 0;
+  std::string held_;
+  bool started_ = false;  // some text has been decoded
 };
 
 }  // namespace refrain::data

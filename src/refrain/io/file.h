@@ -1,10 +1,8 @@
-// Files as the rest of the program sees them: read whole, mapped, or line by line; written so that
-// a crash at any instant leaves either the old content or the new, never a part. Every failure is
-// an Error that names the path and the reason the system gave.
+// Files as the rest of the program sees them: read whole or mapped; written so that a crash at any
+// instant leaves either the old content or the new, never a part. Every failure is an Error that
+// names the path and the reason the system gave.
 #pragma once
 #include <cstddef>
-#include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,8 +31,9 @@ std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 3
 
 bool exists(const std::string& path);
 
-// A file being written beside its final name. commit() makes it durable (fsync, rename, fsync of
-// the folder); without it nothing is left behind.
+// A file being written beside its final name, as ".<name>.tmp-<process>". commit() makes it durable
+// (fsync, rename, fsync of the folder); without it nothing is left behind and the final name keeps
+// what it had. A device or a pipe cannot be replaced: it is written in place.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -42,22 +41,29 @@ class AtomicFile {
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
+  // After an Error nothing more can be written.
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
   void commit();
 
  private:
-  std::string path_, temporary_;
-  int fd_ = -1;
+  std::string path_, temporary_;  // temporary_ is empty when written in place
+  int fd_ = -1;                   // -1 once committed or failed
   std::string buffer_;
-  void flush();
+  void put(std::string_view text);
+  [[noreturn]] void fail();
 };
 
 void write_file(const std::string& path, std::string_view text);  // AtomicFile in one call
 
-// A directory being filled beside its final name: write files into path(), then commit() renames
-// the whole. If the final name exists already it is replaced. Left-overs of earlier crashes are
-// removed by remove_stale(parent).
+// A directory being filled beside its final name: write files into path(), then commit() makes it
+// durable and gives it its final name, where it replaces a directory of that name:
+//   1. fsync of every file and folder in ".<name>.tmp-<process>"
+//   2. if there is a <name>: rename it to ".<name>.old-<process>"
+//   3. rename the new one to <name>; fsync of the folder both are in
+//   4. remove the old one
+// A crash between 2 and 3 leaves no <name> but a complete old one, which remove_stale() puts back;
+// one between 3 and 4 leaves the new <name> and an old one, which remove_stale() removes.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::string path);
@@ -68,6 +74,9 @@ class AtomicDirectory {
   const std::string& path() const { return temporary_; }  // where to write until commit()
   void commit();
 
+  // Clears `parent` of what earlier crashes left there: the temporaries of AtomicDirectory and
+  // AtomicFile, and directories whose replacement did not finish. For the one process that writes
+  // into `parent`, while it writes nothing there.
   static void remove_stale(const std::string& parent);
 
  private:

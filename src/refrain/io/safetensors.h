@@ -4,6 +4,7 @@
 // checked whole when it is opened: header length against file size, types, shapes against byte
 // counts (with overflow), offsets in range, no overlap, no holes; so that reading cannot fail.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -29,9 +30,10 @@ class Safetensors {
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // by offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const TensorInfo* find(const std::string& name) const;  // null when absent
-  std::span<const std::byte> bytes(const TensorInfo&) const;
-  // The tensor as float32 (from F32, BF16, F16 or F64); `to` has its size. Error on other types.
+  const TensorInfo* find(const std::string& name) const;      // null when absent
+  std::span<const std::byte> bytes(const TensorInfo&) const;  // aligned to nothing
+  // The tensor as float32 (from F32, BF16, F16 or F64, the last rounded to nearest); `to` has its
+  // size. Error on other types.
   void read(const TensorInfo&, std::span<float> to) const;
   const std::string& path() const { return file_.path(); }
 

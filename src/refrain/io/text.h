@@ -2,10 +2,10 @@
 // input. Memory does not grow with the file. A leading UTF-8 byte-order mark is dropped. Bytes are
 // given as they are; who needs valid UTF-8 asks base/utf8.h.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 
 namespace refrain::io {
 
@@ -16,15 +16,15 @@ class TextReader {
   TextReader(TextReader&&) noexcept;
   TextReader& operator=(TextReader&&) noexcept;
 
-  // Up to `max_bytes` more bytes into `piece` (replaced); false at the end. Corrupt or truncated
-  // gzip is an Error.
+  // The next `max_bytes` bytes into `piece` (replaced), fewer only before the end; false at the
+  // end. Corrupt or truncated gzip is an Error.
   bool read(std::string& piece, size_t max_bytes = size_t{1} << 20);
 
   // The next line without its "\n" or "\r\n"; false at the end. A last line without a line end
   // counts. A line longer than `max_bytes` is an Error that names it.
   bool line(std::string& line, size_t max_bytes = size_t{1} << 26);
-  int64_t line_number() const;  // of the line given last, from 1
-  const std::string& name() const;
+  int64_t line_number() const;      // of the line given last, from 1
+  const std::string& name() const;  // the path, or "standard input"
 
  private:
   struct Impl;

@@ -28,8 +28,8 @@ void pack_panel(Strided b, int64_t depth, int64_t n, float* to) {
   if (n < NR)
     for (int64_t i = 0; i < depth * NR; ++i) to[i] = 0;
   if (b.col == 1) {
-    const VecTag d;
-    const int64_t N = lanes();
+    const FloatTag d;
+    const int64_t N = float_lanes();
     for (int64_t k = 0; k < depth; ++k, to += NR) {
       const float* from = b.data + k * b.row;
       if (n == NR) {
@@ -66,23 +66,31 @@ void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t 
       const int64_t row_tasks = std::min(tiles, want);
       const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, panels);
       const bool add_here = add || k0 > 0;
+      // Rows at a large power of two from each other fall into the same few cache sets.
+      const bool pack_rows = a.row == 1 || (a.row % 256 == 0 && panels / col_tasks >= 4);
       parallel_for(row_tasks * col_tasks, [&](int64_t task) {
         const int64_t r = task / col_tasks, q = task % col_tasks;
         const int64_t p0 = panels * q / col_tasks, p1 = panels * (q + 1) / col_tasks;
-        HWY_ALIGN float rows[kTileRows * kDepth];
-        // A power-of-two row stride puts the rows of a tile into the same cache sets.
-        const bool pack_a = a.col == 1 && a.row % 256 == 0 && p1 - p0 >= 4;
+        HWY_ALIGN float packed_rows[kTileRows * kDepth];
         for (int64_t t = tiles * r / row_tasks; t < tiles * (r + 1) / row_tasks; ++t) {
           const int64_t i0 = M * t / tiles, mr = M * (t + 1) / tiles - i0;
-          Strided from{a.data + i0 * a.row + k0 * a.col, a.row, a.col};
-          if (pack_a) {
-            transpose(from.data, from.row, mr, depth, rows, kTileRows);
-            from = {rows, 1, kTileRows};
+          const float* from = a.data + i0 * a.row + k0 * a.col;
+          if (a.row == 1) {
+            for (int64_t k = 0; k < depth; ++k)
+              for (int64_t m = 0; m < mr; ++m)
+                packed_rows[k * kTileRows + m] = from[k * a.col + m];
+          } else if (pack_rows) {
+            transpose(from, a.row, mr, depth, packed_rows, kTileRows);
           }
           for (int64_t p = p0; p < p1; ++p) {
-            const int64_t j = j0 + p * NR;
-            tile_of(mr, from.data, from.row, from.col, packed + p * depth * NR, NR, depth,
-                    c + i0 * c_row + j, c_row, std::min(NR, N - j), add_here);
+            const int64_t j = j0 + p * NR, n = std::min(NR, N - j);
+            const float* panel = packed + p * depth * NR;
+            float* to = c + i0 * c_row + j;
+            if (pack_rows)
+              tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, NR, depth, to, c_row, n,
+                                       add_here);
+            else
+              tile_of<Rows::kApart>(mr, from, a.row, panel, NR, depth, to, c_row, n, add_here);
           }
         }
       });

@@ -17,15 +17,13 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "refrain/kernels/simd-inl.h"
 
 // Accumulators live in registers only if the loops over them disappear.
 #define REFRAIN_UNROLL _Pragma("GCC unroll 16")
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-using VecTag = hn::ScalableTag<float>;
-using Vec = hn::Vec<VecTag>;
 
 // Rows and columns of a tile: as many accumulators as the registers hold beside the operands.
 #if HWY_TARGET <= HWY_AVX3  // 32 registers
@@ -33,44 +31,62 @@ inline constexpr int64_t kTileRows = 14;
 #else  // 16 registers
 inline constexpr int64_t kTileRows = 6;
 #endif
-inline constexpr int64_t kLanes = HWY_MAX_BYTES / 4;
-inline int64_t lanes() { return static_cast<int64_t>(hn::Lanes(VecTag())); }
-inline int64_t tile_cols() { return 2 * lanes(); }
+inline int64_t tile_cols() { return 2 * float_lanes(); }
 
-// a: element (m, k) at a[m * a_row + k * a_col]. b: panel [K][tile_cols()], contiguous when
-// b_row = tile_cols(). n <= tile_cols() columns are stored.
-template <int MR>
-HWY_INLINE void tile(const float* HWY_RESTRICT a, int64_t a_row, int64_t a_col,
-                     const float* HWY_RESTRICT b, int64_t b_row, int64_t K, float* HWY_RESTRICT c,
-                     int64_t c_row, int64_t n, bool add) {
-  const VecTag d;
-  const int64_t N = lanes();
+// How the rows of A lie: one after another, each with its own stride (a row-major matrix), or side by
+// side, so that the tile's rows are neighbours in memory (packed, or the transpose of row-major).
+enum class Rows { kApart, kAdjacent };
+
+// kApart: element (m, k) at a[m * a_step + k].  kAdjacent: at a[m + k * a_step].
+// b: a panel, [K] rows of tile_cols() floats at stride b_row. n <= tile_cols() columns are stored.
+template <int MR, Rows kRows>
+HWY_NOINLINE void tile(const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
+                     int64_t b_row, int64_t K, float* HWY_RESTRICT c, int64_t c_row, int64_t n,
+                     bool add) {
+  const FloatTag d;
+  const int64_t N = float_lanes();
   const bool whole = n == 2 * N;
-  const auto mask0 = hn::FirstN(d, static_cast<size_t>(n));
-  const auto mask1 = hn::FirstN(d, static_cast<size_t>(n > N ? n - N : 0));
-  Vec acc0[MR], acc1[MR];
+  FloatVec acc0[MR], acc1[MR];
   REFRAIN_UNROLL
   for (int m = 0; m < MR; ++m) {
-    if (!add) {
-      acc0[m] = acc1[m] = hn::Zero(d);
-    } else if (whole) {
-      acc0[m] = hn::LoadU(d, c + m * c_row);
-      acc1[m] = hn::LoadU(d, c + m * c_row + N);
-    } else {
-      acc0[m] = hn::MaskedLoad(mask0, d, c + m * c_row);
-      acc1[m] = n > N ? hn::MaskedLoad(mask1, d, c + m * c_row + N) : hn::Zero(d);
+    const float* from = c + m * c_row;
+    acc0[m] = acc1[m] = hn::Zero(d);
+    if (add && whole) {
+      acc0[m] = hn::LoadU(d, from);
+      acc1[m] = hn::LoadU(d, from + N);
+    } else if (add) {
+      acc0[m] = Part{std::min(n, N)}.load(from);
+      if (n > N) acc1[m] = Part{n - N}.load(from + N);
     }
   }
-  for (int64_t k = 0; k < K; ++k) {
-    const Vec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + N);
-    REFRAIN_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      const Vec am = hn::Set(d, a[m * a_row]);
-      acc0[m] = hn::MulAdd(am, b0, acc0[m]);
-      acc1[m] = hn::MulAdd(am, b1, acc1[m]);
+  if constexpr (kRows == Rows::kAdjacent) {
+    for (int64_t k = 0; k < K; ++k, a += a_step, b += b_row) {
+      const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + N);
+      REFRAIN_UNROLL
+      for (int m = 0; m < MR; ++m) {
+        const FloatVec am = hn::Set(d, a[m]);
+        acc0[m] = hn::MulAdd(am, b0, acc0[m]);
+        acc1[m] = hn::MulAdd(am, b1, acc1[m]);
+      }
     }
-    a += a_col;
-    b += b_row;
+  } else {
+    // A pointer for every three rows: base, base + step, base + 2 step are addressing modes, and
+    // the pointers still fit the integer registers.
+    constexpr int kGroups = (MR + 2) / 3;
+    const float* rows[kGroups];
+    REFRAIN_UNROLL
+    for (int g = 0; g < kGroups; ++g) rows[g] = a + 3 * g * a_step;
+    for (int64_t k = 0; k < K; ++k, b += b_row) {
+      const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + N);
+      REFRAIN_UNROLL
+      for (int m = 0; m < MR; ++m) {
+        const FloatVec am = hn::Set(d, rows[m / 3][(m % 3) * a_step]);
+        acc0[m] = hn::MulAdd(am, b0, acc0[m]);
+        acc1[m] = hn::MulAdd(am, b1, acc1[m]);
+      }
+      REFRAIN_UNROLL
+      for (int g = 0; g < kGroups; ++g) ++rows[g];
+    }
   }
   REFRAIN_UNROLL
   for (int m = 0; m < MR; ++m) {
@@ -78,21 +94,18 @@ HWY_INLINE void tile(const float* HWY_RESTRICT a, int64_t a_row, int64_t a_col,
       hn::StoreU(acc0[m], d, c + m * c_row);
       hn::StoreU(acc1[m], d, c + m * c_row + N);
     } else {
-      hn::BlendedStore(acc0[m], mask0, d, c + m * c_row);
-      if (n > N) hn::BlendedStore(acc1[m], mask1, d, c + m * c_row + N);
+      Part{std::min(n, N)}.store(acc0[m], c + m * c_row);
+      if (n > N) Part{n - N}.store(acc1[m], c + m * c_row + N);
     }
   }
 }
 
 // tile<mr> for mr known at run time, 1 <= mr <= kTileRows.
-template <int MR = kTileRows>
-HWY_INLINE void tile_of(int64_t mr, const float* a, int64_t a_row, int64_t a_col, const float* b,
-                        int64_t b_row, int64_t K, float* c, int64_t c_row, int64_t n, bool add) {
-  if constexpr (MR > 1) {
-    if (mr < MR)
-      return tile_of<MR - 1>(mr, a, a_row, a_col, b, b_row, K, c, c_row, n, add);
-  }
-  tile<MR>(a, a_row, a_col, b, b_row, K, c, c_row, n, add);
+template <Rows kRows, int MR = kTileRows>
+HWY_INLINE void tile_of(int64_t mr, const float* a, int64_t a_step, const float* b, int64_t b_row,
+                        int64_t K, float* c, int64_t c_row, int64_t n, bool add) {
+  if (mr == MR) return tile<MR, kRows>(a, a_step, b, b_row, K, c, c_row, n, add);
+  if constexpr (MR > 1) tile_of<kRows, MR - 1>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
 }
 
 // to[c * to_row + r] = from[r * from_row + c] for r < rows, c < cols.

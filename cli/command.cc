@@ -1,0 +1,422 @@
+#include "cli/command.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+#include <utility>
+
+#include "cli/config_file.h"
+#include "cli/output.h"
+#include "refrain/base/parallel.h"
+#include "refrain/base/process.h"
+#include "refrain/io/json.h"
+
+namespace refrain::cli {
+namespace {
+
+using Kind = Setting::Kind;
+
+constexpr int kMistake = 2, kBug = 3;
+
+// Every verb has these.
+struct CommonSettings {
+  int64_t threads = 0;
+  bool verbose = false;
+
+  template <class V>
+  void visit(V&& v) {
+    v("threads", threads, "threads to compute with; 0 = one per core");
+    v("verbose", verbose, "tell the settings, the time and the memory on standard error");
+  }
+};
+// Flags that are not settings.
+constexpr std::string_view kHelp = "help", kConfig = "config", kDumpConfig = "dump_config";
+
+const std::vector<std::pair<char, std::string_view>>& short_flags() {
+  static const std::vector<std::pair<char, std::string_view>> all = {
+      {'m', "model"},   {'p', "prompt"}, {'n', "max_new_tokens"}, {'c', "context"}, {'s', "seed"},
+      {'t', "threads"}, {'h', kHelp}};
+  return all;
+}
+
+std::string short_flag_of(std::string_view name) {
+  for (const auto& [letter, of] : short_flags())
+    if (of == name) return fmt::format("-{}", letter);
+  return "";
+}
+
+std::string underscored(std::string_view name) {
+  std::string text(name);
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+
+std::string did_you_mean(const std::string& near) {
+  return near.empty() ? "" : "; did you mean '" + near + "'?";
+}
+
+template <class Settings>  // of std::vector<Setting>, const or not
+auto* search(Settings& settings, std::string_view name) {
+  const auto found = std::find_if(settings.begin(), settings.end(),
+                                  [&](const Setting& setting) { return setting.name == name; });
+  return found == settings.end() ? nullptr : &*found;
+}
+
+bool is_value_of_switch(std::string_view text) { return text == "true" || text == "false"; }
+
+// Words on lines of at most 100 columns, all but the first indented.
+std::string wrapped(std::string_view text, size_t column, size_t indent) {
+  constexpr size_t kColumns = 100;
+  std::string out;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    if (column + 1 + end > kColumns && column > indent) {
+      out += "\n" + std::string(indent, ' ');
+      column = indent;
+    } else if (!out.empty()) {
+      out += ' ';
+      ++column;
+    }
+    out += text.substr(0, end);
+    column += end;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out + "\n";
+}
+
+std::string help_line(const std::string& short_flag, const std::string& flag,
+                      const std::string& help) {
+  constexpr size_t kIndent = 36;
+  std::string line = fmt::format("  {:<2}{} {}", short_flag, short_flag.empty() ? " " : ",", flag);
+  if (line.size() + 2 > kIndent)
+    line += "\n" + std::string(kIndent, ' ');
+  else
+    line.resize(kIndent, ' ');
+  return line + wrapped(help, kIndent, kIndent);
+}
+
+std::string help_line(const Setting& s) {
+  constexpr std::string_view kValue[] = {"", " N", " X", " TEXT", " TEXT..."};
+  std::string by_default;
+  for (const std::string& v : s.values) by_default += (by_default.empty() ? "" : " ") + v;
+  const std::string flag = s.kind == Kind::kSwitch && by_default == "true"
+                               ? "--no-" + flag_of(s.name).substr(2)
+                               : flag_of(s.name);
+  std::string help = s.help;
+  if (s.kind == Kind::kSwitch)
+    help = by_default == "true" ? "do not: " + help : help;
+  else if (!by_default.empty())
+    help += " [" + by_default + "]";
+  return help_line(short_flag_of(s.name), flag + std::string(kValue[static_cast<int>(s.kind)]),
+                   help);
+}
+
+std::string help_of(const Verb& verb) {
+  std::string text = fmt::format("refrain {}: {}\n\nusage: refrain {} {} [flags]\n", verb.name,
+                                 verb.summary, verb.name, verb.usage);
+  if (!verb.details.empty()) text += "\n" + verb.details + "\n";
+  text += "\n";
+  for (const Setting& setting : verb.settings) text += help_line(setting);
+  text += help_line("", "--config FILE",
+                    "settings from a JSON or TOML file, keys as the flags'; "
+                    "the command line wins");
+  text += help_line("", "--dump-config", "print the settings that would run as JSON, and stop");
+  return text + help_line("-h", "--help", "print this, and stop");
+}
+
+// Verbs whose names start with `prefix`.
+std::string help_of(const std::vector<Verb>& verbs, const std::string& prefix) {
+  std::string text = prefix.empty() ? "refrain: trains and runs sequence models on CPUs\n\n"
+                                      "usage: refrain VERB [flags]\n\n"
+                                    : fmt::format("usage: refrain {}VERB [flags]\n\n", prefix);
+  for (const Verb& verb : verbs)
+    if (verb.name.starts_with(prefix))
+      text += fmt::format("  {:<18} {}\n", verb.name, verb.summary);
+  text += "\nrefrain VERB --help lists a verb's flags with their defaults.\n";
+  if (prefix.empty()) text += "refrain --version prints the version.\n";
+  return text;
+}
+
+// The verb that the first words name, which are taken off `arguments`.
+const Verb& find_verb(const std::vector<Verb>& verbs, std::span<const std::string>& arguments) {
+  const auto search = [&](const std::string& name) {
+    return std::find_if(verbs.begin(), verbs.end(),
+                        [&](const Verb& verb) { return verb.name == name; });
+  };
+  std::string name = arguments[0];
+  const std::string group = name + " ";
+  size_t words = 1;
+  std::vector<std::string> names;
+  for (const Verb& verb : verbs) {
+    const size_t space = verb.name.find(' ');
+    if (verb.name.starts_with(group)) words = 2;
+    if (space == std::string::npos || names.empty() || names.back() != verb.name.substr(0, space))
+      names.push_back(verb.name.substr(0, space));
+  }
+  if (words == 2) {
+    std::string known;
+    names.clear();
+    for (const Verb& verb : verbs) {
+      if (!verb.name.starts_with(group)) continue;
+      names.push_back(verb.name.substr(group.size()));
+      known += (known.empty() ? "" : ", ") + names.back();
+    }
+    if (arguments.size() == 1 || arguments[1].starts_with('-'))
+      throw_error("{}: expected one of {}", name, known);
+    name = group + arguments[1];
+    if (search(name) == verbs.end())
+      throw_error("{}: expected one of {}, found '{}'{}", arguments[0], known, arguments[1],
+                  did_you_mean(nearest_name(arguments[1], names)));
+  } else if (search(name) == verbs.end()) {
+    throw_error("unknown verb '{}'{}; see refrain --help", name,
+                did_you_mean(nearest_name(name, names)));
+  }
+  arguments = arguments.subspan(words);
+  return *search(name);
+}
+
+int run_verb(const Verb& verb, std::span<const std::string> arguments) {
+  Verb with_common = verb;
+  CommonSettings common;
+  common.visit([&](const char* name, auto& value, const char* help) {
+    with_common.settings.push_back(detail::declare(name, value, help));
+  });
+  CommandLine line(with_common.settings);
+  line.parse(arguments);
+  if (line.wants_help()) {
+    print(help_of(with_common));
+    return 0;
+  }
+  if (line.wants_dump()) {
+    print(io::to_text(line.to_json()));
+    return 0;
+  }
+  common.visit(
+      [&](const char* name, auto& value, const char*) { detail::assign(line.find(name), value); });
+  if (common.threads < 0 || common.threads > 1024)
+    throw_error("--threads: expected 0 to 1024, found {}", common.threads);
+  set_threads(static_cast<int>(common.threads));
+  if (common.verbose) note(io::to_line(line.to_json()));
+  const auto start = std::chrono::steady_clock::now();
+  const int status = verb.run(line);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  if (common.verbose)
+    note(fmt::format("{:.2f} s, {} threads, at most {:.1f} MiB resident", seconds.count(),
+                     threads(), static_cast<double>(peak_memory_bytes()) / (1 << 20)));
+  return status;
+}
+
+int run(const std::vector<Verb>& verbs, std::span<const std::string> arguments, std::string& name) {
+  if (arguments.empty()) throw_error("expected a verb; see refrain --help");
+  const std::string& first = arguments[0];
+  const bool group_help =
+      arguments.size() == 2 && (arguments[1] == "--help" || arguments[1] == "-h") &&
+      std::any_of(verbs.begin(), verbs.end(),
+                  [&](const Verb& verb) { return verb.name.starts_with(first + " "); });
+  if (first == "--version") {
+    print("refrain " REFRAIN_VERSION "\n");
+  } else if (first == "--help" || first == "-h") {
+    print(help_of(verbs, ""));
+  } else if (group_help) {
+    print(help_of(verbs, first + " "));
+  } else {
+    if (first.starts_with('-'))
+      throw_error("expected a verb, found '{}'; see refrain --help", first);
+    const Verb& verb = find_verb(verbs, arguments);
+    name = " " + verb.name;
+    return run_verb(verb, arguments);
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::string flag_of(std::string_view name) {
+  std::string text = "--" + std::string(name);
+  std::replace(text.begin(), text.end(), '_', '-');
+  return text;
+}
+
+const Setting& CommandLine::find(std::string_view name) const {
+  const Setting* setting = search(settings_, name);
+  REFRAIN_CHECK(setting && "the verb has that setting");
+  return *setting;
+}
+
+CommandLine::Flag CommandLine::flag(const std::string& spelling) {
+  if (spelling.size() == 2 && spelling[0] == '-') {
+    for (const auto& [letter, name] : short_flags())
+      if (letter == spelling[1]) return {search(settings_, name), false};
+  }
+  if (!spelling.starts_with("--")) return {nullptr, false};
+  const std::string name = underscored(spelling.substr(2));
+  if (Setting* setting = search(settings_, name)) return {setting, false};
+  if (name.starts_with("no_"))
+    if (Setting* setting = search(settings_, name.substr(3));
+        setting && setting->kind == Kind::kSwitch)
+      return {setting, true};
+  return {nullptr, false};
+}
+
+void CommandLine::unknown(const std::string& spelling) const {
+  std::vector<std::string> known = {flag_of(kHelp), flag_of(kConfig), flag_of(kDumpConfig)};
+  for (const Setting& setting : settings_) known.push_back(flag_of(setting.name));
+  throw_error("unknown flag '{}'{}", spelling,
+              did_you_mean(nearest_name(flag_of(underscored(spelling).substr(2)), known)));
+}
+
+void CommandLine::set(Setting& setting, const std::string& origin, std::vector<std::string> values,
+                      bool append) {
+  for (std::string& value : values) value = setting.checked(origin, value);
+  if (append)
+    setting.values.insert(setting.values.end(), values.begin(), values.end());
+  else
+    setting.values = std::move(values);
+  setting.given = true;
+}
+
+void CommandLine::read_config(const std::string& path) {
+  for (ConfigEntry& entry : read_config_file(path)) {
+    const std::string where = path + ": " + entry.name;
+    Setting* setting = search(settings_, underscored(entry.name));
+    if (!setting) {
+      std::vector<std::string> known;
+      for (const Setting& s : settings_) known.push_back(s.name);
+      throw_error("{}: unknown setting '{}'{}", path, entry.name,
+                  did_you_mean(nearest_name(underscored(entry.name), known)));
+    }
+    if (entry.is_list && setting->kind != Kind::kList)
+      throw_error("{}: expected one value, found a list", where);
+    set(*setting, where, std::move(entry.values), false);
+  }
+}
+
+void CommandLine::parse(std::span<const std::string> arguments) {
+  // Long flags may have their value behind a '='.
+  struct Word {
+    std::string text;
+    bool is_value;
+  };
+  std::vector<Word> words;
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.starts_with("--") ? argument.find('=') : std::string::npos;
+    words.push_back({argument.substr(0, equals), false});
+    if (equals != std::string::npos) words.push_back({argument.substr(equals + 1), true});
+  }
+  const auto is_flag = [&](const Word& word) {
+    const std::string name = word.text.starts_with("--") ? underscored(word.text.substr(2)) : "";
+    return !word.is_value && (flag(word.text).setting || word.text == "-h" || name == kHelp ||
+                              name == kConfig || name == kDumpConfig);
+  };
+
+  struct Given {
+    std::string spelling;
+    Flag flag;
+    std::vector<std::string> values;
+  };
+  std::vector<Given> given;
+  std::string config;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& spelling = words[i].text;
+    const Flag found = flag(spelling);
+    if (!is_flag(words[i])) {
+      if (words[i].is_value || spelling.size() < 2 || spelling[0] != '-')
+        throw_error("unexpected argument '{}'", spelling);
+      unknown(spelling);
+    }
+    const bool more = i + 1 < words.size(), attached = more && words[i + 1].is_value;
+    std::vector<std::string> values;
+    if (found.setting && found.setting->kind == Kind::kSwitch) {
+      const bool said = attached || (more && is_value_of_switch(words[i + 1].text));
+      values = {said ? words[++i].text : "true"};
+      if (found.negated) {
+        if (said) throw_error("{}: expected no value, found '{}'", spelling, values[0]);
+        values = {"false"};
+      }
+    } else if (found.setting && found.setting->kind == Kind::kList && !attached) {
+      const auto goes_on = [&](const Word& word) {
+        return !word.is_value && (word.text.size() < 2 || word.text[0] != '-');
+      };
+      while (i + 1 < words.size() && goes_on(words[i + 1])) values.push_back(words[++i].text);
+      if (values.empty()) throw_error("{}: expected one value or more, found none", spelling);
+    } else if (found.setting || underscored(spelling) == "__" + std::string(kConfig)) {
+      if (!more) throw_error("{}: expected a value, found none", spelling);
+      if (is_flag(words[i + 1]))
+        throw_error("{}: expected a value, found the flag {}", spelling, words[i + 1].text);
+      values = {words[++i].text};
+    } else {
+      if (attached) throw_error("{}: expected no value, found '{}'", spelling, words[i + 1].text);
+      (underscored(spelling) == "__" + std::string(kDumpConfig) ? dump_config_ : help_) = true;
+    }
+    if (found.setting)
+      given.push_back({spelling, found, std::move(values)});
+    else if (!values.empty())
+      config = values[0];
+  }
+  if (help_) return;
+  if (!config.empty()) read_config(config);
+  std::vector<const Setting*> begun;  // lists: the first flag replaces, the next ones append
+  for (Given& g : given) {
+    const bool again = std::find(begun.begin(), begun.end(), g.flag.setting) != begun.end();
+    const bool append = again && g.flag.setting->kind == Kind::kList;
+    begun.push_back(g.flag.setting);
+    set(*g.flag.setting, g.spelling, std::move(g.values), append);
+  }
+}
+
+void CommandLine::require(std::initializer_list<std::string_view> names) const {
+  for (const std::string_view name : names) {
+    const Setting& setting = find(name);
+    if (!setting.values.empty() && !setting.values[0].empty()) continue;
+    const std::string letter = short_flag_of(name);
+    throw_error("{}{} is missing: {}", letter.empty() ? "" : letter + " or ", flag_of(name),
+                setting.help);
+  }
+}
+
+void CommandLine::exclude(std::string_view one, std::string_view other) const {
+  if (given(one) && given(other))
+    throw_error("{} and {} contradict each other; give one of them", flag_of(one), flag_of(other));
+}
+
+io::Json CommandLine::to_json() const {
+  io::Json object = io::Json::object();
+  for (const Setting& setting : settings_) {
+    io::Json& place = object[setting.name];
+    switch (setting.kind) {
+      case Kind::kSwitch:
+      case Kind::kWhole:
+      case Kind::kNumber:
+        place = io::parse_json(setting.values[0], setting.name);
+        break;
+      case Kind::kText:
+        place = setting.values[0];
+        break;
+      case Kind::kList:
+        place = setting.values;
+        break;
+    }
+  }
+  return object;
+}
+
+int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arguments) {
+  std::string name;
+  const auto failed = [&](const std::string& what, int status) {
+    note(fmt::format("refrain{}: {}", name, what));
+    return status;
+  };
+  try {
+    const int status = run(verbs, arguments, name);
+    flush_output();
+    return status;
+  } catch (const Error& error) {
+    return failed(error.what(), kMistake);
+  } catch (const std::bad_alloc&) {
+    return failed("out of memory", kMistake);
+  } catch (const std::exception& error) {
+    return failed(std::string("internal error: ") + error.what(), kBug);
+  }
+}
+
+}  // namespace refrain::cli

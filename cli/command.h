@@ -1,0 +1,165 @@
+// What every verb shares: flags, help, config files, errors and exit statuses.
+//
+// A verb is a plain struct of its settings, with a visit() that lists them as library configs do
+// (base/options.h; those may be visited from it) and a run():
+//
+//   struct Info {
+//     std::string model;
+//     bool json = false;
+//     template <class V> void visit(V&& v) {
+//       v("model", model, "model directory");
+//       v("json", json, "print JSON");
+//     }
+//     int run(const CommandLine& line);
+//   };
+//   Verb info_verb() { return make_verb<Info>("info", "tell what a model is", "-m DIR"); }
+//
+// The list is the verb's flags (--max-new-tokens or --max_new_tokens; short_flags() in the .cc file
+// has the short forms), its help, the keys of --config FILE and what --dump-config prints. A field
+// is a number, a string, a bool (--json, --no-json) or a std::vector<std::string> (--data a b c, or
+// the flag again and again). A name that is listed twice is one flag for both fields.
+#pragma once
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "refrain/base/options.h"
+#include "refrain/io/json.h"
+#include "refrain/mixers/registry.h"
+
+namespace refrain::cli {
+
+struct Setting {
+  enum class Kind { kSwitch, kWhole, kNumber, kText, kList };
+  std::string name, help;
+  Kind kind;
+  std::vector<std::string> values;  // one, but of a list
+  // The text in its shortest form; an Error that starts with `origin` when it is not a value of the
+  // field.
+  std::string (*checked)(const std::string& origin, const std::string& text);
+  bool given = false;  // on the command line or in a config file
+};
+
+// The settings of one run of a verb.
+class CommandLine {
+ public:
+  explicit CommandLine(std::vector<Setting> settings) : settings_(std::move(settings)) {}
+
+  // Flags and their values; what --config names comes first, the command line wins.
+  void parse(std::span<const std::string> arguments);
+
+  const std::vector<Setting>& settings() const { return settings_; }
+  const Setting& find(std::string_view name) const;
+  bool given(std::string_view name) const { return find(name).given; }
+  void require(std::initializer_list<std::string_view> names) const;  // an Error when one is empty
+  void exclude(std::string_view one, std::string_view other) const;  // an Error when both are given
+  io::Json to_json() const;
+  bool wants_help() const { return help_; }
+  bool wants_dump() const { return dump_config_; }
+
+ private:
+  struct Flag {
+    Setting* setting;
+    bool negated;
+  };
+  Flag flag(const std::string& spelling);  // setting is null when it is not one
+  static void set(Setting&, const std::string& origin, std::vector<std::string> values,
+                  bool append);
+  void read_config(const std::string& path);
+  [[noreturn]] void unknown(const std::string& spelling) const;
+
+  std::vector<Setting> settings_;
+  bool help_ = false, dump_config_ = false;
+};
+
+std::string flag_of(std::string_view name);  // "max_tokens" -> "--max-tokens"
+
+struct Verb {
+  std::string name;     // "generate", or of two words: "tokenizer train"
+  std::string summary;  // a line of the program's help
+  std::string usage;    // what follows the name
+  std::string details;  // of the verb's help
+  std::vector<Setting> settings;
+  int (*run)(const CommandLine&);
+};
+
+// Runs the verb that the arguments name and returns the exit status: 0; 2 after a mistake of the
+// world and 3 after one of ours, said in one line on standard error; what else the verb returns.
+int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arguments);
+
+namespace detail {
+
+template <class T>
+inline constexpr bool is_list = std::is_same_v<T, std::vector<std::string>>;
+
+template <class T>
+std::string checked(const std::string& origin, const std::string& text) {
+  if constexpr (is_list<T>) {
+    return text;
+  } else {
+    T value;
+    Options::parse(origin, text, value);
+    return Options::text(value);
+  }
+}
+
+template <class T>
+Setting declare(const char* name, const T& value, const char* help) {
+  using Kind = Setting::Kind;
+  constexpr Kind kind = is_list<T>                ? Kind::kList
+                        : std::is_same_v<T, bool> ? Kind::kSwitch
+                        : std::is_integral_v<T>   ? Kind::kWhole
+                        : std::is_arithmetic_v<T> ? Kind::kNumber
+                                                  : Kind::kText;
+  std::vector<std::string> values;
+  if constexpr (is_list<T>)
+    values = value;
+  else
+    values = {Options::text(value)};
+  return {name, help, kind, std::move(values), checked<T>};
+}
+
+template <class T>
+void assign(const Setting& setting, T& field) {
+  if constexpr (is_list<T>)
+    field = setting.values;
+  else
+    Options::parse(setting.name, setting.values[0], field);
+}
+
+}  // namespace detail
+
+// Lists the settings of all mixers, "attention.rope_theta", for a verb's visit(); `values` gets
+// what they are set to.
+template <class V>
+void visit_mixers(V&& v, Options& values) {
+  visit_mixer_settings(
+      [&](const std::string& name, const std::string& by_default, const std::string& help) {
+        std::string value = by_default;
+        v(name.c_str(), value, help.c_str());
+        values.set(name, value);
+      });
+}
+
+template <class Settings>
+Verb make_verb(std::string name, std::string summary, std::string usage, std::string details = "") {
+  Verb verb{std::move(name), std::move(summary), std::move(usage), std::move(details), {}, nullptr};
+  Settings().visit([&](const char* field, auto& value, const char* help) {
+    for (const Setting& known : verb.settings)
+      if (known.name == field) return;
+    verb.settings.push_back(detail::declare(field, value, help));
+  });
+  verb.run = [](const CommandLine& line) {
+    Settings settings;
+    settings.visit([&](const char* field, auto& value, const char*) {
+      detail::assign(line.find(field), value);
+    });
+    return settings.run(line);
+  };
+  return verb;
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,109 @@
+// Models of other programs to model directories.
+#include <cmath>
+#include <cstring>
+
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+#include "refrain/model/llama2c.h"
+
+namespace refrain::cli {
+namespace {
+
+// llama2.c's tokenizer file: int32 longest piece, then for every token float32 score, int32 bytes,
+// the bytes.
+data::Tokenizer read_llama2c_tokenizer(const std::string& path, int64_t vocab_size) {
+  constexpr int32_t kMaxPiece = 4096;
+  const io::MappedFile file(path);
+  size_t at = 0;
+  const auto take = [&](void* to, size_t bytes, const char* what) {
+    if (bytes > file.bytes().size() - at)
+      throw_error("{}: byte {}: expected {}, found the end of the file", path, at, what);
+    if (bytes > 0) std::memcpy(to, file.bytes().data() + at, bytes);
+    at += bytes;
+  };
+  int32_t longest = 0;
+  take(&longest, sizeof longest, "the longest piece's length");
+  std::vector<std::string> pieces;
+  std::vector<float> scores;
+  for (int64_t id = 0; id < vocab_size; ++id) {
+    int32_t bytes = 0;
+    take(&scores.emplace_back(), sizeof(float), "a score");
+    take(&bytes, sizeof bytes, "a piece's length");
+    if (bytes < 0 || bytes > kMaxPiece || !std::isfinite(scores.back()))
+      throw_error("{}: token {}: expected a finite score and 0 to {} bytes, found {} and {}", path,
+                  id, kMaxPiece, scores.back(), bytes);
+    pieces.emplace_back(static_cast<size_t>(bytes), '\0');
+    take(pieces.back().data(), pieces.back().size(), "a piece");
+  }
+  if (at != file.bytes().size())
+    throw_error("{}: expected the model's {} tokens and no more, found {} bytes behind them", path,
+                vocab_size, file.bytes().size() - at);
+  return data::Tokenizer::from_scored_pieces(std::move(pieces), std::move(scores));
+}
+
+struct Convert {
+  std::vector<std::string> from;
+  std::string tokenizer, out;
+
+  template <class V>
+  void visit(V&& v) {
+    v("from", from, "kind and place: llama2c MODEL.bin, or hf DIR");
+    v("tokenizer", tokenizer, "llama2c: the tokenizer's .bin");
+    v("out", out, "model directory to write; must be new or empty");
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"from", "out"});
+    if (from.size() != 2)
+      throw_error("--from: expected a kind and a place (llama2c MODEL.bin), found {} values",
+                  from.size());
+    require_new_directory(out);
+    if (from[0] == "llama2c") {
+      line.require({"tokenizer"});
+      const auto model = load_llama2c(from[1]);
+      const data::Tokenizer made = read_llama2c_tokenizer(tokenizer, model->config().vocab_size);
+      // There a text also ends where the next would begin.
+      write(*model, {made.bos(), made.eos(), made.pad(), {made.bos()}}, &made);
+    } else if (from[0] == "hf") {
+      if (!tokenizer.empty())
+        throw_error("--tokenizer: not used with --from hf, whose DIR has one");
+      SpecialTokens special;
+      const auto model = load_model(from[1], &special);
+      if (io::exists(from[1] + "/tokenizer.json")) {
+        const data::Tokenizer found = data::Tokenizer::load(from[1]);
+        write(*model, special, &found);
+      } else {
+        write(*model, special, nullptr);
+        note(fmt::format("{} has no tokenizer.json; neither has {}", from[1], out));
+      }
+    } else {
+      throw_error("--from: expected llama2c or hf, found {}", io::quote(from[0]));
+    }
+    return 0;
+  }
+
+  void write(LanguageModel& model, const SpecialTokens& special, const data::Tokenizer* tokens) {
+    io::AtomicDirectory directory(out);
+    if (tokens) tokens->save(directory.path());
+    if (from[0] == "hf")
+      if (const auto task = data::read_task(from[1])) data::write_task(directory.path(), *task);
+    save_model(directory.path(), model, special);
+    directory.commit();
+    note(fmt::format("{}: {} parameters", out, model.parameters()));
+  }
+};
+
+}  // namespace
+
+Verb convert_verb() {
+  return make_verb<Convert>(
+      "convert", "write a model of another program as a model directory",
+      "--from llama2c MODEL.bin --tokenizer TOK.bin --out DIR",
+      "llama2c  karpathy/llama2.c's model and tokenizer files\n"
+      "hf       a Hugging Face directory: its weights in one file, in float32");
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,154 @@
+// Continues a prompt, a token at a time.
+#include <unistd.h>
+
+#include <optional>
+
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "refrain/generate/generator.h"
+#include "refrain/generate/state_file.h"
+#include "refrain/generate/stop_texts.h"
+#include "refrain/io/json.h"
+
+namespace refrain::cli {
+namespace {
+
+struct Generate {
+  std::string model, prompt, state_in, state_out;
+  std::vector<std::string> stop;
+  GenerationRequest request;
+  bool echo = true, json = false;
+
+  template <class V>
+  void visit(V&& v) {
+    v("model", model, "model directory");
+    v("prompt", prompt,
+      "text to continue; - is standard input; may be empty if the model has a "
+      "token that begins texts");
+    v("max_new_tokens", request.max_new_tokens, "tokens to generate at most");
+    v("context", request.context,
+      "tokens the model looks back at most; 0 = as many as it was trained on");
+    request.sampling.visit(v);
+    v("stop", stop, "texts that end the generation; they are not printed");
+    v("ignore_eos", request.ignore_eos, "go on behind the token that ends texts");
+    v("state_in", state_in, "go on with the text whose state is in this file");
+    v("state_out", state_out, "write the state to this file when done");
+    v("echo", echo, "print the prompt before its continuation");
+    v("logprobs", request.logprobs,
+      "with --json: log probabilities of so many tokens at each place");
+    v("json", json, "print one JSON object when done");
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"model"});
+    check();
+    StopTexts stops(stop);
+    const LoadedModel loaded = load_with_tokenizer(model);
+    if (prompt == "-") prompt = read_text(prompt);
+    Sequence sequence =
+        state_in.empty() ? Sequence(*loaded.model) : read_state(state_in, *loaded.model);
+    set_prompt(loaded, sequence.size() == 0);
+    const auto shows = [&](const std::string& text) {
+      if (json) return;
+      print(text);
+      flush_output();
+    };
+    if (echo) shows(prompt);
+
+    data::StreamDecoder decoder(loaded.tokenizer);
+    // What these give is not shown: they tell the decoder where it stands.
+    for (const int32_t id : sequence.tokens()) decoder.feed(id);
+    for (const int32_t id : request.prompt) decoder.feed(id);
+    std::string text;
+    const auto show_new = [&](const std::string& piece) {
+      text += piece;
+      shows(piece);
+    };
+    const auto on_token = [&](const Choice& choice) {
+      show_new(stops.feed(decoder.feed(choice.token)));
+      return stops.found() ? std::optional(StopReason::kStopText) : std::nullopt;
+    };
+    GenerationResult result = Generator(*loaded.model).generate(request, sequence, on_token);
+    if (!stops.found()) {
+      show_new(stops.feed(decoder.finish()));
+      show_new(stops.finish());
+      if (stops.found()) result.reason = StopReason::kStopText;
+    }
+    if (!state_out.empty()) write_state(state_out, *loaded.model, sequence);
+    if (json)
+      print(io::to_text(as_json(loaded, result, text)));
+    else if (isatty(STDOUT_FILENO))
+      print("\n");
+    note(fmt::format(
+        "prompt: {} tokens, {:.3f} s; generated: {} tokens, {:.3f} s, {:.0f} a second; stopped: {}",
+        result.prompt_tokens, result.prompt_seconds, result.choices.size(),
+        result.generation_seconds(), result.tokens_per_second(), to_text(result.reason)));
+    return 0;
+  }
+
+ private:
+  void check() const {
+    constexpr int64_t kMost = int64_t{1} << 24;
+    const auto expect = [](const char* flag, int64_t value, int64_t low, int64_t high) {
+      if (value < low || value > high)
+        throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
+    };
+    request.sampling.check();
+    expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
+    expect("--context", request.context, 0, kMost);
+    expect("--logprobs", request.logprobs, 0, 100);
+    if (request.logprobs > 0 && !json) throw_error("--logprobs needs --json");
+  }
+
+  void set_prompt(const LoadedModel& loaded, bool at_start) {
+    const int32_t bos = loaded.special.bos;
+    request.prompt = loaded.tokenizer.encode(prompt, true);
+    std::vector<int32_t>& ids = request.prompt;
+    const bool begins = !ids.empty() && ids[0] == bos;
+    if (at_start && bos >= 0 && !begins && (ids.empty() || loaded.tokenizer.adds_bos()))
+      ids.insert(ids.begin(), bos);
+    if (at_start && ids.empty())
+      throw_error(
+          "the prompt is empty, and the model has no token that begins texts; give --prompt");
+    request.eos = loaded.special.eos;
+    request.pad = loaded.special.pad;
+    request.more_eos = loaded.special.more_eos;
+  }
+
+  io::Json as_json(const LoadedModel& loaded, const GenerationResult& result,
+                   const std::string& text) const {
+    const auto name = [&](int32_t id) {
+      const bool known = id < loaded.tokenizer.vocab_size();
+      return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string();
+    };
+    io::Json list = io::Json::array();
+    for (const Choice& choice : result.choices) {
+      io::Json token = {{"id", choice.token},
+                        {"token", name(choice.token)},
+                        {"logprob", choice.logprob},
+                        {"confidence", choice.confidence}};
+      for (const auto& [id, logprob] : choice.top)
+        token["top"].push_back({{"id", id}, {"token", name(id)}, {"logprob", logprob}});
+      list.push_back(std::move(token));
+    }
+    return {{"prompt", valid_utf8(prompt)},
+            {"text", valid_utf8(text)},
+            {"stop_reason", to_text(result.reason)},
+            {"prompt_tokens", result.prompt_tokens},
+            {"prompt_seconds", result.prompt_seconds},
+            {"generation_seconds", result.generation_seconds()},
+            {"tokens", std::move(list)}};
+  }
+};
+
+}  // namespace
+
+Verb generate_verb() {
+  return make_verb<Generate>(
+      "generate", "continue a text", "-m DIR [-p TEXT]",
+      "Text goes to standard output as it is made; how long it took and why it stopped goes to\n"
+      "standard error.");
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,95 @@
+// What a model directory holds.
+#include <algorithm>
+
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/parameter_groups.h"
+#include "cli/verbs.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+
+namespace refrain::cli {
+namespace {
+
+struct Info {
+  std::string model;
+  bool json = false;
+
+  template <class V>
+  void visit(V&& v) {
+    v("model", model, "model directory");
+    v("json", json, "print JSON");
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"model"});
+    const auto loaded = load_model(model);
+    const io::Json description = describe(*loaded);
+    print(json ? io::to_text(description) : as_text(description));
+    return 0;
+  }
+
+  io::Json describe(LanguageModel& loaded) const {
+    io::Json all;
+    io::Json& config = all["config"];
+    ModelConfig shape = loaded.config();
+    shape.visit([&](const char* name, auto& field, const char*) { config[name] = field; });
+    Options mixers;
+    std::vector<std::string> kinds = shape.mixers();
+    std::sort(kinds.begin(), kinds.end());
+    kinds.erase(std::unique(kinds.begin(), kinds.end()), kinds.end());
+    for (const std::string& kind : kinds) put_mixer_settings(kind, loaded.mixer_settings(), mixers);
+    for (const auto& [name, value] : mixers.values()) config[name] = value;
+
+    std::map<std::string, int64_t> groups;
+    loaded.visit(
+        [&](const ParamSpec& spec, Param&) { groups[group_of(spec.name)] += spec.size(); });
+    for (const auto& [name, size] : groups) all["parameters"][name] = size;
+    all["parameters"]["all"] = loaded.parameters();
+    all["bytes"] = loaded.parameters() * static_cast<int64_t>(sizeof(float));
+    const auto state_bytes = [&](int64_t tokens) {
+      size_t bytes = 0;
+      for (int64_t l = 0; l < shape.layers; ++l) bytes += loaded.state_bytes(l, tokens);
+      return bytes;
+    };
+    all["state_bytes_per_token"] = state_bytes(2) - state_bytes(1);
+    all["state_bytes_at_context"] = state_bytes(shape.context);
+    if (io::exists(model + "/tokenizer.json")) {
+      const data::Tokenizer tokenizer = data::Tokenizer::load(model);
+      all["tokenizer"] = {{"kind", tokenizer.kind()}, {"tokens", tokenizer.vocab_size()}};
+    }
+    if (const auto task = data::read_task(model)) {
+      all["task"]["task"] = task->task;
+      if (task->task == "translate") {
+        all["task"]["source_tag"] = task->source_tag;
+        all["task"]["target_tag"] = task->target_tag;
+      }
+    }
+    return all;
+  }
+
+  static std::string as_text(const io::Json& description) {
+    std::string text;
+    const auto add = [&](const std::string& name, const io::Json& value) {
+      text += fmt::format("{:<32} {}\n", name,
+                          value.is_string() ? value.get<std::string>() : io::to_line(value));
+    };
+    for (const auto& [name, value] : description.items()) {
+      if (!value.is_object()) {
+        add(name, value);
+        continue;
+      }
+      text += name + "\n";
+      for (const auto& [inner, of_inner] : value.items()) add("  " + inner, of_inner);
+    }
+    return text;
+  }
+};
+
+}  // namespace
+
+Verb info_verb() {
+  return make_verb<Info>("info", "tell a model's settings, size and memory", "-m DIR [--json]");
+}
+
+}  // namespace refrain::cli

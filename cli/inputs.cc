@@ -1,0 +1,122 @@
+#include "cli/inputs.h"
+
+#include <charconv>
+#include <cstdlib>
+#include <filesystem>
+
+#include "refrain/base/error.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+#include "refrain/io/text.h"
+
+namespace refrain::cli {
+namespace {
+
+// A directory of this run's own, gone at the end of its scope.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::error_code error;
+    path_ = (std::filesystem::temp_directory_path(error) / "refrain-XXXXXX").string();
+    if (error || !mkdtemp(path_.data())) throw_error("cannot make a temporary directory {}", path_);
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+LoadedModel load_with_tokenizer(const std::string& directory) {
+  SpecialTokens special;
+  // The tokenizer first: it is the smaller file.
+  data::Tokenizer tokenizer = data::Tokenizer::load(directory);
+  auto model = load_model(directory, &special);
+  if (tokenizer.vocab_size() > model->config().vocab_size)
+    throw_error("{}: the tokenizer has {} tokens, expected at most the model's {}", directory,
+                tokenizer.vocab_size(), model->config().vocab_size);
+  if (special.bos < 0) special.bos = tokenizer.bos();
+  if (special.eos < 0) special.eos = tokenizer.eos();
+  if (special.pad < 0) special.pad = tokenizer.pad();
+  return {std::move(model), std::move(tokenizer),
+          data::read_task(directory).value_or(data::TaskDescription()), special};
+}
+
+std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
+                                            std::string_view tokenizer_kind) {
+  if (source.task == "translate") return {source.source_tag, source.target_tag, "</s>"};
+  const bool one_document =
+      source.inputs.size() == 1 && source.inputs[0].find(".jsonl") == std::string::npos;
+  if (one_document) return {};
+  return {tokenizer_kind == "byte-bpe" ? "<|endoftext|>" : "</s>"};
+}
+
+bool is_tokenizer_spec(std::string_view what) {
+  return what == "char" || what.starts_with("bpe:") || what.starts_with("byte-bpe:");
+}
+
+data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source) {
+  if (!is_tokenizer_spec(what)) return data::Tokenizer::load(what);
+  data::TokenizerTraining training = data::Tokenizer::parse_spec(what);
+  training.special_tokens = special_tokens_for(source, training.kind);
+  for (const std::string& input : source.inputs)
+    if (input == "-")
+      throw_error("--tokenizer {}: standard input cannot be read twice; expected files", what);
+  return data::Tokenizer::train(training, data::text_of(source, training.kind));
+}
+
+data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer) {
+  const bool one_file = source.inputs.size() == 1 && source.inputs[0] != "-";
+  if (one_file && data::DataSet::is_token_file(source.inputs[0])) {
+    data::DataSet data = data::DataSet::open(source.inputs[0]);
+    data.check_tokenizer(tokenizer);
+    if (data.task() != source.task)
+      throw_error("{}: expected a token file for {}, found one for {}", source.inputs[0],
+                  source.task, data.task());
+    return data;
+  }
+  const TemporaryDirectory temporary;
+  const std::string path = temporary.path() + "/ids.tokens";
+  data::write_token_file(source, tokenizer, path);
+  return data::DataSet::open(path);  // mapped: it outlives its name
+}
+
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) {
+  std::vector<int32_t> ids;
+  constexpr std::string_view kBetween = " \t\r\n,";
+  for (size_t at = 0; (at = text.find_first_not_of(kBetween, at)) != text.npos;) {
+    const std::string_view word = text.substr(at, text.find_first_of(kBetween, at) - at);
+    int32_t id = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size() || id < 0)
+      throw_error("{}: expected a token id, found {}", where, io::quote(word));
+    ids.push_back(id);
+    at += word.size();
+  }
+  return ids;
+}
+
+std::string read_text(const std::string& path) {
+  io::TextReader reader(path);
+  std::string text, piece;
+  while (reader.read(piece)) text += piece;
+  return text;
+}
+
+void require_new_directory(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) return;
+  if (!std::filesystem::is_directory(status) || !std::filesystem::is_empty(path, error) || error)
+    throw_error("{}: expected a new or an empty directory, found one that is not", path);
+}
+
+}  // namespace refrain::cli

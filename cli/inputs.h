@@ -1,0 +1,47 @@
+// What verbs are given: models, tokenizers, texts, ids.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "refrain/data/dataset.h"
+#include "refrain/data/source.h"
+#include "refrain/data/task.h"
+#include "refrain/data/tokenizer.h"
+#include "refrain/model/checkpoint.h"
+
+namespace refrain::cli {
+
+// A model directory opened for use.
+struct LoadedModel {
+  std::unique_ptr<LanguageModel> model;
+  data::Tokenizer tokenizer;
+  data::TaskDescription task;
+  SpecialTokens special;  // the tokenizer's where the model's files name none
+};
+LoadedModel load_with_tokenizer(const std::string& directory);
+
+// What a task's tokenizer must have: tags and an end token to translate, an end token where
+// documents follow one another.
+std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
+                                            std::string_view tokenizer_kind);
+
+// `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N.
+bool is_tokenizer_spec(std::string_view what);
+data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source);
+
+// The ids of a source: those of a prepared token file, or made now, in a temporary file that is
+// gone when the DataSet is.
+data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer);
+
+// Ids with white space or commas between them.
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);
+
+std::string read_text(const std::string& path);  // all of it; "-" is standard input
+
+// An Error when something is there that writing a directory of that name would replace.
+void require_new_directory(const std::string& path);
+
+}  // namespace refrain::cli

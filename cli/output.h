@@ -1,0 +1,23 @@
+// The program's two streams: results go to standard output, everything else to standard error.
+#pragma once
+#include <fmt/format.h>
+
+#include <string>
+#include <string_view>
+
+namespace refrain::cli {
+
+// Both are Errors when standard output cannot be written: a full disk, a closed pipe.
+void print(std::string_view text);
+void flush_output();
+
+// A line on standard error, whatever characters are in it.
+void note(std::string_view line);
+
+// Text without control characters: what is shown of file names and data stays on its line.
+std::string one_line(std::string_view text);
+
+// Text with U+FFFD for whatever in it is not UTF-8, as JSON needs it.
+std::string valid_utf8(std::string_view text);
+
+}  // namespace refrain::cli

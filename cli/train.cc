@@ -1,0 +1,296 @@
+// Trains a model: from text files to a model directory.
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <set>
+
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "refrain/base/process.h"
+#include "refrain/train/trainer.h"
+
+namespace refrain::cli {
+namespace {
+
+// The first SIGINT or SIGTERM asks for an orderly end, the second ends at once.
+std::atomic<int> signals_seen = 0;
+
+void on_signal(int) {
+  if (signals_seen++ > 0) _exit(130);
+}
+
+std::string duration(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+// On a terminal one line that is written over; elsewhere a line every `every` steps.
+class ProgressDisplay {
+ public:
+  explicit ProgressDisplay(int64_t every) : every_(every), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+  void step(const Progress& p) {
+    const bool last = p.step == p.total_steps;
+    const std::string numbers = fmt::format(
+        "loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
+        p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
+    if (terminal_) {
+      constexpr int64_t kWidth = 24;
+      const auto filled = static_cast<size_t>(kWidth * p.step / p.total_steps);
+      std::string bar(filled, '=');
+      bar.resize(kWidth, ' ');
+      write(fmt::format("\r[{}] {}/{}  {}  {} left\x1b[K", bar, p.step, p.total_steps, numbers,
+                        duration(p.seconds_left)));
+      open_line_ = true;
+    } else if (p.step % every_ == 0 || last) {
+      note(fmt::format("step {}/{}  epoch {:.2f}  {}  {} left", p.step, p.total_steps, p.epoch,
+                       numbers, duration(p.seconds_left)));
+    }
+  }
+  // A line that stays.
+  void say(const std::string& line) {
+    end_line();
+    note(line);
+  }
+  void end_line() {
+    if (open_line_) write("\n");
+    open_line_ = false;
+  }
+
+ private:
+  static void write(const std::string& text) {
+    std::fputs(text.c_str(), stderr);
+    std::fflush(stderr);
+  }
+  int64_t every_;
+  bool terminal_, open_line_ = false;
+};
+
+struct Train {
+  data::SourceFiles source;
+  std::vector<std::string> valid;
+  double valid_split = 0.1;
+  std::string tokenizer = "char", out, resume, mixer;
+  int64_t stop_after = 0;
+  ModelConfig model;
+  TrainConfig training;
+  Options mixers;
+
+  template <class V>
+  void visit(V&& v) {
+    v("task", source.task, "lm (running text) or translate (pairs)");
+    v("data", source.inputs,
+      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; or a "
+      "prepared token file");
+    v("valid", valid, "the same, to evaluate on");
+    v("valid_split", valid_split, "share of the data, from its end, to evaluate on without --valid");
+    v("out", out, "run directory to make");
+    v("resume", resume,
+      "a run directory to go on with, under its recorded settings; or auto: go on with --out if it "
+      "holds a run");
+    v("stop_after", stop_after,
+      "save and stop after so many steps of the run, its schedule untouched; 0 = do not");
+    v("tokenizer", tokenizer, "char, bpe:N or byte-bpe:N to train one, or a directory with one");
+    v("source_tag", source.source_tag, "translate: the token before a source text");
+    v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("mixer", mixer, "the mixer of every block, instead of a pattern");
+    model.visit(v);
+    visit_mixers(v, mixers);
+    training.visit(v);
+  }
+
+  // What a run that goes on may change: how fast, how long and how often, never what.
+  static bool may_change(const std::string& name) {
+    static const std::set<std::string> names = {
+        "resume",     "out",         "stop_after",       "max_steps",     "eval_steps",
+        "save_steps", "patience",    "save_total_limit", "logging_steps", "gradient_checkpointing",
+        "batch_size", "gradient_accumulation_steps",     "max_tokens",    "threads",
+        "verbose"};
+    return names.contains(name);
+  }
+
+  io::Json settings() {
+    io::Json json = io::Json::object();
+    visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+    return json;
+  }
+
+  // Takes the recorded settings for all that was not given now.
+  void restore(const CommandLine& line, const RunDirectory& directory) {
+    const io::Json recorded = directory.read_settings();
+    const std::string where = directory.file("training_args.json");
+    if (!recorded.is_object()) throw_error("{}: expected an object of settings", where);
+    visit([&](const char* name, auto& field, const char*) {
+      const io::Json* value = io::find(recorded, name);
+      if (!value) return;
+      auto before = field;
+      try {
+        before = value->template get<std::decay_t<decltype(field)>>();
+      } catch (const std::exception&) {
+        throw_error("{}: {}: found {}, which is not a value of this setting", where, name,
+                    io::describe(*value));
+      }
+      const bool given = line.given(name);
+      if (given && !may_change(name) && field != before)
+        throw_error("{}: is {} in {} and cannot change in a run that goes on", flag_of(name),
+                    io::describe(*value), directory.path());
+      if (!given || !may_change(name)) field = before;
+    });
+  }
+
+  int run(const CommandLine& line) {
+    std::optional<RunDirectory> directory;
+    if (resume == "auto") {
+      line.require({"out"});
+      if (RunDirectory::is_run(out)) directory = RunDirectory::open(out);
+    } else if (!resume.empty()) {
+      if (!out.empty() && out != resume) line.exclude("resume", "out");
+      directory = RunDirectory::open(resume);
+    }
+    const bool goes_on = directory.has_value();
+    if (goes_on) {
+      restore(line, *directory);
+    } else {
+      line.require({"data", "out"});
+    }
+    check(line);
+    if (!goes_on) directory = RunDirectory::create(out, false);
+    return train(*directory, goes_on);
+  }
+
+  void check(const CommandLine& line) {
+    if (!mixer.empty()) {
+      line.exclude("mixer", "pattern");
+      model.pattern = mixer;
+    }
+    if (!valid.empty()) line.exclude("valid", "valid_split");
+    if (source.task != "lm" && source.task != "translate")
+      throw_error("--task: expected lm or translate, found {}", io::quote(source.task));
+    if (!(valid_split >= 0 && valid_split < 1))
+      throw_error("--valid-split: expected 0 to 1, found {}", valid_split);
+    if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
+    training.check();
+    ModelConfig early = model;  // mistakes are told before any work is done
+    if (early.vocab_size == 0) early.vocab_size = 1;
+    early.resolve();
+    for (const std::string& kind : early.mixers())
+      make_mixer(kind, early.mixer_shape(), mixers);
+  }
+
+  // The token file of `inputs` in the run directory; a prepared one is used where it is.
+  data::DataSet tokens(const RunDirectory& directory, const std::vector<std::string>& inputs,
+                       const std::string& name, const data::Tokenizer& made) const {
+    if (inputs.size() == 1 && inputs[0] != "-" && data::DataSet::is_token_file(inputs[0]))
+      return checked(data::DataSet::open(inputs[0]), made);
+    const std::string path = directory.file("data/" + name + ".tokens");
+    if (!io::exists(path)) {
+      io::make_directories(directory.file("data"));
+      data::SourceFiles files = source;
+      files.inputs = inputs;
+      const data::Prepared done = data::write_token_file(files, made, path);
+      note(fmt::format("{}: {} tokens, {} {}", name, done.tokens, done.sequences,
+                       source.task == "translate" ? "pairs" : "documents"));
+      if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
+    }
+    return checked(data::DataSet::open(path), made);
+  }
+  data::DataSet checked(data::DataSet set, const data::Tokenizer& made) const {
+    set.check_tokenizer(made);
+    if (set.task() != source.task)
+      throw_error("{}: expected a token file for {}, found one for {}", set.path(), source.task,
+                  set.task());
+    return set;
+  }
+
+  int train(const RunDirectory& directory, bool goes_on) {
+    const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
+    const data::Tokenizer made = has_tokenizer
+                                     ? data::Tokenizer::load(directory.path())
+                                     : make_tokenizer(tokenizer, source);
+    if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
+    if (model.vocab_size < made.vocab_size())
+      throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
+                  model.vocab_size);
+    LanguageModel network(model, mixers);
+    const SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    const data::TaskDescription task =
+        source.task == "translate"
+            ? data::TaskDescription{"translate", source.source_tag, source.target_tag}
+            : data::TaskDescription{};
+    const auto describe = [&](const std::string& path) {
+      save_config(path, network, special);
+      made.save(path);
+      data::write_task(path, task);
+    };
+    if (!has_tokenizer) describe(directory.path());
+
+    data::DataSet train_set = tokens(directory, source.inputs, "train", made);
+    std::optional<data::DataSet> valid_set;
+    if (!valid.empty()) {
+      valid_set = tokens(directory, valid, "valid", made);
+    } else if (valid_split > 0) {
+      auto parts = train_set.split(valid_split);
+      train_set = std::move(parts.first);
+      valid_set = std::move(parts.second);
+    }
+    network.initialise(static_cast<uint64_t>(training.seed));
+    network.allocate_gradients();
+    Trainer trainer(network, train_set, valid_set, training, directory, describe);
+    // Recorded once all of it has proved possible: from here on this is a run.
+    directory.write_settings(settings());
+    if (goes_on && trainer.resume())
+      note(fmt::format("going on after step {} of {}", trainer.state().step,
+                       trainer.total_steps()));
+    note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
+    return follow(trainer, directory);
+  }
+
+  int follow(Trainer& trainer, const RunDirectory& directory) {
+    struct sigaction action = {};
+    action.sa_handler = on_signal;
+    sigaction(SIGINT, &action, nullptr);
+    sigaction(SIGTERM, &action, nullptr);
+
+    ProgressDisplay display(training.logging_steps);
+    TrainerEvents events;
+    events.on_step = [&](const Progress& p) { display.step(p); };
+    events.on_evaluation = [&](int64_t step, const Evaluation& e, bool best) {
+      display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
+                              e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
+    };
+    events.should_stop = [] { return signals_seen > 0; };
+    TrainingEnd end;
+    try {
+      end = trainer.run(events, stop_after);
+    } catch (...) {
+      display.end_line();
+      throw;
+    }
+    const TrainerState& state = trainer.state();
+    const char* why = end == TrainingEnd::kFinished   ? "finished"
+                      : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
+                                                      : "stopped";
+    display.say(fmt::format("{} after step {}; saved in {}", why, state.step, directory.path()));
+    if (end == TrainingEnd::kStopped)
+      display.say(fmt::format("go on with: refrain train --resume {}", directory.path()));
+    return 0;
+  }
+};
+
+}  // namespace
+
+Verb train_verb() {
+  return make_verb<Train>(
+      "train", "train a model on text", "--data FILE... --out DIR",
+      "A run directory is a model directory (use it with generate, translate, eval) with the run's\n"
+      "checkpoints, settings, metrics.jsonl, and best/, the model of the best evaluation.\n"
+      "Ctrl-C finishes the step and saves; --resume DIR goes on, and the weights are those of a run\n"
+      "that was never stopped, to the bit. So they are for any --threads, any split of\n"
+      "batch-size x gradient-accumulation-steps, and any --gradient-checkpointing.");
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,21 @@
+// The verbs, each from its own file.
+#pragma once
+#include "cli/command.h"
+
+namespace refrain::cli {
+
+Verb train_verb();
+Verb tokenizer_train_verb();
+Verb tokenizer_encode_verb();
+Verb tokenizer_decode_verb();
+Verb sample_calendar_verb();
+Verb prepare_verb();
+Verb eval_verb();
+Verb generate_verb();
+Verb translate_verb();
+Verb verify_verb();
+Verb logits_verb();
+Verb convert_verb();
+Verb info_verb();
+
+}  // namespace refrain::cli

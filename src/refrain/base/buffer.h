@@ -1,0 +1,44 @@
+// Memory that is owned: aligned for whole vectors, zero at first, never moved.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <span>
+
+#include "refrain/base/error.h"
+
+namespace refrain {
+
+template <class T>
+class Buffer {
+ public:
+  static constexpr size_t kAlign = 64;
+
+  Buffer() = default;
+  explicit Buffer(size_t count) : size_(count) {
+    if (count == 0) return;
+    const size_t bytes = (count * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
+    if (!data_) throw_error("out of memory: {} bytes were asked for", bytes);
+    std::memset(static_cast<void*>(data_.get()), 0, bytes);
+  }
+
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) { return data_.get()[i]; }
+  const T& operator[](size_t i) const { return data_.get()[i]; }
+  std::span<T> span() { return {data(), size_}; }
+  std::span<const T> span() const { return {data(), size_}; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  size_t size_ = 0;
+};
+
+}  // namespace refrain

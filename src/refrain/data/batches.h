@@ -1,0 +1,59 @@
+// Batches of a data set in an order that is a function of (seed, epoch) alone.
+//
+//   lm         windows of `context` inputs, cut anew each epoch at an offset drawn from (seed,
+//              epoch), in an order that is computed, not stored (permutation.h)
+//   translate  pairs, shuffled. By max_tokens: stretches of the shuffled order, of about a hundred
+//              batches each, are sorted by length and cut into batches of like lengths, and the
+//              batches shuffled. The order takes 8 bytes a pair.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "refrain/data/batch.h"
+#include "refrain/data/dataset.h"
+
+namespace refrain::data {
+
+struct BatchConfig {
+  int64_t context = 256;    // longest sequence in rows (inputs); lm windows are exactly this long
+  int64_t batch_size = 16;  // sequences a batch, or
+  int64_t max_tokens = 0;   // rows a batch, counted after padding to its longest; 0 = by sequences
+  bool skip_long = true;    // translate: leave out pairs that are too long, else an Error
+};
+
+// Training order, round and round. Position (epoch, index) is all there is to resume.
+class Batches {
+ public:
+  // Error when the text is shorter than context + 1 ids, or no pair is short enough.
+  Batches(const DataSet& data, const BatchConfig& config, uint64_t seed);
+  ~Batches();
+  Batches(Batches&&) noexcept;
+  Batches& operator=(Batches&&) noexcept;
+
+  struct Position {
+    uint64_t epoch = 0;
+    int64_t index = 0;  // batches of this epoch already given
+    bool operator==(const Position&) const = default;
+  };
+  void next(Batch& out);  // what is left over in an epoch is a smaller batch
+  Position position() const;
+  void seek(Position position);  // Error when the epoch has fewer batches
+
+  int64_t batches_in_epoch() const;   // of the current epoch; lm: may differ by one between epochs
+  double padding_efficiency() const;  // of the current epoch: rows / (sequences x longest)
+  int64_t skipped() const;            // pairs left out for their length
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// One pass in file order: what evaluation reads. Windows of lm text follow one another from the
+// first id, the last one shorter, so that every id but the first is a target once; a text of two
+// ids is enough. `cursor` starts at 0; false at the end.
+bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, int64_t& cursor);
+
+// Pairs that are too long for the config; 0 for lm.
+int64_t too_long(const DataSet& data, const BatchConfig& config);
+
+}  // namespace refrain::data

@@ -1,0 +1,182 @@
+#include "refrain/data/dataset.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "refrain/base/error.h"
+#include "refrain/base/random.h"
+
+namespace refrain::data {
+namespace {
+
+constexpr std::string_view kLm = "lm", kTranslate = "translate";
+
+// Of the kind and of all tokens in their order.
+uint64_t fingerprint(const Tokenizer& tokenizer) {
+  uint64_t hash = mix_key(0, tokenizer.kind());
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
+    hash = mix_key(hash, tokenizer.token(id), tokenizer.is_special(id));
+  return hash;
+}
+
+int32_t required_token(const Tokenizer& tokenizer, const std::string& token, const char* what) {
+  const int32_t id = tokenizer.id_of(token);
+  if (id == kNoToken)
+    throw_error("the tokenizer has no token \"{}\" (the {}); expected it among its special tokens",
+                token, what);
+  return id;
+}
+
+Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
+                         TokenFileWriter& file) {
+  DocumentReader reader(source.inputs, rules_of(tokenizer));
+  Prepared done;
+  std::string piece;
+  bool begins = false, open_document = false;
+  while (reader.next(piece, begins)) {
+    if (begins) open_document = true;
+    const std::vector<int32_t> ids = tokenizer.encode(piece);
+    if (ids.empty()) continue;
+    if (open_document) {
+      if (done.sequences++ > 0 && tokenizer.eos() != kNoToken) file.add(tokenizer.eos());
+      file.mark_boundary();
+      if (tokenizer.adds_bos()) file.add(tokenizer.bos());
+      open_document = false;
+    }
+    file.add(ids);
+  }
+  done.blank = reader.blank();
+  if (done.sequences > 0) file.commit(reader.text_bytes());
+  return done;
+}
+
+Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, TokenFileWriter& file) {
+  const int32_t source_tag = required_token(tokenizer, source.source_tag, "source's tag");
+  const int32_t target_tag = required_token(tokenizer, source.target_tag, "target's tag");
+  if (tokenizer.eos() == kNoToken)
+    throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
+  PairReader reader(source, rules_of(tokenizer).utf8);
+  Prepared done;
+  int64_t text_bytes = 0;
+  std::string from, to;
+  while (reader.next(from, to)) {
+    file.mark_boundary();
+    file.add(source_tag);
+    file.add(tokenizer.encode(from));
+    file.add(target_tag);
+    file.mark_boundary();
+    file.add(tokenizer.encode(to));
+    file.add(tokenizer.eos());
+    text_bytes += static_cast<int64_t>(to.size());
+    ++done.sequences;
+  }
+  done.blank = reader.blank();
+  if (done.sequences > 0) file.commit(text_bytes);
+  return done;
+}
+
+}  // namespace
+
+DataSet::DataSet(std::shared_ptr<const TokenFile> file)
+    : file_(std::move(file)),
+      task_(file_->header().translate ? kTranslate : kLm),
+      token_count_(file_->ids()) {
+  if (file_->header().translate) pair_count_ = (file_->boundaries() - 1) / 2;
+}
+
+DataSet DataSet::open(const std::string& token_file) {
+  return DataSet(std::make_shared<TokenFile>(token_file));
+}
+
+int64_t DataSet::vocab_size() const { return static_cast<int64_t>(file_->header().vocab_size); }
+
+int64_t DataSet::sequences() const {
+  if (task_ == kTranslate) return pair_count_;
+  // The number of boundaries before a place is the number of documents that begin before it.
+  const auto begun_before = [&](int64_t place) {
+    int64_t low = 0, high = file_->boundaries() - 1;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (file_->boundary(middle) < place)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  };
+  return begun_before(first_token_ + token_count_) - begun_before(first_token_ + 1) + 1;
+}
+
+std::optional<int64_t> DataSet::text_bytes() const {
+  if (token_count_ != file_->ids()) return {};
+  return file_->text_bytes();
+}
+
+DataSet DataSet::part(int64_t first_item, int64_t items) const {
+  DataSet part = *this;
+  if (task_ == kTranslate) {
+    part.first_pair_ = first_pair_ + first_item;
+    part.pair_count_ = items;
+    part.first_token_ = file_->boundary(2 * part.first_pair_);
+    part.token_count_ = file_->boundary(2 * (part.first_pair_ + items)) - part.first_token_;
+  } else {
+    part.first_token_ = first_token_ + first_item;
+    part.token_count_ = items;
+  }
+  return part;
+}
+
+std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
+  if (!(validation_fraction > 0 && validation_fraction < 1))
+    throw_error("validation split {}: expected a number between 0 and 1", validation_fraction);
+  const int64_t items = task_ == kTranslate ? pair_count_ : token_count_;
+  // The small term lets 10 items at 0.9 leave one, though 1 - 0.9 is a little less than 0.1.
+  const auto train = static_cast<int64_t>(
+      std::floor(static_cast<double>(items) * (1 - validation_fraction) + 1e-6));
+  if (train < 1 || train >= items)
+    throw_error("{}: a validation split of {} of {} {} leaves one part without any", path(),
+                validation_fraction, items, task_ == kTranslate ? "pairs" : "ids");
+  return {part(0, train), part(train, items - train)};
+}
+
+void DataSet::check_tokenizer(const Tokenizer& tokenizer) const {
+  if (tokenizer.vocab_size() != vocab_size())
+    throw_error("{}: made with a tokenizer of {} tokens, found one of {}", path(), vocab_size(),
+                tokenizer.vocab_size());
+  if (fingerprint(tokenizer) != file_->header().fingerprint)
+    throw_error("{}: made with another tokenizer, which had as many tokens ({})", path(),
+                vocab_size());
+}
+
+void DataSet::read(int64_t first, std::span<int32_t> out) const {
+  const auto count = static_cast<int64_t>(out.size());
+  REFRAIN_CHECK(first >= 0 && count <= token_count_ && first <= token_count_ - count);
+  file_->read(first_token_ + first, out);
+}
+
+DataSet::Pair DataSet::pair(int64_t i) const {
+  REFRAIN_CHECK(i >= 0 && i < pair_count_);
+  const int64_t at = 2 * (first_pair_ + i);
+  return {file_->boundary(at) - first_token_, file_->boundary(at + 1) - first_token_,
+          file_->boundary(at + 2) - first_token_};
+}
+
+Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
+                          const std::string& path) {
+  if (source.task != kLm && source.task != kTranslate)
+    throw_error("task \"{}\": expected lm or translate", source.task);
+  const bool translate = source.task == kTranslate;
+  TokenFileWriter file(
+      path, {translate, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint(tokenizer)});
+  Prepared done =
+      translate ? write_pairs(source, tokenizer, file) : write_documents(source, tokenizer, file);
+  if (done.sequences == 0)
+    throw_error("{}: no text found", fmt::format("{}", fmt::join(source.inputs, ", ")));
+  done.tokens = file.ids();
+  return done;
+}
+
+}  // namespace refrain::data

@@ -1,0 +1,146 @@
+#include "refrain/generate/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "refrain/base/error.h"
+
+namespace refrain {
+namespace {
+
+constexpr float kLargest = std::numeric_limits<float>::max();
+
+template <class T>
+void expect(bool in_range, const char* name, const char* range, T value) {
+  if (!in_range) throw_error("{}: expected {}, found {}", name, range, value);
+}
+
+// The more likely one first, of equals the lower id: a total order, so that any sort gives the
+// same.
+bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>& b) {
+  return a.first > b.first || (a.first == b.first && a.second < b.second);
+}
+
+// log of the sum of exp(logit), and the largest logit.
+std::pair<double, double> log_sum_exp(std::span<const float> logits) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] <= kLargest))
+      throw_error("the model's logit of token {} is {}: expected a number", i, logits[i]);
+    largest = std::max(largest, logits[i]);
+  }
+  if (largest < -kLargest) throw_error("the model's logits are all -inf: expected a number");
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
+  return {largest + std::log(sum), largest};
+}
+
+std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits, int64_t n,
+                                                   double log_sum) {
+  std::vector<int32_t> ids(logits.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto end = ids.begin() + std::min(n, static_cast<int64_t>(ids.size()));
+  const auto logit = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
+  std::partial_sort(ids.begin(), end, ids.end(), [&](int32_t a, int32_t b) {
+    return before({logit(a), a}, {logit(b), b});
+  });
+  std::vector<std::pair<int32_t, float>> top;
+  for (auto id = ids.begin(); id != end; ++id)
+    top.emplace_back(*id, static_cast<float>(logit(*id) - log_sum));
+  return top;
+}
+
+}  // namespace
+
+void SamplingConfig::check() const {
+  expect(temp >= 0 && temp <= 1e6, "temp", "0 to 1e6", temp);
+  expect(top_k >= 0, "top_k", "0 or more", top_k);
+  expect(top_p >= 0 && top_p <= 1, "top_p", "0 to 1", top_p);
+  expect(min_p >= 0 && min_p <= 1, "min_p", "0 to 1", min_p);
+  expect(repeat_penalty >= 0.01 && repeat_penalty <= 100, "repeat_penalty", "0.01 to 100",
+         repeat_penalty);
+  expect(repeat_last_n >= -1, "repeat_last_n", "-1 or more", repeat_last_n);
+  expect(min_confidence >= 0 && min_confidence <= 1, "min_confidence", "0 to 1", min_confidence);
+  expect(patience_tokens >= 1, "patience_tokens", "1 or more", patience_tokens);
+}
+
+Sampler::Sampler(const SamplingConfig& config, SamplerProgress from)
+    : config_(config),
+      random_(mix_key(static_cast<uint64_t>(config.seed), "sample"), from.draws),
+      low_in_a_row_(from.low_in_a_row) {
+  config_.check();
+}
+
+Choice Sampler::choose(std::span<const float> logits, std::span<const int32_t> recent,
+                       int64_t top_logprobs) {
+  REFRAIN_CHECK(!logits.empty());
+  const auto [log_sum, largest] = log_sum_exp(logits);
+  candidates_.clear();
+  for (size_t i = 0; i < logits.size(); ++i)
+    candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
+  penalise(logits, recent);
+
+  Choice choice{};
+  choice.token = draw(random_.uniform());
+  choice.logprob = static_cast<float>(logits[static_cast<size_t>(choice.token)] - log_sum);
+  choice.confidence = static_cast<float>(std::exp(largest - log_sum));
+  if (top_logprobs > 0) choice.top = most_likely(logits, top_logprobs, log_sum);
+  low_in_a_row_ = choice.confidence < config_.min_confidence ? low_in_a_row_ + 1 : 0;
+  return choice;
+}
+
+// Once, however often a token was there.
+void Sampler::penalise(std::span<const float> logits, std::span<const int32_t> recent) {
+  if (config_.repeat_penalty == 1) return;
+  if (config_.repeat_last_n >= 0)
+    recent = recent.last(std::min(recent.size(), static_cast<size_t>(config_.repeat_last_n)));
+  const auto penalty = static_cast<float>(config_.repeat_penalty);
+  for (const int32_t token : recent) {
+    const auto id = static_cast<size_t>(token);
+    REFRAIN_CHECK(id < logits.size());
+    const float logit = logits[id];
+    candidates_[id].first = std::min(logit > 0 ? logit / penalty : logit * penalty, kLargest);
+  }
+}
+
+int32_t Sampler::draw(double uniform) {
+  const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), before);
+  if (config_.temp == 0) return best.second;
+  const auto relative = [&](const Candidate& c) {
+    return static_cast<double>(c.first) - static_cast<double>(best.first);
+  };
+
+  const bool few = config_.top_k > 0 && config_.top_k < static_cast<int64_t>(candidates_.size());
+  if (few) {
+    const auto end = candidates_.begin() + config_.top_k;
+    std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
+    candidates_.erase(end, candidates_.end());
+  }
+  double total = 0;  // what top-p's share is of
+  for (const Candidate& c : candidates_) total += std::exp(relative(c));
+  // Top-p and min-p each keep a beginning of the sorted candidates, so their order is free: min-p
+  // first leaves less to sort.
+  const double least = std::log(config_.min_p);
+  std::erase_if(candidates_, [&](const Candidate& c) { return relative(c) < least; });
+  if (config_.top_p < 1) {
+    if (!few) std::sort(candidates_.begin(), candidates_.end(), before);
+    double sum = 0;
+    size_t n = 0;
+    do sum += std::exp(relative(candidates_[n++]));
+    while (n < candidates_.size() && sum < config_.top_p * total);
+    candidates_.resize(n);
+  }
+
+  weights_.clear();
+  for (const Candidate& c : candidates_) weights_.push_back(std::exp(relative(c) / config_.temp));
+  double left = uniform * std::accumulate(weights_.begin(), weights_.end(), 0.0);
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    if (left < weights_[i]) return candidates_[i].second;
+    left -= weights_[i];
+  }
+  return best.second;  // rounding left a little behind the last one
+}
+
+}  // namespace refrain

@@ -1,0 +1,85 @@
+// From logits to the next token, and when to stop.
+//
+// Order of the steps (llama.cpp's): repetition penalty, top-k, top-p, min-p, temperature, draw.
+// Confidence is the probability the unmodified model gives its most likely token: generation stops
+// when it is below min_confidence for patience_tokens tokens in a row.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "refrain/base/random.h"
+
+namespace refrain {
+
+struct SamplingConfig {
+  double temp = 0.8;
+  int64_t top_k = 40;
+  double top_p = 0.95;
+  double min_p = 0.05;
+  double repeat_penalty = 1.0;
+  int64_t repeat_last_n = 64;
+  double min_confidence = 0;
+  int64_t patience_tokens = 3;
+  int64_t seed = 0;
+
+  template <class V>
+  void visit(V&& v) {
+    v("temp", temp, "temperature; 0 = always the most likely token");
+    v("top_k", top_k, "draw among the k most likely tokens; 0 = all");
+    v("top_p", top_p, "draw among the fewest tokens whose probabilities reach p; 1 = all");
+    v("min_p", min_p, "leave out tokens below this share of the most likely one's probability");
+    v("repeat_penalty", repeat_penalty, "divides the logits of recent tokens; 1 = off");
+    v("repeat_last_n", repeat_last_n, "how many tokens count as recent; -1 = all");
+    v("min_confidence", min_confidence,
+      "stop when the top probability stays below this; 0 = never");
+    v("patience_tokens", patience_tokens, "for so many tokens in a row");
+    v("seed", seed, "of the draws");
+  }
+  void check() const;  // an Error names the setting that is out of range
+};
+
+struct Choice {
+  int32_t token;
+  float logprob;                               // natural log of the unmodified model's probability
+  float confidence;                            // top probability of the unmodified model
+  std::vector<std::pair<int32_t, float>> top;  // most likely tokens with logprobs, if asked for
+};
+
+// Where a sampler stands: another one of the same settings goes on from here.
+struct SamplerProgress {
+  uint64_t draws = 0;        // one a token, greedy or not
+  int64_t low_in_a_row = 0;  // tokens of too low confidence, up to the last one
+};
+
+// One sequence's draws. The i-th draw is a function of (seed, i, logits): not of what else runs.
+// Of tokens that are equally likely the one with the lower id comes first.
+class Sampler {
+ public:
+  explicit Sampler(const SamplingConfig& config, SamplerProgress from = {});  // checks the config
+
+  // `recent`: the tokens so far, for the repetition penalty. `logits` is not changed; an Error if
+  // one of them is NaN or infinitely large, or all are infinitely small. `top_logprobs` may exceed
+  // the vocabulary.
+  Choice choose(std::span<const float> logits, std::span<const int32_t> recent,
+                int64_t top_logprobs);
+
+  // True once confidence has been too low for too long.
+  bool unsure() const { return low_in_a_row_ >= config_.patience_tokens; }
+  SamplerProgress progress() const { return {random_.position(), low_in_a_row_}; }
+
+ private:
+  using Candidate = std::pair<float, int32_t>;  // logit and id
+
+  void penalise(std::span<const float> logits, std::span<const int32_t> recent);
+  int32_t draw(double uniform);
+
+  SamplingConfig config_;
+  Random random_;
+  int64_t low_in_a_row_;
+  std::vector<Candidate> candidates_;
+  std::vector<double> weights_;
+};
+
+}  // namespace refrain

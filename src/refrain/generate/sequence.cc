@@ -1,0 +1,46 @@
+#include "refrain/generate/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace refrain {
+
+int64_t context_limit(const LanguageModel& model, int64_t context) {
+  const int64_t limit = context > 0 ? context : model.config().context;
+  for (int64_t l = 0; l < model.config().layers; ++l)
+    if (model.state_bytes(l, limit + 1) > model.state_bytes(l, limit)) return limit;
+  return kMaxTokens;
+}
+
+Sequence::Sequence(const LanguageModel& model) : model_(&model), state_(model, 0) {}
+
+Sequence::Sequence(const LanguageModel& model, std::vector<int32_t> tokens, int64_t begin,
+                   int64_t position, SamplerProgress sampler)
+    : progress(sampler),
+      model_(&model),
+      tokens_(std::move(tokens)),
+      begin_(begin),
+      state_(model, position) {
+  state_.advance(position);
+}
+
+void Sequence::reserve(int64_t tokens, int64_t limit) {
+  REFRAIN_CHECK(limit >= 1);
+  limit_ = limit;
+  const int64_t capacity = std::min(limit, tokens - begin_);
+  if (capacity <= state_.capacity()) return;
+  SequenceState larger(*model_, capacity);
+  if (state_.position() > 0) larger.fork_from(state_);
+  state_ = std::move(larger);
+}
+
+std::span<const int32_t> Sequence::unread() {
+  if (size() - begin_ > limit_) {
+    const int64_t dropped = limit_ - limit_ / 2;
+    begin_ += (size() - begin_ - limit_ + dropped - 1) / dropped * dropped;
+    state_.reset();
+  }
+  return tokens().subspan(static_cast<size_t>(begin_ + state_.position()));
+}
+
+}  // namespace refrain

@@ -1,0 +1,116 @@
+#include "refrain/generate/state_file.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "refrain/base/options.h"
+#include "refrain/base/random.h"
+#include "refrain/io/file.h"
+#include "refrain/mixers/registry.h"
+
+namespace refrain {
+namespace {
+
+struct Header {
+  char magic[8];
+  uint32_t version, zero;
+  uint64_t model;
+  uint64_t tokens, begin, position;
+  uint64_t draws, low_in_a_row;
+};
+static_assert(sizeof(Header) == 64);
+
+constexpr std::string_view kMagic = "refrain\n";
+constexpr uint32_t kVersion = 1;
+
+uint64_t checksum(std::string_view bytes) { return mix_key(kVersion, bytes); }
+
+// Optimisation moves every weight: a few thousand of them tell checkpoints apart.
+uint64_t fingerprint(LanguageModel& model) {
+  Options settings;
+  settings.put("", model.config());
+  for (const std::string& kind : model.config().mixers())
+    put_mixer_settings(kind, model.mixer_settings(), settings);
+  std::string text;
+  for (const auto& [name, value] : settings.values()) text += name + "=" + value + "\n";
+  const auto weights = model.weights();
+  const size_t stride = weights.size() / 4096 + 1;
+  for (size_t i = 0; i < weights.size(); i += stride)
+    text.append(reinterpret_cast<const char*>(&weights[i]), sizeof(float));
+  return mix_key(static_cast<uint64_t>(model.parameters()), text);
+}
+
+}  // namespace
+
+void write_state(const std::string& path, LanguageModel& model, Sequence& sequence) {
+  SequenceState& state = sequence.state();
+  REFRAIN_CHECK(sequence.begin() + state.position() < sequence.size());
+  Header header{{},
+                kVersion,
+                0,
+                fingerprint(model),
+                static_cast<uint64_t>(sequence.size()),
+                static_cast<uint64_t>(sequence.begin()),
+                static_cast<uint64_t>(state.position()),
+                sequence.progress.draws,
+                static_cast<uint64_t>(sequence.progress.low_in_a_row)};
+  kMagic.copy(header.magic, kMagic.size());
+  std::string bytes;
+  const auto put = [&](const void* from, size_t n) {
+    bytes.append(static_cast<const char*>(from), n);
+  };
+  put(&header, sizeof(header));
+  put(sequence.tokens().data(), sequence.tokens().size_bytes());
+  for (int64_t l = 0; l < model.config().layers; ++l)
+    put(state.row(static_cast<size_t>(l)), model.state_bytes(l, state.position()));
+  const uint64_t sum = checksum(bytes);
+  put(&sum, sizeof(sum));
+  io::write_file(path, bytes);
+}
+
+Sequence read_state(const std::string& path, LanguageModel& model) {
+  const io::MappedFile file(path);
+  std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  if (!bytes.starts_with(kMagic)) throw_error("{}: not a state file", path);
+  Header header;
+  uint64_t sum;
+  const auto damaged = [&](const char* what) { throw_error("{}: damaged: {}", path, what); };
+  if (bytes.size() < sizeof(header) + sizeof(sum)) damaged("it is too short");
+  std::memcpy(&header, bytes.data(), sizeof(header));
+  if (header.version != kVersion)
+    throw_error("{}: expected version {} of state files, found {}", path, kVersion, header.version);
+  std::memcpy(&sum, bytes.end() - sizeof(sum), sizeof(sum));
+  bytes.remove_suffix(sizeof(sum));
+  if (sum != checksum(bytes)) damaged("its checksum is wrong");
+  if (header.model != fingerprint(model))
+    throw_error("{}: the state of another model, or of another checkpoint of this one", path);
+
+  bytes.remove_prefix(sizeof(header));
+  const uint64_t n = header.tokens, begin = header.begin;
+  if (header.zero != 0 || n == 0 || n > bytes.size() / sizeof(int32_t) || n > kMaxTokens ||
+      begin >= n || header.position >= n - begin)
+    damaged("its numbers of tokens cannot be");
+  if (header.draws >= n || header.low_in_a_row > header.draws)
+    damaged("its numbers of draws cannot be");
+  std::vector<int32_t> tokens(n);
+  std::memcpy(tokens.data(), bytes.data(), n * sizeof(int32_t));
+  bytes.remove_prefix(n * sizeof(int32_t));
+  for (const int32_t token : tokens)
+    if (token < 0 || token >= model.config().vocab_size) damaged("its tokens are not the model's");
+  const auto position = static_cast<int64_t>(header.position);
+  size_t expected = 0;
+  for (int64_t l = 0; l < model.config().layers; ++l) expected += model.state_bytes(l, position);
+  if (bytes.size() != expected) damaged("its length is wrong");
+
+  Sequence sequence(model, std::move(tokens), static_cast<int64_t>(begin), position,
+                    {header.draws, static_cast<int64_t>(header.low_in_a_row)});
+  for (int64_t l = 0; l < model.config().layers; ++l) {
+    const size_t size = model.state_bytes(l, position);
+    bytes.copy(reinterpret_cast<char*>(sequence.state().row(static_cast<size_t>(l))), size);
+    bytes.remove_prefix(size);
+  }
+  return sequence;
+}
+
+}  // namespace refrain

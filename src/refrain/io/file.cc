@@ -1,0 +1,266 @@
+#include "refrain/io/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "refrain/base/error.h"
+#include "refrain/io/descriptor.h"
+
+namespace refrain::io {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr size_t kBuffer = size_t{1} << 20;
+constexpr std::string_view kTemporary = ".tmp-", kOld = ".old-";
+
+// The folder and the name in it. "a/b/" is "b" in "a".
+struct Place {
+  std::string folder, name;
+};
+
+Place place_of(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const size_t slash = path.rfind('/');
+  Place place;
+  place.folder = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  place.name = slash == path.npos ? path : path.substr(slash + 1);
+  if (place.name.empty() || place.name == "." || place.name == "..")
+    throw_error("\"{}\": not a name that can be written", path);
+  return place;
+}
+
+// ".<name><kind><process>" beside `path`, and further names in case an earlier process with this
+// number crashed and left one.
+std::string hidden_name(const std::string& path, std::string_view kind, int attempt) {
+  const Place place = place_of(path);
+  std::string hidden = fmt::format("{}/.{}{}{}", place.folder, place.name, kind, getpid());
+  if (attempt > 0) hidden += fmt::format("-{}", attempt);
+  return hidden;
+}
+
+// What hidden_name() was made from, or nothing if it is no name of that kind.
+std::string visible_name(const std::string& hidden, std::string_view kind) {
+  const size_t at = hidden.rfind(kind);
+  if (hidden[0] != '.' || at == hidden.npos || at < 2) return {};
+  const std::string_view suffix = std::string_view(hidden).substr(at + kind.size());
+  if (suffix.empty() || suffix.find_first_not_of("0123456789-") != suffix.npos) return {};
+  return hidden.substr(1, at - 1);
+}
+
+void sync_path(const std::string& path) {
+  const Descriptor file(path, O_RDONLY);
+  // Some file systems have nothing to sync for a folder and say so with EINVAL.
+  if (fsync(file.fd()) != 0 && errno != EINVAL) throw_system_error("make durable", path);
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0)
+    throw_system_error(fmt::format("rename {} to", from), to);
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  // O_NONBLOCK: opening a pipe must come back, to be refused.
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK);
+  struct stat status;
+  if (fstat(file.fd(), &status) != 0) throw_system_error("read", path);
+  if (!S_ISREG(status.st_mode)) throw_error("{}: expected a regular file", path);
+  size_ = static_cast<size_t>(status.st_size);
+  if (size_ == 0) return;
+  void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
+  if (mapped == MAP_FAILED) throw_system_error("map", path);
+  data_ = static_cast<const std::byte*>(mapped);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+std::string read_file(const std::string& path, size_t max_bytes) {
+  const Descriptor file(path, O_RDONLY);
+  std::string text;
+  max_bytes = std::min(max_bytes, text.max_size() - 1);
+  size_t got = 1;
+  while (got > 0) {
+    const size_t size = text.size();
+    text.resize(std::min(size + std::max(size, kBuffer / 16), max_bytes + 1));
+    got = file.read(text.data() + size, text.size() - size);
+    text.resize(size + got);
+    if (text.size() > max_bytes) throw_error("{}: longer than {} bytes", path, max_bytes);
+  }
+  return text;
+}
+
+bool exists(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) == 0) return true;
+  if (errno != ENOENT && errno != ENOTDIR) throw_system_error("look for", path);
+  return false;
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  struct stat status;
+  if (stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    fd_ = Descriptor(path_, O_WRONLY).release();
+    return;
+  }
+  for (int attempt = 0; fd_ < 0; ++attempt) {
+    temporary_ = hidden_name(path_, kTemporary, attempt);
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd_ < 0 && errno != EEXIST) throw_system_error("write", path_);
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  close(fd_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail() {
+  const int reason = errno;
+  close(std::exchange(fd_, -1));
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+  errno = reason;
+  throw_system_error("write", path_);
+}
+
+void AtomicFile::put(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t put = ::write(fd_, text.data(), text.size());
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail();
+    text.remove_prefix(static_cast<size_t>(put));
+  }
+}
+
+void AtomicFile::write(std::string_view text) {
+  REFRAIN_CHECK(fd_ >= 0);
+  if (buffer_.size() + text.size() >= kBuffer) {
+    put(buffer_);
+    buffer_.clear();
+  }
+  if (text.size() >= kBuffer)
+    put(text);
+  else
+    buffer_ += text;
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+void AtomicFile::commit() {
+  REFRAIN_CHECK(fd_ >= 0);
+  put(buffer_);
+  if (!temporary_.empty()) {
+    if (fsync(fd_) != 0) fail();
+    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail();
+  }
+  if (close(std::exchange(fd_, -1)) != 0) throw_system_error("write", path_);
+  if (!temporary_.empty()) sync_path(place_of(path_).folder);
+}
+
+void write_file(const std::string& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+AtomicDirectory::AtomicDirectory(std::string path) : path_(std::move(path)) {
+  std::error_code ignored;
+  if (exists(path_) && !fs::is_directory(path_, ignored))
+    throw_error("{}: expected a directory or nothing", path_);
+  for (int attempt = 0;; ++attempt) {
+    temporary_ = hidden_name(path_, kTemporary, attempt);
+    if (mkdir(temporary_.c_str(), 0777) == 0) return;
+    if (errno != EEXIST) throw_system_error("write", path_);
+  }
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  REFRAIN_CHECK(!committed_);
+  std::error_code failed;
+  for (fs::recursive_directory_iterator entry(temporary_, failed), end; !failed && entry != end;
+       entry.increment(failed))
+    if (entry->is_regular_file(failed) || entry->is_directory(failed)) sync_path(entry->path());
+  if (failed) throw_error("cannot write {}: {}", path_, failed.message());
+  sync_path(temporary_);
+
+  std::string old;
+  if (exists(path_)) {
+    for (int attempt = 0; old.empty() || exists(old); ++attempt)
+      old = hidden_name(path_, kOld, attempt);
+    rename_path(path_, old);
+  }
+  try {
+    rename_path(temporary_, path_);
+  } catch (const Error&) {
+    if (!old.empty()) rename_path(old, path_);
+    throw;
+  }
+  committed_ = true;
+  sync_path(place_of(path_).folder);
+  if (!old.empty()) remove_all(old);
+}
+
+void AtomicDirectory::remove_stale(const std::string& parent) {
+  std::vector<std::string> names;
+  std::error_code failed;
+  for (fs::directory_iterator entry(parent, failed), end; !failed && entry != end;
+       entry.increment(failed))
+    names.push_back(entry->path().filename());
+  if (failed) throw_error("cannot read {}: {}", parent, failed.message());
+  for (const std::string& name : names) {
+    const std::string path = fmt::format("{}/{}", parent, name);
+    if (const std::string of = visible_name(name, kOld); !of.empty()) {
+      const std::string replaced = fmt::format("{}/{}", parent, of);
+      if (exists(replaced))
+        remove_all(path);
+      else
+        rename_path(path, replaced);
+    } else if (!visible_name(name, kTemporary).empty()) {
+      remove_all(path);
+    }
+  }
+  sync_path(parent);
+}
+
+void make_directories(const std::string& path) {
+  std::error_code failed;
+  fs::create_directories(path, failed);
+  if (failed) throw_error("cannot make the directory {}: {}", path, failed.message());
+}
+
+void remove_all(const std::string& path) {
+  std::error_code failed;
+  fs::remove_all(path, failed);
+  if (failed) throw_error("cannot remove {}: {}", path, failed.message());
+}
+
+}  // namespace refrain::io

@@ -1,0 +1,196 @@
+#include "refrain/io/safetensors.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <string_view>
+#include <utility>
+
+#include "refrain/base/error.h"
+#include "refrain/io/json.h"
+
+namespace refrain::io {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);  // tensor bytes are used as they are
+
+constexpr uint64_t kMaxHeader = 100'000'000;
+constexpr size_t kAlign = 64;
+constexpr std::string_view kMetadata = "__metadata__";
+
+constexpr std::pair<std::string_view, int64_t> kTypeBytes[] = {
+    {"F64", 8},     {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1},
+    {"F8_E5M2", 1}, {"I64", 8}, {"I32", 4}, {"I16", 2},  {"I8", 1},
+    {"U64", 8},     {"U32", 4}, {"U16", 2}, {"U8", 1},   {"BOOL", 1},
+};
+
+float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
+
+float from_f16(uint16_t bits) {
+  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
+  const uint32_t exponent = bits >> 10 & 0x1Fu, fraction = bits & 0x3FFu;
+  if (exponent == 0) {  // zero, or fraction · 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  }
+  const uint32_t wide = exponent == 31 ? 255 : exponent + (127 - 15);  // 31: infinity or NaN
+  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
+}
+
+template <class T, class F>
+void convert(std::span<const std::byte> from, std::span<float> to, F f) {
+  for (size_t i = 0; i < to.size(); ++i) {
+    T element;
+    std::memcpy(&element, from.data() + i * sizeof(T), sizeof(T));
+    to[i] = f(element);
+  }
+}
+
+int64_t product(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+// The non-negative integers of the list `key`.
+std::vector<int64_t> get_sizes(const Json& entry, std::string_view key, const std::string& where) {
+  const Json& list = member(entry, key, where);
+  if (!list.is_array())
+    throw_error("{}: {}: expected a list of integers, found {}", where, key, describe(list));
+  std::vector<int64_t> sizes;
+  for (const Json& size : list) {
+    if (!size.is_number_unsigned() || size.get<uint64_t>() > uint64_t{INT64_MAX})
+      throw_error("{}: {}: expected integers from 0 to {}, found {}", where, key, INT64_MAX,
+                  describe(size));
+    sizes.push_back(size.get<int64_t>());
+  }
+  return sizes;
+}
+
+TensorInfo read_entry(const std::string& name, const Json& entry, const std::string& where) {
+  TensorInfo info;
+  info.name = name;
+  info.dtype = get_string(entry, "dtype", where);
+  const auto type = std::find_if(std::begin(kTypeBytes), std::end(kTypeBytes),
+                                 [&](const auto& known) { return known.first == info.dtype; });
+  if (type == std::end(kTypeBytes))
+    throw_error("{}: dtype: expected F32, BF16 or another known type, found {}", where,
+                quote(info.dtype));
+  info.shape = get_sizes(entry, "shape", where);
+  int64_t bytes = type->second;
+  for (int64_t dim : info.shape)
+    if (__builtin_mul_overflow(bytes, dim, &bytes))
+      throw_error("{}: shape: more bytes than 64 bits count", where);
+  const std::vector<int64_t> offsets = get_sizes(entry, "data_offsets", where);
+  if (offsets.size() != 2 || offsets[0] > offsets[1])
+    throw_error("{}: data_offsets: expected the begin and the end of the data", where);
+  if (offsets[1] - offsets[0] != bytes)
+    throw_error("{}: data_offsets: {} bytes, but type and shape need {}", where,
+                offsets[1] - offsets[0], bytes);
+  info.begin = static_cast<size_t>(offsets[0]);
+  info.end = static_cast<size_t>(offsets[1]);
+  return info;
+}
+
+}  // namespace
+
+int64_t TensorInfo::size() const { return product(shape); }
+
+Safetensors::Safetensors(const std::string& path) : file_(path) {
+  const std::span<const std::byte> file = file_.bytes();
+  uint64_t length = 0;
+  if (file.size() < sizeof(length))
+    throw_error("{}: not a safetensors file: {} bytes long", path, file.size());
+  std::memcpy(&length, file.data(), sizeof(length));
+  if (length > kMaxHeader)
+    throw_error("{}: not a safetensors file: a header of {} bytes, at most {} are read", path,
+                length, kMaxHeader);
+  if (length > file.size() - sizeof(length))
+    throw_error("{}: truncated: a header of {} bytes in a file of {}", path, length, file.size());
+  data_ = sizeof(length) + length;
+  const size_t data_bytes = file.size() - data_;
+
+  const std::string_view text(reinterpret_cast<const char*>(file.data()) + sizeof(length), length);
+  if (!text.starts_with('{')) throw_error("{}: not a safetensors file: no JSON object", path);
+  const Json header = parse_json(text, path, kMaxHeader);
+  for (const auto& [name, entry] : header.items()) {
+    const std::string where = fmt::format("{}: {}", path, quote(name));
+    if (name != kMetadata) {
+      tensors_.push_back(read_entry(name, entry, where));
+      continue;
+    }
+    if (!entry.is_object()) throw_error("{}: expected an object of strings", where);
+    for (const auto& [key, value] : entry.items()) {
+      if (!value.is_string()) throw_error("{}: {}: expected a string", where, quote(key));
+      metadata_[key] = value.get<std::string>();
+    }
+  }
+
+  std::stable_sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  size_t end = 0;
+  for (const TensorInfo& info : tensors_) {
+    if (info.begin != end)
+      throw_error("{}: {}: data_offsets: {}: begins at {}, expected {}", path, quote(info.name),
+                  info.begin < end ? "overlaps another tensor" : "leaves a hole", info.begin, end);
+    end = info.end;
+    by_name_[info.name] = static_cast<size_t>(&info - tensors_.data());
+  }
+  if (end != data_bytes)
+    throw_error("{}: {}: the tensors need {} bytes of data, the file has {}", path,
+                end > data_bytes ? "truncated" : "bytes that belong to no tensor", end, data_bytes);
+}
+
+const TensorInfo* Safetensors::find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+}
+
+std::span<const std::byte> Safetensors::bytes(const TensorInfo& info) const {
+  return file_.bytes().subspan(data_ + info.begin, info.end - info.begin);
+}
+
+void Safetensors::read(const TensorInfo& info, std::span<float> to) const {
+  REFRAIN_CHECK(static_cast<int64_t>(to.size()) == info.size());
+  const std::span<const std::byte> from = bytes(info);
+  if (info.dtype == "F32")
+    convert<float>(from, to, [](float x) { return x; });
+  else if (info.dtype == "BF16")
+    convert<uint16_t>(from, to, from_bf16);
+  else if (info.dtype == "F16")
+    convert<uint16_t>(from, to, from_f16);
+  else if (info.dtype == "F64")
+    convert<double>(from, to, [](double x) { return static_cast<float>(x); });
+  else
+    throw_error("{}: {}: expected a tensor of F32, BF16, F16 or F64, found {}", path(),
+                quote(info.name), info.dtype);
+}
+
+void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  Json header = Json::object();
+  if (!metadata.empty()) header[kMetadata] = metadata;
+  size_t end = 0;
+  for (const TensorToWrite& tensor : tensors) {
+    REFRAIN_CHECK(tensor.name != kMetadata && !header.contains(tensor.name));
+    const size_t bytes = sizeof(float) * static_cast<size_t>(product(tensor.shape));
+    header[tensor.name] = {
+        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {end, end + bytes}}};
+    end += bytes;
+  }
+  std::string text = to_line(header);
+  text.append(kAlign - 1 - (sizeof(uint64_t) + text.size() - 1) % kAlign, ' ');
+  if (text.size() > kMaxHeader)
+    throw_error("{}: a header of {} bytes, at most {} can be read", path, text.size(), kMaxHeader);
+
+  AtomicFile file(path);
+  const uint64_t length = text.size();
+  file.write(std::as_bytes(std::span(&length, 1)));
+  file.write(text);
+  for (const TensorToWrite& tensor : tensors)
+    file.write(std::as_bytes(std::span(tensor.data, static_cast<size_t>(product(tensor.shape)))));
+  file.commit();
+}
+
+}  // namespace refrain::io

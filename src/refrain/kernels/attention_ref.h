@@ -1,0 +1,41 @@
+// Causal attention in plain loops, for any number type: the specification of attention.h. With
+// std::complex<double> it yields exact gradients by the complex step.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "refrain/kernels/ref_math.h"
+
+namespace refrain::kernels {
+
+// One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i stands at key
+// position keys - queries + i.
+template <class T>
+void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
+                   const T* v, T* o) {
+  std::vector<T> s(static_cast<size_t>(keys));
+  for (int64_t i = 0; i < queries; ++i) {
+    const int64_t seen = keys - queries + i + 1;
+    double top = -INFINITY;
+    for (int64_t j = 0; j < seen; ++j) {
+      T dot = 0;
+      for (int64_t c = 0; c < d; ++c) dot += q[i * d + c] * k[j * d + c];
+      s[static_cast<size_t>(j)] = dot * scale;
+      top = std::max(top, real_part(s[static_cast<size_t>(j)]));
+    }
+    T sum = 0;
+    for (int64_t j = 0; j < seen; ++j) {
+      T& p = s[static_cast<size_t>(j)];
+      p = std::exp(p - top);
+      sum += p;
+    }
+    for (int64_t c = 0; c < d; ++c) {
+      T out = 0;
+      for (int64_t j = 0; j < seen; ++j) out += s[static_cast<size_t>(j)] / sum * v[j * d + c];
+      o[i * d + c] = out;
+    }
+  }
+}
+
+}  // namespace refrain::kernels

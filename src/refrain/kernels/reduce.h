@@ -1,0 +1,18 @@
+// Sums: of two arrays, and over the rows of a matrix.
+#pragma once
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+// out = a + b, of any one shape; out may be a or b.
+void add(ConstTensor a, ConstTensor b, Tensor out);
+// x = x * by
+void scale(Tensor x, float by);
+// to = from
+void copy(ConstTensor from, Tensor to);
+
+// db [N] += sum over rows of dy [R, N], the gradient of a bias: one chain in ascending row order
+// per element, so that rows may come in several calls.
+void column_sum_add(ConstTensor dy, Tensor db);
+
+}  // namespace refrain::kernels

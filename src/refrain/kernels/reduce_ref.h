@@ -1,0 +1,13 @@
+// The plain twin of what is more than a line in reduce.h, for any number type.
+#pragma once
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+template <class T>
+void column_sum_ref(TensorOf<T> dy, TensorOf<T> db) {
+  for (int64_t row = 0; row < dy.rows(); ++row)
+    for (int64_t j = 0; j < dy.cols(); ++j) db.data[j] += dy.row(row)[j];
+}
+
+}  // namespace refrain::kernels

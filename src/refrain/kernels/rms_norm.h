@@ -1,0 +1,28 @@
+// Root-mean-square norm over the last dimension (Zhang and Sennrich, 2019, arXiv 1910.07467):
+//
+//   y = w * x * r,   r = 1 / sqrt(mean(x^2) + eps)
+//
+// x, y: [R, D], w: [D], r: [R]. Forward leaves r behind for backward. A row's results depend on
+// that row alone.
+#pragma once
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+// y may be x.
+void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor r);
+
+// sum = x + delta, y = norm(sum), in one pass. sum may be x or delta.
+void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, float eps,
+                               Tensor sum, Tensor y, Tensor r);
+
+// y once more from the r that forward left, the same to the bit.
+void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y);
+
+// dx = r (w dy - x r^2 mean(w dy x)), added to dx with `add`: a block's dx already holds the
+// gradient that went around the norm. dw += sum over rows of dy x r: one chain in ascending row
+// order per element, so that rows may come in several calls. dx must be neither x nor dy.
+void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
+                       Tensor dw, bool add);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,41 @@
+// Rotary position embedding (Su et al., 2021, arXiv 2104.09864): pair i of a head at position m is
+// turned by the angle m theta^(-2i/d),
+//
+//   (a, b) -> (a cos - b sin, a sin + b cos)
+//
+// Its gradient is the inverse rotation.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+// Which elements of a head of width d make pair i.
+enum class RopePairing {
+  kHalf,      // (i, i + d/2): Hugging Face's Llama
+  kAdjacent,  // (2i, 2i + 1): the paper, llama2.c
+};
+
+// Cosines and sines of positions 0 .. P-1, each [P, d/2]. Those of later positions are computed
+// when they are needed, by the same formula.
+struct RopeTable {
+  ConstTensor cos, sin;
+  double theta;
+};
+// Fills the table; angles are computed in double precision and rounded once.
+void rope_table(double theta, Tensor cos, Tensor sin);
+
+// The columns of a matrix that hold heads side by side: heads * head_dim columns from `data` on,
+// rows `row_stride` apart.
+struct HeadRows {
+  float* data;
+  int64_t row_stride, heads, head_dim;
+};
+
+// Rotates every head of row r by positions[r] >= 0, in place; with `inverse`, backwards.
+void rope_apply(const HeadRows& x, std::span<const int32_t> positions, const RopeTable& table,
+                RopePairing pairing, bool inverse);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,17 @@
+// Dropout at a named place of the model. The mask is a function of the step's key, the site, the
+// row's identity and the column: the same whatever the micro-batch, the threads or recomputation.
+#pragma once
+#include "refrain/base/random.h"
+#include "refrain/kernels/dropout.h"
+#include "refrain/layers/context.h"
+
+namespace refrain {
+
+// x [R, D] in place; the same call serves the gradient.
+inline void apply_dropout(const Context& ctx, const Window& w, Tensor x, uint64_t site) {
+  if (ctx.dropout.rate > 0 && !ctx.dry())
+    kernels::dropout_apply(x, ctx.dropout.rate, mix_key(ctx.dropout.key, "dropout site", site),
+                           w.row_id);
+}
+
+}  // namespace refrain

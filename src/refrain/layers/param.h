@@ -1,0 +1,58 @@
+// Learned tensors, declared once and visited by everything that treats them alike: allocation,
+// initialisation, loading, saving, counting, optimisation.
+#pragma once
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "refrain/base/tensor.h"
+
+namespace refrain {
+
+// A learned tensor and the gradient that backward adds to; g is empty in inference.
+struct Param {
+  Tensor w, g;
+};
+
+// How a tensor starts: the same number everywhere, or normal with a standard deviation.
+struct Init {
+  enum Kind { kConstant, kNormal } kind;
+  float value;
+  static Init constant(float c) { return {kConstant, c}; }
+  static Init normal(float std) { return {kNormal, std}; }
+};
+
+// Rows of a tensor that files know under a name of their own.
+struct ParamPart {
+  std::string name;
+  int64_t rows;
+};
+
+struct ParamSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  Init init;
+  bool decay;                       // takes part in weight decay
+  std::vector<ParamPart> parts{};   // not empty: one tensor in memory, several in a file
+
+  int64_t size() const {
+    int64_t n = 1;
+    for (int64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+using ParamVisitor = std::function<void(const ParamSpec&, Param&)>;
+
+// A visitor that puts `prefix` before every name.
+inline ParamVisitor prefixed(const ParamVisitor& visit, const std::string& prefix) {
+  return [&visit, prefix](const ParamSpec& spec, Param& param) {
+    ParamSpec named = spec;
+    named.name = prefix + spec.name;
+    for (ParamPart& part : named.parts) part.name = prefix + part.name;
+    visit(named, param);
+  };
+}
+
+}  // namespace refrain

@@ -1,0 +1,50 @@
+// The contract of a token mixer: the only part of a block that looks along time.
+//
+// One forward covers the three forms. Without a state it maps whole sequences from their start
+// (training); with one it carries it across windows (prefill, truncated backpropagation); with one
+// token per sequence it is generation. However a sequence is cut into windows, the numbers are the
+// same: tests/mixers/contract_test.cc holds every mixer to it.
+#pragma once
+#include <cstddef>
+#include <span>
+
+#include "refrain/layers/context.h"
+#include "refrain/layers/param.h"
+
+namespace refrain {
+
+// What a mixer carries from token to token: a row of plain bytes per sequence, without pointers,
+// zero-filled at a sequence's start. The first state_bytes(t) bytes are what t tokens need, so
+// forking, saving or rolling back a sequence is a memcpy of them. Rows are given one by one: the
+// sequences of a batch come and go on their own.
+struct State {
+  std::span<std::byte* const> rows;  // one per piece of the window
+  float* row(int64_t b) const {
+    return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]);
+  }
+};
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+
+  virtual void visit(const ParamVisitor&) = 0;
+
+  // y = mix(x), both [R, D]. `state`: null starts every sequence from nothing and keeps nothing,
+  // otherwise it is read and advanced. `saved`: null in inference, otherwise takes what backward
+  // will read.
+  virtual void forward(Context&, const Window&, ConstTensor x, Tensor y, const State* state,
+                       Arena* saved) const = 0;
+
+  // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
+  // `state` is the one forward left (what it holds of the past is not changed by forward).
+  // `dstate` (null: no gradient comes or goes by the state) holds dL/d(state left) and receives
+  // dL/d(state found).
+  virtual void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx,
+                        const State* state, const State* dstate, Arena& saved) const = 0;
+
+  // Bytes of a row for a sequence of up to `tokens` tokens.
+  virtual size_t state_bytes(int64_t tokens) const = 0;
+};
+
+}  // namespace refrain

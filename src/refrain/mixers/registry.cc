@@ -1,0 +1,72 @@
+#include "refrain/mixers/registry.h"
+
+#include <map>
+
+#include "refrain/mixers/attention/attention.h"
+
+namespace refrain {
+namespace {
+
+using SettingVisitor =
+    std::function<void(const std::string&, const std::string&, const std::string&)>;
+
+struct Entry {
+  std::unique_ptr<Mixer> (*make)(const std::string& prefix, const MixerShape&, const Options&);
+  void (*put)(const std::string& prefix, const Options&, Options& to);
+  void (*visit)(const std::string& prefix, const SettingVisitor&);
+};
+
+template <class M, class Config>
+Entry entry() {
+  return {[](const std::string& prefix, const MixerShape& shape, const Options& options)
+              -> std::unique_ptr<Mixer> {
+            return std::make_unique<M>(shape, options.get<Config>(prefix));
+          },
+          [](const std::string& prefix, const Options& options, Options& to) {
+            to.put(prefix, options.get<Config>(prefix));
+          },
+          [](const std::string& prefix, const SettingVisitor& visit) {
+            Config().visit([&](const char* name, auto& field, const char* help) {
+              visit(prefix + name, Options::text(field), help);
+            });
+          }};
+}
+
+// A new mixer adds one line here.
+const std::map<std::string, Entry>& entries() {
+  static const std::map<std::string, Entry> all = {
+      {"attention", entry<Attention, AttentionConfig>()},
+  };
+  return all;
+}
+
+const Entry& find(const std::string& kind) {
+  const auto it = entries().find(kind);
+  if (it != entries().end()) return it->second;
+  std::string known;
+  for (const std::string& k : mixer_kinds()) known += (known.empty() ? "" : ", ") + k;
+  throw_error("pattern: no mixer is called '{}'; known: {}", kind, known);
+}
+
+}  // namespace
+
+std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerShape& shape,
+                                  const Options& options) {
+  return find(kind).make(kind + ".", shape, options);
+}
+
+std::vector<std::string> mixer_kinds() {
+  std::vector<std::string> kinds;
+  for (const auto& [kind, entry] : entries()) kinds.push_back(kind);
+  return kinds;
+}
+
+void put_mixer_settings(const std::string& kind, const Options& options, Options& to) {
+  find(kind).put(kind + ".", options, to);
+}
+
+void visit_mixer_settings(const SettingVisitor& visit) {
+  for (const auto& [kind, entry] : entries()) entry.visit(kind + ".", visit);
+}
+
+}  // namespace refrain

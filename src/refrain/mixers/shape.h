@@ -1,0 +1,20 @@
+// What the model tells each of its mixers about itself.
+#pragma once
+#include <cstdint>
+
+namespace refrain {
+
+struct MixerShape {
+  int64_t d_model;
+  int64_t heads;
+  int64_t kv_heads;
+  int64_t head_dim;
+  int64_t context;  // tokens it is trained on; more is allowed
+  int64_t blocks;   // in the stack: the output projection starts smaller in a deep one
+};
+
+// Standard deviation of matrices at the start (Radford et al., 2019): 0.02, and that over
+// sqrt(2 blocks) where the product is added to the residual stream.
+inline constexpr float kInitStd = 0.02f;
+
+}  // namespace refrain

@@ -1,0 +1,76 @@
+#include "refrain/model/block.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/kernels/reduce.h"
+#include "refrain/kernels/rms_norm.h"
+#include "refrain/layers/dropout.h"
+
+namespace refrain {
+
+Block::Block(std::unique_ptr<Mixer> mixer, const MixerShape& shape, int64_t d_ff, float eps,
+             int64_t index)
+    : mixer_(std::move(mixer)),
+      feed_forward_(shape.d_model, d_ff),
+      D_(shape.d_model),
+      blocks_(shape.blocks),
+      eps_(eps),
+      mixer_site_(static_cast<uint64_t>(2 * index + 1)),
+      feed_forward_site_(static_cast<uint64_t>(2 * index + 2)) {}
+
+void Block::visit(const ParamVisitor& v) {
+  const float residual_std = kInitStd / std::sqrt(2.0f * static_cast<float>(blocks_));
+  v({"input_layernorm.weight", {D_}, Init::constant(1), false}, norm1_);
+  mixer_->visit(prefixed(v, "self_attn."));
+  v({"post_attention_layernorm.weight", {D_}, Init::constant(1), false}, norm2_);
+  feed_forward_.visit(prefixed(v, "mlp."), kInitStd, residual_std);
+}
+
+Block::Saved Block::carve(Arena& a, int64_t rows) const {
+  return {a.take({rows, D_}), a.take({rows}), a.take({rows}), feed_forward_.carve(a, rows)};
+}
+
+void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+                    Arena* saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows();
+  const Saved s = carve(saved ? *saved : ctx.scratch, R);
+  const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
+  if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
+  mixer_->forward(ctx, w, normed, delta, state, saved);
+  apply_dropout(ctx, w, delta, mixer_site_);
+  if (!ctx.dry())
+    kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
+  feed_forward_.forward(ctx, normed, s.gate_up, delta);
+  apply_dropout(ctx, w, delta, feed_forward_site_);
+  if (!ctx.dry()) kernels::add(s.h, delta, y);
+}
+
+ConstTensor Block::dropped(Context& ctx, const Window& w, ConstTensor d, uint64_t site) const {
+  if (ctx.dropout.rate == 0) return d;
+  const Tensor copy = ctx.scratch.take({w.rows(), D_});
+  if (!ctx.dry()) std::copy(d.begin(), d.end(), copy.begin());
+  apply_dropout(ctx, w, copy, site);
+  return copy;
+}
+
+void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, const State* state,
+                     const State* dstate, Arena& saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows();
+  const Saved s = carve(saved, R);
+  const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
+
+  if (!ctx.dry()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
+  feed_forward_.backward(ctx, normed, s.gate_up, dropped(ctx, w, d, feed_forward_site_), dnormed);
+  if (!ctx.dry())
+    kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
+
+  if (!ctx.dry()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
+  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, state, dstate, saved);
+  if (!ctx.dry())
+    kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
+}
+
+}  // namespace refrain

@@ -1,0 +1,48 @@
+// One block of the stack, pre-norm and residual (Touvron et al., 2023):
+//
+//   h = x + mixer(rms_norm(x))        y = h + feed_forward(rms_norm(h))
+//
+// Dropout, when the context asks for it, falls on what is added to the residual stream.
+#pragma once
+#include <memory>
+
+#include "refrain/layers/feed_forward.h"
+#include "refrain/mixers/mixer.h"
+#include "refrain/mixers/shape.h"
+
+namespace refrain {
+
+class Block {
+ public:
+  Block(std::unique_ptr<Mixer> mixer, const MixerShape&, int64_t d_ff, float eps, int64_t index);
+
+  void visit(const ParamVisitor&);
+
+  // y = block(x), both [R, D], not the same memory. `saved` as in Mixer, the mixer's part last.
+  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*, Arena* saved) const;
+
+  // d: dL/dy in, dL/dx out. x as in forward.
+  void backward(Context&, const Window&, ConstTensor x, Tensor d, const State* state,
+                const State* dstate, Arena& saved) const;
+
+  size_t state_bytes(int64_t tokens) const { return mixer_->state_bytes(tokens); }
+
+ private:
+  struct Saved {
+    Tensor h;        // [R, D]: the residual stream between the two halves
+    Tensor r1, r2;   // [R]: reciprocal root mean squares
+    Tensor gate_up;  // [R, 2F]
+  };
+  Saved carve(Arena&, int64_t rows) const;
+  // The gradient of what dropout fell on; d itself where none did.
+  ConstTensor dropped(Context&, const Window&, ConstTensor d, uint64_t site) const;
+
+  std::unique_ptr<Mixer> mixer_;
+  FeedForward feed_forward_;
+  Param norm1_, norm2_;  // [D]
+  int64_t D_, blocks_;
+  float eps_;
+  uint64_t mixer_site_, feed_forward_site_;  // what keys the dropout masks
+};
+
+}  // namespace refrain

@@ -1,0 +1,47 @@
+// What a decoder language model is, apart from its weights.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "refrain/base/options.h"
+#include "refrain/mixers/shape.h"
+
+namespace refrain {
+
+struct ModelConfig {
+  int64_t vocab_size = 0;
+  int64_t d_model = 128;
+  int64_t layers = 4;
+  int64_t heads = 4;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t d_ff = 0;
+  int64_t context = 256;
+  bool tie_embeddings = false;
+  double rms_norm_eps = 1e-5;
+  std::string pattern = "attention";
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab_size", vocab_size, "tokens in the vocabulary; 0 = the tokenizer's");
+    v("d_model", d_model, "width of the residual stream");
+    v("layers", layers, "blocks in the stack");
+    v("heads", heads, "heads of a mixer");
+    v("kv_heads", kv_heads, "key/value heads; 0 = heads");
+    v("head_dim", head_dim, "width of a head; 0 = d_model / heads");
+    v("d_ff", d_ff, "width of the feed-forward layer; 0 = 8/3 d_model, rounded up to 32");
+    v("context", context, "tokens of a training sequence");
+    v("tie_embeddings", tie_embeddings, "the output matrix is the embedding");
+    v("rms_norm_eps", rms_norm_eps, "added to the mean square");
+    v("pattern", pattern, "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"");
+  }
+
+  // Fills in what 0 stands for and checks the rest; an Error names the setting.
+  void resolve();
+
+  std::vector<std::string> mixers() const;  // one per block
+  MixerShape mixer_shape() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
+};
+
+}  // namespace refrain

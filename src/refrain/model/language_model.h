@@ -1,0 +1,86 @@
+// The decoder language model: embedding, a stack of blocks, a norm, logits.
+//
+//   x = E[token];  x = block_l(x) for every block;  logits = rms_norm(x) Wᵀ,  W = E when tied
+//
+// The model owns its weights (one allocation, in visiting order) and, for training, gradients of
+// the same layout. Memory for activations is the caller's: arenas sized by a dry run (workspace.h).
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/base/options.h"
+#include "refrain/model/block.h"
+#include "refrain/model/config.h"
+
+namespace refrain {
+
+class LanguageModel {
+ public:
+  // `mixer_settings` holds what mixers read under their prefix. Weights are zero until
+  // initialise() or a checkpoint fills them.
+  LanguageModel(ModelConfig, const Options& mixer_settings);
+
+  const ModelConfig& config() const { return config_; }
+  const Options& mixer_settings() const { return mixer_settings_; }
+
+  // Weights drawn from (seed, name of the parameter) alone.
+  void initialise(uint64_t seed);
+  void visit(const ParamVisitor&);
+  int64_t parameters() const { return parameters_; }
+
+  // Weights and gradients lie in visiting order in one allocation each, every tensor on a 64-byte
+  // boundary; what lies between is zero.
+  std::span<float> weights() { return weights_.span(); }
+  std::span<float> gradients() { return gradients_.span(); }
+  void allocate_gradients();
+  void clear_gradients();
+  // After the last train() of an optimiser step. A tied embedding has two chains of gradients, as
+  // input and as output; they are joined here, so that it does not matter how the rows came.
+  void finish_gradients();
+
+  // Memory policy of a training step.
+  struct Recompute {
+    bool blocks = false;  // keep only each block's input; run its forward again in backward
+  };
+
+  // Adds to the gradients those of scale * (sum of the cross entropies of the window's targets);
+  // writes each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
+  void train(Context&, const Window&, std::span<const int32_t> tokens,
+             std::span<const int32_t> targets, float scale, float label_smoothing, Recompute,
+             Tensor losses, Arena& saved);
+
+  // Each row's loss, without gradients. `states`: per block, or empty.
+  void losses(Context&, const Window&, std::span<const int32_t> tokens,
+              std::span<const int32_t> targets, std::span<const State> states,
+              Tensor losses) const;
+
+  // Logits [rows.size(), V] of the chosen rows of the window.
+  void logits(Context&, const Window&, std::span<const int32_t> tokens,
+              std::span<const State> states, std::span<const int32_t> rows, Tensor logits) const;
+
+  // Bytes of block l's state for a sequence of up to `tokens` tokens.
+  size_t state_bytes(int64_t block, int64_t tokens) const {
+    return blocks_[static_cast<size_t>(block)].state_bytes(tokens);
+  }
+
+ private:
+  const Param& head() const { return config_.tie_embeddings ? embedding_ : head_; }
+  // Embedding and blocks in inference; the result is taken from scratch.
+  Tensor hidden(Context&, const Window&, std::span<const int32_t> tokens,
+                std::span<const State> states) const;
+  Tensor lookup_gradient();
+  int64_t slice_rows(int64_t rows) const;
+
+  ModelConfig config_;
+  Options mixer_settings_;
+  std::vector<Block> blocks_;
+  Param embedding_, norm_, head_;  // [V, D], [D], [V, D]
+  int64_t parameters_ = 0;
+  Buffer<float> weights_, gradients_;
+  Buffer<float> lookup_gradient_;  // [V, D], when tied
+};
+
+}  // namespace refrain

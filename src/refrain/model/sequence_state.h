@@ -1,0 +1,67 @@
+// What one sequence carries through all blocks of a model: the states of its mixers and its
+// position. Plain bytes: a copy is a fork.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/model/language_model.h"
+
+namespace refrain {
+
+class SequenceState {
+ public:
+  // For up to `capacity` tokens.
+  SequenceState(const LanguageModel& model, int64_t capacity) : model_(&model), capacity_(capacity) {
+    size_t bytes = 0;
+    for (int64_t l = 0; l < model.config().layers; ++l) {
+      offset_.push_back(bytes);
+      bytes += (model.state_bytes(l, capacity) + 63) / 64 * 64;
+    }
+    bytes_ = Buffer<std::byte>(bytes);
+  }
+
+  int64_t position() const { return position_; }
+  int64_t capacity() const { return capacity_; }
+  std::byte* row(size_t block) { return bytes_.data() + offset_[block]; }
+  void advance(int64_t tokens) { position_ += tokens; }
+
+  // Becomes a copy of `other`, a sequence of the same model.
+  void fork_from(const SequenceState& other) {
+    REFRAIN_CHECK(model_ == other.model_ && other.position_ <= capacity_);
+    position_ = other.position_;
+    for (size_t l = 0; l < offset_.size(); ++l)
+      std::memcpy(row(l), other.bytes_.data() + other.offset_[l],
+                  model_->state_bytes(static_cast<int64_t>(l), position_));
+  }
+
+  // Back to a sequence's start.
+  void reset() {
+    position_ = 0;
+    std::memset(bytes_.data(), 0, bytes_.size());
+  }
+
+ private:
+  const LanguageModel* model_;
+  int64_t capacity_, position_ = 0;
+  std::vector<size_t> offset_;  // of each block's row
+  Buffer<std::byte> bytes_;
+};
+
+// The states of a window's pieces, block by block, as mixers take them.
+class StateView {
+ public:
+  explicit StateView(std::span<SequenceState* const> sequences, int64_t blocks) {
+    rows_.resize(static_cast<size_t>(blocks));
+    for (size_t l = 0; l < rows_.size(); ++l)
+      for (SequenceState* s : sequences) rows_[l].push_back(s->row(l));
+    for (const auto& rows : rows_) states_.push_back({rows});
+  }
+  std::span<const State> states() const { return states_; }
+
+ private:
+  std::vector<std::vector<std::byte*>> rows_;
+  std::vector<State> states_;
+};
+
+}  // namespace refrain

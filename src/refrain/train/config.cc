@@ -1,0 +1,91 @@
+#include "refrain/train/config.h"
+
+#include <charconv>
+#include <cmath>
+#include <numbers>
+
+#include "refrain/base/error.h"
+
+namespace refrain {
+namespace {
+
+template <class T>
+void expect_in(const char* name, T value, T low, T high) {
+  if (!(value >= low && value <= high))
+    throw_error("{}: expected {} to {}, found {}", name, low, high, value);
+}
+
+void expect_one_of(const char* name, const std::string& value,
+                   std::initializer_list<std::string_view> choices) {
+  std::string all;
+  for (std::string_view c : choices) {
+    if (value == c) return;
+    all += (all.empty() ? "" : ", ") + std::string(c);
+  }
+  throw_error("{}: expected one of {}, found '{}'", name, all, value);
+}
+
+constexpr int64_t kMany = int64_t{1} << 40;
+
+}  // namespace
+
+void TrainConfig::check() const {
+  parse_length(max_steps);
+  expect_in<int64_t>("batch_size", batch_size, 1, 1 << 20);
+  expect_in<int64_t>("max_tokens", max_tokens, 0, 1 << 30);
+  expect_in<int64_t>("gradient_accumulation_steps", gradient_accumulation_steps, 1, 1 << 20);
+  expect_in("learning_rate", learning_rate, 0.0, 1e3);
+  expect_one_of("lr_scheduler_type", lr_scheduler_type,
+                {"constant", "linear", "cosine", "inverse_sqrt"});
+  expect_in<int64_t>("warmup_steps", warmup_steps, 0, kMany);
+  expect_in("min_learning_rate", min_learning_rate, 0.0, learning_rate);
+  expect_in("weight_decay", weight_decay, 0.0, 1e3);
+  expect_in("adam_beta1", adam_beta1, 0.0, 0.999999);
+  expect_in("adam_beta2", adam_beta2, 0.0, 0.99999999);
+  expect_in("adam_epsilon", adam_epsilon, 1e-30, 1.0);
+  expect_in("max_grad_norm", max_grad_norm, 1e-30, 1e30);
+  expect_one_of("clip_mode", clip_mode, {"norm", "value", "none"});
+  expect_in("label_smoothing", label_smoothing, 0.0, 0.999);
+  expect_in("dropout", dropout, 0.0, 0.999);
+  expect_in<int64_t>("eval_steps", eval_steps, 0, kMany);
+  expect_in<int64_t>("save_steps", save_steps, 0, kMany);
+  expect_in<int64_t>("save_total_limit", save_total_limit, 0, kMany);
+  expect_in<int64_t>("logging_steps", logging_steps, 1, kMany);
+  expect_in<int64_t>("patience", patience, 0, kMany);
+  expect_in<int64_t>("seed", seed, 0, INT64_MAX);
+  expect_one_of("gradient_checkpointing", gradient_checkpointing, {"off", "blocks"});
+}
+
+TrainingLength parse_length(const std::string& text) {
+  double amount = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), amount,
+                                            std::chars_format::fixed);
+  const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
+  const bool whole = amount == std::floor(amount);
+  if (error == std::errc() && amount > 0 && amount <= 1e15) {
+    if (unit.empty() && whole) return {TrainingLength::kSteps, amount};
+    if (unit == "e") return {TrainingLength::kEpochs, amount};
+    if (unit == "t") return {TrainingLength::kTokens, amount};
+    if (unit == "Kt") return {TrainingLength::kTokens, amount * 1e3};
+    if (unit == "Mt") return {TrainingLength::kTokens, amount * 1e6};
+    if (unit == "Gt") return {TrainingLength::kTokens, amount * 1e9};
+  }
+  throw_error("max_steps: expected steps (2000), epochs (5e) or tokens (10Mt), found '{}'", text);
+}
+
+double learning_rate(const TrainConfig& c, int64_t step, int64_t total) {
+  const double top = c.learning_rate, low = c.min_learning_rate;
+  if (step <= c.warmup_steps)
+    return top * static_cast<double>(step) / static_cast<double>(c.warmup_steps);
+  if (c.lr_scheduler_type == "constant") return top;
+  if (c.lr_scheduler_type == "inverse_sqrt") {
+    const double from = static_cast<double>(std::max<int64_t>(c.warmup_steps, 1));
+    return top * std::sqrt(from / static_cast<double>(step));
+  }
+  const double left = static_cast<double>(std::max<int64_t>(total - c.warmup_steps, 1));
+  const double done = std::min(1.0, static_cast<double>(step - c.warmup_steps) / left);
+  if (c.lr_scheduler_type == "linear") return top + (low - top) * done;
+  return low + (top - low) * 0.5 * (1 + std::cos(std::numbers::pi * done));
+}
+
+}  // namespace refrain

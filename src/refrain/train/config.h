@@ -1,0 +1,80 @@
+// The settings of a training run, apart from the model's and the data's. Names follow Hugging Face.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace refrain {
+
+struct TrainConfig {
+  std::string max_steps = "2000";
+  int64_t batch_size = 16;
+  int64_t max_tokens = 0;
+  int64_t gradient_accumulation_steps = 1;
+  double learning_rate = 1e-3;
+  std::string lr_scheduler_type = "cosine";
+  int64_t warmup_steps = 100;
+  double min_learning_rate = 0;
+  double weight_decay = 0.1;
+  bool decay_all = false;
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.95;
+  double adam_epsilon = 1e-8;
+  double max_grad_norm = 1.0;
+  std::string clip_mode = "norm";
+  double label_smoothing = 0;
+  double dropout = 0;
+  int64_t eval_steps = 0;
+  int64_t save_steps = 0;
+  int64_t save_total_limit = 2;
+  int64_t logging_steps = 10;
+  int64_t patience = 0;
+  int64_t seed = 1;
+  std::string gradient_checkpointing = "off";
+
+  template <class V>
+  void visit(V&& v) {
+    v("max_steps", max_steps, "optimiser steps (2000), epochs (5e) or input tokens (10Mt)");
+    v("batch_size", batch_size, "sequences of a micro-batch");
+    v("max_tokens", max_tokens,
+      "tokens of a micro-batch, padding counted, instead of batch_size; 0 = by batch_size");
+    v("gradient_accumulation_steps", gradient_accumulation_steps,
+      "micro-batches of an optimiser step; the result depends on their total only");
+    v("learning_rate", learning_rate, "highest learning rate");
+    v("lr_scheduler_type", lr_scheduler_type,
+      "after the warm-up: constant, linear, cosine or inverse_sqrt");
+    v("warmup_steps", warmup_steps, "steps over which the learning rate rises from 0");
+    v("min_learning_rate", min_learning_rate, "where linear and cosine end");
+    v("weight_decay", weight_decay, "decoupled decay of matrices (AdamW)");
+    v("decay_all", decay_all, "let norms and embeddings decay too");
+    v("adam_beta1", adam_beta1, "memory of the first moment");
+    v("adam_beta2", adam_beta2, "memory of the second moment");
+    v("adam_epsilon", adam_epsilon, "added to the root of the second moment");
+    v("max_grad_norm", max_grad_norm, "limit for clip_mode");
+    v("clip_mode", clip_mode, "norm (of all gradients together), value (of each element) or none");
+    v("label_smoothing", label_smoothing, "probability spread over the whole vocabulary");
+    v("dropout", dropout, "rate on the embedding and on what each half of a block adds");
+    v("eval_steps", eval_steps, "evaluate every so many steps; 0 = at the end only");
+    v("save_steps", save_steps, "checkpoint every so many steps; 0 = at the end only");
+    v("save_total_limit", save_total_limit, "newest checkpoints to keep; 0 = all");
+    v("logging_steps", logging_steps, "record metrics every so many steps");
+    v("patience", patience,
+      "stop after so many evaluations without a better loss; 0 = never");
+    v("seed", seed, "of weights, order and dropout");
+    v("gradient_checkpointing", gradient_checkpointing,
+      "off, or blocks: keep each block's input only and recompute the rest; same weights");
+  }
+
+  void check() const;  // an Error names the setting that is out of range
+};
+
+// max_steps taken apart.
+struct TrainingLength {
+  enum Unit { kSteps, kEpochs, kTokens } unit;
+  double amount;
+};
+TrainingLength parse_length(const std::string& max_steps);
+
+// The learning rate of step `step` (from 1) of `total`.
+double learning_rate(const TrainConfig&, int64_t step, int64_t total);
+
+}  // namespace refrain

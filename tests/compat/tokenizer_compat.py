@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Compares refrain's tokenizers with the `tokenizers` package, in both directions.
+
+For every kind, refrain trains a tokenizer on each text and the package reads it; the package trains
+one and refrain reads it. Both then encode that text, another of those given and texts of random
+characters, spaces and special tokens, and both decode the ids: ids and decoded text must be equal.
+
+usage: tokenizer_compat.py REFRAIN TEXT... [--size 2000]
+"""
+import argparse
+import json
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import processors, trainers
+
+MARK = "\u2581"
+
+
+def random_texts(seed):
+    """A few texts that no book has."""
+    rng = random.Random(seed)
+    blocks = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x400), (0x600, 0x6FF), (0x0E01, 0x0E3A),
+              (0x2000, 0x2070), (0x2150, 0x2190), (0x3000, 0x30FF), (0x4E00, 0x4F00),
+              (0xAC00, 0xAD00), (0x1F600, 0x1F640)]
+    spaces = " \t\n\r\v\f\u0085\u00a0\u1680\u2003\u2028\u202f\u3000"
+    words = ["'s", "'ll", "'LL", "don't", "we've", "12", "½", "</w>", "<unk>", MARK, "<s>", "</s>", "  "]
+    for _ in range(3):
+        parts = []
+        for _ in range(4000):
+            what = rng.random()
+            if what < 0.4:
+                parts.append(chr(rng.randrange(*rng.choice(blocks))))
+            elif what < 0.7:
+                parts.append(rng.choice(spaces) * rng.choice([1, 1, 1, 2, 5]))
+            else:
+                parts.append(rng.choice(words))
+        yield "".join(parts)
+    yield "".join(rng.choice("ab") for _ in range(20000))  # one long word
+
+
+def train_char(text, _):
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(
+        vocab_size=1, special_tokens=["<unk>"], show_progress=False))
+    return tokenizer
+
+
+def train_bpe(text, size):
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], end_of_word_suffix="</w>",
+        show_progress=False))
+    return tokenizer
+
+
+def train_byte_bpe(text, size):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(
+        vocab_size=size, special_tokens=["<|endoftext|>", "<s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return tokenizer
+
+
+def train_llama(form):
+    def train(text, size):
+        learner = Tokenizer(models.BPE())
+        learner.pre_tokenizer = pre_tokenizers.Metaspace(MARK, "always", True)
+        learner.train_from_iterator([text], trainers.BpeTrainer(
+            vocab_size=size, limit_alphabet=200, show_progress=False))
+        model = json.loads(learner.to_str())["model"]
+        tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + list(model["vocab"])
+        tokenizer = Tokenizer(models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=[tuple(merge) for merge in model["merges"]],
+            unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        if form == "normalizer":
+            tokenizer.normalizer = normalizers.Sequence(
+                [normalizers.Prepend(MARK), normalizers.Replace(" ", MARK)])
+        else:
+            scheme, split = form.split()
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(MARK, scheme, split == "split")
+        tokenizer.decoder = decoders.Sequence([
+            decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse(),
+            decoders.Strip(" ", 1, 0)])
+        tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in tokens[:3]])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+        return tokenizer
+    return train
+
+
+# kind -> (what refrain is asked to train, how the package does it)
+KINDS = {
+    "char": ("char", train_char),
+    "bpe": ("bpe:{}", train_bpe),
+    "byte-bpe": ("byte-bpe:{}", train_byte_bpe),
+    "llama, normalizer": (None, train_llama("normalizer")),
+    "llama, Metaspace first": (None, train_llama("first whole")),
+    "llama, Metaspace always": (None, train_llama("always split")),
+    "llama, Metaspace never": (None, train_llama("never split")),
+}
+
+
+def run(program, *arguments, text=None):
+    done = subprocess.run([program, "tokenizer", *map(str, arguments)], input=text, capture_output=True)
+    if done.returncode:
+        sys.exit(f"refrain tokenizer {' '.join(map(str, arguments))}: {done.stderr.decode().strip()}")
+    return done.stdout
+
+
+def compare(program, directory, files):
+    """Differences between refrain and the package, which both use directory/tokenizer.json."""
+    theirs = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    bad = []
+    for file in files:
+        text = file.read_bytes().decode()
+        for special in (False, True):
+            theirs.encode_special_tokens = not special
+            flags = ["--parse-special"] if special else []
+            expected = theirs.encode(text, add_special_tokens=False).ids
+            found = [int(i) for i in run(program, "encode", "-m", directory, "--input", file, *flags).split()]
+            if found != expected:
+                at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), "the end")
+                bad.append(f"{file.name}: {len(found)} ids, expected {len(expected)}; differ at {at}")
+        line = " ".join(map(str, expected)).encode()
+        if run(program, "decode", "-m", directory, text=line) != theirs.decode(expected).encode():
+            bad.append(f"{file.name}: decoded text differs")
+    return bad
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("refrain")
+    parser.add_argument("texts", nargs="+", type=pathlib.Path)
+    parser.add_argument("--size", type=int, default=2000, help="tokens beyond the alphabet, about")
+    arguments = parser.parse_args()
+    failures = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        work = pathlib.Path(temporary)
+        random_files = []
+        for i, text in enumerate(random_texts(1)):
+            random_files.append(work / f"random_{i}.txt")
+            random_files[-1].write_bytes(text.encode())
+        for i, source in enumerate(arguments.texts):
+            files = {source, arguments.texts[i - 1], *random_files}
+            text = source.read_bytes().decode()
+            size = arguments.size + 2 * len(set(text))  # the alphabet may be large
+            for kind, (spec, train) in KINDS.items():
+                tokenizer = train(text, size)
+                directions = [("package -> refrain", lambda d: tokenizer.save(str(d / "tokenizer.json")))]
+                if spec:
+                    directions.append(("refrain -> package", lambda d: run(
+                        arguments.refrain, "train", "--kind", spec.format(size), "--data", source, "--out", d)))
+                for direction, make in directions:
+                    directory = work / "model"
+                    directory.mkdir(exist_ok=True)
+                    make(directory)
+                    bad = compare(arguments.refrain, directory, files)
+                    failures += len(bad)
+                    print(f"{source.name}: {kind}: {direction}: {'; '.join(bad) or 'the same'}", flush=True)
+    print(f"{failures} differences" if failures else "all the same")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

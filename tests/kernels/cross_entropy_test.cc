@@ -1,0 +1,158 @@
+#include "refrain/kernels/cross_entropy.h"
+
+#include "refrain/kernels/cross_entropy_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+using kernels::kIgnored;
+
+constexpr int64_t kRows = 4;
+
+std::vector<int32_t> some_targets(int64_t n) {
+  return {0, static_cast<int32_t>(n - 1), kIgnored, static_cast<int32_t>(n / 2)};
+}
+
+TEST(CrossEntropy, LossAndGradientMatchTwinAndItsComplexStep) {
+  constexpr double kScale = 0.125;
+  for (int64_t n : awkward_sizes()) {
+    const int64_t misalign = n % 4;
+    SCOPED_TRACE(n);
+    const std::vector<int32_t> targets = some_targets(n);
+    const Floats logits({kRows, n}, misalign, 1, 3.0);
+    for (double smoothing : {0.0, 0.1}) {
+      TwinArray<Complex> x(logits), log_p({kRows, n}), losses({kRows});
+      const std::vector<double> gradient = complex_step(x.values(), [&] {
+        kernels::log_softmax_ref(x.tensor(), log_p.tensor());
+        kernels::cross_entropy_ref(log_p.tensor(), std::span<const int32_t>(targets), smoothing,
+                                   losses.tensor());
+        Complex sum = 0;
+        for (const Complex& l : losses.values()) sum += kScale * l;
+        return sum;
+      });
+      std::vector<double> want;
+      for (const Complex& l : losses.values()) want.push_back(l.real());
+      for_each_target([&] {
+        Floats got({kRows, n}, misalign, 1, 3.0), got_losses({kRows}, misalign), forward({kRows});
+        if (smoothing == 0) {
+          kernels::cross_entropy_forward(got, targets, forward);
+          expect_close(forward.span(), want, 8, 4);
+        }
+        kernels::softmax_cross_entropy(got, targets, kScale, static_cast<float>(smoothing),
+                                       got_losses);
+        expect_close(got_losses.span(), want, 8, 4);
+        expect_close(got.span(), gradient, 16, kScale);
+        for (int64_t i = 0; i < n; ++i) EXPECT_EQ(got[2 * n + i], 0);
+      });
+    }
+  }
+}
+
+TEST(CrossEntropy, SoftmaxRowsMatchTwin) {
+  for (int64_t n : awkward_sizes()) {
+    SCOPED_TRACE(n);
+    const Floats logits({kRows, n}, n % 4, 1, 3.0);
+    for (float temperature : {1.0f, 0.25f, 4.0f}) {
+      TwinArray<double> x(logits), log_p({kRows, n});
+      kernels::log_softmax_ref(x.tensor(), log_p.tensor());
+      for_each_target([&] {
+        Floats got({kRows, n}, n % 4, 1, 3.0);
+        kernels::log_softmax_rows(got);
+        expect_close(got.span(), log_p.values(), 4, 10);
+      });
+      for (double& v : x.values()) v /= temperature;
+      kernels::log_softmax_ref(x.tensor(), log_p.tensor());
+      // p = e^z with z rounded: relative error |z| 2^-24, and -log p is at least |z|.
+      for_each_target([&] {
+        Floats got({kRows, n}, n % 4, 1, 3.0);
+        kernels::softmax_rows(got, temperature);
+        for (int64_t i = 0; i < kRows * n; ++i) {
+          const double want = std::exp(log_p[i]);
+          ASSERT_NEAR(got[i], want, (16 - 2 * log_p[i]) * 0x1p-24 * want + 0x1p-126) << i;
+        }
+      });
+    }
+  }
+}
+
+TEST(CrossEntropy, LargeVocabularySumsStayExact) {
+  constexpr int64_t n = 50257;
+  const Floats logits({1, n}, 1, 1);
+  TwinArray<double> x(logits), log_p({1, n});
+  kernels::log_softmax_ref(x.tensor(), log_p.tensor());
+  for_each_target([&] {
+    Floats losses({1});
+    kernels::cross_entropy_forward(logits, std::vector<int32_t>{77}, losses);
+    // Rounded once to float, after a sum that is off by no more than that.
+    EXPECT_NEAR(losses[0], -log_p[77], 2 * 0x1p-24 * -log_p[77]);
+  });
+}
+
+TEST(CrossEntropy, ExtremeLogits) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for_each_target([&] {
+    Floats x({4, 20}, 1), losses({4});
+    x.fill(0);
+    x[0] = 3e38f;       // overflows without the maximum subtracted
+    x[20 + 5] = -kInf;  // impossible class
+    x[40 + 19] = kInf;  // what diverged must show
+    x[60 + 3] = std::numeric_limits<float>::quiet_NaN();
+    kernels::softmax_cross_entropy(x, std::vector<int32_t>{0, 1, 1, 1}, 1, 0, losses);
+    EXPECT_EQ(losses[0], 0);
+    EXPECT_NEAR(losses[1], std::log(19.0), 1e-6);
+    EXPECT_TRUE(std::isnan(losses[2]));
+    EXPECT_TRUE(std::isnan(losses[3]));
+    EXPECT_EQ(x[1], 0);
+    EXPECT_EQ(x[20 + 5], 0);
+    EXPECT_TRUE(std::isnan(x[40]));
+    EXPECT_TRUE(std::isnan(x[60]));
+  });
+}
+
+TEST(CrossEntropy, ColdSoftmaxIsTheMaximum) {
+  for_each_target([&] {
+    for (float temperature : {1e-3f, 1e-30f, 1e-45f}) {
+      Floats x({1, 37}, 0, 1);
+      const auto top = std::max_element(x.span().begin(), x.span().end()) - x.span().begin();
+      kernels::softmax_rows(x, temperature);
+      for (int64_t i = 0; i < 37; ++i) EXPECT_EQ(x[i], i == top ? 1 : 0);
+    }
+  });
+}
+
+TEST(CrossEntropy, ThreadsAndCallsDoNotChangeABit) {
+  constexpr int64_t kMany = 203, n = 307;
+  const Floats logits({kMany, n}, 1, 1, 3.0);
+  std::vector<int32_t> targets;
+  for (int32_t r = 0; r < kMany; ++r) targets.push_back(r % 5 ? r % n : kIgnored);
+  expect_law(kMany, [&](const std::vector<int64_t>& pieces) {
+    Floats x({kMany, n}), p({kMany, n}), log_p({kMany, n}), losses({kMany}), nll({kMany});
+    for (Floats* f : {&x, &p, &log_p})
+      std::copy(logits.span().begin(), logits.span().end(), f->span().begin());
+    int64_t first = 0;
+    for (int64_t rows : pieces) {
+      const auto part = [&](const Floats& f) { return f.tensor().slice(first, rows); };
+      const auto some = std::span<const int32_t>(targets).subspan(static_cast<size_t>(first),
+                                                                  static_cast<size_t>(rows));
+      kernels::cross_entropy_forward(part(logits), some, {&nll[first], {rows}});
+      kernels::softmax_cross_entropy(part(x), some, 0.01f, 0.1f, {&losses[first], {rows}});
+      kernels::softmax_rows(part(p), 0.8f);
+      kernels::log_softmax_rows(part(log_p));
+      first += rows;
+    }
+    return all_of({&x, &p, &log_p, &losses, &nll});
+  });
+}
+
+TEST(CrossEntropy, RefusesTargetsOutsideTheVocabulary) {
+  Floats x({1, 9}, 0, 1), losses({1});
+  for (int32_t target : {-2, 9, INT32_MIN, INT32_MAX}) {
+    const std::vector<int32_t> targets{target};
+    EXPECT_THROW(kernels::cross_entropy_forward(x, targets, losses), std::logic_error);
+    EXPECT_THROW(kernels::softmax_cross_entropy(x, targets, 1, 0, losses), std::logic_error);
+  }
+}
+
+}  // namespace
+}  // namespace refrain

@@ -1,0 +1,81 @@
+#include "refrain/kernels/reduce.h"
+
+#include "refrain/kernels/reduce_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+TEST(Reduce, AddScaleAndCopyAreWhatTheySay) {
+  for (int64_t n : awkward_sizes()) {
+    SCOPED_TRACE(n);
+    const Floats a({n}, n % 4, 1), b({n}, n % 3, 2);
+    for_each_target([&] {
+      Floats out({n}, 1), in_place({n}, 2), copied({n}, 3);
+      kernels::copy(a, in_place);
+      EXPECT_TRUE(same_bits(in_place.span(), a.span()));
+      kernels::add(a, b, out);
+      kernels::add(in_place, b, in_place);
+      kernels::copy(out, copied);
+      kernels::scale(copied, 0.3f);
+      for (int64_t i = 0; i < n; ++i) {
+        ASSERT_EQ(out[i], a[i] + b[i]);
+        ASSERT_EQ(in_place[i], out[i]);
+        ASSERT_EQ(copied[i], out[i] * 0.3f);
+      }
+    });
+  }
+  Floats three({3}), four({4});
+  EXPECT_THROW(kernels::add(three, three, four), std::logic_error);
+  EXPECT_THROW(kernels::copy(three, four), std::logic_error);
+}
+
+TEST(Reduce, ColumnSumIsAddedToWhatIsThere) {
+  for (int64_t n : awkward_sizes()) {
+    for (int64_t rows : {1, 4, 7}) {
+      SCOPED_TRACE(n);
+      const Floats dy({rows, n}, n % 4, 1);
+      TwinArray<double> tdy(dy), want(Floats({n}, 0, 2).tensor());
+      kernels::column_sum_ref(tdy.tensor(), want.tensor());
+      for_each_target([&] {
+        Floats db({n}, n % 3, 2);
+        kernels::column_sum_add(dy, db);
+        expect_close(db.span(), want.values(), 8, 4);
+      });
+    }
+  }
+}
+
+// The order itself: one chain of additions down the rows.
+TEST(Reduce, ColumnSumIsOneChainInRowOrder) {
+  constexpr int64_t kRows = 11, n = 37;
+  const Floats dy({kRows, n}, 0, 1);
+  for_each_target([&] {
+    Floats db({n}, 0, 2);
+    std::vector<float> want(db.span().begin(), db.span().end());
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t j = 0; j < n; ++j) want[static_cast<size_t>(j)] += dy[r * n + j];
+    kernels::column_sum_add(dy, db);
+    EXPECT_TRUE(same_bits(db.span(), want));
+  });
+}
+
+TEST(Reduce, ThreadsAndCallsDoNotChangeABit) {
+  constexpr int64_t kRows = 401, n = 250;
+  const Floats dy({kRows, n}, 1, 1);
+  expect_law(kRows, [&](const std::vector<int64_t>& pieces) {
+    Floats db({n}, 0, 2), sum({kRows, n});
+    int64_t first = 0;
+    for (int64_t rows : pieces) {
+      const Tensor part = dy.tensor().slice(first, rows), out = sum.tensor().slice(first, rows);
+      kernels::column_sum_add(part, db);
+      kernels::add(part, part, out);
+      kernels::scale(out, 0.7f);
+      first += rows;
+    }
+    return all_of({&db, &sum});
+  });
+}
+
+}  // namespace
+}  // namespace refrain

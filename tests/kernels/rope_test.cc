@@ -1,0 +1,137 @@
+#include "refrain/kernels/rope.h"
+
+#include <array>
+
+#include "refrain/kernels/rope_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+using kernels::RopePairing;
+using kernels::RopeTable;
+
+constexpr RopePairing kPairings[] = {RopePairing::kHalf, RopePairing::kAdjacent};
+
+TEST(Rope, TableIsExactlyRounded) {
+  constexpr int64_t kPositions = 300, d = 10;
+  const Floats cos({kPositions, d / 2}, 1), sin({kPositions, d / 2}, 2);
+  kernels::rope_table(10000, cos, sin);
+  for (int64_t m = 0; m < kPositions; ++m)
+    for (int64_t i = 0; i < d / 2; ++i) {
+      const double angle =
+          static_cast<double>(m) * std::pow(10000.0, -2.0 * static_cast<double>(i) / d);
+      // pow() may be off by an ulp of double: far below half an ulp of float.
+      EXPECT_NEAR(cos[m * d / 2 + i], std::cos(angle), 0x1.01p-25);
+      EXPECT_NEAR(sin[m * d / 2 + i], std::sin(angle), 0x1.01p-25);
+    }
+}
+
+TEST(Rope, RotatesTheHeadsAndNothingElse) {
+  constexpr int64_t kRows = 4, kHeads = 3;
+  const std::array<int32_t, kRows> positions{0, 7, 3, 49};
+  for (int64_t half = 1; half <= 40; ++half) {
+    const int64_t d = 2 * half, row_stride = kHeads * d + 5;
+    SCOPED_TRACE(d);
+    const Floats cos({50, half}, half % 3), sin({50, half}, half % 5);
+    kernels::rope_table(500.0, cos, sin);
+    for (RopePairing pairing : kPairings) {
+      for_each_target([&] {
+        // The heads lie from the second column on; the rest of a row belongs to others.
+        Floats x({kRows, row_stride}, half % 4, 1);
+        TwinArray<double> want(x);
+        for (int64_t r = 0; r < kRows; ++r)
+          for (int64_t h = 0; h < kHeads; ++h)
+            kernels::rope_ref(&want[r * row_stride + 1 + h * d], d, 500.0,
+                              positions[static_cast<size_t>(r)], pairing);
+        kernels::rope_apply({&x[1], row_stride, kHeads, d}, positions, {cos, sin, 500}, pairing,
+                            false);
+        expect_close(x.span(), want.values(), 4, 4);
+        // There and back: every step rounds.
+        const Floats was({kRows, row_stride}, 0, 1);
+        kernels::rope_apply({&x[1], row_stride, kHeads, d}, positions, {cos, sin, 500}, pairing,
+                            true);
+        TwinArray<double> same(was);
+        expect_close(x.span(), same.values(), 8, 4);
+      });
+    }
+  }
+}
+
+// The rotation is linear and orthogonal, so the gradient by x of dot(dy, rotated x) is the inverse
+// rotation of dy.
+TEST(Rope, InverseIsTheComplexStep) {
+  constexpr int64_t d = 14;
+  const std::array<int32_t, 1> position{11};
+  const Floats cos({12, d / 2}), sin({12, d / 2}), x({1, d}, 0, 1);
+  kernels::rope_table(10000, cos, sin);
+  for (RopePairing pairing : kPairings) {
+    const Floats dy({1, d}, 0, 2);
+    TwinArray<Complex> in(x);
+    const std::vector<double> dx = complex_step(in.values(), [&] {
+      std::vector<Complex> turned = in.values();
+      kernels::rope_ref(turned.data(), d, 10000, position[0], pairing);
+      return dot(dy.span(), turned);
+    });
+    for_each_target([&] {
+      Floats got({1, d}, 0, 2);
+      kernels::rope_apply({&got[0], d, 1, d}, position, {cos, sin, 10000}, pairing, true);
+      expect_close(got.span(), dx, 4, 4);
+    });
+  }
+}
+
+TEST(Rope, ThreadsAndCallsDoNotChangeABit) {
+  constexpr int64_t kRows = 301, kHeads = 5, d = 44, row_stride = kHeads * d;
+  const Floats cos({kRows, d / 2}), sin({kRows, d / 2});
+  kernels::rope_table(10000, cos, sin);
+  std::vector<int32_t> positions;
+  for (int32_t r = 0; r < kRows; ++r) positions.push_back(r * 7 % kRows);
+  expect_law(kRows, [&](const std::vector<int64_t>& pieces) {
+    Floats half({kRows, row_stride}, 0, 1), adjacent({kRows, row_stride}, 0, 2);
+    size_t first = 0;
+    for (int64_t rows : pieces) {
+      const auto some =
+          std::span<const int32_t>(positions).subspan(first, static_cast<size_t>(rows));
+      const int64_t at = static_cast<int64_t>(first) * row_stride;
+      kernels::rope_apply({&half[at], row_stride, kHeads, d}, some, {cos, sin, 10000},
+                          RopePairing::kHalf, false);
+      kernels::rope_apply({&adjacent[at], row_stride, kHeads, d}, some, {cos, sin, 10000},
+                          RopePairing::kAdjacent, true);
+      first += static_cast<size_t>(rows);
+    }
+    return all_of({&half, &adjacent});
+  });
+}
+
+TEST(Rope, PositionsBeyondTheTableAreComputedTheSame) {
+  constexpr int64_t d = 22;
+  const Floats cos({5, d / 2}), sin({5, d / 2}), long_cos({1001, d / 2}), long_sin({1001, d / 2});
+  kernels::rope_table(10000, cos, sin);
+  kernels::rope_table(10000, long_cos, long_sin);
+  const std::array<int32_t, 4> positions{4, 5, 1000, 0};
+  for (RopePairing pairing : kPairings) {
+    for_each_target([&] {
+      Floats x({4, d}, 0, 1), want({4, d}, 0, 1);
+      kernels::rope_apply({&x[0], d, 1, d}, positions, {cos, sin, 10000}, pairing, false);
+      kernels::rope_apply({&want[0], d, 1, d}, positions, {long_cos, long_sin, 10000}, pairing,
+                          false);
+      EXPECT_TRUE(same_bits(x.span(), want.span()));
+    });
+  }
+}
+
+TEST(Rope, RefusesNegativePositionsAndOddHeads) {
+  const Floats cos({8, 2}), sin({8, 2});
+  kernels::rope_table(10000, cos, sin);
+  const RopeTable table{cos, sin, 10000};
+  Floats x({1, 5}, 0, 1);
+  const std::array<int32_t, 1> negative{-1}, zero{0};
+  EXPECT_THROW(kernels::rope_apply({&x[0], 4, 1, 4}, negative, table, RopePairing::kHalf, false),
+               std::logic_error);
+  EXPECT_THROW(kernels::rope_apply({&x[0], 5, 1, 5}, zero, table, RopePairing::kHalf, false),
+               std::logic_error);
+}
+
+}  // namespace
+}  // namespace refrain

@@ -1,0 +1,117 @@
+#include "refrain/model/reference.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "refrain/base/random.h"
+#include "refrain/model/checkpoint.h"
+#include "refrain/model/sequence_state.h"
+#include "refrain/model/workspace.h"
+
+namespace refrain {
+namespace {
+
+using Complex = std::complex<double>;
+
+const std::vector<int32_t> kTokens = {3, 1, 4, 1, 5, 9, 2};
+const std::vector<int32_t> kTargets = {1, 4, -1, 5, 9, 2, 6};  // the third is not supervised
+
+struct Case {
+  std::string name;
+  bool tied;
+  std::string pairing;
+};
+
+class ReferenceTest : public testing::TestWithParam<Case> {
+ protected:
+  ReferenceTest()
+      : model_(
+            {
+                .vocab_size = 11,
+                .d_model = 8,
+                .layers = 2,
+                .heads = 2,
+                .kv_heads = 1,
+                .d_ff = 12,
+                .context = 16,
+                .tie_embeddings = GetParam().tied,
+            },
+            Options({{"attention.rope_theta", "100"},
+                     {"attention.rope_pairing", GetParam().pairing}})) {
+    // Large weights, so that attention is far from uniform and norms are far from one.
+    Random random(7);
+    model_.visit([&](const ParamSpec& spec, Param& param) {
+      for (float& w : param.w)
+        w = static_cast<float>(spec.shape.size() == 1 ? 1 + 0.2 * random.normal()
+                                                      : 0.5 * random.normal());
+    });
+  }
+
+  LanguageModel model_;
+};
+
+TEST_P(ReferenceTest, FastLogitsAndStatesAreItsOwn) {
+  const int64_t T = static_cast<int64_t>(kTokens.size()), V = 11;
+  std::vector<int32_t> rows(kTokens.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  std::vector<float> fast(static_cast<size_t>(T * V));
+  SequenceState state(model_, T);
+  SequenceState* const sequences[] = {&state};
+  const StateView view(sequences, 2);
+  WindowData data;
+  const Window window = data.whole(1, T);
+  Workspace().run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, kTokens, view.states(), rows, {fast.data(), {T, V}});
+  });
+
+  std::vector<std::vector<double>> states;
+  const std::vector<double> exact = ReferenceModel<double>(model_).logits(kTokens, &states);
+  // float32's rounding of sums of some ten terms of magnitude about ten, through two blocks
+  for (size_t i = 0; i < exact.size(); ++i) EXPECT_NEAR(fast[i], exact[i], 1e-4) << i;
+  ASSERT_EQ(states.size(), 2u);
+  for (size_t l = 0; l < 2; ++l) {
+    ASSERT_EQ(states[l].size() * sizeof(float), model_.state_bytes(static_cast<int64_t>(l), T));
+    const auto* row = reinterpret_cast<const float*>(state.row(l));
+    for (size_t i = 0; i < states[l].size(); ++i) EXPECT_NEAR(row[i], states[l][i], 1e-5) << i;
+  }
+}
+
+TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
+  model_.allocate_gradients();
+  std::vector<float> losses(kTokens.size());
+  WindowData data;
+  const Window window = data.whole(1, static_cast<int64_t>(kTokens.size()));
+  Workspace().run({}, [&](Context& ctx, Arena& saved) {
+    model_.train(ctx, window, kTokens, kTargets, 1, 0, {}, {losses.data(), {window.rows()}}, saved);
+  });
+  model_.finish_gradients();
+
+  ReferenceModel<Complex> exact(model_);
+  EXPECT_NEAR(exact.loss(kTokens, kTargets).real(),
+              std::accumulate(losses.begin(), losses.end(), 0.0), 1e-4);
+  constexpr double kStep = 1e-30;
+  visit_file_tensors(model_, [&](const std::string& name, const Tensor& w) {
+    const float* gradient = model_.gradients().data() + (w.data - model_.weights().data());
+    std::vector<Complex>& weights = exact.weights().at(name);
+    double largest = 0;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      weights[i] += Complex(0, kStep);
+      const double want = exact.loss(kTokens, kTargets).imag() / kStep;
+      weights[i] = weights[i].real();
+      largest = std::max(largest, std::abs(want));
+      EXPECT_NEAR(gradient[i], want, 1e-4) << name << " " << i;
+    }
+    EXPECT_GT(largest, 1e-3) << name;  // the comparison is of something
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
+                         testing::Values(Case{"untied", false, "half"}, Case{"tied", true, "half"},
+                                         Case{"adjacent", false, "adjacent"}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace refrain

@@ -1,0 +1,144 @@
+// The decoder against PyTorch: logits, losses, every gradient, and ten steps of training
+// (tools/make_golden.py says what the files hold and how they were made).
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "refrain/io/safetensors.h"
+#include "refrain/model/checkpoint.h"
+#include "refrain/model/workspace.h"
+#include "refrain/train/optimizer.h"
+
+#ifndef REFRAIN_GOLDEN
+#error "REFRAIN_GOLDEN names the folder of golden files"
+#endif
+
+namespace refrain {
+namespace {
+
+class Golden : public ::testing::TestWithParam<const char*> {
+ protected:
+  Golden() : file_(std::string(REFRAIN_GOLDEN) + "/" + GetParam()) {
+    ModelConfig c;
+    c.vocab_size = 67;
+    c.d_model = 32;
+    c.d_ff = 48;
+    c.layers = 2;
+    c.heads = 4;
+    c.kv_heads = 2;
+    c.context = 32;
+    c.tie_embeddings = file_.find("lm_head.weight") == nullptr;
+    model_ = std::make_unique<LanguageModel>(c, Options());
+    visit_file_tensors(*model_, [&](const std::string& name, Tensor w) { read(name, w); });
+    for (float id : values("tokens")) tokens_.push_back(static_cast<int32_t>(id));
+    for (float id : values("targets")) targets_.push_back(static_cast<int32_t>(id));
+    for (int32_t t : targets_) supervised_ += t >= 0;
+    std::vector<int32_t> offset;
+    for (float o : values("offsets")) offset.push_back(static_cast<int32_t>(o));
+    window_ = window_data_.set(offset, std::vector<int32_t>(offset.size() - 1, 0));
+  }
+
+  std::vector<float> values(const std::string& name) const {
+    const io::TensorInfo* info = file_.find(name);
+    EXPECT_NE(info, nullptr) << name;
+    std::vector<float> v(static_cast<size_t>(info->size()));
+    file_.read(*info, v);
+    return v;
+  }
+  void read(const std::string& name, Tensor to) const {
+    const std::vector<float> v = values(name);
+    ASSERT_EQ(static_cast<int64_t>(v.size()), to.size()) << name;
+    std::copy(v.begin(), v.end(), to.begin());
+  }
+
+  // Forward and backward; the mean loss.
+  double train(LanguageModel::Recompute recompute) {
+    losses_.assign(tokens_.size(), NAN);
+    model_->clear_gradients();
+    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      model_->train(ctx, window_, tokens_, targets_, 1.0f / static_cast<float>(supervised_), 0,
+                    recompute, {losses_.data(), {window_.rows()}}, saved);
+    });
+    model_->finish_gradients();
+    double sum = 0;
+    for (float l : losses_) sum += static_cast<double>(l);
+    return sum / static_cast<double>(supervised_);
+  }
+
+  io::Safetensors file_;
+  std::unique_ptr<LanguageModel> model_;
+  std::vector<int32_t> tokens_, targets_;
+  int64_t supervised_ = 0;
+  WindowData window_data_;
+  Window window_;
+  Workspace workspace_;
+  std::vector<float> losses_;
+};
+
+TEST_P(Golden, LogitsAndLosses) {
+  const std::vector<float> want = values("logits"), token_loss = values("token_loss");
+  std::vector<float> logits(want.size());
+  std::vector<int32_t> rows;
+  for (int32_t r = 0; r < window_.rows(); ++r) rows.push_back(r);
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_->logits(ctx, window_, tokens_, {}, rows, {logits.data(), {window_.rows(), 67}});
+  });
+  // The script prints 4e-6 between float32 and float64; twice that for another order of sums.
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(logits[i], want[i], 1e-5) << i;
+
+  losses_.assign(tokens_.size(), NAN);
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_->losses(ctx, window_, tokens_, targets_, {}, {losses_.data(), {window_.rows()}});
+  });
+  for (size_t i = 0; i < token_loss.size(); ++i) ASSERT_NEAR(losses_[i], token_loss[i], 1e-5);
+}
+
+TEST_P(Golden, EveryGradient) {
+  model_->allocate_gradients();
+  for (bool blocks : {false, true}) {
+    EXPECT_NEAR(train({blocks}), values("loss")[0], 1e-6);
+    model_->visit([&](const ParamSpec& spec, Param& p) {
+      int64_t row = 0;
+      const auto compare = [&](const std::string& name, Tensor got) {
+        const std::vector<float> want = values("grad." + name);
+        float largest = 0;
+        for (float g : want) largest = std::max(largest, std::abs(g));
+        for (size_t i = 0; i < want.size(); ++i)
+          ASSERT_NEAR(got.data[i], want[i], 1e-5f * largest + 1e-8f) << name << " at " << i;
+      };
+      if (spec.parts.empty()) compare(spec.name, p.g);
+      for (const ParamPart& part : spec.parts) {
+        compare(part.name, p.g.slice(row, part.rows));
+        row += part.rows;
+      }
+    });
+  }
+}
+
+TEST_P(Golden, TenStepsOfTraining) {
+  model_->allocate_gradients();
+  TrainConfig config;
+  config.adam_beta1 = 0.9;
+  config.adam_beta2 = 0.95;
+  config.weight_decay = 0.1;
+  config.max_grad_norm = 1;
+  Optimizer optimizer(*model_, config);
+  const std::vector<float> losses = values("losses"), norms = values("grad_norm");
+  for (size_t step = 0; step < 10; ++step) {
+    // Differences grow from step to step: Adam divides by the size of the gradients.
+    const double tolerance = 2e-6 * std::pow(1.6, static_cast<double>(step));
+    EXPECT_NEAR(train({}), losses[step], tolerance) << "step " << step;
+    EXPECT_NEAR(optimizer.step(1e-2), norms[step], 10 * tolerance) << "step " << step;
+  }
+  EXPECT_NEAR(train({}), losses[10], 3e-4);
+  visit_file_tensors(*model_, [&](const std::string& name, Tensor w) {
+    const std::vector<float> want = values("final." + name);
+    for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(w.data[i], want[i], 2e-3) << name;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Decoder, Golden,
+                         ::testing::Values("decoder.safetensors", "decoder_tied.safetensors"));
+
+}  // namespace
+}  // namespace refrain
