@@ -97,18 +97,12 @@ std::string help_line(const std::string& short_flag, const std::string& flag,
 
 std::string help_line(const Setting& s) {
   constexpr std::string_view kValue[] = {"", " N", " X", " TEXT", " TEXT..."};
-  std::string by_default;
+  std::string by_default, flag = flag_of(s.name);
   for (const std::string& v : s.values) by_default += (by_default.empty() ? "" : " ") + v;
-  const std::string flag = s.kind == Kind::kSwitch && by_default == "true"
-                               ? "--no-" + flag_of(s.name).substr(2)
-                               : flag_of(s.name);
-  std::string help = s.help;
-  if (s.kind == Kind::kSwitch)
-    help = by_default == "true" ? "do not: " + help : help;
-  else if (!by_default.empty())
-    help += " [" + by_default + "]";
+  if (s.kind == Kind::kSwitch && by_default == "true") flag.replace(0, 2, "--[no-]");
+  const bool tell = !by_default.empty() && by_default != "false";
   return help_line(short_flag_of(s.name), flag + std::string(kValue[static_cast<int>(s.kind)]),
-                   help);
+                   s.help + (tell ? " [" + by_default + "]" : ""));
 }
 
 std::string help_of(const Verb& verb) {

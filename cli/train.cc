@@ -10,6 +10,7 @@
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "refrain/base/process.h"
+#include "refrain/io/file.h"
 #include "refrain/train/trainer.h"
 
 namespace refrain::cli {
@@ -158,8 +159,15 @@ struct Train {
       line.require({"data", "out"});
     }
     check(line);
-    if (!goes_on) directory = RunDirectory::create(out, false);
-    return train(*directory, goes_on);
+    if (goes_on) return train(*directory, true);
+    directory = RunDirectory::create(out, false);
+    try {
+      return train(*directory, false);
+    } catch (...) {
+      // Text that cannot be used, a full disk: what is not a run yet leaves nothing behind.
+      if (!RunDirectory::is_run(out)) io::remove_all(out);
+      throw;
+    }
   }
 
   void check(const CommandLine& line) {

@@ -3,9 +3,9 @@
 
 usage: cli_test.py REFRAIN [unittest's arguments: names of test classes, -v ...]
 
-Standard library only. Models are tiny llama2.c files with random weights, written here and converted
-by the program itself. REFRAIN_DATA names the folder of real material; what needs it is skipped
-without it.
+Standard library only. Models are tiny llama2.c files with random weights, written here and
+converted by the program itself. REFRAIN_DATA names the folder of real material; what needs it is
+skipped without it.
 """
 import json
 import os
@@ -36,8 +36,8 @@ def write_model(path, seed=1):
     layers = s["layers"]
     # Byte tokens get logit 0, below the likely ones: what is generated is text.
     values = [0.0] * (259 * s["dim"]) + normal((vocab - 259) * s["dim"]) + ones(layers * s["dim"])
-    for rows, columns in ((s["dim"], s["dim"]), (kv, s["dim"]), (kv, s["dim"]), (s["dim"], s["dim"])):
-        values += normal(layers * rows * columns)
+    for rows in (s["dim"], kv, kv, s["dim"]):
+        values += normal(layers * rows * s["dim"])
     values += ones(layers * s["dim"]) + normal(3 * layers * s["dim"] * s["hidden"])
     values += ones(s["dim"]) + [0.0] * (s["context"] * head)
     header = struct.pack("<7i", s["dim"], s["hidden"], layers, s["heads"], s["kv_heads"], vocab,
@@ -106,7 +106,7 @@ class Case(unittest.TestCase):
         return done.stdout.decode()
 
     def fails(self, *arguments, says=(), **options):
-        """Exit 2, nothing printed, one line on standard error that has all of `says`, no new files."""
+        """Exit 2, nothing printed, one line on standard error with all of `says`, no new files."""
         before = sorted(self.dir.rglob("*"))
         done = self.call(*arguments, **options)
         error = done.stderr.decode()
@@ -303,8 +303,9 @@ class Tokenizers(Case):
         self.fails("tokenizer", "encode", "-m", "none", says="none")
         self.fails("tokenizer", "decode", "-m", self.model, input="1 two", says=["line 1", "two"])
         self.fails("tokenizer", "decode", "-m", self.model, input="1 9999999", says="9999999")
+        lost_id = {"type": "BPE", "vocab": {"a": 5}, "merges": []}
         for content in ("", "{", "[]", '{"model": 1}', "[" * 100000, b"\xff\xfe",
-                        '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 5}, "merges": []}}'):
+                        json.dumps({"version": "1.0", "model": lost_id})):
             with self.subTest(content=content[:20]):
                 self.fails("tokenizer", "encode", "-m", self.put("t.json", content), says="t.json")
 
@@ -458,9 +459,9 @@ class Models(Case):
             with_header(outside), with_header(strange_type),
             with_header(lambda t: t.pop("model.norm.weight")), None)]
         changes = [dict(vocab_size=5), dict(hidden_size="x"), dict(hidden_size=2**40),
-                   dict(num_hidden_layers=-1), dict(num_hidden_layers=3), dict(num_attention_heads=0),
-                   dict(model_type="bert"), dict(hidden_act="gelu"), dict(attention_bias=True),
-                   dict(num_hidden_layers=1e300)]
+                   dict(num_hidden_layers=-1), dict(num_hidden_layers=3),
+                   dict(num_attention_heads=0), dict(num_hidden_layers=1e300),
+                   dict(model_type="bert"), dict(hidden_act="gelu"), dict(attention_bias=True)]
         broken += [dict(config__json=json.dumps({**config, **c})) for c in changes]
         broken += [dict(config__json=c) for c in ("", "[]", "{", "[" * 100000, '{"a": 1, "a": 2}',
                                                    b"\xff", None)]
@@ -666,7 +667,8 @@ class Scores(Case):
                    says=["a.txt", "b.txt"])
         self.fails("eval", "-m", self.translator, "--data", text)
         self.fails("translate", "-m", self.model, says="source-tag", input="a")
-        self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", says="<xx>", input="a")
+        self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", says="<xx>",
+                   input="a")
         self.fails("translate", "-m", self.translator, "--input", "none", says="none")
         self.fails("translate", "-m", self.translator, "--max-tokens", 8, says="line 2",
                    input="a\n" + "the cat " * 9)

@@ -28,7 +28,8 @@ def random_texts(seed):
               (0x2000, 0x2070), (0x2150, 0x2190), (0x3000, 0x30FF), (0x4E00, 0x4F00),
               (0xAC00, 0xAD00), (0x1F600, 0x1F640)]
     spaces = " \t\n\r\v\f\u0085\u00a0\u1680\u2003\u2028\u202f\u3000"
-    words = ["'s", "'ll", "'LL", "don't", "we've", "12", "½", "</w>", "<unk>", MARK, "<s>", "</s>", "  "]
+    words = ["'s", "'ll", "'LL", "don't", "we've", "12", "½", "  ", MARK,
+             "</w>", "<unk>", "<s>", "</s>"]
     for _ in range(3):
         parts = []
         for _ in range(4000):
@@ -79,7 +80,8 @@ def train_llama(form):
         learner.train_from_iterator([text], trainers.BpeTrainer(
             vocab_size=size, limit_alphabet=200, show_progress=False))
         model = json.loads(learner.to_str())["model"]
-        tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + list(model["vocab"])
+        tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+        tokens += model["vocab"]
         tokenizer = Tokenizer(models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},
             merges=[tuple(merge) for merge in model["merges"]],
@@ -113,9 +115,10 @@ KINDS = {
 
 
 def run(program, *arguments, text=None):
-    done = subprocess.run([program, "tokenizer", *map(str, arguments)], input=text, capture_output=True)
+    command = [program, "tokenizer", *map(str, arguments)]
+    done = subprocess.run(command, input=text, capture_output=True)
     if done.returncode:
-        sys.exit(f"refrain tokenizer {' '.join(map(str, arguments))}: {done.stderr.decode().strip()}")
+        sys.exit(f"{' '.join(command)}: {done.stderr.decode().strip()}")
     return done.stdout
 
 
@@ -129,10 +132,11 @@ def compare(program, directory, files):
             theirs.encode_special_tokens = not special
             flags = ["--parse-special"] if special else []
             expected = theirs.encode(text, add_special_tokens=False).ids
-            found = [int(i) for i in run(program, "encode", "-m", directory, "--input", file, *flags).split()]
+            output = run(program, "encode", "-m", directory, "--input", file, *flags)
+            found = [int(i) for i in output.split()]
             if found != expected:
                 at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), "the end")
-                bad.append(f"{file.name}: {len(found)} ids, expected {len(expected)}; differ at {at}")
+                bad.append(f"{file.name}: {len(found)} ids, not {len(expected)}; differ at {at}")
         line = " ".join(map(str, expected)).encode()
         if run(program, "decode", "-m", directory, text=line) != theirs.decode(expected).encode():
             bad.append(f"{file.name}: decoded text differs")
@@ -143,7 +147,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("refrain")
     parser.add_argument("texts", nargs="+", type=pathlib.Path)
-    parser.add_argument("--size", type=int, default=2000, help="tokens beyond the alphabet, about")
+    parser.add_argument("--size", type=int, default=2000,
+                        help="tokens beyond the alphabet, about")
     arguments = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -158,17 +163,25 @@ def main():
             size = arguments.size + 2 * len(set(text))  # the alphabet may be large
             for kind, (spec, train) in KINDS.items():
                 tokenizer = train(text, size)
-                directions = [("package -> refrain", lambda d: tokenizer.save(str(d / "tokenizer.json")))]
+                directory = work / "model"
+                directory.mkdir(exist_ok=True)
+
+                def ours():
+                    run(arguments.refrain, "train", "--kind", spec.format(size),
+                        "--data", source, "--out", directory)
+
+                def theirs():
+                    tokenizer.save(str(directory / "tokenizer.json"))
+
+                directions = {"package -> refrain": theirs}
                 if spec:
-                    directions.append(("refrain -> package", lambda d: run(
-                        arguments.refrain, "train", "--kind", spec.format(size), "--data", source, "--out", d)))
-                for direction, make in directions:
-                    directory = work / "model"
-                    directory.mkdir(exist_ok=True)
-                    make(directory)
+                    directions["refrain -> package"] = ours
+                for direction, make in directions.items():
+                    make()
                     bad = compare(arguments.refrain, directory, files)
                     failures += len(bad)
-                    print(f"{source.name}: {kind}: {direction}: {'; '.join(bad) or 'the same'}", flush=True)
+                    result = "; ".join(bad) or "the same"
+                    print(f"{source.name}: {kind}: {direction}: {result}", flush=True)
     print(f"{failures} differences" if failures else "all the same")
     return bool(failures)
 

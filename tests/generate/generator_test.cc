@@ -70,11 +70,13 @@ TEST_F(GeneratorTest, BeyondTheContext) {
       GenerationRequest request = request_of(random_tokens(prompt, 4), 25, 0.7);
       request.context = context;
       const auto want = expected(model, request, context);
-      for (int n : {1, 2, 3}) {
+      EXPECT_EQ(told(Generator(model).generate(request)), want) << context << " " << prompt;
+      if (context < 8 || prompt < 30) continue;
+      for (int n : {2, 3}) {
         set_threads(n);
-        EXPECT_EQ(told(Generator(model).generate(request)), want)
-            << context << " " << prompt << " " << n;
+        EXPECT_EQ(told(Generator(model).generate(request)), want) << n << " threads";
       }
+      set_threads(1);
     }
   }
   // By default, what it was trained on.
@@ -104,9 +106,10 @@ TEST_F(GeneratorTest, ABatchGivesWhatEachGivesAlone) {
     reasons.insert(result.reason);
   }
   EXPECT_EQ(reasons, (std::set<StopReason>{StopReason::kLength, StopReason::kEndToken}));
-  for (int n : {1, 2, 3}) {
+  for (int n : {1, 2}) {
     set_threads(n);
     for (int64_t max_tokens : {1, 100, 100000}) {
+      if (n == 2 && max_tokens < 100000) continue;
       const auto results = generator.generate_batch(requests, max_tokens);
       ASSERT_EQ(results.size(), alone.size());
       for (size_t i = 0; i < alone.size(); ++i)

@@ -63,6 +63,12 @@ void sync_path(const std::string& path) {
   if (fsync(file.fd()) != 0 && errno != EINVAL) throw_system_error("make durable", path);
 }
 
+void erase(const std::string& path) {
+  std::error_code failed;
+  fs::remove_all(path, failed);
+  if (failed) throw_error("cannot remove {}: {}", path, failed.message());
+}
+
 void rename_path(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw_system_error(fmt::format("rename {} to", from), to);
@@ -214,6 +220,13 @@ void AtomicDirectory::commit() {
 
   std::string old;
   if (exists(path_)) {
+    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
+      committed_ = true;
+      sync_path(place_of(path_).folder);
+      erase(temporary_);
+      return;
+    }
+    // A file system that cannot exchange names.
     for (int attempt = 0; old.empty() || exists(old); ++attempt)
       old = hidden_name(path_, kOld, attempt);
     rename_path(path_, old);
@@ -226,7 +239,7 @@ void AtomicDirectory::commit() {
   }
   committed_ = true;
   sync_path(place_of(path_).folder);
-  if (!old.empty()) remove_all(old);
+  if (!old.empty()) erase(old);
 }
 
 void AtomicDirectory::remove_stale(const std::string& parent) {
@@ -241,11 +254,11 @@ void AtomicDirectory::remove_stale(const std::string& parent) {
     if (const std::string of = visible_name(name, kOld); !of.empty()) {
       const std::string replaced = fmt::format("{}/{}", parent, of);
       if (exists(replaced))
-        remove_all(path);
+        erase(path);
       else
         rename_path(path, replaced);
     } else if (!visible_name(name, kTemporary).empty()) {
-      remove_all(path);
+      erase(path);
     }
   }
   sync_path(parent);
@@ -258,9 +271,13 @@ void make_directories(const std::string& path) {
 }
 
 void remove_all(const std::string& path) {
-  std::error_code failed;
-  fs::remove_all(path, failed);
-  if (failed) throw_error("cannot remove {}: {}", path, failed.message());
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return erase(path);
+  std::string hidden;
+  for (int attempt = 0; hidden.empty() || exists(hidden); ++attempt)
+    hidden = hidden_name(path, kTemporary, attempt);
+  rename_path(path, hidden);
+  erase(hidden);
 }
 
 }  // namespace refrain::io

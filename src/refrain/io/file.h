@@ -59,11 +59,11 @@ void write_file(const std::string& path, std::string_view text);  // AtomicFile 
 // A directory being filled beside its final name: write files into path(), then commit() makes it
 // durable and gives it its final name, where it replaces a directory of that name:
 //   1. fsync of every file and folder in ".<name>.tmp-<process>"
-//   2. if there is a <name>: rename it to ".<name>.old-<process>"
-//   3. rename the new one to <name>; fsync of the folder both are in
+//   2. if there is a <name>, the two exchange names in one step; otherwise rename to <name>
+//   3. fsync of the folder both are in
 //   4. remove the old one
-// A crash between 2 and 3 leaves no <name> but a complete old one, which remove_stale() puts back;
-// one between 3 and 4 leaves the new <name> and an old one, which remove_stale() removes.
+// On a file system that cannot exchange names, step 2 renames the old one to ".<name>.old-<process>"
+// first. A crash just then leaves no <name> but a complete old one, which remove_stale() puts back.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::string path);
@@ -85,6 +85,8 @@ class AtomicDirectory {
 };
 
 void make_directories(const std::string& path);
+// A directory goes whole: it is renamed to a temporary name before it is taken apart, so that no
+// part of it can be taken for the whole. What a crash leaves is remove_stale()'s.
 void remove_all(const std::string& path);
 
 }  // namespace refrain::io

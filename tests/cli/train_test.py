@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Tests of training as its users meet it: the promise of bits, interruptions, mistakes.
+
+usage: train_test.py REFRAIN [unittest's arguments]
+
+KILLS sets how many times a run is killed at a random moment (default 50).
+"""
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+import cli_test
+
+WORDS = "the quick brown fox jumps over a lazy dog and then sleeps under old trees by night".split()
+
+
+def text(lines, seed=3):
+    draw = random.Random(seed)
+    return "".join(" ".join(draw.choices(WORDS, k=draw.randint(3, 12))) + "\n" for _ in range(lines))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class TrainCase(cli_test.Case):
+    @classmethod
+    def setUpClass(cls):
+        pass  # no converted models here
+
+    @classmethod
+    def tearDownClass(cls):
+        pass
+
+    SMALL = ["--layers", 2, "--heads", 2, "--d-model", 16, "--context", 24, "--warmup-steps", 2]
+
+    def setUp(self):
+        super().setUp()
+        self.data = self.put("text.txt", text(300))
+
+    def lm(self, out, *more):
+        return ["train", "--data", self.data, "--out", self.dir / out, *self.SMALL, *more]
+
+    def weights(self, out):
+        return sha256(self.dir / out / "model.safetensors")
+
+    def load(self, out):
+        """The run directory is a usable model."""
+        info = json.loads(self.must("info", "-m", self.dir / out, "--json"))
+        self.must("generate", "-m", self.dir / out, "-p", "the", "-n", 3, "--temp", 0)
+        return info
+
+
+class Promise(TrainCase):
+    """The same weights, to the bit, however the work is cut."""
+
+    def same(self, command, variants, steps):
+        """command(out, *flags) trains; every variant must leave the weights of the first."""
+        want = None
+        for name, flags in variants.items():
+            self.must(*command(name, "--max-steps", steps, *flags))
+            got = self.weights(name)
+            want = want or got
+            self.assertEqual(got, want, name)
+        return want
+
+    def test_language_model(self):
+        for name, extra in {"plain": [], "dropout-tied": ["--dropout", 0.1, "--tie-embeddings",
+                                                          "--kv-heads", 1]}.items():
+            with self.subTest(name):
+                command = lambda out, *flags: self.lm(f"{name}-{out}", *extra, *flags)
+                want = None
+                for out, flags in {
+                        "one": ["--threads", 1, "--batch-size", 12],
+                        "two": ["--threads", 2, "--batch-size", 12],
+                        "three": ["--threads", 3, "--batch-size", 12],
+                        "micro": ["--batch-size", 4, "--gradient-accumulation-steps", 3],
+                        "single": ["--batch-size", 1, "--gradient-accumulation-steps", 12],
+                        "again": ["--batch-size", 6, "--gradient-accumulation-steps", 2,
+                                  "--gradient-checkpointing", "blocks"]}.items():
+                    self.must(*command(out, "--max-steps", 20, *flags))
+                    got = self.weights(f"{name}-{out}")
+                    want = want or got
+                    self.assertEqual(got, want, out)
+                # Stopped and gone on, with another cut on the other side.
+                self.must(*command("stopped", "--max-steps", 20, "--batch-size", 12,
+                                   "--stop-after", 7))
+                self.assertNotEqual(self.weights(f"{name}-stopped"), want)
+                self.must("train", "--resume", self.dir / f"{name}-stopped", "--batch-size", 3,
+                          "--gradient-accumulation-steps", 4, "--threads", 1)
+                self.assertEqual(self.weights(f"{name}-stopped"), want)
+
+    def test_translation(self):
+        draw = random.Random(5)
+        pairs = [(" ".join(draw.choices(WORDS, k=draw.randint(1, 9))),) for _ in range(200)]
+        pairs = [(a, " ".join(reversed(a.split()))) for a, in pairs]
+        source = self.put("a.en", "".join(a + "\n" for a, _ in pairs))
+        target = self.put("a.ja", "".join(b + "\n" for _, b in pairs))
+        command = lambda out, *flags: ["train", "--task", "translate", "--data", source, target,
+                                       "--out", self.dir / out, *self.SMALL, "--tokenizer",
+                                       "bpe:60", "--context", 64, *flags]
+        self.same(command, {
+            "whole": ["--max-tokens", 360, "--threads", 1],
+            "parts": ["--max-tokens", 120, "--gradient-accumulation-steps", 3, "--threads", 2],
+            "blocks": ["--max-tokens", 180, "--gradient-accumulation-steps", 2,
+                       "--gradient-checkpointing", "blocks"]}, 12)
+
+    def test_another_seed_is_another_model(self):
+        self.must(*self.lm("a", "--max-steps", 3, "--seed", 1))
+        self.must(*self.lm("b", "--max-steps", 3, "--seed", 2))
+        self.assertNotEqual(self.weights("a"), self.weights("b"))
+
+
+class Runs(TrainCase):
+    def test_learns_and_leaves_a_complete_run(self):
+        self.must(*self.lm("run", "--max-steps", 60, "--learning-rate", 1e-2, "--eval-steps", 20,
+                           "--save-steps", 20, "--save-total-limit", 2, "--logging-steps", 5))
+        run = self.dir / "run"
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        losses = [r["loss"] for r in records if "loss" in r]
+        self.assertLess(losses[-1], losses[0] - 0.5)
+        for key in ("step", "epoch", "grad_norm", "learning_rate", "num_input_tokens_seen",
+                    "tokens_per_second", "peak_memory_bytes"):
+            self.assertIn(key, records[0])
+        self.assertEqual([r["step"] for r in records if "eval_loss" in r], [20, 40, 60])
+        self.assertEqual(sorted(p.name for p in run.glob("checkpoint-*")),
+                         ["checkpoint-40", "checkpoint-60"])
+        for where in (run, run / "best", run / "checkpoint-60"):
+            self.load(where)
+        score = json.loads(self.must("eval", "-m", run, "--data", self.data, "--json"))
+        self.assertLess(score["loss"], losses[0])
+
+    def test_going_on_longer_and_resume_auto(self):
+        auto = self.lm("run", "--resume", "auto", "--max-steps", 10)
+        self.must(*auto)
+        self.must("train", "--resume", self.dir / "run", "--max-steps", 15)
+        state = json.loads((self.dir / "run" / "trainer_state.json").read_text())
+        self.assertEqual(state["global_step"], 15)
+        before = self.weights("run")
+        self.must(*self.lm("run", "--resume", "auto", "--max-steps", 15))  # nothing left to do
+        self.assertEqual(self.weights("run"), before)
+
+    def test_patience(self):
+        self.must(*self.lm("run", "--max-steps", 400, "--learning-rate", 0, "--eval-steps", 2,
+                           "--patience", 3))
+        state = json.loads((self.dir / "run" / "trainer_state.json").read_text())
+        self.assertEqual(state["global_step"], 8)  # best at 2, then 4, 6, 8 without gain
+
+    def test_epochs_and_tokens(self):
+        for length, batch in (("2e", 64), ("3Kt", 12)):
+            self.must(*self.lm(f"run-{length}", "--max-steps", length, "--batch-size", batch))
+        state = json.loads((self.dir / "run-2e" / "trainer_state.json").read_text())
+        # The second epoch (from 0) has been used up.
+        self.assertEqual((state["epoch"], 2 * state["batches_of_epoch"]), (1, state["global_step"]))
+        state = json.loads((self.dir / "run-3Kt" / "trainer_state.json").read_text())
+        self.assertGreaterEqual(state["num_input_tokens_seen"], 3000)
+        self.assertLess(state["num_input_tokens_seen"], 3000 + 2 * 12 * 24)
+
+    def test_prepared_tokens_are_the_text(self):
+        self.must("prepare", "--data", self.data, "--tokenizer", "char", "--out",
+                  self.dir / "text.tokens")
+        self.must(*self.lm("text", "--max-steps", 5))
+        self.must("train", "--data", self.dir / "text.tokens", "--tokenizer",
+                  self.dir / "text.tokenizer", "--out", self.dir / "prepared", *self.SMALL,
+                  "--max-steps", 5)
+        self.assertEqual(self.weights("text"), self.weights("prepared"))
+
+    def test_crlf_and_byte_order_mark(self):
+        pairs = self.put("crlf.tsv", b"\xef\xbb\xbfone two\ttwo one\r\na b\tb a\r\n" * 20)
+        self.must("train", "--task", "translate", "--data", pairs, "--out", self.dir / "run",
+                  *self.SMALL, "--tokenizer", "char", "--max-steps", 3)
+        self.assertNotIn("\\r", (self.dir / "run" / "tokenizer.json").read_text())
+
+
+class Interruptions(TrainCase):
+    def start(self, *arguments):
+        return subprocess.Popen([cli_test.REFRAIN, *map(str, arguments)], cwd=self.dir,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                env={**os.environ, "OMP_WAIT_POLICY": "passive"})
+
+    def test_killed_at_random_moments(self):
+        kills = int(os.environ.get("KILLS", "50"))
+        draw = random.Random(11)
+        # Saves after every step: most of the time goes into saving.
+        command = self.lm("run", "--resume", "auto", "--max-steps", 100000, "--save-steps", 1,
+                          "--save-total-limit", 2, "--threads", 1, "--eval-steps", 3)
+        run, last = self.dir / "run", 0
+        for kill in range(kills):
+            process = self.start(*command)
+            deadline = time.time() + 60
+            while time.time() < deadline:  # until this process has saved once
+                steps = [int(p.name[11:]) for p in run.glob("checkpoint-*") if p.name[11:].isdigit()]
+                if max(steps, default=0) > last or process.poll() is not None:
+                    break
+                time.sleep(0.002)
+            time.sleep(draw.random() * 0.05)
+            process.kill()
+            error = process.communicate()[1].decode()
+            self.assertEqual(process.returncode, -signal.SIGKILL, error)
+            complete = [p for p in run.glob("checkpoint-*")]
+            self.assertTrue(complete, f"kill {kill}: no checkpoint")
+            for path in complete:  # every one of them is whole
+                state = json.loads((path / "trainer_state.json").read_text())
+                self.assertEqual(path.name, f"checkpoint-{state['global_step']}")
+                for name in ("model.safetensors", "optimizer.safetensors"):
+                    blob = (path / name).read_bytes()
+                    header = json.loads(blob[8:8 + int.from_bytes(blob[:8], "little")])
+                    end = max(t["data_offsets"][1] for n, t in header.items() if n != "__metadata__")
+                    self.assertEqual(len(blob), 8 + int.from_bytes(blob[:8], "little") + end)
+            newest = max(int(p.name[11:]) for p in complete)
+            self.assertGreater(newest, last)
+            last = newest
+            if kill % 10 == 0:
+                self.load("run")
+                self.load(run / f"checkpoint-{newest}")
+        # It goes on from there, and what crashes left is gone.
+        self.must("train", "--resume", run, "--max-steps", last + 2, "--threads", 1)
+        self.assertEqual([p.name for p in run.iterdir() if ".tmp-" in p.name or ".old-" in p.name], [])
+        self.load("run")
+
+    def test_signals_save_and_exit_0(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            out = f"run-{number}"
+            process = self.start(*self.lm(out, "--max-steps", 1000000, "--logging-steps", 1))
+            metrics = self.dir / out / "metrics.jsonl"
+            while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            error = process.communicate(timeout=60)[1].decode()
+            self.assertEqual(process.returncode, 0, error)
+            self.assertIn("go on with: refrain train --resume", error)
+            state = json.loads((self.dir / out / "trainer_state.json").read_text())
+            self.assertGreaterEqual(state["global_step"], 1)
+            self.load(out)
+
+    def test_full_disk_keeps_the_last_checkpoint(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
+        before = self.weights("run")
+
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        done = self.call("train", "--resume", self.dir / "run", preexec_fn=small_files)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(b"File too large", done.stderr)
+        self.assertEqual(self.weights("run"), before)
+        self.must("train", "--resume", self.dir / "run")
+        self.load("run")
+
+
+class Mistakes(TrainCase):
+    def refuses(self, command, says):
+        """One line, exit 2, and no run directory begun; text made of it is not kept either."""
+        done = self.call(*command)
+        error = done.stderr.decode()
+        self.assertEqual(done.returncode, 2, error)
+        lines = [line for line in error.splitlines() if line.startswith("refrain train:")]
+        self.assertEqual(len(lines), 1, error)
+        for part in [says] if isinstance(says, str) else says:
+            self.assertIn(part, lines[0])
+        self.assertFalse((self.dir / "run" / "tokenizer.json").exists() and
+                         not (self.dir / "run" / "training_args.json").exists(), "half a run")
+        return error
+
+    def test_data(self):
+        out = self.dir / "run"
+        cases = {
+            "empty": (b"", "empty"), "zero": (b"ab\0cd" * 99, "zero byte"),
+            "latin1": ("caf\xe9 ".encode("latin1") * 99, "UTF-8")}
+        for name, (content, says) in cases.items():
+            with self.subTest(name):
+                data = self.put(name + ".txt", content)
+                self.refuses(["train", "--data", data, "--out", out, *self.SMALL], says)
+        short = self.put("short.txt", "only this")
+        self.refuses(["train", "--data", short, "--out", out, *self.SMALL], ["context"])
+        a, b = self.put("a", "one\ntwo\nthree\n"), self.put("b", "eins\nzwei\n")
+        self.refuses(["train", "--task", "translate", "--data", a, b, "--out", out], ["3", "line"])
+        self.refuses(["train", "--data", self.dir / "none.txt", "--out", out], "No such file")
+
+    def test_directories_of_others(self):
+        other = self.dir / "other"
+        other.mkdir()
+        (other / "thesis.tex").write_text("x")
+        self.refuses(self.lm("other", "--max-steps", 2), ["not empty", "thesis.tex"])
+        self.assertEqual([p.name for p in other.iterdir()], ["thesis.tex"])
+        self.refuses(self.lm("text.txt"), "found a file")
+        self.must(*self.lm("run", "--max-steps", 2))
+        before = self.weights("run")
+        self.refuses(self.lm("run", "--max-steps", 3), "--resume")
+        self.assertEqual(self.weights("run"), before)
+        self.refuses(["train", "--resume", other], "run directory")
+
+    def test_settings(self):
+        for flags, says in {
+                ("--heads", 3): "heads", ("--kv-heads", 4): "kv_heads", ("--layers", 0): "layers",
+                ("--learning-rate", "nan"): "learning", ("--dropout", 1.5): "dropout",
+                ("--max-steps", "5x"): "max_steps", ("--max-steps", 0): "max_steps",
+                ("--mixer", "mamba"): "mamba", ("--mixer", "attention", "--pattern", "gla"): "--pattern",
+                ("--clip-mode", "soft"): "clip_mode", ("--attention.rope_pairing", "x"): "rope_pairing",
+                ("--lr-scheduler-type", "cosin"): "cosine", ("--valid-split", 1): "valid-split",
+                ("--gradient-checkpointing", "maybe"): "blocks", ("--batch-size", -1): "batch",
+                ("--learning-rat", 1): "--learning-rate", ("--task", "poetry"): "translate",
+                ("--vocab-size", 3): "vocab"}.items():
+            with self.subTest(flags):
+                self.refuses(self.lm("run", *flags), says)
+
+    def test_what_may_not_change_in_a_run(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
+        for flags in (["--seed", 5], ["--d-model", 32], ["--learning-rate", 1]):
+            self.refuses(["train", "--resume", self.dir / "run", *flags], flags[0])
+        settings = self.dir / "run" / "training_args.json"
+        good = settings.read_text()
+        settings.write_text(good.replace('"layers": 2', '"layers": "two"'))
+        self.refuses(["train", "--resume", self.dir / "run"], "layers")
+        settings.write_text(good[:50])
+        self.refuses(["train", "--resume", self.dir / "run"], "training_args.json")
+
+    def test_damaged_checkpoint(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
+        weights = self.dir / "run" / "checkpoint-2" / "optimizer.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        self.refuses(["train", "--resume", self.dir / "run"], "optimizer.safetensors")
+
+    def test_loss_that_is_no_number(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2, "--learning-rate", 1e-3,
+                           "--lr-scheduler-type", "constant"))
+        # Weights that were damaged on disk: the next loss cannot be finite.
+        path = self.dir / "run" / "checkpoint-2" / "model.safetensors"
+        blob = bytearray(path.read_bytes())
+        blob[-64:] = b"\x00\x00\xc0\x7f" * 16
+        path.unlink()
+        path.write_bytes(bytes(blob))
+        before = self.weights("run/checkpoint-2")
+        error = self.refuses(["train", "--resume", self.dir / "run"], ["step 3", "not a finite"])
+        self.assertIn("step 3", error)
+        self.assertEqual(self.weights("run/checkpoint-2"), before)
+        self.assertEqual([p.name for p in (self.dir / "run").glob("checkpoint-*")], ["checkpoint-2"])
+
+
+if __name__ == "__main__":
+    cli_test.REFRAIN = os.path.abspath(sys.argv[1])
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
