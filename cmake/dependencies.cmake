@@ -1,6 +1,6 @@
 # Everything comes from the distribution; ./quickstart and ./test install what is missing.
 find_package(PkgConfig REQUIRED)
-find_package(OpenMP REQUIRED)
+find_package(Threads REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)

@@ -23,7 +23,8 @@ MAY_SEE = {
 DOORS = {
     "hwy/": r"(kernels/.*|mixers/\w+/kernel)(\.cc|-inl\.h)$",
     "dnnl": r"$^",  # benchmarks only: decision 0003
-    "omp.h": r"base/parallel\.cc$",
+    "omp.h": r"$^",  # decision 0006
+    "thread": r"base/parallel\.cc$",
     "nlohmann/": r"io/json\.(h|cc)$",
     "zlib.h": r"io/\w+\.cc$",
     "pcre2.h": r"data/\w+\.cc$",

@@ -20,6 +20,13 @@ inline constexpr int64_t kBlock = 64;
 // Queries a forward task takes per head: their share of packing a block of keys is small.
 inline constexpr int64_t kQueries = 256;
 
+// Operations of the two products of forward.
+inline int64_t operations(const AttentionShape& shape, std::span<const AttentionSequence> all) {
+  int64_t pairs = 0;
+  for (const AttentionSequence& s : all) pairs += s.queries * s.keys;
+  return 4 * pairs * shape.heads * shape.head_dim;
+}
+
 inline int64_t padded(int64_t head_dim) { return (head_dim + 31) / 32 * 32; }
 }  // namespace refrain::kernels
 #endif
@@ -45,8 +52,7 @@ HWY_INLINE RowPanels row_panels(const float* from, int64_t row, int64_t n, int64
 }
 
 // to: panels of the transpose of rows [n, d]: for each tile_cols() rows, [d][tile_cols()].
-HWY_INLINE void transposed_panels(const float* from, int64_t row, int64_t n, int64_t d,
-                                  float* to) {
+HWY_INLINE void transposed_panels(const float* from, int64_t row, int64_t n, int64_t d, float* to) {
   const int64_t NR = tile_cols();
   for (int64_t j = 0; j < n; j += NR, to += d * NR) {
     const int64_t m = std::min(NR, n - j);
@@ -84,7 +90,7 @@ HWY_INLINE float softmax_row(float* s, int64_t seen, int64_t width, float scale,
   for (int64_t j = 0; j < seen; j += N) {
     const auto mask = hn::FirstN(d, static_cast<size_t>(seen - j));
     const FloatVec v = hn::IfThenElse(mask, hn::Mul(hn::LoadU(d, s + j), factor),
-                                 hn::Set(d, -std::numeric_limits<float>::infinity()));
+                                      hn::Set(d, -std::numeric_limits<float>::infinity()));
     hn::StoreU(v, d, s + j);
     top = hn::Max(top, v);
   }
@@ -110,9 +116,9 @@ void forward_task(const AttentionShape& shape, const AttentionSequence& s, int64
                   int64_t q1, float* work) {
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads, N = float_lanes();
   const int64_t wide = padded(d), count = q1 - q0, past = s.keys - s.queries;
-  float* keys = work;                          // panels of a block's keys, transposed
-  float* values = keys + d * kBlock;           // padded copy of its values
-  float* scores = values + kBlock * wide;      // [kTileRows][kBlock]
+  float* keys = work;                            // panels of a block's keys, transposed
+  float* values = keys + d * kBlock;             // padded copy of its values
+  float* scores = values + kBlock * wide;        // [kTileRows][kBlock]
   float* maximum = scores + kTileRows * kBlock;  // [group][count]
   float* sum = maximum + group * kQueries;
   for (int64_t i = 0; i < group * kQueries; ++i) {
@@ -129,8 +135,7 @@ void forward_task(const AttentionShape& shape, const AttentionSequence& s, int64
   for (int64_t k0 = 0; k0 < past + q1; k0 += kBlock) {
     const int64_t n = std::min(kBlock, past + q1 - k0);
     transposed_panels(s.k + k0 * shape.kv_row + g * d, shape.kv_row, n, d, keys);
-    const RowPanels v =
-        row_panels(s.v + k0 * shape.kv_row + g * d, shape.kv_row, n, d, values);
+    const RowPanels v = row_panels(s.v + k0 * shape.kv_row + g * d, shape.kv_row, n, d, values);
     const int64_t first = std::max<int64_t>(0, k0 - past - q0);  // first query that sees the block
     const int64_t tile_count = (count - first + kTileRows - 1) / kTileRows;
     for (int64_t h = 0; h < group; ++h)
@@ -139,13 +144,12 @@ void forward_task(const AttentionShape& shape, const AttentionSequence& s, int64
         const int64_t mr = first + (count - first) * (t + 1) / tile_count - i0;
         const int64_t seen = std::min(n, past + q0 + i0 + mr - k0);  // by the last of them
         tiles<Rows::kApart>(mr, seen, d, s.q + (q0 + i0) * shape.q_row + (g * group + h) * d,
-                            shape.q_row, keys, tile_cols(), d * tile_cols(), scores, kBlock,
-                            false);
+                            shape.q_row, keys, tile_cols(), d * tile_cols(), scores, kBlock, false);
         for (int64_t i = 0; i < mr; ++i) {
           const int64_t at = h * kQueries + i0 + i;
-          const float keep = softmax_row(scores + i * kBlock,
-                                         std::min(n, past + q0 + i0 + i + 1 - k0),
-                                         (seen + N - 1) / N * N, shape.scale, maximum[at], sum[at]);
+          const float keep =
+              softmax_row(scores + i * kBlock, std::min(n, past + q0 + i0 + i + 1 - k0),
+                          (seen + N - 1) / N * N, shape.scale, maximum[at], sum[at]);
           if (keep != 1.0f) {
             float* o = out(h, i0 + i);
             for (int64_t j = 0; j < d; ++j) o[j] *= keep;
@@ -160,9 +164,8 @@ void forward_task(const AttentionShape& shape, const AttentionSequence& s, int64
       const int64_t at = h * kQueries + i;
       float* o = out(h, i);
       const FloatVec inverse = hn::Set(FloatTag(), 1.0f / sum[at]);
-      each(d, [&](auto part, int64_t j) HWY_ATTR {
-        part.store(hn::Mul(part.load(o + j), inverse), o + j);
-      });
+      each(d, [&](auto part, int64_t j)
+                  HWY_ATTR { part.store(hn::Mul(part.load(o + j), inverse), o + j); });
       s.lse[(g * group + h) * s.queries + q0 + i] = maximum[at] + std::log(sum[at]);
     }
 }
@@ -174,14 +177,14 @@ void backward_task(const AttentionShape& shape, const AttentionSequence& s,
   const FloatTag tag;
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads, N = float_lanes();
   const int64_t NR = tile_cols(), wide = padded(d), past = s.keys - s.queries;
-  float* keys = work;                      // panels: keys transposed
-  float* values = keys + d * kBlock;       // panels: values transposed
-  float* copy_k = values + d * kBlock;     // padded copies, where rows are not whole panels
+  float* keys = work;                   // panels: keys transposed
+  float* values = keys + d * kBlock;    // panels: values transposed
+  float* copy_k = values + d * kBlock;  // padded copies, where rows are not whole panels
   float* copy_q = copy_k + kBlock * wide;
   float* copy_o = copy_q + kBlock * wide;
-  float* p = copy_o + kBlock * wide;       // [kBlock queries][kBlock keys]: S, then P
-  float* ds = p + kBlock * kBlock;         // dP, then dS
-  float* dk = ds + kBlock * kBlock;        // [kBlock][wide]
+  float* p = copy_o + kBlock * wide;  // [kBlock queries][kBlock keys]: S, then P
+  float* ds = p + kBlock * kBlock;    // dP, then dS
+  float* dk = ds + kBlock * kBlock;   // [kBlock][wide]
   float* dv = dk + kBlock * wide;
 
   for (int64_t h = 0; h < group; ++h)
@@ -189,9 +192,8 @@ void backward_task(const AttentionShape& shape, const AttentionSequence& s,
       const int64_t head = (g * group + h) * d;
       const float *o = s.o + i * shape.o_row + head, *d_o = grad.d_o + i * shape.o_row + head;
       FloatVec acc = hn::Zero(tag);
-      each(d, [&](auto at, int64_t j) HWY_ATTR {
-        acc = hn::MulAdd(at.load(o + j), at.load(d_o + j), acc);
-      });
+      each(d, [&](auto at, int64_t j)
+                  HWY_ATTR { acc = hn::MulAdd(at.load(o + j), at.load(d_o + j), acc); });
       delta[h * s.queries + i] = hn::GetLane(hn::SumOfLanes(tag, acc));
       float* dq = grad.dq + i * dq_row + head;
       for (int64_t j = 0; j < d; ++j) dq[j] = 0;
@@ -214,8 +216,7 @@ void backward_task(const AttentionShape& shape, const AttentionSequence& s,
         const int64_t width = (seen + N - 1) / N * N;
         const float* q_rows = s.q + q0 * shape.q_row + head;
         const float* o_rows = grad.d_o + q0 * shape.o_row + head;
-        tiles<Rows::kApart>(rows, seen, d, q_rows, shape.q_row, keys, NR, d * NR, p, kBlock,
-                            false);
+        tiles<Rows::kApart>(rows, seen, d, q_rows, shape.q_row, keys, NR, d * NR, p, kBlock, false);
         tiles<Rows::kApart>(rows, seen, d, o_rows, shape.o_row, values, NR, d * NR, ds, kBlock,
                             false);
         for (int64_t i = 0; i < rows; ++i) {
@@ -225,7 +226,8 @@ void backward_task(const AttentionShape& shape, const AttentionSequence& s,
           const FloatVec scale = hn::Set(tag, shape.scale);
           float *p_row = p + i * kBlock, *ds_row = ds + i * kBlock;
           for (int64_t j = 0; j < width; j += N) {
-            const auto mask = hn::FirstN(tag, static_cast<size_t>(std::max<int64_t>(visible - j, 0)));
+            const auto mask =
+                hn::FirstN(tag, static_cast<size_t>(std::max<int64_t>(visible - j, 0)));
             const FloatVec x = hn::Sub(hn::Mul(hn::LoadU(tag, p_row + j), scale), lse);
             const FloatVec prob = hn::IfThenElseZero(mask, vector_exp(x));
             const FloatVec dp = hn::Sub(hn::LoadU(tag, ds_row + j), row_delta);
@@ -275,15 +277,17 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSeq
   const int64_t pieces = std::max((longest + kQueries - 1) / kQueries,
                                   std::min((longest + 63) / 64, 4 * threads() / heads + 1));
   const int64_t per_piece = (longest + pieces - 1) / pieces;
-  parallel_for(heads * pieces, [&](int64_t task, int worker) {
-    // The last pieces see the most keys: they go first.
-    const int64_t piece = pieces - 1 - task / heads, head = task % heads;
-    const AttentionSequence& s = sequences[static_cast<size_t>(head / shape.kv_heads)];
-    const int64_t q0 = piece * per_piece, q1 = std::min(s.queries, q0 + per_piece);
-    if (q0 < q1)
-      HWY_DYNAMIC_DISPATCH(forward_task)
-      (shape, s, head % shape.kv_heads, q0, q1, work.row(worker));
-  });
+  parallel_for(
+      heads * pieces,
+      [&](int64_t task, int worker) {
+        // The last pieces see the most keys: they go first.
+        const int64_t piece = pieces - 1 - task / heads, head = task % heads;
+        const AttentionSequence& s = sequences[static_cast<size_t>(head / shape.kv_heads)];
+        const int64_t q0 = piece * per_piece, q1 = std::min(s.queries, q0 + per_piece);
+        if (q0 < q1) HWY_DYNAMIC_DISPATCH(forward_task)
+        (shape, s, head % shape.kv_heads, q0, q1, work.row(worker));
+      },
+      operations(shape, sequences));
 }
 
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
@@ -293,17 +297,19 @@ void attention_backward(const AttentionShape& shape, std::span<const AttentionSe
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
   int64_t longest = 0;
   for (const AttentionSequence& s : sequences) longest = std::max(longest, s.queries);
-  const Tensor work =
-      scratch.take({threads(), kBlock * (2 * d + 5 * padded(d) + 2 * kBlock)});
+  const Tensor work = scratch.take({threads(), kBlock * (2 * d + 5 * padded(d) + 2 * kBlock)});
   const Tensor delta = scratch.take({threads(), group * longest});
   if (scratch.counts_only() || sequences.empty()) return;
   const int64_t heads = static_cast<int64_t>(sequences.size()) * shape.kv_heads;
-  parallel_for(heads, [&](int64_t task, int worker) {
-    const auto b = static_cast<size_t>(task / shape.kv_heads);
-    HWY_DYNAMIC_DISPATCH(backward_task)
-    (shape, sequences[b], gradients[b], dq_row, dkv_row, add_kv, task % shape.kv_heads,
-     work.row(worker), delta.row(worker));
-  });
+  parallel_for(
+      heads,
+      [&](int64_t task, int worker) {
+        const auto b = static_cast<size_t>(task / shape.kv_heads);
+        HWY_DYNAMIC_DISPATCH(backward_task)
+        (shape, sequences[b], gradients[b], dq_row, dkv_row, add_kv, task % shape.kv_heads,
+         work.row(worker), delta.row(worker));
+      },
+      5 * operations(shape, sequences) / 2);
 }
 
 }  // namespace refrain::kernels

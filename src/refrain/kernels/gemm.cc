@@ -15,6 +15,8 @@ namespace refrain::kernels {
 inline constexpr int64_t kDepth = 384, kWidth = 512;
 // Widest panel of any target: buffers are sized for it.
 inline constexpr int64_t kMaxPanel = 32;
+// Packing an element takes as long as so many operations of a product.
+inline constexpr int64_t kPackingCost = 16;
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 }  // namespace refrain::kernels
 #endif
@@ -55,11 +57,14 @@ void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t 
     const int64_t width = std::min(kWidth, N - j0), panels = (width + NR - 1) / NR;
     for (int64_t k0 = 0; k0 < K; k0 += kDepth) {
       const int64_t depth = std::min(kDepth, K - k0);
-      parallel_for(panels, [&](int64_t p) {
-        const int64_t j = j0 + p * NR;
-        pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth, std::min(NR, N - j),
-                   packed + p * depth * NR);
-      });
+      parallel_for(
+          panels,
+          [&](int64_t p) {
+            const int64_t j = j0 + p * NR;
+            pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth, std::min(NR, N - j),
+                       packed + p * depth * NR);
+          },
+          kPackingCost * depth * width);
       // A task is a few row tiles against a run of panels: enough tasks to share, few enough to
       // keep the tile of A in L1 for long.
       const int64_t want = 4 * threads();
@@ -68,32 +73,35 @@ void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t 
       const bool add_here = add || k0 > 0;
       // Rows at a large power of two from each other fall into the same few cache sets.
       const bool pack_rows = a.row == 1 || (a.row % 256 == 0 && panels / col_tasks >= 4);
-      parallel_for(row_tasks * col_tasks, [&](int64_t task) {
-        const int64_t r = task / col_tasks, q = task % col_tasks;
-        const int64_t p0 = panels * q / col_tasks, p1 = panels * (q + 1) / col_tasks;
-        HWY_ALIGN float packed_rows[kTileRows * kDepth];
-        for (int64_t t = tiles * r / row_tasks; t < tiles * (r + 1) / row_tasks; ++t) {
-          const int64_t i0 = M * t / tiles, mr = M * (t + 1) / tiles - i0;
-          const float* from = a.data + i0 * a.row + k0 * a.col;
-          if (a.row == 1) {
-            for (int64_t k = 0; k < depth; ++k)
-              for (int64_t m = 0; m < mr; ++m)
-                packed_rows[k * kTileRows + m] = from[k * a.col + m];
-          } else if (pack_rows) {
-            transpose(from, a.row, mr, depth, packed_rows, kTileRows);
-          }
-          for (int64_t p = p0; p < p1; ++p) {
-            const int64_t j = j0 + p * NR, n = std::min(NR, N - j);
-            const float* panel = packed + p * depth * NR;
-            float* to = c + i0 * c_row + j;
-            if (pack_rows)
-              tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, NR, depth, to, c_row, n,
-                                       add_here);
-            else
-              tile_of<Rows::kApart>(mr, from, a.row, panel, NR, depth, to, c_row, n, add_here);
-          }
-        }
-      });
+      parallel_for(
+          row_tasks * col_tasks,
+          [&](int64_t task) {
+            const int64_t r = task / col_tasks, q = task % col_tasks;
+            const int64_t p0 = panels * q / col_tasks, p1 = panels * (q + 1) / col_tasks;
+            HWY_ALIGN float packed_rows[kTileRows * kDepth];
+            for (int64_t t = tiles * r / row_tasks; t < tiles * (r + 1) / row_tasks; ++t) {
+              const int64_t i0 = M * t / tiles, mr = M * (t + 1) / tiles - i0;
+              const float* from = a.data + i0 * a.row + k0 * a.col;
+              if (a.row == 1) {
+                for (int64_t k = 0; k < depth; ++k)
+                  for (int64_t m = 0; m < mr; ++m)
+                    packed_rows[k * kTileRows + m] = from[k * a.col + m];
+              } else if (pack_rows) {
+                transpose(from, a.row, mr, depth, packed_rows, kTileRows);
+              }
+              for (int64_t p = p0; p < p1; ++p) {
+                const int64_t j = j0 + p * NR, n = std::min(NR, N - j);
+                const float* panel = packed + p * depth * NR;
+                float* to = c + i0 * c_row + j;
+                if (pack_rows)
+                  tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, NR, depth, to, c_row,
+                                           n, add_here);
+                else
+                  tile_of<Rows::kApart>(mr, from, a.row, panel, NR, depth, to, c_row, n, add_here);
+              }
+            }
+          },
+          2 * M * width * depth);
     }
   }
 }
@@ -115,8 +123,8 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
 }
 
 void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch) {
-  gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(),
-       x.cols(), false, scratch);
+  gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(), x.cols(),
+       false, scratch);
 }
 void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch) {
   gemm({dy.data, dy.cols(), 1}, {w.data, w.cols(), 1}, dx.data, dx.cols(), dy.rows(), w.cols(),
