@@ -115,6 +115,8 @@ TEST(Sampler, Edges) {
   config = plain();
   config.top_p = 0;
   EXPECT_EQ(drawn(config, logits), std::set<size_t>{1});
+  config.top_p = 0.5;  // reached by the first of two
+  EXPECT_EQ(drawn(config, {0, 0}), std::set<size_t>{0});
   config = plain();
   config.min_p = 1;  // those that are as likely as the most likely one
   EXPECT_EQ(drawn(config, logits), (std::set<size_t>{1, 3}));
