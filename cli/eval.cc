@@ -11,6 +11,7 @@
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/model/workspace.h"
+#include "refrain/train/trainer.h"
 
 namespace refrain::cli {
 namespace {
@@ -19,34 +20,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-struct Loss {
-  double nats = 0;
-  int64_t tokens = 0;  // that were predicted
-  double seconds = 0;
-};
-
-Loss loss_of(const LanguageModel& model, const data::DataSet& data,
-             const data::BatchConfig& config) {
-  Loss sum;
-  data::Batch batch;
-  WindowData windows;
-  Workspace workspace;
-  std::vector<float> losses;
-  const auto start = Clock::now();
-  for (int64_t cursor = 0; next_in_order(data, config, batch, cursor);) {
-    const std::vector<int32_t> starts(static_cast<size_t>(batch.sequences()), 0);
-    const Window window = windows.set(batch.offset, starts);
-    losses.assign(batch.tokens.size(), 0);
-    workspace.run({}, [&](Context& ctx, Arena&) {
-      model.losses(ctx, window, batch.tokens, batch.targets, {}, {losses.data(), {window.rows()}});
-    });
-    for (const float loss : losses) sum.nats += loss;
-    sum.tokens += batch.supervised;
-  }
-  sum.seconds = seconds_since(start);
-  return sum;
 }
 
 // The words of a line with one space between them.
@@ -87,12 +60,15 @@ struct Eval {
     return 0;
   }
 
-  static void put_loss(const Loss& loss, io::Json& scores) {
-    const double mean = loss.nats / static_cast<double>(loss.tokens);
-    scores["loss"] = mean;
-    scores["perplexity"] = std::exp(mean);
-    scores["tokens"] = loss.tokens;
-    scores["tokens_per_second"] = static_cast<double>(loss.tokens) / loss.seconds;
+  static Evaluation put_loss(const LanguageModel& model, const data::DataSet& set,
+                             const data::BatchConfig& config, io::Json& scores) {
+    Workspace workspace;
+    const Evaluation result = evaluate(model, set, config, workspace);
+    scores["loss"] = result.loss;
+    scores["perplexity"] = std::exp(result.loss);
+    scores["tokens"] = result.tokens;
+    scores["tokens_per_second"] = static_cast<double>(result.tokens) / result.seconds;
+    return result;
   }
 
   io::Json score_text(const LoadedModel& loaded) const {
@@ -103,11 +79,11 @@ struct Eval {
     config.context = context > 0 ? context : loaded.model->config().context;
     config.batch_size = std::max<int64_t>(1, kRows / config.context);
     const data::DataSet set = open_data({.task = "lm", .inputs = data}, loaded.tokenizer);
-    const Loss loss = loss_of(*loaded.model, set, config);
     io::Json scores = {{"task", "lm"}};
-    put_loss(loss, scores);
+    const Evaluation result = put_loss(*loaded.model, set, config, scores);
     if (const auto bytes = set.text_bytes(); bytes && *bytes > 0)
-      scores["bits_per_byte"] = loss.nats / std::numbers::ln2 / static_cast<double>(*bytes);
+      scores["bits_per_byte"] = result.loss * static_cast<double>(result.tokens) /
+                                std::numbers::ln2 / static_cast<double>(*bytes);
     return scores;
   }
 
@@ -131,7 +107,7 @@ struct Eval {
     data::BatchConfig config;
     config.context = config.max_tokens = translation.max_tokens;
     config.skip_long = false;
-    put_loss(loss_of(*loaded.model, open_data(source, loaded.tokenizer), config), scores);
+    put_loss(*loaded.model, open_data(source, loaded.tokenizer), config, scores);
 
     const auto start = Clock::now();
     const std::vector<Translation> translations = translator.translate(sources, 1);

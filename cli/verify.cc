@@ -205,7 +205,7 @@ struct Verify {
     visit_file_tensors(m,
                        [&](const std::string& name, Tensor) { norm_squared[group_of(name)] = 0; });
     for (auto& [group, norm] : norm_squared) {
-      for_group(group, [&](const std::string&, std::span<const float> g) {
+      for_group(group, [&norm = norm](const std::string&, std::span<const float> g) {
         for (const float x : g) norm += static_cast<double>(x) * x;
       });
       for (uint64_t i = 0; i < kDirections; ++i) {

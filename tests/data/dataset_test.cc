@@ -150,8 +150,8 @@ TEST_F(DataSetTest, SplitsTextByIds) {
   const auto [first, second] = train.split(0.5);  // a part of a part
   EXPECT_EQ(tokenizer.decode(ids_of(first)), "the owl ");
   EXPECT_EQ(tokenizer.decode(ids_of(second)), "and the c");
-  EXPECT_NE(error_of([&] { valid.split(0.6); }).find("of 2 ids leaves one part without any"),
-            std::string::npos);
+  const std::string too_few = error_of([&valid = valid] { valid.split(0.6); });
+  EXPECT_NE(too_few.find("of 2 ids leaves one part without any"), std::string::npos);
   for (const double fraction : {0.0, 1.0, -0.5, 2.0, std::numeric_limits<double>::quiet_NaN()})
     EXPECT_NE(error_of([&] { set.split(fraction); }).find("between 0 and 1"), std::string::npos);
   // The whole is what it was.

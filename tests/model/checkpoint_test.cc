@@ -255,7 +255,7 @@ TEST(Checkpoint, ReadsOtherTypes) {
     ASSERT_EQ(d.error(), "(no error)") << dtype;
     const auto model = d.load();
     int seen = 0;
-    visit_file_tensors(*model, [&](const std::string& name, const Tensor& t) {
+    visit_file_tensors(*model, [&, &dtype = dtype](const std::string& name, const Tensor& t) {
       if (name != kGate) return;
       ++seen;
       EXPECT_EQ(std::vector<float>(t.begin(), t.end()), values) << dtype;

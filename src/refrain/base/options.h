@@ -7,6 +7,7 @@
 //   template <class V> void visit(V&& v) { v("layers", layers, "blocks in the stack"); }
 #pragma once
 #include <charconv>
+#include <cmath>
 #include <concepts>
 #include <map>
 #include <set>
@@ -83,7 +84,7 @@ class Options {
         throw_error("{}: expected {}, found '{}'", name,
                     std::is_integral_v<T> ? "a whole number" : "a number", text);
       if constexpr (std::is_floating_point_v<T>) {
-        if (!(value - value == 0)) throw_error("{}: '{}' is not a finite number", name, text);
+        if (!std::isfinite(value)) throw_error("{}: '{}' is not a finite number", name, text);
       }
       field = value;
     }

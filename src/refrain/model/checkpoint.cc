@@ -172,11 +172,12 @@ int64_t count_weights(const ModelDescription& d) {
   shape.context = 1;  // weights do not depend on it, tables that mixers make do
   for (const std::string& kind : d.config.mixers()) {
     const auto [it, is_new] = by_kind.try_emplace(kind, 0);
+    int64_t& weights = it->second;
     if (is_new)
       Block(make_mixer(kind, shape, d.mixer_settings), shape, d.config.d_ff,
             static_cast<float>(d.config.rms_norm_eps), 0)
-          .visit([&](const ParamSpec& spec, Param&) { it->second += spec.size(); });
-    sum += it->second;
+          .visit([&](const ParamSpec& spec, Param&) { weights += spec.size(); });
+    sum += weights;
   }
   return sum;
 }

@@ -39,7 +39,7 @@ double Optimizer::step(double learning_rate) {
 void Optimizer::save(const std::string& path) const {
   std::vector<io::TensorToWrite> tensors;
   for (const auto& [prefix, moments] : {std::pair{"m.", &m_}, {"v.", &v_}})
-    model_.visit([&](const ParamSpec& spec, Param& p) {
+    model_.visit([&, prefix = prefix, moments = moments](const ParamSpec& spec, Param& p) {
       tensors.push_back(
           {prefix + spec.name, spec.shape, moments->data() + (p.w.data - model_.weights().data())});
     });
@@ -49,7 +49,7 @@ void Optimizer::save(const std::string& path) const {
 void Optimizer::load(const std::string& path, int64_t steps) {
   const io::Safetensors file(path);
   for (const auto& [prefix, moments] : {std::pair{"m.", &m_}, {"v.", &v_}})
-    model_.visit([&](const ParamSpec& spec, Param& p) {
+    model_.visit([&, prefix = prefix, moments = moments](const ParamSpec& spec, Param& p) {
       const io::TensorInfo* info = file.find(prefix + spec.name);
       if (!info || info->shape != spec.shape)
         throw_error("{}: expected a tensor '{}{}' of {} numbers; the file is of another model",
