@@ -67,9 +67,13 @@ data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles&
   if (!is_tokenizer_spec(what)) return data::Tokenizer::load(what);
   data::TokenizerTraining training = data::Tokenizer::parse_spec(what);
   training.special_tokens = special_tokens_for(source, training.kind);
-  for (const std::string& input : source.inputs)
+  for (const std::string& input : source.inputs) {
     if (input == "-")
       throw_error("--tokenizer {}: standard input cannot be read twice; expected files", what);
+    if (data::DataSet::is_token_file(input))
+      throw_error("--tokenizer {}: expected text to train on, found the token file {}", what,
+                  input);
+  }
   return data::Tokenizer::train(training, data::text_of(source, training.kind));
 }
 

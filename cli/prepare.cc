@@ -27,6 +27,11 @@ struct Prepare {
 
   int run(const CommandLine& line) {
     line.require({"data", "tokenizer", "out"});
+    for (const std::string& input : source.inputs) {
+      std::error_code none;
+      if (std::filesystem::equivalent(input, out, none))
+        throw_error("--out: expected another file than the text, found {}", out);
+    }
     const data::Tokenizer made = make_tokenizer(tokenizer, source);
     const data::Prepared done = data::write_token_file(source, made, out);
     note(fmt::format("{}: {} tokens, {} {}", out, done.tokens, done.sequences,

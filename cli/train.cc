@@ -1,4 +1,5 @@
 // Trains a model: from text files to a model directory.
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -36,16 +37,11 @@ class ProgressDisplay {
 
   void step(const Progress& p) {
     const bool last = p.step == p.total_steps;
-    const std::string numbers = fmt::format(
-        "loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
-        p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
+    const std::string numbers =
+        fmt::format("loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
+                    p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
     if (terminal_) {
-      constexpr int64_t kWidth = 24;
-      const auto filled = static_cast<size_t>(kWidth * p.step / p.total_steps);
-      std::string bar(filled, '=');
-      bar.resize(kWidth, ' ');
-      write(fmt::format("\r[{}] {}/{}  {}  {} left\x1b[K", bar, p.step, p.total_steps, numbers,
-                        duration(p.seconds_left)));
+      write("\r" + line(p, numbers) + "\x1b[K");
       open_line_ = true;
     } else if (p.step % every_ == 0 || last) {
       note(fmt::format("step {}/{}  epoch {:.2f}  {}  {} left", p.step, p.total_steps, p.epoch,
@@ -63,6 +59,26 @@ class ProgressDisplay {
   }
 
  private:
+  // The bar takes what room the numbers leave: a line that wraps could not be written over.
+  static std::string line(const Progress& p, const std::string& numbers) {
+    constexpr int64_t kWidest = 24, kNarrowest = 4;
+    std::string text =
+        fmt::format("{}/{}  {}  {} left", p.step, p.total_steps, numbers, duration(p.seconds_left));
+    const int64_t room = columns() - 1;
+    const int64_t width = std::min(
+        kWidest, room - static_cast<int64_t>(text.size() + std::string_view("[] ").size()));
+    if (width >= kNarrowest) {
+      std::string bar(static_cast<size_t>(width * p.step / p.total_steps), '=');
+      bar.resize(static_cast<size_t>(width), ' ');
+      text = fmt::format("[{}] {}", bar, text);
+    }
+    return text.substr(0, static_cast<size_t>(room));
+  }
+  static int64_t columns() {
+    winsize size = {};
+    const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    return known ? size.ws_col : 80;
+  }
   static void write(const std::string& text) {
     std::fputs(text.c_str(), stderr);
     std::fflush(stderr);
@@ -88,7 +104,8 @@ struct Train {
       "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; or a "
       "prepared token file");
     v("valid", valid, "the same, to evaluate on");
-    v("valid_split", valid_split, "share of the data, from its end, to evaluate on without --valid");
+    v("valid_split", valid_split,
+      "share of the data, from its end, to evaluate on without --valid");
     v("out", out, "run directory to make");
     v("resume", resume,
       "a run directory to go on with, under its recorded settings; or auto: go on with --out if it "
@@ -106,11 +123,14 @@ struct Train {
 
   // What a run that goes on may change: how fast, how long and how often, never what.
   static bool may_change(const std::string& name) {
-    static const std::set<std::string> names = {
-        "resume",     "out",         "stop_after",       "max_steps",     "eval_steps",
-        "save_steps", "patience",    "save_total_limit", "logging_steps", "gradient_checkpointing",
-        "batch_size", "gradient_accumulation_steps",     "max_tokens",    "threads",
-        "verbose"};
+    static const std::set<std::string> names = {"resume",        "out",
+                                                "stop_after",    "max_steps",
+                                                "eval_steps",    "save_steps",
+                                                "patience",      "save_total_limit",
+                                                "logging_steps", "gradient_checkpointing",
+                                                "batch_size",    "gradient_accumulation_steps",
+                                                "max_tokens",    "threads",
+                                                "verbose"};
     return names.contains(name);
   }
 
@@ -138,7 +158,7 @@ struct Train {
       const bool given = line.given(name);
       if (given && !may_change(name) && field != before)
         throw_error("{}: is {} in {} and cannot change in a run that goes on", flag_of(name),
-                    io::describe(*value), directory.path());
+                    io::to_line(*value), directory.path());
       if (!given || !may_change(name)) field = before;
     });
   }
@@ -159,10 +179,10 @@ struct Train {
       line.require({"data", "out"});
     }
     check(line);
-    if (goes_on) return train(*directory, true);
+    if (goes_on) return train(line, *directory, true);
     directory = RunDirectory::create(out, false);
     try {
-      return train(*directory, false);
+      return train(line, *directory, false);
     } catch (...) {
       // Text that cannot be used, a full disk: what is not a run yet leaves nothing behind.
       if (!RunDirectory::is_run(out)) io::remove_all(out);
@@ -179,14 +199,13 @@ struct Train {
     if (source.task != "lm" && source.task != "translate")
       throw_error("--task: expected lm or translate, found {}", io::quote(source.task));
     if (!(valid_split >= 0 && valid_split < 1))
-      throw_error("--valid-split: expected 0 to 1, found {}", valid_split);
+      throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
     training.check();
     ModelConfig early = model;  // mistakes are told before any work is done
     if (early.vocab_size == 0) early.vocab_size = 1;
     early.resolve();
-    for (const std::string& kind : early.mixers())
-      make_mixer(kind, early.mixer_shape(), mixers);
+    for (const std::string& kind : early.mixers()) make_mixer(kind, early.mixer_shape(), mixers);
   }
 
   // The token file of `inputs` in the run directory; a prepared one is used where it is.
@@ -214,11 +233,10 @@ struct Train {
     return set;
   }
 
-  int train(const RunDirectory& directory, bool goes_on) {
+  int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
-    const data::Tokenizer made = has_tokenizer
-                                     ? data::Tokenizer::load(directory.path())
-                                     : make_tokenizer(tokenizer, source);
+    const data::Tokenizer made =
+        has_tokenizer ? data::Tokenizer::load(directory.path()) : make_tokenizer(tokenizer, source);
     if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
     if (model.vocab_size < made.vocab_size())
       throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
@@ -248,11 +266,17 @@ struct Train {
     network.initialise(static_cast<uint64_t>(training.seed));
     network.allocate_gradients();
     Trainer trainer(network, train_set, valid_set, training, directory, describe);
+    const bool resumed = goes_on && trainer.resume();
+    const int64_t done = trainer.state().step;
+    if (done > trainer.total_steps())
+      throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
+                  directory.path(), trainer.total_steps());
+    if (stop_after > 0 && line.given("stop_after") && done >= stop_after)
+      throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
+                  directory.path(), stop_after);
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
-    if (goes_on && trainer.resume())
-      note(fmt::format("going on after step {} of {}", trainer.state().step,
-                       trainer.total_steps()));
+    if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
     return follow(trainer, directory);
   }
@@ -294,9 +318,11 @@ struct Train {
 Verb train_verb() {
   return make_verb<Train>(
       "train", "train a model on text", "--data FILE... --out DIR",
-      "A run directory is a model directory (use it with generate, translate, eval) with the run's\n"
+      "A run directory is a model directory (use it with generate, translate, eval) with the "
+      "run's\n"
       "checkpoints, settings, metrics.jsonl, and best/, the model of the best evaluation.\n"
-      "Ctrl-C finishes the step and saves; --resume DIR goes on, and the weights are those of a run\n"
+      "Ctrl-C finishes the step and saves; --resume DIR goes on, and the weights are those of a "
+      "run\n"
       "that was never stopped, to the bit. So they are for any --threads, any split of\n"
       "batch-size x gradient-accumulation-steps, and any --gradient-checkpointing.");
 }

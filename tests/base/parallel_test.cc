@@ -1,9 +1,9 @@
 #include "refrain/base/parallel.h"
 
+#include <gtest/gtest.h>
+
 #include <atomic>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 namespace refrain {
 namespace {

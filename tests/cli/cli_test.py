@@ -356,6 +356,12 @@ class Data(Case):
         self.fails("prepare", "--tokenizer", "none", "--data", en, "--out", "a.tokens", says="none")
         self.fails("prepare", "--tokenizer", "char", "--data", en, "--out", "none/a.tokens",
                    says="none/a.tokens")
+        self.fails("prepare", "--tokenizer", "char", "--data", en, "--out", f"{en.parent}/./a.en",
+                   says="--out")
+        self.assertEqual(en.read_text(), "a\nb\nc\n")
+        self.must("prepare", "--tokenizer", "char", "--data", en, "--out", "a.tokens")
+        self.fails("prepare", "--tokenizer", "char", "--data", "a.tokens", "--out", "b.tokens",
+                   says="token file a.tokens")
 
     @unittest.skipIf(os.geteuid() == 0, "root reads everything")
     def test_unreadable(self):

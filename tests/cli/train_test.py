@@ -225,6 +225,18 @@ class Interruptions(TrainCase):
         self.assertEqual([p.name for p in run.iterdir() if ".tmp-" in p.name or ".old-" in p.name], [])
         self.load("run")
 
+    def test_killed_before_it_was_a_run(self):
+        process = self.start(*self.lm("run", "--data", self.put("more.txt", text(30000)),
+                                      "--tokenizer", "bpe:300", "--max-steps", 2))
+        while not (self.dir / "run").exists() and process.poll() is None:
+            time.sleep(0.0005)
+        process.kill()
+        process.communicate()
+        self.assertFalse((self.dir / "run" / "training_args.json").exists())
+        self.must(*self.lm("run", "--resume", "auto", "--max-steps", 2))
+        self.load("run")
+        self.assertFalse((self.dir / "run" / ".preparing").exists())
+
     def test_signals_save_and_exit_0(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             out = f"run-{number}"
@@ -308,7 +320,8 @@ class Mistakes(TrainCase):
                 ("--lr-scheduler-type", "cosin"): "cosine", ("--valid-split", 1): "valid-split",
                 ("--gradient-checkpointing", "maybe"): "blocks", ("--batch-size", -1): "batch",
                 ("--learning-rat", 1): "--learning-rate", ("--task", "poetry"): "translate",
-                ("--vocab-size", 3): "vocab"}.items():
+                ("--vocab-size", 3): "vocab",
+                ("--patience", 3): "--eval-steps"}.items():
             with self.subTest(flags):
                 self.refuses(self.lm("run", *flags), says)
 
@@ -316,6 +329,9 @@ class Mistakes(TrainCase):
         self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
         for flags in (["--seed", 5], ["--d-model", 32], ["--learning-rate", 1]):
             self.refuses(["train", "--resume", self.dir / "run", *flags], flags[0])
+        self.refuses(["train", "--resume", self.dir / "run", "--data", "b.txt"], "text.txt")
+        for flags in (["--max-steps", 1], ["--stop-after", 2]):  # less than it has done
+            self.refuses(["train", "--resume", self.dir / "run", *flags], [flags[0], "2 steps"])
         settings = self.dir / "run" / "training_args.json"
         good = settings.read_text()
         settings.write_text(good.replace('"layers": 2', '"layers": "two"'))

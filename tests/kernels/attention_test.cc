@@ -15,8 +15,7 @@ struct Case {
 
 // q, k, v side by side in one row, as the mixer lays them out.
 struct Layout {
-  explicit Layout(const Case& c)
-      : kv(c.kv_heads * c.d), q(c.heads * c.d), row(q + 2 * kv) {}
+  explicit Layout(const Case& c) : kv(c.kv_heads * c.d), q(c.heads * c.d), row(q + 2 * kv) {}
   int64_t kv, q, row;
 };
 
@@ -58,9 +57,12 @@ class Attention {
   void backward(bool add) {
     Buffer<std::byte> memory(size_t{16} << 20);
     Arena arena(memory.data(), memory.size());
-    const kernels::AttentionSequence s{c_.queries,         c_.keys,
-                                       q.tensor().data,    kv.tensor().data,
-                                       kv.tensor().data + l_.kv, o.tensor().data,
+    const kernels::AttentionSequence s{c_.queries,
+                                       c_.keys,
+                                       q.tensor().data,
+                                       kv.tensor().data,
+                                       kv.tensor().data + l_.kv,
+                                       o.tensor().data,
                                        lse.tensor().data};
     const kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data, dkv.tensor().data,
                                         dkv.tensor().data + l_.kv};
@@ -150,7 +152,8 @@ TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
         // A part of the elements of the longer cases: each costs a whole evaluation.
         const size_t stride = c.keys > 20 ? 37 : 1;
         for (size_t i = 0; i < q.size(); i += stride)
-          ASSERT_NEAR(a.dq.tensor().row(static_cast<int64_t>(i) / c.d)[h * c.d + static_cast<int64_t>(i) % c.d],
+          ASSERT_NEAR(a.dq.tensor().row(static_cast<int64_t>(i) /
+                                        c.d)[h * c.d + static_cast<int64_t>(i) % c.d],
                       exact(q[i]), 2e-5);
         if (group == 1) {
           for (size_t i = 0; i < k.size(); i += stride) {
@@ -188,8 +191,8 @@ TEST(Attention, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
       cut.forward(1, 63);
       cut.forward(64, 136);
       cut.backward(false);
-      EXPECT_EQ(0, std::memcmp(whole.o.span().data(), cut.o.span().data(),
-                               whole.o.span().size_bytes()));
+      EXPECT_EQ(
+          0, std::memcmp(whole.o.span().data(), cut.o.span().data(), whole.o.span().size_bytes()));
       EXPECT_EQ(0, std::memcmp(whole.dq.span().data(), cut.dq.span().data(),
                                whole.dq.span().size_bytes()));
       EXPECT_EQ(0, std::memcmp(whole.dkv.span().data(), cut.dkv.span().data(),

@@ -48,9 +48,16 @@ TEST(Gemm, TheThreeProductsOfALinearMap) {
   Memory memory;
   for_each_target([&] {
     uint64_t key = 1;
-    for (const auto& [M, N, K] : std::vector<std::array<int64_t, 3>>{
-             {1, 1, 1}, {1, 33, 17}, {2, 31, 5}, {13, 15, 64}, {14, 32, 3}, {15, 65, 16},
-             {29, 7, 256}, {64, 64, 64}, {70, 530, 40}, {40, 20, 800}}) {
+    for (const auto& [M, N, K] : std::vector<std::array<int64_t, 3>>{{1, 1, 1},
+                                                                     {1, 33, 17},
+                                                                     {2, 31, 5},
+                                                                     {13, 15, 64},
+                                                                     {14, 32, 3},
+                                                                     {15, 65, 16},
+                                                                     {29, 7, 256},
+                                                                     {64, 64, 64},
+                                                                     {70, 530, 40},
+                                                                     {40, 20, 800}}) {
       for (int64_t misalign : {0, 1}) {
         const Floats x({M, K}, misalign, ++key), w({N, K}, misalign, ++key);
         const Floats dy({M, N}, misalign, ++key);

@@ -7,11 +7,11 @@
 // stepped forms; sequences of different lengths in one window; weight gradients that are added to;
 // no bit that depends on threads or micro-batches; a dry run that takes what the real one takes.
 #pragma once
+#include <gtest/gtest.h>
+
 #include <complex>
 #include <limits>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "refrain/base/buffer.h"
 #include "refrain/base/parallel.h"
@@ -137,13 +137,15 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
   for (const auto& v : m.weights) cw.emplace_back(v.begin(), v.end());
   std::vector<Complex> cx(x.tensor().begin(), x.tensor().end());
   std::vector<std::vector<Complex>> cs;
-  for (int64_t b = 0; b < B; ++b) cs.emplace_back(state_found.row(b).begin(), state_found.row(b).end());
+  for (int64_t b = 0; b < B; ++b)
+    cs.emplace_back(state_found.row(b).begin(), state_found.row(b).end());
   const auto run_ref = [&](int64_t b, std::vector<Complex>& y, std::vector<Complex>& left) {
     const int64_t n = lengths[static_cast<size_t>(b)];
     y.assign(static_cast<size_t>(n * D), 0);
     left = cs[static_cast<size_t>(b)];
-    Ref<Complex>{shape, config}.forward(cw, found, n, &cx[static_cast<size_t>(offset[static_cast<size_t>(b)] * D)],
-                                        y.data(), left.data());
+    Ref<Complex>{shape, config}.forward(
+        cw, found, n, &cx[static_cast<size_t>(offset[static_cast<size_t>(b)] * D)], y.data(),
+        left.data());
   };
   const auto loss = [&](int64_t b) {
     std::vector<Complex> y, left;
@@ -151,7 +153,8 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
     Complex l = 0;
     for (size_t i = 0; i < y.size(); ++i)
       l += y[i] * static_cast<double>(dy.tensor().row(w.first(b))[i]);
-    const size_t used = m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
+    const size_t used =
+        m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
     for (size_t i = 0; i < used; ++i) l += left[i] * static_cast<double>(gradient_left.row(b)[i]);
     return l;
   };
@@ -167,8 +170,10 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
       std::vector<Complex> want, left;
       run_ref(b, want, left);
       for (size_t i = 0; i < want.size(); ++i)
-        expect_near("y", static_cast<double>(y.tensor().row(w.first(b))[i]), want[i].real(), kForward);
-      const size_t used = m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
+        expect_near("y", static_cast<double>(y.tensor().row(w.first(b))[i]), want[i].real(),
+                    kForward);
+      const size_t used =
+          m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
       for (size_t i = 0; i < used; ++i)
         expect_near("state left", static_cast<double>(live.row(b)[i]), left[i].real(), kForward);
     }
@@ -191,7 +196,8 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
     };
     for (int64_t b = 0; b < B; ++b) {
       for (int64_t i = w.first(b) * D; i < (w.first(b) + w.length(b)) * D; ++i)
-        expect_near("dx", static_cast<double>(dx.tensor().data[i]), exact(cx[static_cast<size_t>(i)], b), kBackward);
+        expect_near("dx", static_cast<double>(dx.tensor().data[i]),
+                    exact(cx[static_cast<size_t>(i)], b), kBackward);
       const size_t used = m.mixer.state_bytes(found) / sizeof(float);
       for (size_t i = 0; i < used; ++i)
         expect_near("gradient of the state found", static_cast<double>(dlive.row(b)[i]),
@@ -226,12 +232,14 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
         m.forward(pw, px, py, &cut_state, false);
         for (size_t i = 0; i < from.size(); ++i)
           for (int64_t j = 0; j < D; ++j)
-            expect_near("cut == whole", static_cast<double>(py.tensor().row(static_cast<int64_t>(i))[j]),
+            expect_near("cut == whole",
+                        static_cast<double>(py.tensor().row(static_cast<int64_t>(i))[j]),
                         static_cast<double>(y.tensor().row(from[i])[j]), kForward);
         done += piece;
       }
       for (int64_t b = 0; b < B; ++b) {
-        const size_t used = m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
+        const size_t used =
+            m.mixer.state_bytes(found + lengths[static_cast<size_t>(b)]) / sizeof(float);
         for (size_t i = 0; i < used; ++i)
           expect_near("state of the cut form", static_cast<double>(cut.row(b)[i]),
                       static_cast<double>(live.row(b)[i]), kForward);
@@ -276,11 +284,14 @@ void training_contract(const MixerShape& shape, const Config& config) {
         for (int64_t count : split) {
           std::vector<int32_t> part_offset;
           for (int64_t b = first; b <= first + count; ++b)
-            part_offset.push_back(offset[static_cast<size_t>(b)] - offset[static_cast<size_t>(first)]);
+            part_offset.push_back(offset[static_cast<size_t>(b)] -
+                                  offset[static_cast<size_t>(first)]);
           WindowData part_data;
-          const Window part = part_data.set(part_offset, std::span(start).first(static_cast<size_t>(count)), first);
+          const Window part =
+              part_data.set(part_offset, std::span(start).first(static_cast<size_t>(count)), first);
           const int64_t row = offset[static_cast<size_t>(first)];
-          m.forward(part, x.tensor().slice(row, part.rows()), y2.tensor().slice(row, part.rows()), nullptr, true);
+          m.forward(part, x.tensor().slice(row, part.rows()), y2.tensor().slice(row, part.rows()),
+                    nullptr, true);
           m.backward(part, x.tensor().slice(row, part.rows()), dy.tensor().slice(row, part.rows()),
                      dx2.tensor().slice(row, part.rows()), nullptr, nullptr);
           first += count;

@@ -1,8 +1,8 @@
 // The decoder against PyTorch: logits, losses, every gradient, and ten steps of training
 // (tools/make_golden.py says what the files hold and how they were made).
-#include <cmath>
-
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 #include "refrain/io/safetensors.h"
 #include "refrain/model/checkpoint.h"

@@ -24,8 +24,7 @@ class Arena {
   template <class T = float>
   TensorOf<T> take(std::initializer_list<int64_t> shape) {
     TensorOf<T> t(nullptr, shape);
-    const size_t bytes =
-        (static_cast<size_t>(t.size()) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    const size_t bytes = (static_cast<size_t>(t.size()) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
     if (base_) {
       REFRAIN_CHECK(bytes <= limit_ - top_ && "the plan is smaller than its use");
       t.data = reinterpret_cast<T*>(base_ + top_);

@@ -1,12 +1,12 @@
 // Two kinds of things go wrong. A mistake of the world (a file, a flag, a request, data) throws
 // Error: one line that says what, where, found and expected. A programmer's mistake fails a CHECK.
 #pragma once
+#include <fmt/format.h>
+
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
-
-#include <fmt/format.h>
 
 namespace refrain {
 

@@ -17,8 +17,8 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
       row[0] = i;
       for (size_t j = 1; j <= candidate.size(); ++j) {
         const size_t above = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1,
-                           diagonal + (name[i - 1] == candidate[j - 1] ? 0 : 1)});
+        row[j] = std::min(
+            {row[j] + 1, row[j - 1] + 1, diagonal + (name[i - 1] == candidate[j - 1] ? 0 : 1)});
         diagonal = above;
       }
     }
@@ -34,7 +34,8 @@ void Options::check_all_known() const {
   for (const auto& [name, value] : values_) {
     if (known_.contains(name)) continue;
     const std::string near = nearest_name(name, {known_.begin(), known_.end()});
-    throw_error("unknown setting '{}'{}", name, near.empty() ? "" : "; did you mean '" + near + "'?");
+    throw_error("unknown setting '{}'{}", name,
+                near.empty() ? "" : "; did you mean '" + near + "'?");
   }
 }
 

@@ -45,9 +45,8 @@ class Options {
 
   template <class Config>
   void put(const std::string& prefix, Config config) {
-    config.visit([&](const char* name, auto& field, const char*) {
-      values_[prefix + name] = text(field);
-    });
+    config.visit(
+        [&](const char* name, auto& field, const char*) { values_[prefix + name] = text(field); });
   }
 
   // After everybody took what is theirs: a name nobody asked for is the user's mistake.

@@ -8,6 +8,8 @@
 
 namespace refrain {
 
+// Loops are started, and threads set, from one thread at a time.
+
 // Threads that parallel loops use from now on; 0 = one per core the process may run on.
 void set_threads(int n);
 int threads();

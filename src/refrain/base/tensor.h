@@ -24,15 +24,17 @@ struct TensorOf {
   }
   // A view that writes is also a view that reads.
   template <class U>
-    requires(std::is_same_v<T, const U> && !std::is_same_v<T, U>)
-  TensorOf(const TensorOf<U>& other) : data(other.data), dim(other.dim), rank(other.rank) {}
+  requires(std::is_same_v<T, const U> && !std::is_same_v<T, U>) TensorOf(const TensorOf<U>& other)
+      : data(other.data), dim(other.dim), rank(other.rank) {}
 
   int64_t size() const {
     int64_t s = 1;
     for (int i = 0; i < rank; ++i) s *= dim[static_cast<std::size_t>(i)];
     return s;
   }
-  int64_t cols() const { return rank ? dim[static_cast<std::size_t>(rank - 1)] : 1; }  // last dimension
+  int64_t cols() const {
+    return rank ? dim[static_cast<std::size_t>(rank - 1)] : 1;
+  }                                                 // last dimension
   int64_t rows() const { return size() / cols(); }  // all the others, flattened
   T* row(int64_t r) const { return data + r * cols(); }
   // Entries [first, first + count) of the first dimension.

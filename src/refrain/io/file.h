@@ -62,8 +62,9 @@ void write_file(const std::string& path, std::string_view text);  // AtomicFile 
 //   2. if there is a <name>, the two exchange names in one step; otherwise rename to <name>
 //   3. fsync of the folder both are in
 //   4. remove the old one
-// On a file system that cannot exchange names, step 2 renames the old one to ".<name>.old-<process>"
-// first. A crash just then leaves no <name> but a complete old one, which remove_stale() puts back.
+// On a file system that cannot exchange names, step 2 renames the old one to
+// ".<name>.old-<process>" first. A crash just then leaves no <name> but a complete old one, which
+// remove_stale() puts back.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::string path);

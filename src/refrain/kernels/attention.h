@@ -4,7 +4,8 @@
 //
 // Blockwise with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al., 2022): S and P
 // exist only as a tile. Forward leaves lse = log sum exp(S) per query and head; backward
-// recomputes P from it:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),  dQ = scale dS k,  dK = scale dSᵀ q.
+// recomputes P from it:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),  dQ = scale dS k,  dK = scale dSᵀ
+// q.
 //
 // Blocks of keys stand at absolute multiples of a fixed length, so what a query gives does not
 // depend on which other queries come in the same call: whole, chunked and stepped are the same to

@@ -33,16 +33,17 @@ inline constexpr int64_t kTileRows = 6;
 #endif
 inline int64_t tile_cols() { return 2 * float_lanes(); }
 
-// How the rows of A lie: one after another, each with its own stride (a row-major matrix), or side by
-// side, so that the tile's rows are neighbours in memory (packed, or the transpose of row-major).
+// How the rows of A lie: one after another, each with its own stride (a row-major matrix), or side
+// by side, so that the tile's rows are neighbours in memory (packed, or the transpose of
+// row-major).
 enum class Rows { kApart, kAdjacent };
 
 // kApart: element (m, k) at a[m * a_step + k].  kAdjacent: at a[m + k * a_step].
 // b: a panel, [K] rows of tile_cols() floats at stride b_row. n <= tile_cols() columns are stored.
 template <int MR, Rows kRows>
 HWY_NOINLINE void tile(const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
-                     int64_t b_row, int64_t K, float* HWY_RESTRICT c, int64_t c_row, int64_t n,
-                     bool add) {
+                       int64_t b_row, int64_t K, float* HWY_RESTRICT c, int64_t c_row, int64_t n,
+                       bool add) {
   const FloatTag d;
   const int64_t N = float_lanes();
   const bool whole = n == 2 * N;
@@ -121,8 +122,7 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
     int64_t c = 0;
     for (; c + 4 <= cols; c += 4) {
       const auto x0 = hn::LoadU(d, in + c), x1 = hn::LoadU(d, in + from_row + c);
-      const auto x2 = hn::LoadU(d, in + 2 * from_row + c),
-                 x3 = hn::LoadU(d, in + 3 * from_row + c);
+      const auto x2 = hn::LoadU(d, in + 2 * from_row + c), x3 = hn::LoadU(d, in + 3 * from_row + c);
       const auto y0 = hn::BitCast(d2, hn::InterleaveLower(d, x0, x1));
       const auto y1 = hn::BitCast(d2, hn::InterleaveLower(d, x2, x3));
       const auto y2 = hn::BitCast(d2, hn::InterleaveUpper(d, x0, x1));

@@ -33,8 +33,8 @@ struct ParamSpec {
   std::string name;
   std::vector<int64_t> shape;
   Init init;
-  bool decay;                       // takes part in weight decay
-  std::vector<ParamPart> parts{};   // not empty: one tensor in memory, several in a file
+  bool decay;                      // takes part in weight decay
+  std::vector<ParamPart> parts{};  // not empty: one tensor in memory, several in a file
 
   int64_t size() const {
     int64_t n = 1;

@@ -19,9 +19,7 @@ namespace refrain {
 // sequences of a batch come and go on their own.
 struct State {
   std::span<std::byte* const> rows;  // one per piece of the window
-  float* row(int64_t b) const {
-    return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]);
-  }
+  float* row(int64_t b) const { return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]); }
 };
 
 class Mixer {

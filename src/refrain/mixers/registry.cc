@@ -18,8 +18,8 @@ struct Entry {
 
 template <class M, class Config>
 Entry entry() {
-  return {[](const std::string& prefix, const MixerShape& shape, const Options& options)
-              -> std::unique_ptr<Mixer> {
+  return {[](const std::string& prefix, const MixerShape& shape,
+             const Options& options) -> std::unique_ptr<Mixer> {
             return std::make_unique<M>(shape, options.get<Config>(prefix));
           },
           [](const std::string& prefix, const Options& options, Options& to) {

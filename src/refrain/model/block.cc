@@ -40,8 +40,7 @@ void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, cons
   if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, saved);
   apply_dropout(ctx, w, delta, mixer_site_);
-  if (!ctx.dry())
-    kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
+  if (!ctx.dry()) kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
   feed_forward_.forward(ctx, normed, s.gate_up, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
   if (!ctx.dry()) kernels::add(s.h, delta, y);
@@ -64,13 +63,11 @@ void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, con
 
   if (!ctx.dry()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
   feed_forward_.backward(ctx, normed, s.gate_up, dropped(ctx, w, d, feed_forward_site_), dnormed);
-  if (!ctx.dry())
-    kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
+  if (!ctx.dry()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
 
   if (!ctx.dry()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
   mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, state, dstate, saved);
-  if (!ctx.dry())
-    kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
+  if (!ctx.dry()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
 }
 
 }  // namespace refrain

@@ -34,7 +34,8 @@ struct ModelConfig {
     v("context", context, "tokens of a training sequence");
     v("tie_embeddings", tie_embeddings, "the output matrix is the embedding");
     v("rms_norm_eps", rms_norm_eps, "added to the mean square");
-    v("pattern", pattern, "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"");
+    v("pattern", pattern,
+      "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"");
   }
 
   // Fills in what 0 stands for and checks the rest; an Error names the setting.

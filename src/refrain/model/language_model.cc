@@ -57,8 +57,7 @@ void LanguageModel::visit(const ParamVisitor& v) {
   for (size_t l = 0; l < blocks_.size(); ++l)
     blocks_[l].visit(prefixed(v, "model.layers." + std::to_string(l) + "."));
   v({"model.norm.weight", {D}, Init::constant(1), false}, norm_);
-  if (!config_.tie_embeddings)
-    v({"lm_head.weight", {V, D}, Init::normal(kInitStd), true}, head_);
+  if (!config_.tie_embeddings) v({"lm_head.weight", {V, D}, Init::normal(kInitStd), true}, head_);
 }
 
 void LanguageModel::initialise(uint64_t seed) {
@@ -141,8 +140,7 @@ void LanguageModel::train(Context& ctx, const Window& w, std::span<const int32_t
       kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, n), ctx.scratch);
       kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch);
     }
-    if (!ctx.dry())
-      kernels::rms_norm_backward(x[L], norm_.w, r, dnormed, d, norm_.g, false);
+    if (!ctx.dry()) kernels::rms_norm_backward(x[L], norm_.w, r, dnormed, d, norm_.g, false);
   }
 
   for (size_t l = L; l-- > 0;) {
@@ -185,7 +183,8 @@ void LanguageModel::losses(Context& ctx, const Window& w, std::span<const int32_
     const int64_t n = std::min(slice, R - row);
     kernels::linear_forward(normed.slice(row, n), head().w, logits.slice(0, n), ctx.scratch);
     if (!ctx.dry())
-      kernels::cross_entropy_forward(logits.slice(0, n), part(targets, row, n), losses.slice(row, n));
+      kernels::cross_entropy_forward(logits.slice(0, n), part(targets, row, n),
+                                     losses.slice(row, n));
   }
 }
 

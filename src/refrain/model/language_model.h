@@ -54,8 +54,7 @@ class LanguageModel {
 
   // Each row's loss, without gradients. `states`: per block, or empty.
   void losses(Context&, const Window&, std::span<const int32_t> tokens,
-              std::span<const int32_t> targets, std::span<const State> states,
-              Tensor losses) const;
+              std::span<const int32_t> targets, std::span<const State> states, Tensor losses) const;
 
   // Logits [rows.size(), V] of the chosen rows of the window.
   void logits(Context&, const Window&, std::span<const int32_t> tokens,

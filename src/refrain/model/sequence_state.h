@@ -12,7 +12,8 @@ namespace refrain {
 class SequenceState {
  public:
   // For up to `capacity` tokens.
-  SequenceState(const LanguageModel& model, int64_t capacity) : model_(&model), capacity_(capacity) {
+  SequenceState(const LanguageModel& model, int64_t capacity)
+      : model_(&model), capacity_(capacity) {
     size_t bytes = 0;
     for (int64_t l = 0; l < model.config().layers; ++l) {
       offset_.push_back(bytes);

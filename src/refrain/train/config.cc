@@ -52,14 +52,16 @@ void TrainConfig::check() const {
   expect_in<int64_t>("save_total_limit", save_total_limit, 0, kMany);
   expect_in<int64_t>("logging_steps", logging_steps, 1, kMany);
   expect_in<int64_t>("patience", patience, 0, kMany);
+  if (patience > 0 && eval_steps == 0)
+    throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
   expect_one_of("gradient_checkpointing", gradient_checkpointing, {"off", "blocks"});
 }
 
 TrainingLength parse_length(const std::string& text) {
   double amount = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), amount,
-                                            std::chars_format::fixed);
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), amount, std::chars_format::fixed);
   const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
   const bool whole = amount == std::floor(amount);
   if (error == std::errc() && amount > 0 && amount <= 1e15) {

@@ -57,8 +57,7 @@ struct TrainConfig {
     v("save_steps", save_steps, "checkpoint every so many steps; 0 = at the end only");
     v("save_total_limit", save_total_limit, "newest checkpoints to keep; 0 = all");
     v("logging_steps", logging_steps, "record metrics every so many steps");
-    v("patience", patience,
-      "stop after so many evaluations without a better loss; 0 = never");
+    v("patience", patience, "stop after so many evaluations without a better loss; 0 = never");
     v("seed", seed, "of weights, order and dropout");
     v("gradient_checkpointing", gradient_checkpointing,
       "off, or blocks: keep each block's input only and recompute the rest; same weights");

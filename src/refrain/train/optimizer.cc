@@ -8,10 +8,7 @@
 namespace refrain {
 
 Optimizer::Optimizer(LanguageModel& model, const TrainConfig& config)
-    : model_(model),
-      config_(config),
-      m_(model.weights().size()),
-      v_(model.weights().size()) {}
+    : model_(model), config_(config), m_(model.weights().size()), v_(model.weights().size()) {}
 
 double Optimizer::step(double learning_rate) {
   const double norm = std::sqrt(kernels::sum_of_squares(model_.gradients()));

@@ -19,6 +19,7 @@ constexpr const char* kState = "trainer_state.json";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kPreparing = ".preparing";  // until there are settings
 constexpr std::string_view kCheckpoint = "checkpoint-";
 constexpr int64_t kMany = int64_t{1} << 53;
 
@@ -57,14 +58,13 @@ TrainerState parse_trainer_state(const io::Json& json, const std::string& name) 
   return s;
 }
 
-bool RunDirectory::is_run(const std::string& path) {
-  return io::exists(path + "/" + kSettings);
-}
+bool RunDirectory::is_run(const std::string& path) { return io::exists(path + "/" + kSettings); }
 
 RunDirectory RunDirectory::create(const std::string& path, bool resume) {
   std::error_code error;
   if (fs::exists(path, error) && !fs::is_directory(path, error))
     throw_error("{}: expected a directory for the run, found a file", path);
+  if (!is_run(path) && io::exists(path + "/" + kPreparing)) io::remove_all(path);
   if (is_run(path)) {
     if (!resume)
       throw_error("{}: holds a run already; go on with it by --resume, or name another --out",
@@ -77,6 +77,7 @@ RunDirectory RunDirectory::create(const std::string& path, bool resume) {
   }
   io::make_directories(path);
   RunDirectory directory(path);
+  if (!is_run(path)) io::write_file(directory.file(kPreparing), "");
   io::AtomicDirectory::remove_stale(path);
   return directory;
 }
@@ -90,12 +91,12 @@ RunDirectory RunDirectory::open(const std::string& path) {
 
 void RunDirectory::write_settings(const io::Json& settings) const {
   io::write_file(file(kSettings), io::to_text(settings));
+  io::remove_all(file(kPreparing));
 }
 
 io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettings)); }
 
-void RunDirectory::save(LanguageModel& model, const Optimizer& optimizer,
-                        const TrainerState& state,
+void RunDirectory::save(LanguageModel& model, const Optimizer& optimizer, const TrainerState& state,
                         const std::function<void(const std::string&)>& describe,
                         int64_t keep) const {
   const std::string final_path = checkpoint(state.step);

@@ -40,8 +40,10 @@ TrainerState parse_trainer_state(const io::Json&, const std::string& name);
 
 class RunDirectory {
  public:
-  // Makes the directory. One that holds something which is not a run is somebody else's: an Error.
-  // One that holds a run is an Error unless `resume`.
+  // Makes the directory; write_settings() makes it a run. One that holds something which is not a
+  // run is somebody else's: an Error. One that holds a run is an Error unless `resume`. What a
+  // crash left between create() and write_settings() is cleared away: an empty file, .preparing,
+  // says that it is ours.
   static RunDirectory create(const std::string& path, bool resume);
   // A directory that must hold a run.
   static RunDirectory open(const std::string& path);
@@ -73,9 +75,7 @@ class RunDirectory {
 
  private:
   explicit RunDirectory(std::string path) : path_(std::move(path)) {}
-  std::string checkpoint(int64_t step) const {
-    return file("checkpoint-" + std::to_string(step));
-  }
+  std::string checkpoint(int64_t step) const { return file("checkpoint-" + std::to_string(step)); }
   std::string path_;
 };
 

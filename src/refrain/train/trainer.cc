@@ -82,8 +82,7 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
 
 Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
                  std::optional<data::DataSet> valid, const TrainConfig& config,
-                 const RunDirectory& directory,
-                 std::function<void(const std::string&)> describe)
+                 const RunDirectory& directory, std::function<void(const std::string&)> describe)
     : model_(model),
       valid_(std::move(valid)),
       config_(config),
@@ -95,8 +94,8 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
   config_.check();
   const TrainingLength length = parse_length(config_.max_steps);
   const auto per_epoch = static_cast<double>(batches_.batches_in_epoch());
-  const double tokens_per_epoch = static_cast<double>(
-      train.tokens() - (train.task() == "lm" ? 1 : train.sequences()));
+  const double tokens_per_epoch =
+      static_cast<double>(train.tokens() - (train.task() == "lm" ? 1 : train.sequences()));
   double steps = length.amount;
   if (length.unit == TrainingLength::kEpochs) steps = length.amount * per_epoch;
   if (length.unit == TrainingLength::kTokens)
@@ -116,9 +115,9 @@ bool Trainer::resume() {
 
 Trainer::StepResult Trainer::step(const data::Batch& batch) {
   const float scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1));
-  const Dropout dropout{static_cast<float>(config_.dropout),
-                        mix_key(static_cast<uint64_t>(config_.seed), "dropout",
-                                static_cast<uint64_t>(state_.step))};
+  const Dropout dropout{
+      static_cast<float>(config_.dropout),
+      mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state_.step))};
   const LanguageModel::Recompute recompute{config_.gradient_checkpointing == "blocks"};
   double sum = 0;
   std::vector<float> losses;
@@ -136,14 +135,14 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
   }
   model_.finish_gradients();
   const double loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1));
-  const double norm =
-      std::isfinite(loss)
-          ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
-          : loss;
+  const double norm = std::isfinite(loss)
+                          ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
+                          : loss;
   if (!std::isfinite(loss) || !std::isfinite(norm))
-    throw_error("step {}: the {} is not a finite number; the weights of the last checkpoint are "
-                "untouched (try a lower --learning-rate or more --warmup-steps)",
-                state_.step + 1, std::isfinite(loss) ? "gradient" : "loss");
+    throw_error(
+        "step {}: the {} is not a finite number; the weights of the last checkpoint are "
+        "untouched (try a lower --learning-rate or more --warmup-steps)",
+        state_.step + 1, std::isfinite(loss) ? "gradient" : "loss");
   return {loss, norm};
 }
 
@@ -202,8 +201,7 @@ TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
     progress.learning_rate = learning_rate(config_, state_.step, total_steps_);
     progress.tokens_seen = state_.tokens_seen;
     progress.tokens_per_second = static_cast<double>(tokens_since) / seconds_since(since);
-    progress.seconds_left = seconds_since(begin) /
-                            static_cast<double>(state_.step - first_step) *
+    progress.seconds_left = seconds_since(begin) / static_cast<double>(state_.step - first_step) *
                             static_cast<double>(total_steps_ - state_.step);
     events.on_step(progress);
     const bool last = state_.step == total_steps_;

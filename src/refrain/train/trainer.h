@@ -21,8 +21,8 @@
 namespace refrain {
 
 struct Evaluation {
-  double loss = 0;      // nats per supervised token
-  int64_t tokens = 0;   // supervised
+  double loss = 0;     // nats per supervised token
+  int64_t tokens = 0;  // supervised
   double seconds = 0;
 };
 
@@ -36,8 +36,8 @@ struct Progress {
   int64_t step = 0, total_steps = 0;
   double epoch = 0;
   double loss = 0, grad_norm = 0, learning_rate = 0;
-  int64_t tokens_seen = 0;        // by the run
-  double tokens_per_second = 0;   // over the steps since the last record
+  int64_t tokens_seen = 0;       // by the run
+  double tokens_per_second = 0;  // over the steps since the last record
   double seconds_left = 0;
 };
 

@@ -22,12 +22,9 @@ Attention::Attention(const MixerShape& s, const AttentionConfig& c)
   if (s.head_dim < 2 || s.head_dim > 4096 || s.head_dim % 2 != 0)
     throw_error("head_dim: expected an even number up to 4096 for rotary positions, found {}",
                 s.head_dim);
-  attention_ = {s.heads,
-                s.kv_heads,
-                s.head_dim,
-                static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))),
-                qkv_.out,
-                qkv_.out,
+  attention_ = {s.heads,    s.kv_heads,
+                s.head_dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))),
+                qkv_.out,   qkv_.out,
                 o_.in};
   // The table is bounded; positions beyond it cost a few sines each.
   constexpr int64_t kTableFloats = int64_t{1} << 18;

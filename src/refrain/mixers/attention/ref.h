@@ -29,9 +29,9 @@ struct AttentionRef {
           qkv[i] += weights[0][i * static_cast<size_t>(D) + static_cast<size_t>(j)] * x[t * D + j];
       for (int64_t h = 0; h < s.heads + s.kv_heads; ++h)
         for (int64_t i = 0; i < d / 2; ++i) {
-          const double angle = static_cast<double>(start + t) *
-                               std::pow(c.rope_theta, -2.0 * static_cast<double>(i) /
-                                                          static_cast<double>(d));
+          const double angle =
+              static_cast<double>(start + t) *
+              std::pow(c.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
           const bool half = c.rope_pairing == "half";
           T& a = qkv[static_cast<size_t>(h * d + (half ? i : 2 * i))];
           T& b = qkv[static_cast<size_t>(h * d + (half ? i + d / 2 : 2 * i + 1))];
