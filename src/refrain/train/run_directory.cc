@@ -77,7 +77,9 @@ RunDirectory RunDirectory::create(const std::string& path, bool resume) {
   }
   io::make_directories(path);
   RunDirectory directory(path);
-  if (!is_run(path)) io::write_file(directory.file(kPreparing), "");
+  // An empty file comes into being in one step.
+  if (!is_run(path) && !std::ofstream(directory.file(kPreparing)))
+    throw_error("{}: cannot be written", directory.file(kPreparing));
   io::AtomicDirectory::remove_stale(path);
   return directory;
 }
