@@ -188,7 +188,8 @@ struct Verify {
     const Window w = window.whole(1, static_cast<int64_t>(rows));
     std::vector<float> losses(rows);
     Workspace().run({}, [&](Context& ctx, Arena& saved) {
-      m.train(ctx, w, inputs, targets, 1.0f / static_cast<float>(rows), 0, {},
+      m.train(ctx, w,
+              {.tokens = inputs, .targets = targets, .scale = 1.0f / static_cast<float>(rows)},
               {losses.data(), {w.rows()}}, saved);
     });
     m.finish_gradients();

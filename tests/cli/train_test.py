@@ -112,6 +112,18 @@ class Promise(TrainCase):
             "blocks": ["--max-tokens", 180, "--gradient-accumulation-steps", 2,
                        "--gradient-checkpointing", "blocks"]}, 12)
 
+    def test_truncated_backpropagation(self):
+        command = lambda out, *flags: self.lm(out, "--tbptt", 7, *flags)
+        want = self.same(command, {
+            "whole": ["--batch-size", 6, "--threads", 1],
+            "parts": ["--batch-size", 2, "--gradient-accumulation-steps", 3, "--threads", 2],
+            "blocks": ["--batch-size", 6, "--gradient-checkpointing", "blocks"]}, 10)
+        exact = lambda out, *flags: self.lm(out, *flags)
+        self.assertNotEqual(want, self.same(exact, {"exact": ["--batch-size", 6]}, 10))
+        # As long as the sequence, or longer, it cuts nothing.
+        self.same(exact, {"none": ["--batch-size", 6], "all": ["--batch-size", 6, "--tbptt", 24],
+                          "more": ["--batch-size", 6, "--tbptt", 99]}, 10)
+
     def test_another_seed_is_another_model(self):
         self.must(*self.lm("a", "--max-steps", 3, "--seed", 1))
         self.must(*self.lm("b", "--max-steps", 3, "--seed", 2))

@@ -30,6 +30,20 @@ TEST(Reduce, AddScaleAndCopyAreWhatTheySay) {
   EXPECT_THROW(kernels::copy(three, four), std::logic_error);
 }
 
+TEST(Reduce, ARowIsAddedToEveryRow) {
+  for (int64_t n : awkward_sizes()) {
+    SCOPED_TRACE(n);
+    const Floats b({n}, n % 4, 1), start({5, n}, 0, 2);
+    for_each_target([&] {
+      Floats y({5, n}, 0, 2);
+      kernels::add_row(y, b);
+      for (int64_t i = 0; i < 5 * n; ++i) ASSERT_EQ(y[i], start[i] + b[i % n]);
+    });
+  }
+  Floats rows({2, 3}), four({4});
+  EXPECT_THROW(kernels::add_row(rows, four), std::logic_error);
+}
+
 TEST(Reduce, ColumnSumIsAddedToWhatIsThere) {
   for (int64_t n : awkward_sizes()) {
     for (int64_t rows : {1, 4, 7}) {

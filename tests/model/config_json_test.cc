@@ -58,6 +58,7 @@ constexpr const char* kRefrain = R"({
   "tie_embeddings": true,
   "rms_norm_eps": 1e-06,
   "pattern": "attention",
+  "block": "pre_norm",
   "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0},
   "bos_token_id": 1,
   "eos_token_id": 2,
@@ -321,6 +322,11 @@ TEST(RefrainConfig, ReadsItsOwnNames) {
   // Settings a mixer got after the file was written have their defaults.
   EXPECT_EQ(rope_theta(parse_changed("attention", "{}", kRefrain)), "10000");
   EXPECT_EQ(rope_theta(parse_changed("attention", "null", kRefrain)), "10000");
+  // So does what models got later.
+  Json older = io::parse_json(kRefrain, "config.json");
+  older.erase("block");
+  EXPECT_EQ(parse(io::to_text(older)).config.block, "pre_norm");
+  EXPECT_EQ(parse_changed("block", "\"bare\"", kRefrain).config.block, "bare");
 }
 
 TEST(RefrainConfig, RefusesWhatItDoesNotKnow) {

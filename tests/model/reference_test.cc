@@ -21,8 +21,8 @@ const std::vector<int32_t> kTargets = {1, 4, -1, 5, 9, 2, 6};  // the third is n
 
 struct Case {
   std::string name;
-  bool tied;
-  std::string pairing;
+  bool tied = false;
+  std::string pairing = "half", pattern = "attention", block = "pre_norm";
 };
 
 class ReferenceTest : public testing::TestWithParam<Case> {
@@ -38,6 +38,8 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                 .d_ff = 12,
                 .context = 16,
                 .tie_embeddings = GetParam().tied,
+                .pattern = GetParam().pattern,
+                .block = GetParam().block,
             },
             Options({{"attention.rope_theta", "100"},
                      {"attention.rope_pairing", GetParam().pairing}})) {
@@ -85,7 +87,8 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   WindowData data;
   const Window window = data.whole(1, static_cast<int64_t>(kTokens.size()));
   Workspace().run({}, [&](Context& ctx, Arena& saved) {
-    model_.train(ctx, window, kTokens, kTargets, 1, 0, {}, {losses.data(), {window.rows()}}, saved);
+    model_.train(ctx, window, {.tokens = kTokens, .targets = kTargets},
+                 {losses.data(), {window.rows()}}, saved);
   });
   model_.finish_gradients();
 
@@ -109,8 +112,9 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
-                         testing::Values(Case{"untied", false, "half"}, Case{"tied", true, "half"},
-                                         Case{"adjacent", false, "adjacent"}),
+                         testing::Values(Case{"untied"}, Case{"tied", true},
+                                         Case{"adjacent", false, "adjacent"},
+                                         Case{"bare", false, "half", "attention", "bare"}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -54,12 +54,15 @@ class MixerUnderTest {
   // Runs dry and then for real; the second must take what the first did.
   void forward(const Window& w, ConstTensor x, Tensor y, const State* state, bool keep) {
     Arena count, count_saved;
-    Context dry{count};
+    Context dry{count, {}, keep_every};
     mixer.forward(dry, w, x, y, state, keep ? &count_saved : nullptr);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
-    if (keep) saved_ = Buffer<std::byte>(count_saved.peak() + 64);
+    if (keep) {
+      saved_ = Buffer<std::byte>(count_saved.peak() + 64);
+      saved_bytes_ = count_saved.peak();
+    }
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx{scratch};
+    Context ctx{scratch, {}, keep_every};
     mixer.forward(ctx, w, x, y, state, keep ? &saved : nullptr);
     EXPECT_EQ(scratch.peak(), count.peak());
     EXPECT_EQ(saved.peak(), keep ? count_saved.peak() : 0);
@@ -67,14 +70,18 @@ class MixerUnderTest {
   void backward(const Window& w, ConstTensor x, ConstTensor dy, Tensor dx, const State* state,
                 const State* dstate) {
     Arena count, count_saved;
-    Context dry{count};
+    Context dry{count, {}, keep_every};
     mixer.backward(dry, w, x, dy, dx, state, dstate, count_saved);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx{scratch};
+    Context ctx{scratch, {}, keep_every};
     mixer.backward(ctx, w, x, dy, dx, state, dstate, saved);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
+
+  size_t saved_bytes() const { return saved_bytes_; }  // by the last forward that kept
+
+  int64_t keep_every = 0;
 
   static constexpr float kGradientStart = 0.25f;  // not zero: gradients must be added to
   M mixer;
@@ -82,6 +89,7 @@ class MixerUnderTest {
 
  private:
   Buffer<std::byte> scratch_, saved_;
+  size_t saved_bytes_ = 0;
 };
 
 // Rows of floats with a State over them.
@@ -93,6 +101,7 @@ class StateRows {
   }
   State state() const { return {pointers_}; }
   std::vector<float>& row(int64_t b) { return rows_[static_cast<size_t>(b)]; }
+  const std::vector<float>& floats(int64_t b) const { return rows_[static_cast<size_t>(b)]; }
   void copy_from(const StateRows& other) {
     for (size_t b = 0; b < rows_.size(); ++b)
       std::copy(other.rows_[b].begin(), other.rows_[b].end(), rows_[b].begin());
@@ -185,6 +194,7 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
     const State dlive_state = dlive.state();
     Floats dx({R, D});
     m.backward(w, x, dy, dx, &live_state, &dlive_state);
+    m.mixer.finish_gradients();
     const auto exact = [&](Complex& v, int64_t only) {
       const Complex keep = v;
       v = Complex(keep.real(), 1e-30);
@@ -266,6 +276,7 @@ void training_contract(const MixerShape& shape, const Config& config) {
     m.clear();
     m.forward(w, x, y, nullptr, true);
     m.backward(w, x, dy, dx, nullptr, nullptr);
+    m.mixer.finish_gradients();
     const auto gradients = m.gradients;
 
     StateRows states(B, m.mixer.state_bytes(70));
@@ -296,6 +307,7 @@ void training_contract(const MixerShape& shape, const Config& config) {
                      dx2.tensor().slice(row, part.rows()), nullptr, nullptr);
           first += count;
         }
+        m.mixer.finish_gradients();
         EXPECT_EQ(0, std::memcmp(y.span().data(), y2.span().data(), y.span().size_bytes()));
         EXPECT_EQ(0, std::memcmp(dx.span().data(), dx2.span().data(), dx.span().size_bytes()));
         EXPECT_EQ(gradients, m.gradients);
@@ -303,6 +315,53 @@ void training_contract(const MixerShape& shape, const Config& config) {
     }
     set_threads(0);
   });
+}
+
+// K-step recomputation changes no bit, of sequences with a state and without, and keeps less.
+template <class M, class Config>
+void recompute_contract(const MixerShape& shape, const Config& config,
+                        const std::vector<int64_t>& spacings) {
+  const int64_t D = shape.d_model, B = 3;
+  const std::vector<int32_t> offset = {0, 200, 201, 331}, start(3, 64);
+  const int64_t R = offset.back();
+  const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
+  MixerUnderTest<M> m(shape, config);
+  const size_t state_bytes = m.mixer.state_bytes(64 + 200);
+  WindowData with_past, from_nothing;
+  const Window continued = with_past.set(offset, start);
+  const Window whole = from_nothing.set(offset, std::vector<int32_t>(3, 0));
+  const auto run = [&](bool with_state) {
+    const Window& w = with_state ? continued : whole;
+    StateRows found(B, state_bytes), gradient(B, state_bytes);
+    found.fill_normal(3, 0.5);
+    gradient.fill_normal(4, 0.5);
+    const State state = found.state(), dstate = gradient.state();
+    Floats y({R, D}), dx({R, D});
+    m.clear();
+    m.forward(w, x, y, with_state ? &state : nullptr, true);
+    m.backward(w, x, dy, dx, with_state ? &state : nullptr, with_state ? &dstate : nullptr);
+    m.mixer.finish_gradients();
+    std::vector<float> all(y.span().begin(), y.span().end());
+    all.insert(all.end(), dx.span().begin(), dx.span().end());
+    for (const auto& g : m.gradients) all.insert(all.end(), g.begin(), g.end());
+    for (int64_t b = 0; b < B && with_state; ++b)
+      for (const StateRows* rows : {&found, &gradient})
+        all.insert(all.end(), rows->floats(b).begin(), rows->floats(b).end());
+    return all;
+  };
+  for (const bool with_state : {false, true}) {
+    m.keep_every = 0;
+    const std::vector<float> want = run(with_state);
+    const size_t kept = m.saved_bytes();
+    for (const int64_t every : spacings) {
+      SCOPED_TRACE(every);
+      m.keep_every = every;
+      const std::vector<float> got = run(with_state);
+      ASSERT_EQ(got.size(), want.size());
+      EXPECT_EQ(0, std::memcmp(got.data(), want.data(), want.size() * sizeof(float)));
+      EXPECT_LT(m.saved_bytes(), kept);
+    }
+  }
 }
 
 }  // namespace refrain

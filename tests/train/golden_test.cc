@@ -56,8 +56,12 @@ class Golden : public ::testing::TestWithParam<const char*> {
     losses_.assign(tokens_.size(), NAN);
     model_->clear_gradients();
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
-      model_->train(ctx, window_, tokens_, targets_, 1.0f / static_cast<float>(supervised_), 0,
-                    recompute, {losses_.data(), {window_.rows()}}, saved);
+      model_->train(ctx, window_,
+                    {.tokens = tokens_,
+                     .targets = targets_,
+                     .scale = 1.0f / static_cast<float>(supervised_),
+                     .recompute = recompute},
+                    {losses_.data(), {window_.rows()}}, saved);
     });
     model_->finish_gradients();
     double sum = 0;

@@ -40,6 +40,16 @@ std::optional<StopReason> end_of(const GenerationRequest& request, int32_t token
   return {};
 }
 
+// How much of what a sequence at `position` has not read goes into a window with `room` rows. Where
+// a prompt is cut does not depend on who shares the window: at multiples of kCut, where mixers are
+// the same to the bit (their blocks stand at multiples of it or of a divisor).
+size_t piece_length(int64_t position, size_t unread, size_t room) {
+  constexpr size_t kCut = 64;
+  if (unread <= room) return unread;
+  const size_t at = static_cast<size_t>(position), end = (at + room) / kCut * kCut;
+  return end > at ? end - at : 0;
+}
+
 double rate(size_t n, double seconds) {
   return n == 0 ? 0 : static_cast<double>(n) / std::max(seconds, 1e-9);
 }
@@ -196,7 +206,8 @@ void Generator::step(std::span<Job* const> jobs, const OnToken& on_token) {
   std::vector<int32_t> tokens, offset = {0}, positions, rows;
   for (Job* job : jobs) {
     const auto unread = job->unread();
-    job->reading = std::min(unread.size(), kWindowRows - tokens.size());
+    job->reading =
+        piece_length(job->sequence.state().position(), unread.size(), kWindowRows - tokens.size());
     job->choosing = job->reading == unread.size() && job->request.max_new_tokens > 0;
     if (job->reading == 0 || rows.size() == most_choices) break;
     const auto piece = unread.first(job->reading);

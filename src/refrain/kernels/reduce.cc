@@ -33,6 +33,15 @@ void scale(Tensor x, float by) {
   });
 }
 
+void add_row(Tensor y, ConstTensor b) {
+  parallel_rows(y.rows(), y.cols(), [&](int64_t r) HWY_ATTR {
+    float* row = y.row(r);
+    each(y.cols(), [&](auto at, int64_t i) HWY_ATTR {
+      at.store(hn::Add(at.load(row + i), at.load(b.data + i)), row + i);
+    });
+  });
+}
+
 void column_sum_add(ConstTensor dy, Tensor db) {
   parallel_columns(dy.rows(), dy.cols(), [&](int64_t begin, int64_t end) HWY_ATTR {
     chain_rows(0, dy.rows(), begin, end, db.data,
@@ -48,6 +57,7 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(add);
 HWY_EXPORT(scale);
+HWY_EXPORT(add_row);
 HWY_EXPORT(column_sum_add);
 
 void add(ConstTensor a, ConstTensor b, Tensor out) {
@@ -60,6 +70,10 @@ void copy(ConstTensor from, Tensor to) {
   parallel_ranges(to.size(), 1 << 16, [&](int64_t begin, int64_t end) {
     std::copy_n(from.data + begin, end - begin, to.data + begin);
   });
+}
+void add_row(Tensor y, ConstTensor b) {
+  REFRAIN_CHECK(b.size() == y.cols());
+  HWY_DYNAMIC_DISPATCH(add_row)(y, b);
 }
 void column_sum_add(ConstTensor dy, Tensor db) {
   REFRAIN_CHECK(db.size() == dy.cols());

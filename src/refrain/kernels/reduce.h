@@ -8,6 +8,8 @@ namespace refrain::kernels {
 void add(ConstTensor a, ConstTensor b, Tensor out);
 // x = x * by
 void scale(Tensor x, float by);
+// y [R, N] += b [N] in every row
+void add_row(Tensor y, ConstTensor b);
 // to = from
 void copy(ConstTensor from, Tensor to);
 

@@ -1,9 +1,11 @@
-// A linear map without bias: y = x wᵀ, w [out, in].
+// A linear map: y = x wᵀ (+ b), w [out, in], b [out].
 #pragma once
 #include <string>
 #include <vector>
 
+#include "refrain/base/error.h"
 #include "refrain/kernels/gemm.h"
+#include "refrain/kernels/reduce.h"
 #include "refrain/layers/context.h"
 #include "refrain/layers/param.h"
 
@@ -11,20 +13,39 @@ namespace refrain {
 
 struct Linear {
   int64_t in, out;
-  Param w{};
+  bool bias = false;
+  Param w{}, b{};
 
-  void visit(const ParamVisitor& v, std::string name, Init init,
+  // `name` ends with ".weight"; a bias, which starts at zero, takes ".bias" in its place, and the
+  // same parts.
+  void visit(const ParamVisitor& v, const std::string& name, Init init,
              std::vector<ParamPart> parts = {}) {
-    v({std::move(name), {out, in}, init, true, std::move(parts)}, w);
+    v({name, {out, in}, init, true, parts}, w);
+    if (!bias) return;
+    for (ParamPart& part : parts) part.name = bias_name(part.name);
+    v({bias_name(name), {out}, Init::constant(0), false, std::move(parts)}, b);
   }
   // x [R, in], y [R, out]
   void forward(Context& ctx, ConstTensor x, Tensor y) const {
     kernels::linear_forward(x, w.w, y, ctx.scratch);
+    if (bias && !ctx.dry()) kernels::add_row(y, b.w);
   }
-  // dx = dy w (overwritten); w.g += dyᵀ x
+  // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows
   void backward(Context& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
     kernels::linear_backward_input(dy, w.w, dx, ctx.scratch);
+    backward_weight(ctx, x, dy);
+  }
+  // Only what the weights get.
+  void backward_weight(Context& ctx, ConstTensor x, ConstTensor dy) const {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch);
+    if (bias && !ctx.dry()) kernels::column_sum_add(dy, b.g);
+  }
+
+ private:
+  static std::string bias_name(const std::string& name) {
+    constexpr std::string_view kWeight = ".weight";
+    REFRAIN_CHECK(name.ends_with(kWeight));
+    return name.substr(0, name.size() - kWeight.size()) + ".bias";
   }
 };
 

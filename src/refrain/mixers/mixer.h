@@ -35,11 +35,15 @@ class Mixer {
                        Arena* saved) const = 0;
 
   // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
-  // `state` is the one forward left (what it holds of the past is not changed by forward).
+  // `state` is the one forward left: what a mixer needs of the one it found, it puts in `saved`.
   // `dstate` (null: no gradient comes or goes by the state) holds dL/d(state left) and receives
   // dL/d(state found).
   virtual void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx,
                         const State* state, const State* dstate, Arena& saved) const = 0;
+
+  // After the last backward of an optimiser step, its micro-batches included: for weights whose
+  // gradient is a function of a sum over all rows.
+  virtual void finish_gradients() {}
 
   // Bytes of a row for a sequence of up to `tokens` tokens.
   virtual size_t state_bytes(int64_t tokens) const = 0;

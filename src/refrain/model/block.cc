@@ -9,17 +9,18 @@
 
 namespace refrain {
 
-Block::Block(std::unique_ptr<Mixer> mixer, const MixerShape& shape, int64_t d_ff, float eps,
-             int64_t index)
+Block::Block(std::unique_ptr<Mixer> mixer, const ModelConfig& config, int64_t index)
     : mixer_(std::move(mixer)),
-      feed_forward_(shape.d_model, d_ff),
-      D_(shape.d_model),
-      blocks_(shape.blocks),
-      eps_(eps),
+      feed_forward_(config.d_model, config.d_ff),
+      D_(config.d_model),
+      blocks_(config.layers),
+      eps_(static_cast<float>(config.rms_norm_eps)),
+      bare_(config.bare()),
       mixer_site_(static_cast<uint64_t>(2 * index + 1)),
       feed_forward_site_(static_cast<uint64_t>(2 * index + 2)) {}
 
 void Block::visit(const ParamVisitor& v) {
+  if (bare_) return mixer_->visit(prefixed(v, "self_attn."));
   const float residual_std = kInitStd / std::sqrt(2.0f * static_cast<float>(blocks_));
   v({"input_layernorm.weight", {D_}, Init::constant(1), false}, norm1_);
   mixer_->visit(prefixed(v, "self_attn."));
@@ -33,6 +34,10 @@ Block::Saved Block::carve(Arena& a, int64_t rows) const {
 
 void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
                     Arena* saved) const {
+  if (bare_) {
+    mixer_->forward(ctx, w, x, y, state, saved);
+    return apply_dropout(ctx, w, y, mixer_site_);
+  }
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   const Saved s = carve(saved ? *saved : ctx.scratch, R);
@@ -58,6 +63,12 @@ void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, con
                      const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
+  if (bare_) {
+    const Tensor dy = ctx.scratch.take({R, D_});
+    if (!ctx.dry()) kernels::copy(d, dy);
+    apply_dropout(ctx, w, dy, mixer_site_);
+    return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
+  }
   const Saved s = carve(saved, R);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 

@@ -2,19 +2,22 @@
 //
 //   h = x + mixer(rms_norm(x))        y = h + feed_forward(rms_norm(h))
 //
-// Dropout, when the context asks for it, falls on what is added to the residual stream.
+// or, bare:  y = mixer(x)
+//
+// Dropout, when the context asks for it, falls on what is added to the residual stream (bare: on
+// what the mixer gives).
 #pragma once
 #include <memory>
 
 #include "refrain/layers/feed_forward.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
+#include "refrain/model/config.h"
 
 namespace refrain {
 
 class Block {
  public:
-  Block(std::unique_ptr<Mixer> mixer, const MixerShape&, int64_t d_ff, float eps, int64_t index);
+  Block(std::unique_ptr<Mixer> mixer, const ModelConfig&, int64_t index);
 
   void visit(const ParamVisitor&);
 
@@ -24,6 +27,8 @@ class Block {
   // d: dL/dy in, dL/dx out. x as in forward.
   void backward(Context&, const Window&, ConstTensor x, Tensor d, const State* state,
                 const State* dstate, Arena& saved) const;
+
+  void finish_gradients() { mixer_->finish_gradients(); }
 
   size_t state_bytes(int64_t tokens) const { return mixer_->state_bytes(tokens); }
 
@@ -42,6 +47,7 @@ class Block {
   Param norm1_, norm2_;  // [D]
   int64_t D_, blocks_;
   float eps_;
+  bool bare_;
   uint64_t mixer_site_, feed_forward_site_;  // what keys the dropout masks
 };
 

@@ -174,8 +174,7 @@ int64_t count_weights(const ModelDescription& d) {
     const auto [it, is_new] = by_kind.try_emplace(kind, 0);
     int64_t& weights = it->second;
     if (is_new)
-      Block(make_mixer(kind, shape, d.mixer_settings), shape, d.config.d_ff,
-            static_cast<float>(d.config.rms_norm_eps), 0)
+      Block(make_mixer(kind, shape, d.mixer_settings), d.config, 0)
           .visit([&](const ParamSpec& spec, Param&) { weights += spec.size(); });
     sum += weights;
   }

@@ -33,6 +33,8 @@ void ModelConfig::resolve() {
   if (heads % kv_heads != 0)
     throw_error("kv_heads: expected a divisor of heads = {}, found {}", heads, kv_heads);
   if (d_ff == 0) d_ff = (8 * d_model / 3 + 31) / 32 * 32;
+  if (block != "pre_norm" && block != "bare")
+    throw_error("block: expected pre_norm or bare, found '{}'", block);
   if (mixers().empty()) throw_error("pattern: expected the name of a mixer, found none");
 }
 

@@ -21,6 +21,7 @@ struct ModelConfig {
   bool tie_embeddings = false;
   double rms_norm_eps = 1e-5;
   std::string pattern = "attention";
+  std::string block = "pre_norm";
 
   template <class V>
   void visit(V&& v) {
@@ -36,11 +37,15 @@ struct ModelConfig {
     v("rms_norm_eps", rms_norm_eps, "added to the mean square");
     v("pattern", pattern,
       "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"");
+    v("block", block,
+      "pre_norm: norm, mixer, norm, feed-forward, both halves residual; bare: the mixer alone, no "
+      "norm before the output, whose matrix has a bias");
   }
 
   // Fills in what 0 stands for and checks the rest; an Error names the setting.
   void resolve();
 
+  bool bare() const { return block == "bare"; }
   std::vector<std::string> mixers() const;  // one per block
   MixerShape mixer_shape() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
 };

@@ -85,6 +85,9 @@ Json llama_fixed() {
   };
 }
 
+// Our own settings that came after the first files: there, absent is the default.
+constexpr std::string_view kLater[] = {"block"};
+
 template <class Range>
 bool contains(const Range& range, std::string_view key) {
   return std::find(std::begin(range), std::end(range), key) != std::end(range);
@@ -289,6 +292,7 @@ ModelDescription parse_refrain(const Json& json, const std::string& name) {
   known.insert(std::begin(kIdKeys), std::end(kIdKeys));
   d.config.visit([&]<class T>(const char* key, T& field, const char*) {
     known.insert(key);
+    if (contains(kLater, key) && !io::find(json, key)) return;
     if constexpr (std::is_same_v<T, bool>)
       field = io::get_bool(json, key, name);
     else if constexpr (std::is_same_v<T, int64_t>)
@@ -344,7 +348,7 @@ Json refrain_to_json(ModelConfig config, const Options& mixer_settings) {
 bool is_llama(const ModelConfig& config, const Options& mixer_settings) {
   ModelConfig resolved = config;
   resolved.resolve();
-  if (kinds_of(resolved) != std::set<std::string>{"attention"}) return false;
+  if (kinds_of(resolved) != std::set<std::string>{"attention"} || resolved.bare()) return false;
   // transformers wants this even where head_dim says how wide a head is.
   if (resolved.d_model % resolved.heads != 0) return false;
   Options settings = settings_of(resolved, mixer_settings);

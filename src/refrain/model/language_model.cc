@@ -1,6 +1,7 @@
 #include "refrain/model/language_model.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
@@ -25,6 +26,40 @@ std::span<T> part(std::span<T> all, int64_t first, int64_t count) {
   return all.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
 }
 
+std::vector<int32_t> supervised(std::span<const int32_t> targets) {
+  std::vector<int32_t> rows;
+  for (size_t i = 0; i < targets.size(); ++i)
+    if (targets[i] >= 0) rows.push_back(static_cast<int32_t>(i));
+  return rows;
+}
+
+std::vector<int32_t> chosen(std::span<const int32_t> all, std::span<const int32_t> rows) {
+  std::vector<int32_t> some;
+  for (const int32_t row : rows) some.push_back(all[static_cast<size_t>(row)]);
+  return some;
+}
+
+// What a block's states hold before a window, for running the window again.
+class StateCopies {
+ public:
+  StateCopies() = default;
+  StateCopies(const Context& ctx, const Window& w, const Block& block, const State& from,
+              Arena& arena) {
+    for (int64_t b = 0; b < w.sequences(); ++b) {
+      // Room for the window too; what there is to copy is what its start needs.
+      const size_t bytes = block.state_bytes(w.begins_at(b) + w.length(b));
+      const auto to = arena.take<std::byte>({static_cast<int64_t>(bytes)});
+      rows_.push_back(to.data);
+      if (!ctx.dry() && bytes > 0)
+        std::memcpy(to.data, from.row(b), block.state_bytes(w.begins_at(b)));
+    }
+  }
+  State state() const { return {rows_}; }
+
+ private:
+  std::vector<std::byte*> rows_;
+};
+
 }  // namespace
 
 LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings)
@@ -32,8 +67,7 @@ LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings)
   config_.resolve();
   const MixerShape shape = config_.mixer_shape();
   for (const std::string& kind : config_.mixers())
-    blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), shape, config_.d_ff,
-                         static_cast<float>(config_.rms_norm_eps),
+    blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_,
                          static_cast<int64_t>(blocks_.size()));
   int64_t total = 0;
   visit([&](const ParamSpec& spec, Param&) {
@@ -56,8 +90,9 @@ void LanguageModel::visit(const ParamVisitor& v) {
   v({"model.embed_tokens.weight", {V, D}, Init::normal(kInitStd), false}, embedding_);
   for (size_t l = 0; l < blocks_.size(); ++l)
     blocks_[l].visit(prefixed(v, "model.layers." + std::to_string(l) + "."));
-  v({"model.norm.weight", {D}, Init::constant(1), false}, norm_);
+  if (!config_.bare()) v({"model.norm.weight", {D}, Init::constant(1), false}, norm_);
   if (!config_.tie_embeddings) v({"lm_head.weight", {V, D}, Init::normal(kInitStd), true}, head_);
+  if (config_.bare()) v({"lm_head.bias", {V}, Init::constant(0), false}, head_bias_);
 }
 
 void LanguageModel::initialise(uint64_t seed) {
@@ -94,6 +129,7 @@ void LanguageModel::clear_gradients() {
 }
 
 void LanguageModel::finish_gradients() {
+  for (Block& block : blocks_) block.finish_gradients();
   if (config_.tie_embeddings) kernels::add(embedding_.g, lookup_gradient(), embedding_.g);
 }
 
@@ -103,58 +139,108 @@ int64_t LanguageModel::slice_rows(int64_t rows) const {
   return std::min(rows, std::max<int64_t>(128, kFloats / config_.vocab_size));
 }
 
-void LanguageModel::train(Context& ctx, const Window& w, std::span<const int32_t> tokens,
-                          std::span<const int32_t> targets, float scale, float label_smoothing,
-                          Recompute recompute, Tensor losses, Arena& saved) {
+void LanguageModel::train(const Context& context, const Window& w, const Lesson& lesson,
+                          Tensor losses, Arena& saved) {
+  Context ctx = context;
+  ctx.keep_every = lesson.recompute.keep_every;
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
-  const int64_t R = w.rows(), D = config_.d_model, V = config_.vocab_size;
+  const int64_t R = w.rows(), D = config_.d_model;
   const size_t L = blocks_.size();
+  const bool again = lesson.recompute.blocks;
   std::vector<Tensor> x(L + 1);  // x[l]: what block l reads
   for (Tensor& t : x) t = saved.take({R, D});
+  std::vector<StateCopies> found(L);
   std::vector<size_t> marks(L);
+  const auto state = [&](size_t l) { return lesson.states.empty() ? nullptr : &lesson.states[l]; };
 
-  if (!ctx.dry()) kernels::embedding_forward(tokens, embedding_.w, x[0]);
+  if (!ctx.dry()) kernels::embedding_forward(lesson.tokens, embedding_.w, x[0]);
   apply_dropout(ctx, w, x[0], kEmbeddingSite);
+  if (again && !lesson.states.empty())
+    for (size_t l = 0; l < L; ++l) found[l] = StateCopies(ctx, w, blocks_[l], *state(l), saved);
   for (size_t l = 0; l < L; ++l) {
     marks[l] = saved.mark();
-    blocks_[l].forward(ctx, w, x[l], x[l + 1], nullptr, recompute.blocks ? nullptr : &saved);
+    blocks_[l].forward(ctx, w, x[l], x[l + 1], state(l), again ? nullptr : &saved);
   }
 
-  // The head, forward and backward, in slices of rows: the logits never exist whole.
   const Tensor d = ctx.scratch.take({R, D});
-  {
-    Arena::Frame frame(ctx.scratch);
-    const Tensor normed = ctx.scratch.take({R, D}), dnormed = ctx.scratch.take({R, D});
-    const Tensor r = ctx.scratch.take({R});
-    const int64_t slice = slice_rows(R);
-    const Tensor logits = ctx.scratch.take({slice, V});
-    if (!ctx.dry())
-      kernels::rms_norm_forward(x[L], norm_.w, static_cast<float>(config_.rms_norm_eps), normed, r);
-    for (int64_t row = 0; row < R; row += slice) {
-      const int64_t n = std::min(slice, R - row);
-      const Tensor part_logits = logits.slice(0, n), part_normed = normed.slice(row, n);
-      kernels::linear_forward(part_normed, head().w, part_logits, ctx.scratch);
-      if (!ctx.dry())
-        kernels::softmax_cross_entropy(part_logits, part(targets, row, n), scale, label_smoothing,
-                                       losses.slice(row, n));
-      kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, n), ctx.scratch);
-      kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch);
-    }
-    if (!ctx.dry()) kernels::rms_norm_backward(x[L], norm_.w, r, dnormed, d, norm_.g, false);
-  }
+  train_head(ctx, x[L], lesson, losses, d);
 
   for (size_t l = L; l-- > 0;) {
     saved.rewind(marks[l]);
-    if (recompute.blocks) {
+    if (again) {
       Arena::Frame frame(ctx.scratch);
       const Tensor y = ctx.scratch.take({R, D});
-      blocks_[l].forward(ctx, w, x[l], y, nullptr, &saved);
+      const State from_start = found[l].state();
+      blocks_[l].forward(ctx, w, x[l], y, state(l) ? &from_start : nullptr, &saved);
       saved.rewind(marks[l]);
     }
-    blocks_[l].backward(ctx, w, x[l], d, nullptr, nullptr, saved);
+    blocks_[l].backward(ctx, w, x[l], d, state(l), nullptr, saved);
   }
   apply_dropout(ctx, w, d, kEmbeddingSite);
-  if (!ctx.dry()) kernels::embedding_backward(tokens, d, lookup_gradient());
+  if (!ctx.dry()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
+}
+
+LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
+                                                   std::span<const int32_t> rows) const {
+  const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
+  HeadInput in;
+  in.x = ctx.scratch.take({n, D});
+  if (!ctx.dry())
+    parallel_ranges(n, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        std::copy_n(x.row(rows[static_cast<size_t>(i)]), D, in.x.row(i));
+    });
+  in.normed = in.x;
+  if (config_.bare()) return in;
+  in.r = ctx.scratch.take({n});
+  in.normed = ctx.scratch.take({n, D});
+  if (!ctx.dry())
+    kernels::rms_norm_forward(in.x, norm_.w, static_cast<float>(config_.rms_norm_eps), in.normed,
+                              in.r);
+  return in;
+}
+
+void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits) const {
+  kernels::linear_forward(normed, head().w, logits, ctx.scratch);
+  if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
+}
+
+// In slices of the supervised rows, forward and backward at once: the logits never exist whole.
+void LanguageModel::train_head(Context& ctx, ConstTensor x, const Lesson& lesson, Tensor losses,
+                               Tensor d) {
+  Arena::Frame frame(ctx.scratch);
+  const std::vector<int32_t> rows = supervised(lesson.targets);
+  const std::vector<int32_t> targets = chosen(lesson.targets, rows);
+  const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
+  const HeadInput in = head_input(ctx, x, rows);
+  const Tensor dnormed = ctx.scratch.take({n, D}), row_losses = ctx.scratch.take({n});
+  const int64_t slice = slice_rows(n);
+  const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
+  for (int64_t row = 0; row < n; row += slice) {
+    const int64_t count = std::min(slice, n - row);
+    const Tensor part_logits = logits.slice(0, count), part_normed = in.normed.slice(row, count);
+    head_forward(ctx, part_normed, part_logits);
+    if (!ctx.dry())
+      kernels::softmax_cross_entropy(part_logits, part(std::span(targets), row, count),
+                                     lesson.scale, lesson.label_smoothing,
+                                     row_losses.slice(row, count));
+    kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, count), ctx.scratch);
+    kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch);
+    if (config_.bare() && !ctx.dry()) kernels::column_sum_add(part_logits, head_bias_.g);
+  }
+  if (ctx.dry()) return;
+  Tensor dx = dnormed;
+  if (!config_.bare()) {
+    dx = in.normed;  // which nobody reads any more
+    kernels::rms_norm_backward(in.x, norm_.w, in.r, dnormed, dx, norm_.g, false);
+  }
+  std::fill(d.begin(), d.end(), 0.0f);
+  std::fill(losses.begin(), losses.end(), 0.0f);
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t row = rows[static_cast<size_t>(i)];
+    std::copy_n(dx.row(i), D, d.row(row));
+    losses.data[row] = row_losses.data[i];
+  }
 }
 
 Tensor LanguageModel::hidden(Context& ctx, const Window& w, std::span<const int32_t> tokens,
@@ -173,34 +259,29 @@ void LanguageModel::losses(Context& ctx, const Window& w, std::span<const int32_
                            std::span<const int32_t> targets, std::span<const State> states,
                            Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
-  const int64_t R = w.rows(), slice = slice_rows(R);
-  const Tensor x = hidden(ctx, w, tokens, states);
-  const Tensor normed = ctx.scratch.take({R, config_.d_model}), r = ctx.scratch.take({R});
+  const std::vector<int32_t> rows = supervised(targets);
+  const std::vector<int32_t> wanted = chosen(targets, rows);
+  const int64_t n = static_cast<int64_t>(rows.size()), slice = slice_rows(n);
+  const HeadInput in = head_input(ctx, hidden(ctx, w, tokens, states), rows);
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
-  if (!ctx.dry())
-    kernels::rms_norm_forward(x, norm_.w, static_cast<float>(config_.rms_norm_eps), normed, r);
-  for (int64_t row = 0; row < R; row += slice) {
-    const int64_t n = std::min(slice, R - row);
-    kernels::linear_forward(normed.slice(row, n), head().w, logits.slice(0, n), ctx.scratch);
+  const Tensor row_losses = ctx.scratch.take({n});
+  for (int64_t row = 0; row < n; row += slice) {
+    const int64_t count = std::min(slice, n - row);
+    head_forward(ctx, in.normed.slice(row, count), logits.slice(0, count));
     if (!ctx.dry())
-      kernels::cross_entropy_forward(logits.slice(0, n), part(targets, row, n),
-                                     losses.slice(row, n));
+      kernels::cross_entropy_forward(logits.slice(0, count), part(std::span(wanted), row, count),
+                                     row_losses.slice(row, count));
   }
+  if (ctx.dry()) return;
+  std::fill(losses.begin(), losses.end(), 0.0f);
+  for (int64_t i = 0; i < n; ++i) losses.data[rows[static_cast<size_t>(i)]] = row_losses.data[i];
 }
 
 void LanguageModel::logits(Context& ctx, const Window& w, std::span<const int32_t> tokens,
                            std::span<const State> states, std::span<const int32_t> rows,
                            Tensor logits) const {
   Arena::Frame frame(ctx.scratch);
-  const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
-  const Tensor x = hidden(ctx, w, tokens, states);
-  const Tensor chosen = ctx.scratch.take({n, D}), r = ctx.scratch.take({n});
-  if (!ctx.dry()) {
-    for (int64_t i = 0; i < n; ++i)
-      std::copy_n(x.row(rows[static_cast<size_t>(i)]), D, chosen.row(i));
-    kernels::rms_norm_forward(chosen, norm_.w, static_cast<float>(config_.rms_norm_eps), chosen, r);
-  }
-  kernels::linear_forward(chosen, head().w, logits, ctx.scratch);
+  head_forward(ctx, head_input(ctx, hidden(ctx, w, tokens, states), rows).normed, logits);
 }
 
 }  // namespace refrain

@@ -2,6 +2,8 @@
 //
 //   x = E[token];  x = block_l(x) for every block;  logits = rms_norm(x) Wᵀ,  W = E when tied
 //
+// A stack of bare blocks has no norm before its output, which has a bias: logits = x Wᵀ + b.
+//
 // The model owns its weights (one allocation, in visiting order) and, for training, gradients of
 // the same layout. Memory for activations is the caller's: arenas sized by a dry run (workspace.h).
 #pragma once
@@ -41,16 +43,26 @@ class LanguageModel {
   // input and as output; they are joined here, so that it does not matter how the rows came.
   void finish_gradients();
 
-  // Memory policy of a training step.
+  // Memory policy of a training step: same gradients, to the bit.
   struct Recompute {
-    bool blocks = false;  // keep only each block's input; run its forward again in backward
+    bool blocks = false;     // keep only each block's input; run its forward again in backward
+    int64_t keep_every = 0;  // K-step recomputation inside the mixers (Context::keep_every)
+  };
+
+  // What a window is trained on. `states`: per block, read and advanced, no gradient goes beyond
+  // them (truncated backpropagation); or empty: whole sequences.
+  struct Lesson {
+    std::span<const int32_t> tokens;   // [R]
+    std::span<const int32_t> targets;  // [R], negative: not supervised
+    float scale = 1;                   // of the loss
+    float label_smoothing = 0;
+    std::span<const State> states{};
+    Recompute recompute{};
   };
 
   // Adds to the gradients those of scale * (sum of the cross entropies of the window's targets);
   // writes each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
-  void train(Context&, const Window&, std::span<const int32_t> tokens,
-             std::span<const int32_t> targets, float scale, float label_smoothing, Recompute,
-             Tensor losses, Arena& saved);
+  void train(const Context&, const Window&, const Lesson&, Tensor losses, Arena& saved);
 
   // Each row's loss, without gradients. `states`: per block, or empty.
   void losses(Context&, const Window&, std::span<const int32_t> tokens,
@@ -70,13 +82,22 @@ class LanguageModel {
   // Embedding and blocks in inference; the result is taken from scratch.
   Tensor hidden(Context&, const Window&, std::span<const int32_t> tokens,
                 std::span<const State> states) const;
+  // What the head needs of the rows whose logits are wanted: normed [n, D] = norm(x[rows]).
+  struct HeadInput {
+    Tensor x, r, normed;  // [n, D], [n] reciprocal root mean squares, [n, D]
+  };
+  HeadInput head_input(Context&, ConstTensor x, std::span<const int32_t> rows) const;
+  // Part of the head's rows: logits [n, V].
+  void head_forward(Context&, ConstTensor normed, Tensor logits) const;
+  // d [R, D] = dL/dx from the head, which also gets its own gradients.
+  void train_head(Context&, ConstTensor x, const Lesson&, Tensor losses, Tensor d);
   Tensor lookup_gradient();
   int64_t slice_rows(int64_t rows) const;
 
   ModelConfig config_;
   Options mixer_settings_;
   std::vector<Block> blocks_;
-  Param embedding_, norm_, head_;  // [V, D], [D], [V, D]
+  Param embedding_, norm_, head_, head_bias_;  // [V, D], [D], [V, D], [V]
   int64_t parameters_ = 0;
   Buffer<float> weights_, gradients_;
   Buffer<float> lookup_gradient_;  // [V, D], when tied

@@ -3,12 +3,10 @@
 #include <cmath>
 
 #include "refrain/kernels/activation_ref.h"
-#include "refrain/kernels/attention_ref.h"
 #include "refrain/kernels/cross_entropy_ref.h"
 #include "refrain/kernels/embedding_ref.h"
 #include "refrain/kernels/rms_norm_ref.h"
-#include "refrain/kernels/rope_ref.h"
-#include "refrain/mixers/attention/attention.h"
+#include "refrain/mixers/registry.h"
 #include "refrain/model/checkpoint.h"
 
 namespace refrain {
@@ -20,6 +18,10 @@ TensorOf<T> view(const std::vector<T>& values, int64_t columns) {
   return {const_cast<T*>(values.data()), {static_cast<int64_t>(values.size()) / columns, columns}};
 }
 
+constexpr const char* kMixer = "self_attn.";
+
+std::string block_name(size_t l) { return "model.layers." + std::to_string(l) + "."; }
+
 template <class T>
 void add(const std::vector<T>& from, std::vector<T>& to) {
   for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
@@ -29,9 +31,21 @@ void add(const std::vector<T>& from, std::vector<T>& to) {
 
 template <class T>
 ReferenceModel<T>::ReferenceModel(LanguageModel& model)
-    : config_(model.config()), mixer_settings_(model.mixer_settings()) {
-  for (const std::string& kind : config_.mixers())
-    if (kind != "attention") throw_error("the mixer '{}' has no plain form to compare with", kind);
+    : config_(model.config()),
+      mixer_settings_(model.mixer_settings()),
+      mixer_weights_(static_cast<size_t>(config_.layers)),
+      state_size_([&model](size_t block, size_t tokens) {
+        return model.state_bytes(static_cast<int64_t>(block), static_cast<int64_t>(tokens)) /
+               sizeof(float);
+      }) {
+  model.visit([&](const ParamSpec& spec, Param&) {
+    for (size_t l = 0; l < mixer_weights_.size(); ++l) {
+      if (!spec.name.starts_with(block_name(l) + kMixer)) continue;
+      std::vector<std::string>& names = mixer_weights_[l].emplace_back();
+      for (const ParamPart& part : spec.parts) names.push_back(part.name);
+      if (spec.parts.empty()) names.push_back(spec.name);
+    }
+  });
   visit_file_tensors(
       model, [&](const std::string& name, Tensor w) { weights_[name].assign(w.begin(), w.end()); });
 }
@@ -62,49 +76,19 @@ std::vector<T> ReferenceModel<T>::rms_norm(Vector x, const std::string& name) co
 }
 
 template <class T>
-std::vector<T> ReferenceModel<T>::attention(const Vector& x, const std::string& prefix,
-                                            Vector* state) const {
-  const int64_t D = config_.d_model, d = config_.head_dim, H = config_.heads, G = config_.kv_heads;
-  const int64_t rows = static_cast<int64_t>(x.size()) / D;
-  const auto settings = mixer_settings_.get<AttentionConfig>("attention.");
-  const auto pairing = settings.rope_pairing == "half" ? kernels::RopePairing::kHalf
-                                                       : kernels::RopePairing::kAdjacent;
-  Vector q = linear(x, prefix + "q_proj.weight", D), k = linear(x, prefix + "k_proj.weight", D);
-  const Vector v = linear(x, prefix + "v_proj.weight", D);
-  const auto rotate = [&](Vector& values, int64_t heads) {
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t h = 0; h < heads; ++h)
-        kernels::rope_ref(view(values, heads * d).row(row) + h * d, d, settings.rope_theta,
-                          static_cast<double>(row), pairing);
-  };
-  rotate(q, H);
-  rotate(k, G);
-  // Head h of [rows, heads d] as [rows, d] of its own.
-  const auto head = [&](const Vector& values, int64_t heads, int64_t h) {
-    Vector one;
-    for (int64_t row = 0; row < rows; ++row) {
-      const T* from = view(values, heads * d).row(row) + h * d;
-      one.insert(one.end(), from, from + d);
-    }
-    return one;
-  };
-  Vector mixed(static_cast<size_t>(rows * H * d)), out(static_cast<size_t>(rows * d));
-  for (int64_t h = 0; h < H; ++h) {
-    const int64_t g = h / (H / G);
-    kernels::attention_ref(rows, rows, d, 1 / std::sqrt(static_cast<double>(d)),
-                           head(q, H, h).data(), head(k, G, g).data(), head(v, G, g).data(),
-                           out.data());
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t i = 0; i < d; ++i)
-        view(mixed, H * d).row(row)[h * d + i] = view(out, d).row(row)[i];
+std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* state) const {
+  std::vector<Vector> weights;
+  for (const auto& parts : mixer_weights_[block]) {
+    Vector& whole = weights.emplace_back();
+    for (const std::string& name : parts)
+      whole.insert(whole.end(), weight(name).begin(), weight(name).end());
   }
-  if (state) {
-    state->clear();
-    for (int64_t row = 0; row < rows; ++row)
-      for (const TensorOf<T>& part : {view(k, G * d), view(v, G * d)})
-        state->insert(state->end(), part.row(row), part.row(row) + G * d);
-  }
-  return linear(mixed, prefix + "o_proj.weight", H * d);
+  const size_t tokens = x.size() / static_cast<size_t>(config_.d_model);
+  Vector y(x.size()), left(state_size_(block, tokens));
+  reference_forward<T>(config_.mixers()[block], config_.mixer_shape(), mixer_settings_, weights,
+                       static_cast<int64_t>(tokens), x.data(), y.data(), left.data());
+  if (state) *state = std::move(left);
+  return y;
 }
 
 template <class T>
@@ -123,14 +107,24 @@ std::vector<T> ReferenceModel<T>::logits(std::span<const int32_t> tokens,
   Vector x(tokens.size() * static_cast<size_t>(D));
   kernels::embedding_ref(tokens, view(weight("model.embed_tokens.weight"), D), view(x, D));
   if (states) states->resize(static_cast<size_t>(config_.layers));
-  for (int64_t l = 0; l < config_.layers; ++l) {
-    const std::string block = "model.layers." + std::to_string(l) + ".";
-    Vector* state = states ? &(*states)[static_cast<size_t>(l)] : nullptr;
-    add(attention(rms_norm(x, block + "input_layernorm.weight"), block + "self_attn.", state), x);
+  for (size_t l = 0; l < mixer_weights_.size(); ++l) {
+    const std::string block = block_name(l);
+    Vector* state = states ? &(*states)[l] : nullptr;
+    if (config_.bare()) {
+      x = mixer(x, l, state);
+      continue;
+    }
+    add(mixer(rms_norm(x, block + "input_layernorm.weight"), l, state), x);
     add(feed_forward(rms_norm(x, block + "post_attention_layernorm.weight"), block + "mlp."), x);
   }
-  const char* head = config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-  return linear(rms_norm(std::move(x), "model.norm.weight"), head, D);
+  if (!config_.bare()) x = rms_norm(std::move(x), "model.norm.weight");
+  Vector logits =
+      linear(x, config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", D);
+  if (config_.bare()) {
+    const Vector& bias = weight("lm_head.bias");
+    for (size_t i = 0; i < logits.size(); ++i) logits[i] += bias[i % bias.size()];
+  }
+  return logits;
 }
 
 template <class T>

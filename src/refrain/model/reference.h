@@ -5,6 +5,7 @@
 #pragma once
 #include <complex>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -17,7 +18,7 @@ namespace refrain {
 template <class T>  // double or std::complex<double>
 class ReferenceModel {
  public:
-  // Copies the weights. Error when a mixer of the model has no plain form here.
+  // Copies the weights.
   explicit ReferenceModel(LanguageModel& model);
 
   // By the names of visit_file_tensors().
@@ -37,12 +38,15 @@ class ReferenceModel {
   const Vector& weight(const std::string& name) const { return weights_.at(name); }
   Vector linear(const Vector& x, const std::string& name, int64_t in) const;
   Vector rms_norm(Vector x, const std::string& name) const;
-  Vector attention(const Vector& x, const std::string& prefix, Vector* state) const;
+  Vector mixer(const Vector& x, size_t block, Vector* state) const;
   Vector feed_forward(const Vector& x, const std::string& prefix) const;
 
   ModelConfig config_;
   Options mixer_settings_;
   std::map<std::string, Vector> weights_;
+  // Names of each block's mixer: tensor by tensor in visiting order, of the parts files hold.
+  std::vector<std::vector<std::vector<std::string>>> mixer_weights_;
+  std::function<size_t(size_t block, size_t tokens)> state_size_;
 };
 
 extern template class ReferenceModel<double>;

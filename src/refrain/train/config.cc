@@ -55,7 +55,8 @@ void TrainConfig::check() const {
   if (patience > 0 && eval_steps == 0)
     throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
-  expect_one_of("gradient_checkpointing", gradient_checkpointing, {"off", "blocks"});
+  parse_checkpointing(gradient_checkpointing);
+  expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
 }
 
 TrainingLength parse_length(const std::string& text) {
@@ -73,6 +74,19 @@ TrainingLength parse_length(const std::string& text) {
     if (unit == "Gt") return {TrainingLength::kTokens, amount * 1e9};
   }
   throw_error("max_steps: expected steps (2000), epochs (5e) or tokens (10Mt), found '{}'", text);
+}
+
+Checkpointing parse_checkpointing(const std::string& text) {
+  if (text == "off") return {};
+  if (text == "blocks") return {.blocks = true};
+  int64_t every = 0;
+  const char* last = text.data() + text.size();
+  const auto [end, error] = std::from_chars(text.data(), last, every);
+  if (error == std::errc() && end == last && every >= 1 && every <= 1 << 30)
+    return {.keep_every = every};
+  throw_error(
+      "gradient_checkpointing: expected off, blocks, or a number of tokens, 1 to {}, found '{}'",
+      1 << 30, text);
 }
 
 double learning_rate(const TrainConfig& c, int64_t step, int64_t total) {

@@ -30,6 +30,7 @@ struct TrainConfig {
   int64_t patience = 0;
   int64_t seed = 1;
   std::string gradient_checkpointing = "off";
+  int64_t tbptt = 0;
 
   template <class V>
   void visit(V&& v) {
@@ -60,7 +61,12 @@ struct TrainConfig {
     v("patience", patience, "stop after so many evaluations without a better loss; 0 = never");
     v("seed", seed, "of weights, order and dropout");
     v("gradient_checkpointing", gradient_checkpointing,
-      "off, or blocks: keep each block's input only and recompute the rest; same weights");
+      "what backward recomputes, with the same weights: off; blocks: all but each block's input; a "
+      "number K: recurrent mixers keep their state every K tokens only");
+    v("tbptt", tbptt,
+      "truncated backpropagation: gradients reach back within stretches of so many tokens, the "
+      "state "
+      "is carried from stretch to stretch of a sequence; 0 = through the whole sequence");
   }
 
   void check() const;  // an Error names the setting that is out of range
@@ -72,6 +78,13 @@ struct TrainingLength {
   double amount;
 };
 TrainingLength parse_length(const std::string& max_steps);
+
+// gradient_checkpointing taken apart.
+struct Checkpointing {
+  bool blocks = false;
+  int64_t keep_every = 0;  // tokens
+};
+Checkpointing parse_checkpointing(const std::string& gradient_checkpointing);
 
 // The learning rate of step `step` (from 1) of `total`.
 double learning_rate(const TrainConfig&, int64_t step, int64_t total);

@@ -35,43 +35,84 @@ int64_t micro_batch_end(const data::Batch& batch, const TrainConfig& c, int64_t 
   return last;
 }
 
-// Sequences [first, last) of a batch as a window, with their tokens and targets.
+int64_t longest_of(const data::Batch& batch) {
+  int64_t longest = 0;
+  for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
+    longest = std::max<int64_t>(longest, batch.offset[b + 1] - batch.offset[b]);
+  return longest;
+}
+
+// Tokens [begin, end) of each of the sequences [first, last) of a batch, as a window, with their
+// inputs and targets. Where a sequence is shorter, its piece is.
 struct Part {
-  Part(const data::Batch& batch, int64_t first, int64_t last) {
-    const auto begin = static_cast<size_t>(batch.offset[static_cast<size_t>(first)]);
-    const auto end = static_cast<size_t>(batch.offset[static_cast<size_t>(last)]);
-    tokens = std::span(batch.tokens).subspan(begin, end - begin);
-    targets = std::span(batch.targets).subspan(begin, end - begin);
-    std::vector<int32_t> offset;
-    for (int64_t b = first; b <= last; ++b)
-      offset.push_back(batch.offset[static_cast<size_t>(b)] - static_cast<int32_t>(begin));
-    const std::vector<int32_t> start(static_cast<size_t>(last - first), 0);
+  Part(const data::Batch& batch, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    std::vector<int32_t> offset = {0}, start;
+    for (int64_t b = first; b < last; ++b) {
+      const int32_t from = batch.offset[static_cast<size_t>(b)];
+      const int64_t length = batch.offset[static_cast<size_t>(b) + 1] - from;
+      const int64_t t0 = std::min(begin, length), t1 = std::min(end, length);
+      tokens.insert(tokens.end(), batch.tokens.begin() + from + t0,
+                    batch.tokens.begin() + from + t1);
+      targets.insert(targets.end(), batch.targets.begin() + from + t0,
+                     batch.targets.begin() + from + t1);
+      offset.push_back(static_cast<int32_t>(tokens.size()));
+      start.push_back(static_cast<int32_t>(t0));
+    }
     window = data_.set(offset, start, first);
   }
-  std::span<const int32_t> tokens, targets;
+  std::vector<int32_t> tokens, targets;
   Window window;
 
  private:
   WindowData data_;
 };
 
+// The states of sequences [first, last), as a model takes them.
+StateView view(std::vector<SequenceState>& states, int64_t first, int64_t last, int64_t blocks) {
+  std::vector<SequenceState*> some;
+  for (int64_t b = first; b < last; ++b) some.push_back(&states[static_cast<size_t>(b)]);
+  return StateView(some, blocks);
+}
+
+// As many states as the batch has sequences, empty.
+void begin_sequences(const LanguageModel& model, const data::Batch& batch,
+                     std::vector<SequenceState>& states) {
+  const int64_t capacity = longest_of(batch);
+  for (SequenceState& state : states) {
+    if (state.capacity() < capacity)
+      state = SequenceState(model, capacity);
+    else
+      state.reset();
+  }
+  while (static_cast<int64_t>(states.size()) < batch.sequences())
+    states.emplace_back(model, capacity);
+}
+
 }  // namespace
 
 Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
-                    const data::BatchConfig& config, Workspace& workspace) {
+                    const data::BatchConfig& config, Workspace& workspace, int64_t stretch) {
   const auto begin = Clock::now();
   Evaluation result;
   data::Batch batch;
   std::vector<float> losses;
+  std::vector<SequenceState> states;
   double sum = 0;
   for (int64_t cursor = 0; data::next_in_order(data, config, batch, cursor);) {
-    const Part part(batch, 0, batch.sequences());
-    losses.resize(part.tokens.size());
-    const Tensor row_losses(losses.data(), {part.window.rows()});
-    workspace.run({}, [&](Context& ctx, Arena&) {
-      model.losses(ctx, part.window, part.tokens, part.targets, {}, row_losses);
-    });
-    for (float loss : losses) sum += static_cast<double>(loss);
+    const int64_t all = batch.sequences(), longest = longest_of(batch);
+    if (stretch > 0) begin_sequences(model, batch, states);
+    const int64_t length = stretch > 0 ? stretch : longest;
+    for (int64_t begin = 0; begin < longest; begin += length) {
+      const Part part(batch, 0, all, begin, begin + length);
+      const StateView found = view(states, 0, stretch > 0 ? all : 0, model.config().layers);
+      losses.resize(part.tokens.size());
+      const Tensor row_losses(losses.data(), {part.window.rows()});
+      workspace.run({}, [&](Context& ctx, Arena&) {
+        model.losses(ctx, part.window, part.tokens, part.targets,
+                     stretch > 0 ? found.states() : std::span<const State>(), row_losses);
+      });
+      for (float loss : losses) sum += static_cast<double>(loss);
+    }
     result.tokens += batch.supervised;
   }
   if (result.tokens == 0) throw_error("evaluation: the data holds no token to predict");
@@ -101,6 +142,19 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
   if (length.unit == TrainingLength::kTokens)
     steps = length.amount * per_epoch / std::max(tokens_per_epoch, 1.0);
   total_steps_ = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(steps)));
+  try_settings();
+}
+
+// A dry step on one token: what mixers refuse, they refuse before the first real one.
+void Trainer::try_settings() {
+  const data::Batch batch{.tokens = {0}, .targets = {0}, .offset = {0, 1}, .supervised = 1};
+  const Part part(batch, 0, 1, 0, 1);
+  const Checkpointing checkpointing = parse_checkpointing(config_.gradient_checkpointing);
+  const LanguageModel::Lesson lesson{.tokens = part.tokens,
+                                     .targets = part.targets,
+                                     .recompute = {checkpointing.blocks, checkpointing.keep_every}};
+  Arena scratch, saved;
+  model_.train(Context{scratch}, part.window, lesson, {nullptr, {1}}, saved);
 }
 
 bool Trainer::resume() {
@@ -118,20 +172,36 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
   const Dropout dropout{
       static_cast<float>(config_.dropout),
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state_.step))};
-  const LanguageModel::Recompute recompute{config_.gradient_checkpointing == "blocks"};
+  const Checkpointing checkpointing = parse_checkpointing(config_.gradient_checkpointing);
   double sum = 0;
   std::vector<float> losses;
   model_.clear_gradients();
-  for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
-    last = micro_batch_end(batch, config_, first);
-    const Part part(batch, first, last);
-    losses.resize(part.tokens.size());
-    const Tensor row_losses(losses.data(), {part.window.rows()});
-    workspace_.run(dropout, [&](Context& ctx, Arena& saved) {
-      model_.train(ctx, part.window, part.tokens, part.targets, scale,
-                   static_cast<float>(config_.label_smoothing), recompute, row_losses, saved);
-    });
-    for (float loss : losses) sum += static_cast<double>(loss);
+  // Stretch by stretch, and each of them micro-batch by micro-batch: so the order of the rows does
+  // not depend on the micro-batches.
+  const int64_t longest = longest_of(batch);
+  const bool truncated = config_.tbptt > 0 && config_.tbptt < longest;
+  const int64_t length = truncated ? config_.tbptt : longest;
+  if (truncated) begin_sequences(model_, batch, states_);
+  for (int64_t begin = 0; begin < longest; begin += length) {
+    for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
+      last = micro_batch_end(batch, config_, first);
+      const Part part(batch, first, last, begin, begin + length);
+      const StateView found =
+          view(states_, first, truncated ? last : first, model_.config().layers);
+      losses.resize(part.tokens.size());
+      const Tensor row_losses(losses.data(), {part.window.rows()});
+      const LanguageModel::Lesson lesson{
+          .tokens = part.tokens,
+          .targets = part.targets,
+          .scale = scale,
+          .label_smoothing = static_cast<float>(config_.label_smoothing),
+          .states = truncated ? found.states() : std::span<const State>(),
+          .recompute = {checkpointing.blocks, checkpointing.keep_every}};
+      workspace_.run(dropout, [&](Context& ctx, Arena& saved) {
+        model_.train(ctx, part.window, lesson, row_losses, saved);
+      });
+      for (float loss : losses) sum += static_cast<double>(loss);
+    }
   }
   model_.finish_gradients();
   const double loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1));
@@ -150,7 +220,7 @@ void Trainer::evaluate_and_keep(const TrainerEvents& events) {
   data::BatchConfig config = batch_config_;
   config.max_tokens = 0;
   config.batch_size = std::max<int64_t>(1, 4096 / config.context);
-  const Evaluation result = evaluate(model_, *valid_, config, workspace_);
+  const Evaluation result = evaluate(model_, *valid_, config, workspace_, config_.tbptt);
   last_evaluation_ = result;
   const bool best = state_.best_step == 0 || result.loss < state_.best_loss;
   if (best) {

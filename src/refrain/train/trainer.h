@@ -13,6 +13,7 @@
 #include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
 #include "refrain/model/language_model.h"
+#include "refrain/model/sequence_state.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/config.h"
 #include "refrain/train/optimizer.h"
@@ -27,9 +28,10 @@ struct Evaluation {
 };
 
 // Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
-// which only bounds memory.
+// which only bounds memory. `stretch`: run sequences so many tokens at a time, the state carried
+// between; 0 = whole.
 Evaluation evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
-                    Workspace&);
+                    Workspace&, int64_t stretch = 0);
 
 // What a listener is told after a step, an evaluation, a checkpoint.
 struct Progress {
@@ -75,6 +77,7 @@ class Trainer {
   struct StepResult {
     double loss, grad_norm;
   };
+  void try_settings();
   StepResult step(const data::Batch&);
   void evaluate_and_keep(const TrainerEvents&);
   void save(const TrainerEvents&);
@@ -88,6 +91,7 @@ class Trainer {
   data::Batches batches_;
   Optimizer optimizer_;
   Workspace workspace_;
+  std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
   TrainerState state_;
   int64_t total_steps_ = 0, saved_step_ = -1;
   std::optional<Evaluation> last_evaluation_;
