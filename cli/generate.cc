@@ -62,13 +62,14 @@ struct Generate {
     for (const int32_t id : request.prompt) decoder.feed(id);
     std::string text;
     const auto show_new = [&](const std::string& piece) {
-      text += piece;
+      if (json) text += piece;
       shows(piece);
     };
     const auto on_token = [&](const Choice& choice) {
       show_new(stops.feed(decoder.feed(choice.token)));
       return stops.found() ? std::optional(StopReason::kStopText) : std::nullopt;
     };
+    request.keep_choices = json;
     GenerationResult result = Generator(*loaded.model).generate(request, sequence, on_token);
     if (!stops.found()) {
       show_new(stops.feed(decoder.finish()));
@@ -82,8 +83,8 @@ struct Generate {
       print("\n");
     note(fmt::format(
         "prompt: {} tokens, {:.3f} s; generated: {} tokens, {:.3f} s, {:.0f} a second; stopped: {}",
-        result.prompt_tokens, result.prompt_seconds, result.choices.size(),
-        result.generation_seconds(), result.tokens_per_second(), to_text(result.reason)));
+        result.prompt_tokens, result.prompt_seconds, result.tokens, result.generation_seconds,
+        result.tokens_per_second(), to_text(result.reason)));
     return 0;
   }
 
@@ -137,7 +138,7 @@ struct Generate {
             {"stop_reason", to_text(result.reason)},
             {"prompt_tokens", result.prompt_tokens},
             {"prompt_seconds", result.prompt_seconds},
-            {"generation_seconds", result.generation_seconds()},
+            {"generation_seconds", result.generation_seconds},
             {"tokens", std::move(list)}};
   }
 };

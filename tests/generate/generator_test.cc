@@ -213,10 +213,10 @@ TEST_F(GeneratorTest, TellsItsSpeed) {
   GenerationRequest request = request_of(random_tokens(5, 1), 10, 1);
   GenerationResult result = generator.generate(request);
   EXPECT_EQ(result.prompt_tokens, 5);
-  EXPECT_EQ(result.step_seconds.size(), 9u);  // the first token is the prompt's
+  EXPECT_EQ(result.steps, 9);  // the first token is the prompt's
   EXPECT_GT(result.prompt_tokens_per_second(), 0);
   EXPECT_GT(result.tokens_per_second(), 0);
-  EXPECT_DOUBLE_EQ(result.tokens_per_second() * result.generation_seconds(), 9);
+  EXPECT_DOUBLE_EQ(result.tokens_per_second() * result.generation_seconds, 9);
   request.max_new_tokens = 0;
   result = generator.generate(request);
   EXPECT_TRUE(result.choices.empty());

@@ -113,7 +113,7 @@ void put_number(std::string& bytes, size_t at, uint64_t number) {
 
 std::string with_checksum(std::string bytes) {
   const size_t end = bytes.size() - sizeof(uint64_t);
-  put_number(bytes, end, mix_key(1, std::string_view(bytes).substr(0, end)));
+  put_number(bytes, end, mix_key(2, std::string_view(bytes).substr(0, end)));
   return bytes;
 }
 
@@ -142,8 +142,8 @@ TEST_F(StateFileTest, DamageIsAnError) {
     EXPECT_NE(reading(model, changed), "(no error)") << i;
   }
   std::string newer = bytes;
-  newer[8] = 2;
-  EXPECT_EQ(reading(model, newer), "expected version 1 of state files, found 2");
+  newer[8] = 3;
+  EXPECT_EQ(reading(model, newer), "expected version 2 of state files, found 3");
   const TemporaryFolder folder;
   EXPECT_EQ(error_of([&] { read_state(folder / "none", model); }),
             "cannot open " + folder / "none" + ": No such file or directory");
@@ -164,15 +164,17 @@ TEST_F(StateFileTest, LiesAreErrors) {
   for (uint64_t n : {uint64_t{0}, uint64_t{6}, uint64_t{1} << 20, uint64_t{1} << 62, ~uint64_t{0}})
     EXPECT_EQ(with(24, n), tokens) << n;
   EXPECT_EQ(with(24, 8), "damaged: its tokens are not the model's");  // a part of the state
+  for (uint64_t forgotten : {uint64_t{1}, uint64_t{7}, ~uint64_t{0}})
+    EXPECT_NE(with(32, forgotten), "(no error)") << forgotten;
   for (uint64_t begin : {uint64_t{1}, uint64_t{7}, ~uint64_t{0}})
-    EXPECT_EQ(with(32, begin), tokens);
+    EXPECT_EQ(with(40, begin), tokens);
   for (uint64_t position : {uint64_t{7}, uint64_t{1} << 61, ~uint64_t{0}})
-    EXPECT_EQ(with(40, position), tokens) << position;
-  EXPECT_EQ(with(40, 5), "damaged: its length is wrong");
-  EXPECT_EQ(with(48, 7), "damaged: its numbers of draws cannot be");
-  EXPECT_EQ(with(56, ~uint64_t{0}), "damaged: its numbers of draws cannot be");
+    EXPECT_EQ(with(48, position), tokens) << position;
+  EXPECT_EQ(with(48, 5), "damaged: its length is wrong");
+  EXPECT_EQ(with(56, 7), "damaged: its numbers of draws cannot be");
+  EXPECT_EQ(with(64, ~uint64_t{0}), "damaged: its numbers of draws cannot be");
   for (uint64_t pair : {uint64_t{20}, uint64_t{0xFFFFFFFF}, uint64_t{20} << 32})
-    EXPECT_EQ(with(64, pair), "damaged: its tokens are not the model's");
+    EXPECT_EQ(with(72, pair), "damaged: its tokens are not the model's");
 
   // Whatever is read can be used.
   Random random(9);
@@ -183,7 +185,7 @@ TEST_F(StateFileTest, LiesAreErrors) {
       const size_t most = random.below(2) ? 100 : changed.size();
       changed[24 + random.below(most - 24)] = static_cast<char>(random.below(256));
     }
-    if (random.below(4) == 0) changed.resize(changed.size() - random.below(changed.size() - 72));
+    if (random.below(4) == 0) changed.resize(changed.size() - random.below(changed.size() - 80));
     const TemporaryFolder folder;
     const std::string path = folder.put("state", with_checksum(changed));
     try {

@@ -50,7 +50,7 @@ size_t piece_length(int64_t position, size_t unread, size_t room) {
   return end > at ? end - at : 0;
 }
 
-double rate(size_t n, double seconds) {
+double rate(int64_t n, double seconds) {
   return n == 0 ? 0 : static_cast<double>(n) / std::max(seconds, 1e-9);
 }
 
@@ -74,17 +74,11 @@ std::string_view to_text(StopReason reason) {
   return "";
 }
 
-double GenerationResult::generation_seconds() const {
-  return std::accumulate(step_seconds.begin(), step_seconds.end(), 0.0);
-}
-
 double GenerationResult::prompt_tokens_per_second() const {
-  return rate(static_cast<size_t>(prompt_tokens), prompt_seconds);
+  return rate(prompt_tokens, prompt_seconds);
 }
 
-double GenerationResult::tokens_per_second() const {
-  return rate(step_seconds.size(), generation_seconds());
-}
+double GenerationResult::tokens_per_second() const { return rate(steps, generation_seconds); }
 
 // A request under way.
 struct Generator::Job {
@@ -109,24 +103,34 @@ struct Generator::Job {
     done = true;
   }
 
+  // Tokens of a sequence that its sampler may look at.
+  int64_t looks_back() const {
+    const SamplingConfig& sampling = request.sampling;
+    if (sampling.repeat_penalty == 1) return 0;
+    return sampling.repeat_last_n < 0 ? kMaxTokens : sampling.repeat_last_n;
+  }
+
   void take(Choice choice, const OnToken& on_token) {
     const double elapsed = std::exchange(seconds, 0);
-    if (result.choices.empty())
+    if (result.tokens == 0) {
       result.prompt_seconds = elapsed;
-    else
-      result.step_seconds.push_back(elapsed);
+    } else {
+      result.generation_seconds += elapsed;
+      ++result.steps;
+    }
     sequence.append(choice.token);
     sequence.progress = sampler.progress();
+    sequence.forget(looks_back());
     if (const auto end = end_of(request, choice.token)) return stop(*end);
-    result.choices.push_back(std::move(choice));
-    if (on_token)
-      if (const auto reason = on_token(result.choices.back())) return stop(*reason);
+    ++result.tokens;
+    const auto asked = on_token ? on_token(choice) : std::nullopt;
+    if (request.keep_choices) result.choices.push_back(std::move(choice));
+    if (asked) return stop(*asked);
     if (sampler.unsure()) {
       sequence.progress.low_in_a_row = 0;  // who goes on nevertheless starts counting anew
       return stop(StopReason::kUnsure);
     }
-    if (static_cast<int64_t>(result.choices.size()) == request.max_new_tokens)
-      stop(StopReason::kLength);
+    if (result.tokens == request.max_new_tokens) stop(StopReason::kLength);
   }
 };
 

@@ -33,18 +33,19 @@ struct GenerationRequest {
   std::vector<int32_t> more_eos;  // other tokens that end a text as well
   bool ignore_eos = false;        // none of them ends it
   int64_t logprobs = 0;           // how many of the most likely tokens to report for each choice
+  bool keep_choices = true;       // false: they go to the caller of `generate` one by one only
 };
 
 struct GenerationResult {
-  std::vector<Choice> choices;  // without the eos or pad that ended it
+  std::vector<Choice> choices;  // without the eos or pad that ended it, if they were to be kept
+  int64_t tokens = 0;           // how many there were
   StopReason reason = StopReason::kLength;
   int64_t prompt_tokens = 0;
-  // Time until the first token was chosen, and from then on for each choice, that of an end token
+  // Time until the first token was chosen, and from then on for all steps, that of an end token
   // included; without what the caller did in between.
-  double prompt_seconds = 0;
-  std::vector<double> step_seconds;
+  double prompt_seconds = 0, generation_seconds = 0;
+  int64_t steps = 0;
 
-  double generation_seconds() const;
   double prompt_tokens_per_second() const;
   double tokens_per_second() const;  // of the steps; 0 when there was none
 };

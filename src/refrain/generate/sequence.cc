@@ -14,14 +14,24 @@ int64_t context_limit(const LanguageModel& model, int64_t context) {
 
 Sequence::Sequence(const LanguageModel& model) : model_(&model), state_(model, 0) {}
 
-Sequence::Sequence(const LanguageModel& model, std::vector<int32_t> tokens, int64_t begin,
-                   int64_t position, SamplerProgress sampler)
-    : progress(sampler),
+Sequence::Sequence(const LanguageModel& model, Progress from)
+    : progress(from.sampler),
       model_(&model),
-      tokens_(std::move(tokens)),
-      begin_(begin),
-      state_(model, position) {
-  state_.advance(position);
+      tokens_(std::move(from.tokens)),
+      forgotten_(from.forgotten),
+      begin_(from.begin),
+      state_(model, from.position) {
+  state_.advance(from.position);
+}
+
+void Sequence::forget(int64_t keep) {
+  constexpr int64_t kWorthMoving = 4096;
+  if (limit_ < kMaxTokens) return;
+  const int64_t read = begin_ + state_.position() - forgotten_;
+  const int64_t may_go = std::min(read, static_cast<int64_t>(tokens_.size()) - keep);
+  if (may_go < kWorthMoving || may_go < keep) return;
+  tokens_.erase(tokens_.begin(), tokens_.begin() + may_go);
+  forgotten_ += may_go;
 }
 
 void Sequence::reserve(int64_t tokens, int64_t limit) {
@@ -40,7 +50,7 @@ std::span<const int32_t> Sequence::unread() {
     begin_ += (size() - begin_ - limit_ + dropped - 1) / dropped * dropped;
     state_.reset();
   }
-  return tokens().subspan(static_cast<size_t>(begin_ + state_.position()));
+  return tokens().subspan(static_cast<size_t>(begin_ + state_.position() - forgotten_));
 }
 
 }  // namespace refrain

@@ -3,7 +3,8 @@
 //
 // A state that grows with every token (a key/value cache) may hold so many, the context. What it
 // holds is a function of the tokens alone: when it is full, a new state reads the later half anew,
-// and so on. States that do not grow have no such limit.
+// and so on. States that do not grow have no such limit; what they have read need not be kept, and
+// so neither need a sequence grow.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -27,13 +28,21 @@ class Sequence {
  public:
   explicit Sequence(const LanguageModel& model);  // which must outlive this
 
-  // Takes up where another one stopped: `tokens`, of which [begin, begin + position) are in
-  // the state, to be filled in by the caller.
-  Sequence(const LanguageModel& model, std::vector<int32_t> tokens, int64_t begin, int64_t position,
-           SamplerProgress progress);
+  // What there is to know of a sequence apart from its state.
+  struct Progress {
+    std::vector<int32_t> tokens;  // all but the forgotten
+    int64_t forgotten = 0;        // tokens before them
+    int64_t begin = 0;            // where the state begins
+    int64_t position = 0;         // tokens the state has read
+    SamplerProgress sampler{};
+  };
+  // Takes up where another one stopped; the state is to be filled in by the caller.
+  Sequence(const LanguageModel& model, Progress progress);
 
+  // The last of them, none of which has been forgotten.
   std::span<const int32_t> tokens() const { return tokens_; }
-  int64_t size() const { return static_cast<int64_t>(tokens_.size()); }
+  int64_t forgotten() const { return forgotten_; }
+  int64_t size() const { return forgotten_ + static_cast<int64_t>(tokens_.size()); }
   void append(int32_t token) { tokens_.push_back(token); }
   void append(std::span<const int32_t> tokens) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
@@ -46,6 +55,9 @@ class Sequence {
   // state's earlier half first, if it has become too long.
   std::span<const int32_t> unread();
   void advance(int64_t tokens) { state_.advance(tokens); }
+  // Tokens that have been read may go, but not the last `keep`. Does nothing where they may have to
+  // be read anew.
+  void forget(int64_t keep);
 
   int64_t begin() const { return begin_; }  // the first token of the state
   SequenceState& state() { return state_; }
@@ -55,7 +67,7 @@ class Sequence {
  private:
   const LanguageModel* model_;
   std::vector<int32_t> tokens_;
-  int64_t begin_ = 0, limit_ = kMaxTokens;
+  int64_t forgotten_ = 0, begin_ = 0, limit_ = kMaxTokens;
   SequenceState state_;
 };
 

@@ -16,13 +16,13 @@ struct Header {
   char magic[8];
   uint32_t version, zero;
   uint64_t model;
-  uint64_t tokens, begin, position;
+  uint64_t tokens, forgotten, begin, position;
   uint64_t draws, low_in_a_row;
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(Header) == 72);
 
 constexpr std::string_view kMagic = "refrain\n";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 uint64_t checksum(std::string_view bytes) { return mix_key(kVersion, bytes); }
 
@@ -51,6 +51,7 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
                 0,
                 fingerprint(model),
                 static_cast<uint64_t>(sequence.size()),
+                static_cast<uint64_t>(sequence.forgotten()),
                 static_cast<uint64_t>(sequence.begin()),
                 static_cast<uint64_t>(state.position()),
                 sequence.progress.draws,
@@ -87,15 +88,16 @@ Sequence read_state(const std::string& path, LanguageModel& model) {
     throw_error("{}: the state of another model, or of another checkpoint of this one", path);
 
   bytes.remove_prefix(sizeof(header));
-  const uint64_t n = header.tokens, begin = header.begin;
-  if (header.zero != 0 || n == 0 || n > bytes.size() / sizeof(int32_t) || n > kMaxTokens ||
-      begin >= n || header.position >= n - begin)
+  const uint64_t n = header.tokens, forgotten = header.forgotten, begin = header.begin;
+  if (header.zero != 0 || n > kMaxTokens || forgotten >= n ||
+      n - forgotten > bytes.size() / sizeof(int32_t) || begin >= n ||
+      header.position >= n - begin || begin + header.position < forgotten)
     damaged("its numbers of tokens cannot be");
   if (header.draws >= n || header.low_in_a_row > header.draws)
     damaged("its numbers of draws cannot be");
-  std::vector<int32_t> tokens(n);
-  std::memcpy(tokens.data(), bytes.data(), n * sizeof(int32_t));
-  bytes.remove_prefix(n * sizeof(int32_t));
+  std::vector<int32_t> tokens(n - forgotten);
+  std::memcpy(tokens.data(), bytes.data(), tokens.size() * sizeof(int32_t));
+  bytes.remove_prefix(tokens.size() * sizeof(int32_t));
   for (const int32_t token : tokens)
     if (token < 0 || token >= model.config().vocab_size) damaged("its tokens are not the model's");
   const auto position = static_cast<int64_t>(header.position);
@@ -103,8 +105,14 @@ Sequence read_state(const std::string& path, LanguageModel& model) {
   for (int64_t l = 0; l < model.config().layers; ++l) expected += model.state_bytes(l, position);
   if (bytes.size() != expected) damaged("its length is wrong");
 
-  Sequence sequence(model, std::move(tokens), static_cast<int64_t>(begin), position,
-                    {header.draws, static_cast<int64_t>(header.low_in_a_row)});
+  // A state that grows is read anew from its tokens when it is full: they must all be there.
+  if (begin < forgotten && context_limit(model, 0) < kMaxTokens)
+    damaged("tokens that the state may have to read again are missing");
+  Sequence sequence(model, {.tokens = std::move(tokens),
+                            .forgotten = static_cast<int64_t>(forgotten),
+                            .begin = static_cast<int64_t>(begin),
+                            .position = position,
+                            .sampler = {header.draws, static_cast<int64_t>(header.low_in_a_row)}});
   for (int64_t l = 0; l < model.config().layers; ++l) {
     const size_t size = model.state_bytes(l, position);
     bytes.copy(reinterpret_cast<char*>(sequence.state().row(static_cast<size_t>(l))), size);

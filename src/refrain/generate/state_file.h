@@ -1,10 +1,12 @@
 // A sequence on disk, so that a later run goes on where one stopped.
 //
 //   bytes  0  "refrain\n"
-//          8  u32 version (1), u32 zero
+//          8  u32 version (2), u32 zero
 //         16  u64 fingerprint of the model: its settings and a sample of its weights
-//         24  u64 tokens n, begin b, position p: the state has read tokens b .. b + p, and p < n -
-//         b 48  u64 draws of the sampler, u64 tokens of low confidence in a row 64  i32 tokens [n]
+//         24  u64 tokens n, of which the first f are not in the file, u64 f
+//         40  u64 begin b, u64 position p: the state has read tokens b .. b + p; f <= b + p < n
+//         56  u64 draws of the sampler, u64 tokens of low confidence in a row
+//         72  i32 tokens [n - f]
 //             each block's state: what p tokens need of it (mixers/mixer.h)
 //   at end    u64 checksum: mix_key(version, all bytes before it)
 //
