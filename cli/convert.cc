@@ -8,6 +8,7 @@
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/model/llama2c.h"
+#include "refrain/model/torch_cells.h"
 
 namespace refrain::cli {
 namespace {
@@ -50,8 +51,8 @@ struct Convert {
 
   template <class V>
   void visit(V&& v) {
-    v("from", from, "kind and place: llama2c MODEL.bin, or hf DIR");
-    v("tokenizer", tokenizer, "llama2c: the tokenizer's .bin");
+    v("from", from, "kind and place: llama2c MODEL.bin, hf DIR, or torch-lstm FILE.safetensors");
+    v("tokenizer", tokenizer, "llama2c: the tokenizer's .bin; torch-*: a directory with one");
     v("out", out, "model directory to write; must be new or empty");
   }
 
@@ -79,8 +80,21 @@ struct Convert {
         write(*model, special, nullptr);
         note(fmt::format("{} has no tokenizer.json; neither has {}", from[1], out));
       }
+    } else if (from[0] == "torch-rnn" || from[0] == "torch-lstm" || from[0] == "torch-gru") {
+      const auto model = load_torch_cells(from[1], from[0].substr(from[0].find('-') + 1));
+      if (tokenizer.empty()) {
+        write(*model, {}, nullptr);
+        note(fmt::format("{} has no tokenizer", out));
+      } else {
+        const data::Tokenizer found = data::Tokenizer::load(tokenizer);
+        if (found.vocab_size() != model->config().vocab_size)
+          throw_error("--tokenizer: expected the model's {} tokens, found {}",
+                      model->config().vocab_size, found.vocab_size());
+        write(*model, {found.bos(), found.eos(), found.pad()}, &found);
+      }
     } else {
-      throw_error("--from: expected llama2c or hf, found {}", io::quote(from[0]));
+      throw_error("--from: expected llama2c, hf, torch-rnn, torch-lstm or torch-gru, found {}",
+                  io::quote(from[0]));
     }
     return 0;
   }
@@ -102,8 +116,11 @@ Verb convert_verb() {
   return make_verb<Convert>(
       "convert", "write a model of another program as a model directory",
       "--from llama2c MODEL.bin --tokenizer TOK.bin --out DIR",
-      "llama2c  karpathy/llama2.c's model and tokenizer files\n"
-      "hf       a Hugging Face directory: its weights in one file, in float32");
+      "llama2c     karpathy/llama2.c's model and tokenizer files\n"
+      "hf          a Hugging Face directory: its weights in one file, in float32\n"
+      "torch-lstm  PyTorch's state_dict of an embedding (emb.weight), an nn.LSTM and an output\n"
+      "            (decoder.weight, decoder.bias), as safetensors; torch-gru and torch-rnn "
+      "likewise");
 }
 
 }  // namespace refrain::cli

@@ -67,6 +67,10 @@ TEST(Gemm, TheThreeProductsOfALinearMap) {
         kernels::linear_backward_input(dy, w, dx, memory.arena);
         kernels::linear_backward_weight(dy, x, dw, memory.arena);
         expect_close(product(x, false, w, true, M, N, K), y);
+        Floats packed({kernels::packed_size(N, K)}), y_packed({M, N}, misalign);
+        kernels::pack_weight(w, packed.tensor().data);
+        kernels::linear_forward(x, w, y_packed, memory.arena, packed.tensor().data);
+        EXPECT_EQ(0, std::memcmp(y.span().data(), y_packed.span().data(), y.span().size_bytes()));
         expect_close(product(dy, false, w, false, M, K, N), dx);
         expect_close(product(dy, true, x, false, N, K, M), dw, 0.25);
       }

@@ -1,5 +1,10 @@
 // Every mixer keeps the contract of mixers/mixer.h. A new mixer adds its lines here.
 #include "refrain/mixers/attention/ref.h"
+#include "refrain/mixers/attention_rnn/ref.h"
+#include "refrain/mixers/gla/ref.h"
+#include "refrain/mixers/gru/ref.h"
+#include "refrain/mixers/lstm/ref.h"
+#include "refrain/mixers/rnn/ref.h"
 #include "support/mixer_contract.h"
 
 namespace refrain {
@@ -19,6 +24,45 @@ TEST(MixerContract, Attention) {
 TEST(MixerContract, AttentionTraining) {
   training_contract<Attention>(shape(32, 4, 2), AttentionConfig{});
 }
+
+TEST(MixerContract, AttentionRnn) {
+  for (const bool fused : {true, false})
+    for (const bool bias : {true, false}) {
+      const AttentionRnnConfig config{bias, !bias, fused};
+      for (int64_t found : {0, 3}) {
+        contract<AttentionRnn, AttentionRnnRef>(shape(8, 2, 2), config, found);
+        contract<AttentionRnn, AttentionRnnRef>(shape(9, 3, 3), config, found);
+        contract<AttentionRnn, AttentionRnnRef>(shape(7, 2, 2, 5), config, found);
+      }
+      training_contract<AttentionRnn>(shape(32, 4, 4), config);
+      recompute_contract<AttentionRnn>(shape(32, 4, 4), config, {1, 64, 1000});
+    }
+}
+
+void gla_contract(const GlaConfig& config) {
+  for (int64_t found : {0, 13}) contract<Gla, GlaRef>(shape(8, 2, 2), config, found);
+  training_contract<Gla>(shape(16, 2, 2), config);
+  recompute_contract<Gla>(shape(16, 2, 2), config, {16, 48, 64, 1024});
+}
+TEST(MixerContract, Gla) { gla_contract(GlaConfig{}); }
+TEST(MixerContract, SimpleRnn) {
+  SimpleRnnConfig small;
+  small.key_dim = 10;
+  small.value_dim = 6;
+  gla_contract(small);
+}
+
+template <class M, template <class> class Ref, class Config>
+void cell_contract() {
+  for (int64_t hidden : {0, 5, 19}) {
+    for (int64_t found : {0, 3}) contract<M, Ref>(shape(8, 2, 2), Config{hidden}, found);
+    training_contract<M>(shape(12, 2, 2), Config{hidden});
+    recompute_contract<M>(shape(12, 2, 2), Config{hidden}, {1, 16, 77, 1000});
+  }
+}
+TEST(MixerContract, Rnn) { cell_contract<Rnn, RnnRef, RnnConfig>(); }
+TEST(MixerContract, Lstm) { cell_contract<Lstm, LstmRef, LstmConfig>(); }
+TEST(MixerContract, Gru) { cell_contract<Gru, GruRef, GruConfig>(); }
 
 TEST(AttentionMixer, PositionsBeyondTheTrainedContextWork) {
   const MixerShape s = shape(8, 2, 2);

@@ -69,6 +69,19 @@ TEST_P(ReferenceTest, FastLogitsAndStatesAreItsOwn) {
     model_.logits(ctx, window, kTokens, view.states(), rows, {fast.data(), {T, V}});
   });
 
+  // Packed weights give the same bits; gradients want them gone.
+  std::vector<float> packed(fast.size());
+  model_.pack_weights();
+  Workspace().run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, kTokens, {}, rows, {packed.data(), {T, V}});
+  });
+  std::vector<float> whole(fast.size());
+  model_.allocate_gradients();
+  Workspace().run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, kTokens, {}, rows, {whole.data(), {T, V}});
+  });
+  EXPECT_EQ(packed, whole);
+
   std::vector<std::vector<double>> states;
   const std::vector<double> exact = ReferenceModel<double>(model_).logits(kTokens, &states);
   // float32's rounding of sums of some ten terms of magnitude about ten, through two blocks

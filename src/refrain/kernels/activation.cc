@@ -12,20 +12,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-HWY_INLINE FloatVec constant(float c) { return hn::Set(FloatTag(), c); }
-
-// σ(x) and 1 - σ(x), neither by subtraction from 1.
-struct Logistic {
-  FloatVec p, q;
-};
-HWY_INLINE Logistic logistic(FloatVec x) {
-  const auto one = constant(1);
-  const auto e = vector_exp(hn::Neg(hn::Abs(x)));
-  const auto large = hn::Div(one, hn::Add(one, e)), small = hn::Mul(e, large);
-  const auto negative = hn::Lt(x, hn::Zero(FloatTag()));
-  return {hn::IfThenElse(negative, small, large), hn::IfThenElse(negative, large, small)};
-}
-
 // Distribution and density of the standard normal. Φ(-a) = e^(-a^2/2) P(1 / (1 + a/4)) for a >= 0,
 // with P minimax for the relative error (4e-9) up to a = 14.5, where Φ(-a) leaves float's range.
 struct Normal {
@@ -90,19 +76,7 @@ struct Sigmoid {
   }
 };
 struct Tanh {
-  // (1 - e) / (1 + e) with e = e^(-2 |x|); below 1/2, where that subtracts like from like,
-  // x + x^3 P(x^2) with P minimax (4e-10).
-  static HWY_INLINE FloatVec value(FloatVec x) {
-    const auto one = constant(1);
-    const auto a = hn::Abs(x), e = vector_exp(hn::Mul(constant(-2), a));
-    const auto far = hn::Div(hn::Sub(one, e), hn::Add(one, e));
-    const auto square = hn::Mul(x, x);
-    auto p = hn::MulAdd(square, constant(-0.006647486842f), constant(0.02129799063f));
-    for (float c : {-0.05389919041f, 0.1333296426f, -0.3333332688f})
-      p = hn::MulAdd(p, square, constant(c));
-    const auto near = hn::MulAdd(hn::Mul(x, square), p, x);
-    return hn::IfThenElse(hn::Lt(a, constant(0.5f)), near, hn::CopySign(far, x));
-  }
+  static HWY_INLINE FloatVec value(FloatVec x) { return vector_tanh(x); }
   // 1 - tanh(x)^2 = 4 σ(2x) (1 - σ(2x))
   static HWY_INLINE FloatVec slope(FloatVec x) {
     return hn::Mul(constant(4), Sigmoid::slope(hn::Add(x, x)));

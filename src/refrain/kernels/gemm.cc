@@ -13,58 +13,61 @@
 namespace refrain::kernels {
 // Blocking: a tile of A [kTileRows, kDepth] stays in L1, a block of B [kDepth, kWidth] in L2.
 inline constexpr int64_t kDepth = 384, kWidth = 512;
-// Widest panel of any target: buffers are sized for it.
-inline constexpr int64_t kMaxPanel = 32;
-// Packing an element takes as long as so many operations of a product.
-inline constexpr int64_t kPackingCost = 16;
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 }  // namespace refrain::kernels
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One panel of B, [depth][tile_cols()], zero beyond n columns.
-void pack_panel(Strided b, int64_t depth, int64_t n, float* to) {
-  const int64_t NR = tile_cols();
-  if (n < NR)
-    for (int64_t i = 0; i < depth * NR; ++i) to[i] = 0;
-  if (b.col == 1) {
-    const FloatTag d;
-    const int64_t N = float_lanes();
-    for (int64_t k = 0; k < depth; ++k, to += NR) {
-      const float* from = b.data + k * b.row;
-      if (n == NR) {
-        hn::StoreU(hn::LoadU(d, from), d, to);
-        hn::StoreU(hn::LoadU(d, from + N), d, to + N);
-      } else {
-        for (int64_t j = 0; j < n; ++j) to[j] = from[j];
-      }
+// One row against P neighbouring panels: a single panel's two chains of additions would leave the
+// multipliers waiting. c: P * tile_cols() columns.
+template <int P>
+HWY_NOINLINE void row_tile(const float* HWY_RESTRICT a, const float* const* panels, int64_t b_row,
+                           int64_t K, float* HWY_RESTRICT c, bool add) {
+  const FloatTag d;
+  const int64_t N = float_lanes();
+  FloatVec acc[2 * P];
+  REFRAIN_UNROLL
+  for (int i = 0; i < 2 * P; ++i) acc[i] = add ? hn::LoadU(d, c + i * N) : hn::Zero(d);
+  for (int64_t k = 0; k < K; ++k) {
+    const FloatVec ak = hn::Set(d, a[k]);
+    REFRAIN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const float* b = panels[p] + k * b_row;
+      acc[2 * p] = hn::MulAdd(ak, hn::LoadU(d, b), acc[2 * p]);
+      acc[2 * p + 1] = hn::MulAdd(ak, hn::LoadU(d, b + N), acc[2 * p + 1]);
     }
-  } else if (b.row == 1) {
-    transpose(b.data, b.col, n, depth, to, NR);
-  } else {
-    for (int64_t k = 0; k < depth; ++k)
-      for (int64_t j = 0; j < n; ++j) to[k * NR + j] = b.data[k * b.row + j * b.col];
   }
+  REFRAIN_UNROLL
+  for (int i = 0; i < 2 * P; ++i) hn::StoreU(acc[i], d, c + i * N);
 }
 
-void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K,
-              bool add, float* packed) {
+// `weights`: all of B as pack_weight() lays it out, or null: then blocks of it are packed into
+// `packed`.
+void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_row, int64_t M,
+              int64_t N, int64_t K, bool add, float* packed) {
   const int64_t NR = tile_cols();
   const int64_t tiles = (M + kTileRows - 1) / kTileRows;
   for (int64_t j0 = 0; j0 < N; j0 += kWidth) {
     const int64_t width = std::min(kWidth, N - j0), panels = (width + NR - 1) / NR;
     for (int64_t k0 = 0; k0 < K; k0 += kDepth) {
       const int64_t depth = std::min(kDepth, K - k0);
-      parallel_for(
-          panels,
-          [&](int64_t p) {
-            const int64_t j = j0 + p * NR;
-            pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth, std::min(NR, N - j),
-                       packed + p * depth * NR);
-          },
-          kPackingCost * depth * width);
+      if (!weights)
+        parallel_for(
+            panels,
+            [&](int64_t p) {
+              const int64_t j = j0 + p * NR;
+              pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth,
+                         std::min(NR, N - j), packed + p * depth * NR);
+            },
+            kPackingCost * depth * width);
+      // Where a panel begins, and from one row of it to the next.
+      const int64_t b_row = weights ? kWeightPanel : NR;
+      const auto panel_at = [&](int64_t p) -> const float* {
+        if (!weights) return packed + p * depth * NR;
+        const int64_t j = j0 + p * NR;
+        return weights + (j / kWeightPanel * K + k0) * kWeightPanel + j % kWeightPanel;
+      };
       // A task is a few row tiles against a run of panels: enough tasks to share, few enough to
       // keep the tile of A in L1 for long.
       const int64_t want = 4 * threads();
@@ -89,15 +92,25 @@ void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t 
               } else if (pack_rows) {
                 transpose(from, a.row, mr, depth, packed_rows, kTileRows);
               }
-              for (int64_t p = p0; p < p1; ++p) {
+              int64_t p = p0;
+              constexpr int kTogether = 4;
+              for (; mr == 1 && a.col == 1 && p + kTogether <= p1 && (p + kTogether) * NR <= width;
+                   p += kTogether) {
+                const float* some[kTogether];
+                for (int i = 0; i < kTogether; ++i) some[i] = panel_at(p + i);
+                row_tile<kTogether>(from, some, b_row, depth, c + i0 * c_row + j0 + p * NR,
+                                    add_here);
+              }
+              for (; p < p1; ++p) {
                 const int64_t j = j0 + p * NR, n = std::min(NR, N - j);
-                const float* panel = packed + p * depth * NR;
+                const float* panel = panel_at(p);
                 float* to = c + i0 * c_row + j;
                 if (pack_rows)
-                  tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, NR, depth, to, c_row,
-                                           n, add_here);
+                  tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, b_row, depth, to,
+                                           c_row, n, add_here);
                 else
-                  tile_of<Rows::kApart>(mr, from, a.row, panel, NR, depth, to, c_row, n, add_here);
+                  tile_of<Rows::kApart>(mr, from, a.row, panel, b_row, depth, to, c_row, n,
+                                        add_here);
               }
             }
           },
@@ -106,25 +119,42 @@ void multiply(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t 
   }
 }
 
+void pack_weight(ConstTensor w, float* to) {
+  const int64_t N = w.rows(), K = w.cols(), panels = (N + kWeightPanel - 1) / kWeightPanel;
+  parallel_for(
+      panels,
+      [&](int64_t p) {
+        float* panel = to + p * K * kWeightPanel;
+        const int64_t n = std::min(kWeightPanel, N - p * kWeightPanel);
+        if (n < kWeightPanel) std::fill(panel, panel + K * kWeightPanel, 0.0f);
+        transpose(w.row(p * kWeightPanel), K, n, K, panel, kWeightPanel);
+      },
+      kPackingCost * N * K);
+}
+
 }  // namespace refrain::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace refrain::kernels {
 HWY_EXPORT(multiply);
+HWY_EXPORT(pack_weight);
 
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch) {
+          Arena& scratch, const float* packed) {
   Arena::Frame frame(scratch);
-  const Tensor packed =
-      scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kMaxPanel)});
+  Tensor blocks;
+  if (!packed)
+    blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kMaxPanel)});
   if (scratch.counts_only() || M == 0 || N == 0) return;
-  HWY_DYNAMIC_DISPATCH(multiply)(a, b, c, c_row, M, N, K, add, packed.data);
+  HWY_DYNAMIC_DISPATCH(multiply)(a, b, packed, c, c_row, M, N, K, add, blocks.data);
 }
 
-void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch) {
+void pack_weight(ConstTensor w, float* to) { HWY_DYNAMIC_DISPATCH(pack_weight)(w, to); }
+
+void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch, const float* packed) {
   gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(), x.cols(),
-       false, scratch);
+       false, scratch, packed);
 }
 void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch) {
   gemm({dy.data, dy.cols(), 1}, {w.data, w.cols(), 1}, dx.data, dx.cols(), dy.rows(), w.cols(),

@@ -20,12 +20,23 @@ struct Strided {
 };
 
 // C[M, N] = A[M, K] B[K, N], or C + A B with `add`; C has row stride c_row. Takes a packing buffer
-// from `scratch`; does nothing else when scratch only counts.
+// from `scratch`; does nothing else when scratch only counts. `packed`: Bᵀ by pack_weight(), or
+// null, which gives the same numbers: packing B anew for every call costs more than the product
+// itself when A has few rows.
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch);
+          Arena& scratch, const float* packed = nullptr);
 
-void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch);
+void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch,
+                    const float* packed = nullptr);
 void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch);
 void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch);
+
+// Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
+// every instruction set.
+inline constexpr int64_t kWeightPanel = 32;
+inline int64_t packed_size(int64_t N, int64_t K) {
+  return (N + kWeightPanel - 1) / kWeightPanel * kWeightPanel * K;
+}
+void pack_weight(ConstTensor w, float* to);
 
 }  // namespace refrain::kernels

@@ -1,6 +1,6 @@
 // What the elementwise and row kernels share, on one instruction set: a loop over an array that
 // treats the last, incomplete vector with the same arithmetic as the others, sums in a fixed order,
-// ways to share rows and columns between threads, and e^x.
+// ways to share rows and columns between threads, and e^x, σ and tanh.
 //
 // An element's result is the same to the bit wherever it stands in a vector, so a loop over
 // independent elements may be cut anywhere. Included once per SIMD target by the kernel files.
@@ -175,6 +175,34 @@ HWY_INLINE FloatVec vector_exp(FloatVec x) {
   const auto low = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(half, bias)));
   const auto high = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::Sub(ni, half), bias)));
   return hn::Mul(hn::Mul(e, low), high);
+}
+
+HWY_INLINE FloatVec constant(float c) { return hn::Set(FloatTag(), c); }
+
+// σ(x) and 1 - σ(x), neither by subtraction from 1.
+struct Logistic {
+  FloatVec p, q;
+};
+HWY_INLINE Logistic logistic(FloatVec x) {
+  const auto one = constant(1);
+  const auto e = vector_exp(hn::Neg(hn::Abs(x)));
+  const auto large = hn::Div(one, hn::Add(one, e)), small = hn::Mul(e, large);
+  const auto negative = hn::Lt(x, hn::Zero(FloatTag()));
+  return {hn::IfThenElse(negative, small, large), hn::IfThenElse(negative, large, small)};
+}
+
+// tanh(x) within a few ulp: (1 - e) / (1 + e) with e = e^(-2 |x|); below 1/2, where that subtracts
+// like from like, x + x^3 P(x^2) with P minimax (4e-10).
+HWY_INLINE FloatVec vector_tanh(FloatVec x) {
+  const auto one = constant(1);
+  const auto a = hn::Abs(x), e = vector_exp(hn::Mul(constant(-2), a));
+  const auto far = hn::Div(hn::Sub(one, e), hn::Add(one, e));
+  const auto square = hn::Mul(x, x);
+  auto p = hn::MulAdd(square, constant(-0.006647486842f), constant(0.02129799063f));
+  for (float c : {-0.05389919041f, 0.1333296426f, -0.3333332688f})
+    p = hn::MulAdd(p, square, constant(c));
+  const auto near = hn::MulAdd(hn::Mul(x, square), p, x);
+  return hn::IfThenElse(hn::Lt(a, constant(0.5f)), near, hn::CopySign(far, x));
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE

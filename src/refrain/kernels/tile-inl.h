@@ -17,10 +17,22 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "refrain/kernels/gemm.h"
 #include "refrain/kernels/simd-inl.h"
 
 // Accumulators live in registers only if the loops over them disappear.
 #define REFRAIN_UNROLL _Pragma("GCC unroll 16")
+
+#ifndef REFRAIN_KERNELS_TILE_ONCE
+#define REFRAIN_KERNELS_TILE_ONCE
+namespace refrain::kernels {
+// Widest panel of any target: buffers are sized for it.
+inline constexpr int64_t kMaxPanel = 32;
+// Packing an element takes as long as so many operations of a product.
+inline constexpr int64_t kPackingCost = 16;
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+}  // namespace refrain::kernels
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
@@ -138,6 +150,31 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
 #endif
   for (; r < rows; ++r)
     for (int64_t c = 0; c < cols; ++c) to[c * to_row + r] = from[r * from_row + c];
+}
+
+// One panel of B, [depth][tile_cols()], zero beyond n columns.
+inline void pack_panel(Strided b, int64_t depth, int64_t n, float* to) {
+  const int64_t NR = tile_cols();
+  if (n < NR)
+    for (int64_t i = 0; i < depth * NR; ++i) to[i] = 0;
+  if (b.col == 1) {
+    const FloatTag d;
+    const int64_t N = float_lanes();
+    for (int64_t k = 0; k < depth; ++k, to += NR) {
+      const float* from = b.data + k * b.row;
+      if (n == NR) {
+        hn::StoreU(hn::LoadU(d, from), d, to);
+        hn::StoreU(hn::LoadU(d, from + N), d, to + N);
+      } else {
+        for (int64_t j = 0; j < n; ++j) to[j] = from[j];
+      }
+    }
+  } else if (b.row == 1) {
+    transpose(b.data, b.col, n, depth, to, NR);
+  } else {
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t j = 0; j < n; ++j) to[k * NR + j] = b.data[k * b.row + j * b.col];
+  }
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE

@@ -27,7 +27,7 @@ struct Linear {
   }
   // x [R, in], y [R, out]
   void forward(Context& ctx, ConstTensor x, Tensor y) const {
-    kernels::linear_forward(x, w.w, y, ctx.scratch);
+    kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed);
     if (bias && !ctx.dry()) kernels::add_row(y, b.w);
   }
   // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows

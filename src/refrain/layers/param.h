@@ -1,6 +1,7 @@
 // Learned tensors, declared once and visited by everything that treats them alike: allocation,
 // initialisation, loading, saving, counting, optimisation.
 #pragma once
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -13,14 +14,21 @@ namespace refrain {
 // A learned tensor and the gradient that backward adds to; g is empty in inference.
 struct Param {
   Tensor w, g;
+  const float* packed = nullptr;  // w once more, as products read it (kernels/gemm.h); or none
 };
 
-// How a tensor starts: the same number everywhere, or normal with a standard deviation.
+// How a tensor starts: one number, everywhere or at the elements [first, end) with zeros elsewhere;
+// or normal with a standard deviation and a mean.
 struct Init {
   enum Kind { kConstant, kNormal } kind;
   float value;
+  int64_t first = 0, end = INT64_MAX;
+  float mean = 0;
   static Init constant(float c) { return {kConstant, c}; }
-  static Init normal(float std) { return {kNormal, std}; }
+  static Init constant_at(float c, int64_t first, int64_t end) {
+    return {kConstant, c, first, end, 0};
+  }
+  static Init normal(float std, float mean = 0) { return {kNormal, std, 0, INT64_MAX, mean}; }
 };
 
 // Rows of a tensor that files know under a name of their own.

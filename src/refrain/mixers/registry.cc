@@ -3,6 +3,11 @@
 #include <map>
 
 #include "refrain/mixers/attention/ref.h"
+#include "refrain/mixers/attention_rnn/ref.h"
+#include "refrain/mixers/gla/ref.h"
+#include "refrain/mixers/gru/ref.h"
+#include "refrain/mixers/lstm/ref.h"
+#include "refrain/mixers/rnn/ref.h"
 
 namespace refrain {
 namespace {
@@ -51,6 +56,12 @@ Entry entry() {
 const std::map<std::string, Entry>& entries() {
   static const std::map<std::string, Entry> all = {
       {"attention", entry<Attention, AttentionConfig, AttentionRef>()},
+      {"attention_rnn", entry<AttentionRnn, AttentionRnnConfig, AttentionRnnRef>()},
+      {"gla", entry<Gla, GlaConfig, GlaRef>()},
+      {"gru", entry<Gru, GruConfig, GruRef>()},
+      {"lstm", entry<Lstm, LstmConfig, LstmRef>()},
+      {"rnn", entry<Rnn, RnnConfig, RnnRef>()},
+      {"simple_rnn", entry<Gla, SimpleRnnConfig, GlaRef>()},
   };
   return all;
 }

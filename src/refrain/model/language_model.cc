@@ -7,6 +7,7 @@
 #include "refrain/base/random.h"
 #include "refrain/kernels/cross_entropy.h"
 #include "refrain/kernels/embedding.h"
+#include "refrain/kernels/gemm.h"
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
 #include "refrain/layers/dropout.h"
@@ -98,15 +99,37 @@ void LanguageModel::visit(const ParamVisitor& v) {
 void LanguageModel::initialise(uint64_t seed) {
   visit([&](const ParamSpec& spec, Param& param) {
     if (spec.init.kind == Init::kConstant) {
-      std::fill(param.w.begin(), param.w.end(), spec.init.value);
+      for (int64_t i = 0; i < param.w.size(); ++i)
+        param.w.data[i] = i >= spec.init.first && i < spec.init.end ? spec.init.value : 0;
       return;
     }
     Random random(mix_key(seed, spec.name));
-    for (float& w : param.w) w = static_cast<float>(random.normal()) * spec.init.value;
+    for (float& w : param.w)
+      w = spec.init.mean + static_cast<float>(random.normal()) * spec.init.value;
+  });
+}
+
+void LanguageModel::pack_weights() {
+  const auto is_factor = [&](const Param& param) {
+    return param.w.rank == 2 && (&param != &embedding_ || config_.tie_embeddings);
+  };
+  int64_t total = 0;
+  visit([&](const ParamSpec&, Param& param) {
+    if (is_factor(param)) total += kernels::packed_size(param.w.rows(), param.w.cols());
+  });
+  packed_ = Buffer<float>(static_cast<size_t>(total));
+  float* at = packed_.data();
+  visit([&](const ParamSpec&, Param& param) {
+    if (!is_factor(param)) return;
+    kernels::pack_weight(param.w, at);
+    param.packed = at;
+    at += kernels::packed_size(param.w.rows(), param.w.cols());
   });
 }
 
 void LanguageModel::allocate_gradients() {
+  visit([](const ParamSpec&, Param& param) { param.packed = nullptr; });
+  packed_ = Buffer<float>();
   gradients_ = Buffer<float>(weights_.size());
   visit([&](const ParamSpec&, Param& param) {
     param.g = param.w;
@@ -133,10 +156,10 @@ void LanguageModel::finish_gradients() {
   if (config_.tie_embeddings) kernels::add(embedding_.g, lookup_gradient(), embedding_.g);
 }
 
-// Rows whose logits exist at a time: a bounded buffer, but enough rows to fill the products.
+// Rows whose logits exist at a time: few enough for the cache, but enough to fill the products.
 int64_t LanguageModel::slice_rows(int64_t rows) const {
-  constexpr int64_t kFloats = int64_t{1} << 23;
-  return std::min(rows, std::max<int64_t>(128, kFloats / config_.vocab_size));
+  constexpr int64_t kFloats = int64_t{1} << 18;
+  return std::min(rows, std::max<int64_t>(256, kFloats / config_.vocab_size));
 }
 
 void LanguageModel::train(const Context& context, const Window& w, const Lesson& lesson,
@@ -201,7 +224,7 @@ LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
 }
 
 void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits) const {
-  kernels::linear_forward(normed, head().w, logits, ctx.scratch);
+  kernels::linear_forward(normed, head().w, logits, ctx.scratch, head().packed);
   if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
 }
 

@@ -33,6 +33,10 @@ class LanguageModel {
   void visit(const ParamVisitor&);
   int64_t parameters() const { return parameters_; }
 
+  // Keeps a second copy of the matrices, as products read them: what steps of few rows need to be
+  // fast. For inference: it is not kept up to date, and allocate_gradients() drops it.
+  void pack_weights();
+
   // Weights and gradients lie in visiting order in one allocation each, every tensor on a 64-byte
   // boundary; what lies between is zero.
   std::span<float> weights() { return weights_.span(); }
@@ -99,7 +103,7 @@ class LanguageModel {
   std::vector<Block> blocks_;
   Param embedding_, norm_, head_, head_bias_;  // [V, D], [D], [V, D], [V]
   int64_t parameters_ = 0;
-  Buffer<float> weights_, gradients_;
+  Buffer<float> weights_, gradients_, packed_;
   Buffer<float> lookup_gradient_;  // [V, D], when tied
 };
 

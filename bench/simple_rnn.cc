@@ -1,0 +1,177 @@
+// The published tables of `simple_rnn` on their shapes: vocabulary 512, D 128, K 32, V 64, two bare
+// cells, 189,504 parameters; 256 sequences of 512 tokens, and 100 tokens after a prefix of 256.
+//
+//   bench_simple_rnn [threads [repetitions]]
+//
+// prints Markdown tables. Each row runs in a process of its own, whose peak memory it tells. Forms
+// that must agree are compared first: nothing is timed that gives other numbers.
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "refrain/base/parallel.h"
+#include "refrain/base/random.h"
+#include "refrain/generate/generator.h"
+#include "refrain/model/language_model.h"
+#include "refrain/model/workspace.h"
+#include "support.h"
+
+namespace {
+
+using namespace refrain;
+
+constexpr int64_t kSequences = 256, kTokens = 512, kVocabulary = 512;
+
+LanguageModel reference_model(bool fused = true) {
+  ModelConfig config;
+  config.vocab_size = kVocabulary;
+  config.d_model = 128;
+  config.layers = 2;
+  config.heads = 1;
+  config.context = kTokens;
+  config.pattern = "simple_rnn";
+  config.block = "bare";
+  LanguageModel model(
+      config,
+      Options(std::map<std::string, std::string>{{"simple_rnn.fused", fused ? "true" : "false"}}));
+  model.initialise(1);
+  return model;
+}
+
+std::vector<int32_t> random_tokens(int64_t n, uint64_t key) {
+  Random random(key);
+  std::vector<int32_t> tokens(static_cast<size_t>(n));
+  for (int32_t& t : tokens) t = static_cast<int32_t>(random.below(kVocabulary));
+  return tokens;
+}
+
+// One pass over all sequences, `batch` of them at a time. The sum of the losses.
+class Pass {
+ public:
+  Pass(int64_t batch, bool fused, bool backward, LanguageModel::Recompute recompute)
+      : model_(reference_model(fused)), backward_(backward), recompute_(recompute) {
+    if (backward) model_.allocate_gradients();
+    window_ = data_.whole(batch, kTokens);
+    losses_.resize(static_cast<size_t>(window_.rows()));
+  }
+
+  double run() {
+    if (backward_) model_.clear_gradients();
+    double sum = 0;
+    const int64_t rows = window_.rows();
+    for (int64_t row = 0; row < kSequences * kTokens; row += rows) {
+      const auto n = static_cast<size_t>(rows);
+      const auto inputs = std::span(tokens_).subspan(static_cast<size_t>(row), n),
+                 targets = std::span(tokens_).subspan(static_cast<size_t>(row) + 1, n);
+      const Tensor losses(losses_.data(), {rows});
+      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+        if (backward_)
+          model_.train(ctx, window_,
+                       {.tokens = inputs, .targets = targets, .recompute = recompute_}, losses,
+                       saved);
+        else
+          model_.losses(ctx, window_, inputs, targets, {}, losses);
+      });
+      for (const float loss : losses_) sum += static_cast<double>(loss);
+    }
+    if (backward_) model_.finish_gradients();
+    return sum;
+  }
+
+ private:
+  LanguageModel model_;
+  bool backward_;
+  LanguageModel::Recompute recompute_;
+  const std::vector<int32_t> tokens_ = random_tokens(kSequences * kTokens + 1, 2);
+  WindowData data_;
+  Window window_;
+  Workspace workspace_;
+  std::vector<float> losses_;
+};
+
+struct Row {
+  const char* name;
+  int64_t batch;
+  bool fused, backward;
+  LanguageModel::Recompute recompute;
+  const char* theirs;  // seconds and MB, as published
+};
+
+std::vector<int32_t> generated(const LanguageModel& model, const std::vector<int32_t>& prefix,
+                               int64_t tokens, bool stepwise) {
+  Generator generator(model);
+  GenerationRequest request;
+  request.prompt = prefix;
+  request.sampling.temp = 0;
+  std::vector<int32_t> all = prefix;
+  const auto take = [&](const GenerationResult& result) {
+    for (const Choice& choice : result.choices) all.push_back(choice.token);
+  };
+  request.max_new_tokens = stepwise ? tokens : 1;
+  if (stepwise) {
+    take(generator.generate(request));
+  } else {
+    for (int64_t i = 0; i < tokens; ++i) {
+      request.prompt = all;
+      take(generator.generate(request));
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const int repetitions = argc > 2 ? std::atoi(argv[2]) : 5;
+  const std::vector<Row> rows = {
+      {"forward, one sequence at a time", 1, true, false, {}, "3.152 s, 20.5 MB"},
+      {"forward, batches of 32, four products", 32, false, false, {}, "0.437 s, 2,565 MB"},
+      {"forward, batches of 32, one fused product", 32, true, false, {}, "0.428 s, 2,565 MB"},
+      {"forward and backward, one at a time", 1, true, true, {}, "-"},
+      {"forward and backward, batches of 32, four products", 32, false, true, {}, "-"},
+      {"forward and backward, batches of 32, fused", 32, true, true, {}, "-"},
+      {"the same, state kept every 64 steps", 32, true, true, {false, 64}, "0.377 s, 137 MB (*)"},
+      {"the same, state kept every 256 steps", 32, true, true, {false, 256}, "-"},
+      {"the same, state kept every 256 steps, and blocks", 32, true, true, {true, 256}, "-"},
+  };
+  const double want = bench::in_child([&] {
+                        set_threads(threads);
+                        return Pass(32, true, false, {}).run();
+                      }).value;
+  std::printf("| 256 x 512 tokens | seconds | tokens/s | peak memory, MiB | published |\n");
+  std::printf("|---|---:|---:|---:|---|\n");
+  for (const Row& row : rows) {
+    const bench::Measured measured = bench::in_child([&] {
+      set_threads(threads);
+      Pass pass(row.batch, row.fused, row.backward, row.recompute);
+      const double got = pass.run();
+      if (!(std::abs(got - want) <= 1e-6 * want)) {
+        std::fprintf(stderr, "%s: loss %.9g, expected %.9g: refused\n", row.name, got, want);
+        std::exit(1);
+      }
+      return bench::median_seconds(repetitions, [&] { pass.run(); });
+    });
+    std::printf("| %s | %.3f | %.0f | %.1f | %s |\n", row.name, measured.value,
+                static_cast<double>(kSequences * kTokens) / measured.value, measured.peak_mebibytes,
+                row.theirs);
+  }
+  set_threads(threads);
+  LanguageModel model = reference_model();
+  model.pack_weights();
+  const std::vector<int32_t> prefix = random_tokens(256, 3);
+  if (generated(model, prefix, 100, true) != generated(model, prefix, 100, false)) {
+    std::fprintf(stderr, "generation: the forms differ: refused\n");
+    return 1;
+  }
+  const double again =
+      bench::median_seconds(repetitions, [&] { generated(model, prefix, 100, false); });
+  const double stepped =
+      bench::median_seconds(repetitions, [&] { generated(model, prefix, 100, true); });
+  std::printf("\n| 100 tokens after 256 | seconds | published |\n|---|---:|---|\n");
+  std::printf("| the prefix run again for every token | %.4f | 5.419 |\n", again);
+  std::printf("| stepwise | %.4f | 0.208 |\n", stepped);
+  std::printf("| ratio | %.1f | 26.1 |\n", again / stepped);
+  return 0;
+}

@@ -1,0 +1,67 @@
+// Attention by one query that is the same for all tokens, as a recurrent network (Feng et al.,
+// 2024, arXiv 2405.13956). Per head, of scores s[t] and values v[t]:
+//
+//   m[t] = max(m[t-1], s[t])
+//   c[t] = c[t-1] e^(m[t-1] - m[t]) +      e^(s[t] - m[t])
+//   a[t] = a[t-1] e^(m[t-1] - m[t]) + v[t] e^(s[t] - m[t])        o[t] = a[t] / c[t]
+//
+// The state is a, c and m. c = 0 means that nothing was seen yet, whatever m holds, so zeros are an
+// empty state. No exponent is ever positive. As a moving average, which is how o is computed:
+//
+//   o[t] = keep[t] o[t-1] + share[t] v[t]
+//   keep[t] = c[t-1] e^(m[t-1] - m[t]) / c[t],  share[t] = e^(s[t] - m[t]) / c[t]
+//
+// States of adjoining spans of tokens combine into that of both, associatively. So blocks of 64
+// tokens are reduced each on its own, a short fold carries states from block to block, and the
+// blocks' outputs follow each from what it was handed; backward goes the same way from right to
+// left. Blocks stand at absolute positions: cutting a sequence at multiples of 64 changes no bit.
+// docs/models/attention_rnn.md derives it.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
+
+namespace refrain::kernels {
+
+inline constexpr int64_t kScanBlock = 64;
+
+struct ScanShape {
+  int64_t heads, head_dim;
+
+  int64_t width() const { return heads * head_dim; }
+  // Floats of a state: a [width], c [heads], m [heads].
+  int64_t state_size() const { return width() + 2 * heads; }
+};
+
+// The rows [first, first + tokens) of all tensors: tokens of one sequence from position `start`.
+struct ScanPiece {
+  int64_t first, tokens, start;  // tokens > 0
+  const float* found = nullptr;  // the state before them; null: empty
+  float* left = nullptr;         // the state after them, which forward writes; may be `found`
+  float* dstate = nullptr;       // backward: dL/d(state left) in, dL/d(state found) out; or null
+};
+
+// Blocks that a piece lies in.
+inline int64_t scan_blocks(int64_t start, int64_t tokens) {
+  return tokens > 0 ? (start + tokens - 1) / kScanBlock - start / kScanBlock + 1 : 0;
+}
+
+struct ScanRows {
+  Tensor s;            // [R, heads]
+  Tensor v, o;         // [R, width]
+  Tensor keep, share;  // [R, heads]
+  Tensor carries;      // [blocks of all pieces, state_size]: the state that each block found
+};
+
+// Writes o, keep, share and carries, and the states left. Takes scratch; does nothing else when it
+// only counts.
+void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
+                            Arena& scratch);
+
+// d_o [R, width]; ds [R, heads] and dv [R, width] are overwritten; dv may be v. A piece with a
+// dstate has `left` as forward wrote it.
+void attention_scan_backward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
+                             ConstTensor d_o, Tensor ds, Tensor dv, Arena& scratch);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,263 @@
+// What forward and backward of gla.cc share: rows in padded buffers, gates, and the recurrence with
+// tiles of the state in registers.
+//
+// Buffers of rows are padded to whole vectors, those of chunks to 16 rows. Rows and channels that
+// do not exist are zero, gates of such rows one: they change no sum and no product. Included once
+// per SIMD target.
+#if defined(REFRAIN_KERNELS_GLA_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef REFRAIN_KERNELS_GLA_INL_H_
+#undef REFRAIN_KERNELS_GLA_INL_H_
+#else
+#define REFRAIN_KERNELS_GLA_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "refrain/kernels/gla.h"
+#include "refrain/kernels/tile-inl.h"
+
+#ifndef REFRAIN_KERNELS_GLA_ONCE
+#define REFRAIN_KERNELS_GLA_ONCE
+namespace refrain::kernels {
+// Hands out memory from front to back.
+struct Bump {
+  float* at;
+  float* operator()(int64_t n) {
+    float* const taken = at;
+    at += n;
+    return taken;
+  }
+};
+}  // namespace refrain::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+HWY_INLINE int64_t lane_width(int64_t n) { return round_up(n, float_lanes()); }
+
+// to [rows, width] = factor * from [n, cols], zero where there is nothing.
+HWY_INLINE void copy_rows(const float* from, int64_t from_row, int64_t n, int64_t cols,
+                          float factor, int64_t rows, int64_t width, float* to) {
+  const FloatVec by = constant(factor);
+  for (int64_t i = 0; i < n; ++i)
+    each(cols, [&](auto at, int64_t j) HWY_ATTR {
+      hn::StoreU(hn::Mul(at.load(from + i * from_row + j), by), FloatTag(), to + i * width + j);
+    });
+  std::fill(to + n * width, to + rows * width, 0.0f);
+}
+
+// to [n, cols] = from: back into rows that have neighbours.
+HWY_INLINE void give_rows(const float* from, int64_t from_row, int64_t n, int64_t cols, float* to,
+                          int64_t to_row) {
+  for (int64_t i = 0; i < n; ++i)
+    each(cols, [&](auto at, int64_t j)
+                   HWY_ATTR { at.store(at.load(from + i * from_row + j), to + i * to_row + j); });
+}
+
+// The same through the activation that made `value`: to = from f'(f⁻¹(value)).
+HWY_INLINE void give_through(GlaActivation f, const float* value, int64_t value_row,
+                             const float* from, int64_t from_row, int64_t n, int64_t cols,
+                             float* to, int64_t to_row) {
+  if (f == GlaActivation::kIdentity) return give_rows(from, from_row, n, cols, to, to_row);
+  for (int64_t i = 0; i < n; ++i)
+    each(cols, [&](auto at, int64_t j) HWY_ATTR {
+      const FloatVec y = at.load(value + i * value_row + j);
+      const FloatVec one =
+          f == GlaActivation::kTanh ? hn::NegMulAdd(y, y, constant(1)) : hn::NegMulAdd(y, y, y);
+      at.store(hn::Mul(one, at.load(from + i * from_row + j)), to + i * to_row + j);
+    });
+}
+
+// Asks for rows that will be read soon: too far apart for the processor to foresee.
+HWY_INLINE void prefetch_rows(const float* from, int64_t from_row, int64_t n, int64_t cols) {
+  constexpr int64_t kLine = 16;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < cols; j += kLine) hwy::Prefetch(from + i * from_row + j);
+}
+
+// e^x for x <= 0, no less than 1e-38; NaN of NaN. vector_exp without what other numbers need.
+HWY_INLINE FloatVec exp_below_one(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const FloatVec lowest = constant(-87.3f), shift = constant(0x1.8p23f);
+  x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);
+  const FloatVec shifted = hn::MulAdd(x, constant(1.44269504f), shift);
+  const FloatVec n = hn::Sub(shifted, shift);
+  FloatVec r = hn::NegMulAdd(n, constant(0.693359375f), x);
+  r = hn::NegMulAdd(n, constant(-2.12194440e-4f), r);
+  FloatVec q = hn::MulAdd(r, constant(0.001381446572f), constant(0.008368780446f));
+  q = hn::MulAdd(q, r, constant(0.04166839424f));
+  q = hn::MulAdd(q, r, constant(0.1666652011f));
+  q = hn::MulAdd(q, r, constant(0.4999999341f));
+  const FloatVec e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), constant(1));
+  // n stands in the low bits of `shifted`; it goes on top of e's exponent.
+  const auto power = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, e), power));
+}
+
+// log(1 + e) for 0 <= e <= 1, minimax (relative error 3e-8).
+HWY_INLINE FloatVec log_one_plus(FloatVec e) {
+  FloatVec p = constant(0.00523269002747f);
+  p = hn::MulAdd(p, e, constant(-0.0295052199192f));
+  p = hn::MulAdd(p, e, constant(0.0782259175063f));
+  p = hn::MulAdd(p, e, constant(-0.136632425023f));
+  p = hn::MulAdd(p, e, constant(0.191060049944f));
+  p = hn::MulAdd(p, e, constant(-0.24842981693f));
+  p = hn::MulAdd(p, e, constant(0.333190967318f));
+  p = hn::MulAdd(p, e, constant(-0.499994931366f));
+  p = hn::MulAdd(p, e, constant(0.99999996988f));
+  return hn::Mul(p, e);
+}
+
+// What depends on a gate's logit z: g = σ(z)^(1/divisor) and the slope of log g, σ(-z) / divisor.
+// Without a root the divisor is 1.
+struct Gate {
+  FloatVec value, slope;
+};
+template <bool kRoot, bool kSlope>
+HWY_INLINE Gate gate_of(FloatVec z, FloatVec inverse_divisor) {
+  const FloatVec zero = hn::Zero(FloatTag()), one = constant(1);
+  const auto negative = hn::Lt(z, zero);
+  const FloatVec e = exp_below_one(hn::Neg(hn::Abs(z)));
+  FloatVec open = zero, shut = zero;
+  if constexpr (kSlope || !kRoot) {
+    const FloatVec large = hn::Div(one, hn::Add(one, e)), small = hn::Mul(e, large);
+    open = hn::IfThenElse(negative, small, large);
+    shut = hn::IfThenElse(negative, large, small);
+  }
+  if constexpr (!kRoot) return {open, shut};
+  const FloatVec log_open = hn::Sub(hn::IfThenElse(negative, z, zero), log_one_plus(e));
+  return {exp_below_one(hn::Mul(log_open, inverse_divisor)), hn::Mul(shut, inverse_divisor)};
+}
+
+// `n` logits z, a number of whole vectors, become gates; `slope` takes their slopes.
+template <bool kRoot, bool kSlope>
+HWY_NOINLINE void open_gates(int64_t n, float divisor, float* z, float* slope) {
+  const FloatTag d;
+  const FloatVec inverse = constant(1 / divisor);
+  for (int64_t i = 0; i < n; i += float_lanes()) {
+    const Gate gate = gate_of<kRoot, kSlope>(hn::LoadU(d, z + i), inverse);
+    hn::StoreU(gate.value, d, z + i);
+    if constexpr (kSlope) hn::StoreU(gate.slope, d, slope + i);
+  }
+}
+
+// Gates of n rows of logits; one in the rows that are not there.
+template <bool kSlope>
+HWY_INLINE void gate_rows(const GlaShape& shape, const float* z, int64_t n, int64_t rows,
+                          int64_t width, float* g, float* slope) {
+  copy_rows(z, shape.gate_row, n, shape.key_dim, 1, n, width, g);
+  const auto open = shape.gate_divisor == 1 ? open_gates<false, kSlope> : open_gates<true, kSlope>;
+  open(n * width, shape.gate_divisor, g, slope);
+  std::fill(g + n * width, g + rows * width, 1.0f);
+}
+
+// Steps of the recurrence: packed rows (q times the scale), and where o goes.
+struct GlaSteps {
+  int64_t K, V, kw, vw;
+  float *q, *k, *g, *v;  // [steps, kw], v [steps, vw]
+  int64_t steps;
+  float* o;  // rows at o_row
+  int64_t o_row;
+};
+
+// Rows of the state that stay in registers, by two vectors.
+inline constexpr int kStateRows = kTileRows > 12 ? 8 : 4;
+
+// kChannels by kVectors vectors of the state stay in registers through all steps. An element of C
+// is g C + (k v), one of o a chain over the channels: the same bits in any tile.
+template <int kChannels, int kVectors, class At>
+HWY_NOINLINE void step_tile(const GlaSteps& s, At at, int64_t c, int64_t j, float* C) {
+  const FloatTag d;
+  const int64_t N = float_lanes();
+  FloatVec state[kChannels][kVectors];
+  REFRAIN_UNROLL
+  for (int i = 0; i < kChannels; ++i) REFRAIN_UNROLL
+  for (int m = 0; m < kVectors; ++m) state[i][m] = at.load(C + (c + i) * s.V + j + m * N);
+  for (int64_t t = 0; t < s.steps; ++t) {
+    const float *q = s.q + t * s.kw + c, *k = s.k + t * s.kw + c, *g = s.g + t * s.kw + c;
+    float* to = s.o + t * s.o_row + j;
+    FloatVec v[kVectors], o[kVectors];
+    REFRAIN_UNROLL
+    for (int m = 0; m < kVectors; ++m) {
+      v[m] = hn::LoadU(d, s.v + t * s.vw + j + m * N);
+      o[m] = c == 0 ? hn::Zero(d) : at.load(to + m * N);
+    }
+    REFRAIN_UNROLL
+    for (int i = 0; i < kChannels; ++i) {
+      const FloatVec key = hn::Set(d, k[i]), gate = hn::Set(d, g[i]), query = hn::Set(d, q[i]);
+      REFRAIN_UNROLL
+      for (int m = 0; m < kVectors; ++m) {
+        state[i][m] = hn::MulAdd(gate, state[i][m], hn::Mul(key, v[m]));
+        o[m] = hn::MulAdd(query, state[i][m], o[m]);
+      }
+    }
+    REFRAIN_UNROLL
+    for (int m = 0; m < kVectors; ++m) at.store(o[m], to + m * N);
+  }
+  REFRAIN_UNROLL
+  for (int i = 0; i < kChannels; ++i) REFRAIN_UNROLL
+  for (int m = 0; m < kVectors; ++m) at.store(state[i][m], C + (c + i) * s.V + j + m * N);
+}
+
+template <int kVectors, class At>
+HWY_INLINE void step_columns(const GlaSteps& s, At at, int64_t j, float* C) {
+  int64_t c = 0;
+  for (; c + kStateRows <= s.K; c += kStateRows) step_tile<kStateRows, kVectors>(s, at, c, j, C);
+  for (; c < s.K; ++c) step_tile<1, kVectors>(s, at, c, j, C);
+}
+// C [K, V] goes through the steps.
+HWY_INLINE void run_steps(const GlaSteps& s, float* C) {
+  const int64_t N = float_lanes();
+  int64_t j = 0;
+  for (; j + 2 * N <= s.V; j += 2 * N) step_columns<2>(s, Whole(), j, C);
+  for (; j + N <= s.V; j += N) step_columns<1>(s, Whole(), j, C);
+  if (j < s.V) step_columns<1>(s, Part{s.V - j}, j, C);
+}
+
+// The same recurrence on the transpose: to [V, kw] = Cᵀ after n steps from Cᵀ [V, kw].
+template <int kRows, int kVectors>
+HWY_NOINLINE void advance_tile(int64_t kw, int64_t vw, int64_t n, const float* k, const float* g,
+                               const float* v, const float* C, float* to) {
+  const FloatTag d;
+  const int64_t N = float_lanes();
+  FloatVec state[kRows][kVectors];
+  REFRAIN_UNROLL
+  for (int i = 0; i < kRows; ++i) REFRAIN_UNROLL
+  for (int m = 0; m < kVectors; ++m) state[i][m] = hn::LoadU(d, C + i * kw + m * N);
+  for (int64_t t = 0; t < n; ++t) {
+    REFRAIN_UNROLL
+    for (int m = 0; m < kVectors; ++m) {
+      const FloatVec key = hn::LoadU(d, k + t * kw + m * N);
+      const FloatVec gate = hn::LoadU(d, g + t * kw + m * N);
+      REFRAIN_UNROLL
+      for (int i = 0; i < kRows; ++i)
+        state[i][m] = hn::MulAdd(gate, state[i][m], hn::Mul(key, hn::Set(d, v[t * vw + i])));
+    }
+  }
+  REFRAIN_UNROLL
+  for (int i = 0; i < kRows; ++i) REFRAIN_UNROLL
+  for (int m = 0; m < kVectors; ++m) hn::StoreU(state[i][m], d, to + i * kw + m * N);
+}
+HWY_INLINE void advance(int64_t V, int64_t kw, int64_t vw, int64_t n, const float* k,
+                        const float* g, const float* v, const float* C, float* to) {
+  const int64_t N = float_lanes();
+  for (int64_t c = 0; c < kw;) {
+    const bool two = c + 2 * N <= kw;
+    const auto rows = two ? advance_tile<kStateRows, 2> : advance_tile<kStateRows, 1>;
+    const auto row = two ? advance_tile<1, 2> : advance_tile<1, 1>;
+    int64_t j = 0;
+    for (; j + kStateRows <= V; j += kStateRows)
+      rows(kw, vw, n, k + c, g + c, v + j, C + j * kw + c, to + j * kw + c);
+    for (; j < V; ++j) row(kw, vw, n, k + c, g + c, v + j, C + j * kw + c, to + j * kw + c);
+    c += two ? 2 * N : N;
+  }
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // include guard, once per target

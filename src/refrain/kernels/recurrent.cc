@@ -1,0 +1,418 @@
+#include "refrain/kernels/recurrent.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "refrain/base/error.h"
+#include "refrain/base/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "refrain/kernels/recurrent.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "refrain/kernels/tile-inl.h"
+
+#ifndef REFRAIN_KERNELS_RECURRENT_ONCE
+#define REFRAIN_KERNELS_RECURRENT_ONCE
+namespace refrain::kernels {
+
+// A piece at its place in the order by length.
+struct RecurrentPlace {
+  int64_t first, length;
+  const float* found;
+  float* dstate;  // null: no gradient comes or goes by the state
+};
+
+// One call, either way. `edge` is what a step hands to the next, of all places, before and after
+// it: h going forward, dp going backward. Two steps must not share one, since a step reads every
+// unit's while others are being written.
+struct RecurrentRun {
+  std::span<const RecurrentPlace> places;  // longest first
+  int64_t H;
+  const float* panels;  // w_hh, packed for the way
+  RecurrentRows rows;
+  const float* b_hh;
+  float* edge[2];
+  int64_t edge_row;
+  ConstTensor dh;
+  Tensor dp;
+  float* carry;  // [places, H]: lstm: dL/dc, gru: z ⊙ dL/dh
+};
+
+}  // namespace refrain::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// step(t, i0, i1, panel) for every step t, in ascending order or in descending, down to `last`; the
+// places i0 .. i1 all run at t. Threads share the places when the weights fit into a core's cache,
+// since they need not wait for one another then, else the panels of units.
+template <class Step>
+void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+               int64_t last, Step&& step) {
+  constexpr int64_t kCoreCache = 1 << 20;  // bytes
+  const auto B = static_cast<int64_t>(places.size());
+  const int64_t panels = (H + tile_cols() - 1) / tile_cols();
+  const int64_t tasks = std::min<int64_t>(threads(), panels);
+  const int64_t a_row = 2 * gates * H * H;  // operations
+  const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
+  int64_t rows = 0, groups = 1;
+  for (int64_t i = 0; i < B; ++i) rows += length(i);
+  if (gates * H * H * static_cast<int64_t>(sizeof(float)) <= kCoreCache)
+    groups = std::min(B, round_up((B + kTileRows - 1) / kTileRows, threads()));
+  std::vector<int64_t> cuts = {0};  // between groups of about as many rows
+  for (int64_t i = 0, sum = 0; i < B; ++i) {
+    sum += length(i);
+    while (sum * groups >= rows * static_cast<int64_t>(cuts.size())) cuts.push_back(i + 1);
+  }
+  parallel_for(
+      groups,
+      [&](int64_t group) {
+        const int64_t i0 = cuts[static_cast<size_t>(group)];
+        const int64_t end = cuts[static_cast<size_t>(group) + 1];
+        if (i0 == end) return;
+        const auto at = [&](int64_t t, int64_t i1) {
+          parallel_for(
+              tasks,
+              [&](int64_t task) {
+                for (int64_t p = panels * task / tasks; p < panels * (task + 1) / tasks; ++p)
+                  step(t, i0, i1, p);
+              },
+              (i1 - i0) * a_row);
+        };
+        if (forward) {
+          int64_t i1 = end;
+          for (int64_t t = 0; t < length(i0); ++t) {
+            while (length(i1 - 1) <= t) --i1;
+            at(t, i1);
+          }
+        } else {
+          int64_t i1 = i0;
+          for (int64_t t = length(i0) - 1; t >= last; --t) {
+            while (i1 < end && length(i1) > t) ++i1;
+            at(t, i1);
+          }
+        }
+      },
+      rows * a_row);
+}
+
+// f(first, count) for the tiles of the places i0 .. i1.
+template <class F>
+HWY_INLINE void each_tile(int64_t i0, int64_t i1, F&& f) {
+  const int64_t rows = i1 - i0, tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t k = 0; k < tiles; ++k) {
+    const int64_t first = rows * k / tiles;
+    f(i0 + first, rows * (k + 1) / tiles - first);
+  }
+}
+
+// One place's units u .. u + n at step t. p: the product, a gate's units after another's, NR apart.
+template <Cell kCell>
+HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
+                              const float* p, int64_t NR) {
+  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const int64_t H = run.H, row = place.first + t;
+  const float* b = run.b_hh + u;
+  float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
+  float* next = run.edge[(t + 1) & 1] + i * run.edge_row + u;
+  const auto done = [&](auto at, int64_t j, FloatVec value) HWY_ATTR {
+    at.store(value, h + j);
+    at.store(value, next + j);
+  };
+  const auto from_past = [&](auto at, int64_t g, int64_t j) HWY_ATTR {
+    return hn::Add(at.load(p + g * NR + j), at.load(b + g * H + j));
+  };
+  const auto sum = [&](auto at, int64_t g, int64_t j) HWY_ATTR {
+    return hn::Add(at.load(gates + g * H + j), from_past(at, g, j));
+  };
+  if constexpr (kCell == Cell::kRnn) {
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto value = vector_tanh(sum(at, 0, j));
+      at.store(value, gates + j);
+      done(at, j, value);
+    });
+  } else if constexpr (kCell == Cell::kLstm) {
+    float* c = run.rows.extra.row(row) + u;
+    const float* c_before = t > 0 ? c - H : place.found + H + u;
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto in = logistic(sum(at, 0, j)).p, forget = logistic(sum(at, 1, j)).p;
+      const auto g = vector_tanh(sum(at, 2, j)), out = logistic(sum(at, 3, j)).p;
+      const auto c_now = hn::MulAdd(forget, at.load(c_before + j), hn::Mul(in, g));
+      at.store(in, gates + j);
+      at.store(forget, gates + H + j);
+      at.store(g, gates + 2 * H + j);
+      at.store(out, gates + 3 * H + j);
+      at.store(c_now, c + j);
+      done(at, j, hn::Mul(out, vector_tanh(c_now)));
+    });
+  } else {
+    float* p_n = run.rows.extra.row(row) + u;
+    const float* h_before = run.edge[t & 1] + i * run.edge_row + u;
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto r = logistic(sum(at, 0, j)).p, z = logistic(sum(at, 1, j)).p;
+      const auto past = from_past(at, 2, j);
+      const auto new_h = vector_tanh(hn::MulAdd(r, past, at.load(gates + 2 * H + j)));
+      at.store(r, gates + j);
+      at.store(z, gates + H + j);
+      at.store(new_h, gates + 2 * H + j);
+      at.store(past, p_n + j);
+      done(at, j, hn::MulAdd(z, hn::Sub(at.load(h_before + j), new_h), new_h));
+    });
+  }
+}
+
+template <Cell kCell>
+void forward_steps(const RecurrentRun& run) {
+  constexpr int64_t G = gates_of(kCell);
+  const int64_t H = run.H, NR = tile_cols();
+  time_loop(
+      run.places, G, H, true, 0, [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
+        const int64_t u = panel * NR, n = std::min(NR, H - u);
+        const float* units = run.panels + u / kWeightPanel * H * kWeightPanel + u % kWeightPanel;
+        each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
+          HWY_ALIGN float p[kTileRows * G * kMaxPanel];
+          for (int64_t g = 0; g < G; ++g)
+            tile_of<Rows::kApart>(count, run.edge[t & 1] + first * run.edge_row, run.edge_row,
+                                  units + g * packed_size(H, H), kWeightPanel, H, p + g * NR,
+                                  G * NR, NR, false);
+          for (int64_t k = 0; k < count; ++k)
+            forward_units<kCell>(run, t, first + k, u, n, p + k * G * NR, NR);
+        });
+      });
+}
+
+// One place's units u .. u + n at step t. later: dL/dh by the step after, but for the part of a
+// gru's that `carry` has.
+template <Cell kCell>
+HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
+                               const float* later) {
+  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const int64_t H = run.H, row = place.first + t;
+  const float* dh_read = run.dh.row(row) + u;
+  float *gates = run.rows.gates.row(row) + u, *carry = run.carry + i * H + u;
+  float* edge = run.edge[t & 1] + i * run.edge_row + u;
+  const auto one = constant(1);
+  const auto put = [&](auto at, int64_t g, int64_t j, FloatVec value) HWY_ATTR {
+    at.store(value, gates + g * H + j);
+    at.store(value, edge + g * H + j);
+  };
+  if constexpr (kCell == Cell::kRnn) {
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto dh = hn::Add(at.load(dh_read + j), at.load(later + j));
+      const auto h = at.load(gates + j);
+      put(at, 0, j, hn::Mul(dh, hn::NegMulAdd(h, h, one)));
+    });
+  } else if constexpr (kCell == Cell::kLstm) {
+    const float* c = run.rows.extra.row(row) + u;
+    const float* c_before = t > 0 ? c - H : place.found + H + u;
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto dh = hn::Add(at.load(dh_read + j), at.load(later + j));
+      const auto in = at.load(gates + j), forget = at.load(gates + H + j);
+      const auto g = at.load(gates + 2 * H + j), out = at.load(gates + 3 * H + j);
+      const auto tanh_c = vector_tanh(at.load(c + j));
+      const auto dc =
+          hn::MulAdd(hn::Mul(dh, out), hn::NegMulAdd(tanh_c, tanh_c, one), at.load(carry + j));
+      // σ' = σ (1 - σ)
+      put(at, 0, j, hn::Mul(hn::Mul(dc, g), hn::NegMulAdd(in, in, in)));
+      put(at, 1, j,
+          hn::Mul(hn::Mul(dc, at.load(c_before + j)), hn::NegMulAdd(forget, forget, forget)));
+      put(at, 2, j, hn::Mul(hn::Mul(dc, in), hn::NegMulAdd(g, g, one)));
+      put(at, 3, j, hn::Mul(hn::Mul(dh, tanh_c), hn::NegMulAdd(out, out, out)));
+      at.store(hn::Mul(dc, forget), carry + j);
+    });
+  } else {
+    const float* p_n = run.rows.extra.row(row) + u;
+    const float* h_before = t > 0 ? run.rows.h.row(row - 1) + u : place.found + u;
+    float* dp = run.dp.row(row) + u;
+    const auto put_past = [&](auto at, int64_t g, int64_t j, FloatVec value) HWY_ATTR {
+      at.store(value, dp + g * H + j);
+      at.store(value, edge + g * H + j);
+    };
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const auto from_later = hn::Add(at.load(later + j), at.load(carry + j));
+      const auto dh = hn::Add(at.load(dh_read + j), from_later);
+      const auto r = at.load(gates + j), z = at.load(gates + H + j);
+      const auto new_h = at.load(gates + 2 * H + j), past = at.load(p_n + j);
+      const auto dn = hn::Mul(hn::NegMulAdd(dh, z, dh), hn::NegMulAdd(new_h, new_h, one));
+      const auto dr = hn::Mul(hn::Mul(dn, past), hn::NegMulAdd(r, r, r));
+      const auto dz =
+          hn::Mul(hn::Mul(dh, hn::Sub(at.load(h_before + j), new_h)), hn::NegMulAdd(z, z, z));
+      at.store(dr, gates + j);
+      at.store(dz, gates + H + j);
+      at.store(dn, gates + 2 * H + j);
+      put_past(at, 0, j, dr);
+      put_past(at, 1, j, dz);
+      put_past(at, 2, j, hn::Mul(dn, r));
+      at.store(hn::Mul(dh, z), carry + j);
+    });
+  }
+}
+
+// What a piece starts with at its last step, and what is left of it before its first.
+template <Cell kCell>
+HWY_INLINE void begin_units(const RecurrentRun& run, int64_t i, int64_t u, int64_t n,
+                            float* later) {
+  const float* dstate = run.places[static_cast<size_t>(i)].dstate;
+  float* carry = run.carry + i * run.H + u;
+  for (int64_t j = 0; j < n; ++j) {
+    later[j] = dstate ? dstate[u + j] : 0;
+    if constexpr (kCell == Cell::kLstm) carry[j] = dstate ? dstate[run.H + u + j] : 0;
+    if constexpr (kCell == Cell::kGru) carry[j] = 0;
+  }
+}
+template <Cell kCell>
+HWY_INLINE void end_units(const RecurrentRun& run, int64_t i, int64_t u, int64_t n,
+                          const float* later) {
+  float* dstate = run.places[static_cast<size_t>(i)].dstate + u;
+  const float* carry = run.carry + i * run.H + u;
+  for (int64_t j = 0; j < n; ++j) {
+    dstate[j] = kCell == Cell::kGru ? later[j] + carry[j] : later[j];
+    if constexpr (kCell == Cell::kLstm) dstate[run.H + j] = carry[j];
+  }
+}
+
+// dL/dh[t] from the step after is dp[t+1] w_hh. With dstate there is a step -1, which only takes
+// it.
+template <Cell kCell>
+void backward_steps(const RecurrentRun& run) {
+  constexpr int64_t G = gates_of(kCell);
+  const int64_t H = run.H, NR = tile_cols(), last = run.places[0].dstate ? -1 : 0;
+  time_loop(
+      run.places, G, H, false, last,
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
+        const int64_t u = panel * NR, n = std::min(NR, H - u);
+        each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
+          HWY_ALIGN float later[kTileRows * kMaxPanel];
+          int64_t running = 0;  // since the step after
+          while (running < count && run.places[static_cast<size_t>(first + running)].length > t + 1)
+            ++running;
+          if (running > 0)
+            tile_of<Rows::kApart>(running, run.edge[(t + 1) & 1] + first * run.edge_row,
+                                  run.edge_row, run.panels + panel * G * H * NR, NR, G * H, later,
+                                  NR, NR, false);
+          for (int64_t k = running; k < count; ++k)
+            begin_units<kCell>(run, first + k, u, n, later + k * NR);
+          for (int64_t k = 0; k < count; ++k)
+            if (t < 0)
+              end_units<kCell>(run, first + k, u, n, later + k * NR);
+            else
+              backward_units<kCell>(run, t, first + k, u, n, later + k * NR);
+        });
+      });
+}
+
+// w_hh as panels of tile_cols() of its columns, [G H][units].
+void pack_columns(ConstTensor w, float* to) {
+  const int64_t H = w.cols(), NR = tile_cols(), panels = (H + NR - 1) / NR;
+  parallel_for(
+      panels,
+      [&](int64_t panel) {
+        pack_panel({w.data + panel * NR, H, 1}, w.rows(), std::min(NR, H - panel * NR),
+                   to + panel * w.rows() * NR);
+      },
+      kPackingCost * w.size());
+}
+
+void forward_loop(Cell cell, const RecurrentRun& run) {
+  if (cell == Cell::kRnn) return forward_steps<Cell::kRnn>(run);
+  if (cell == Cell::kLstm) return forward_steps<Cell::kLstm>(run);
+  forward_steps<Cell::kGru>(run);
+}
+
+void backward_loop(Cell cell, ConstTensor w_hh, float* panels, const RecurrentRun& run) {
+  pack_columns(w_hh, panels);
+  if (cell == Cell::kRnn) return backward_steps<Cell::kRnn>(run);
+  if (cell == Cell::kLstm) return backward_steps<Cell::kLstm>(run);
+  backward_steps<Cell::kGru>(run);
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace refrain::kernels {
+HWY_EXPORT(forward_loop);
+HWY_EXPORT(backward_loop);
+namespace {
+
+// The pieces that have steps, longest first.
+std::vector<RecurrentPlace> in_order(std::span<const RecurrentPiece> pieces,
+                                     std::span<float* const> dstate) {
+  std::vector<RecurrentPlace> places;
+  for (size_t b = 0; b < pieces.size(); ++b)
+    if (pieces[b].length > 0)
+      places.push_back({pieces[b].first, pieces[b].length, pieces[b].found,
+                        dstate.empty() ? nullptr : dstate[b]});
+  std::stable_sort(places.begin(), places.end(),
+                   [](const auto& a, const auto& b) { return a.length > b.length; });
+  return places;
+}
+
+// Rows at a large power of two from each other fall into the same few cache sets.
+int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
+
+}  // namespace
+
+void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
+                       const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch) {
+  Arena::Frame frame(scratch);
+  const int64_t G = gates_of(cell), H = weights.w_hh.cols();
+  REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
+  REFRAIN_CHECK(rows.gates.cols() == G * H && rows.h.cols() == H);
+  const std::vector<RecurrentPlace> places = in_order(pieces, {});
+  const auto B = static_cast<int64_t>(places.size());
+  // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
+  const bool is_packed = weights.packed && H % kWeightPanel == 0;
+  Tensor panels;
+  if (!is_packed) panels = scratch.take({G, packed_size(H, H)});
+  const Tensor before = scratch.take({B, apart(H)}), after = scratch.take({B, apart(H)});
+  if (scratch.counts_only() || B == 0) return;
+  for (int64_t g = 0; g < G && !is_packed; ++g)
+    pack_weight(weights.w_hh.slice(g * H, H), panels.row(g));
+  for (int64_t i = 0; i < B; ++i)
+    std::copy_n(places[static_cast<size_t>(i)].found, H, before.row(i));
+  HWY_DYNAMIC_DISPATCH(forward_loop)
+  (cell, {.places = places,
+          .H = H,
+          .panels = is_packed ? weights.packed : panels.data,
+          .rows = rows,
+          .b_hh = weights.b_hh.data,
+          .edge = {before.data, after.data},
+          .edge_row = apart(H),
+          .dh = {},
+          .dp = {},
+          .carry = nullptr});
+}
+
+void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
+                        const RecurrentWeights& weights, const RecurrentRows& rows,
+                        const RecurrentGradients& gradients, Arena& scratch) {
+  Arena::Frame frame(scratch);
+  const ConstTensor w_hh = weights.w_hh;
+  const int64_t G = gates_of(cell), H = w_hh.cols();
+  REFRAIN_CHECK(w_hh.rows() == G * H && rows.gates.cols() == G * H);
+  REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
+  const std::vector<RecurrentPlace> places = in_order(pieces, gradients.dstate);
+  const auto B = static_cast<int64_t>(places.size());
+  const Tensor panels = scratch.take({round_up(H, kMaxPanel), G * H});
+  const Tensor even = scratch.take({B, apart(G * H)}), odd = scratch.take({B, apart(G * H)});
+  const Tensor carry = scratch.take({B, H});
+  if (scratch.counts_only() || B == 0) return;
+  HWY_DYNAMIC_DISPATCH(backward_loop)
+  (cell, w_hh, panels.data,
+   {.places = places,
+    .H = H,
+    .panels = panels.data,
+    .rows = rows,
+    .b_hh = nullptr,
+    .edge = {even.data, odd.data},
+    .edge_row = apart(G * H),
+    .dh = gradients.dh,
+    .dp = gradients.dp,
+    .carry = carry.data});
+}
+
+}  // namespace refrain::kernels
+#endif  // HWY_ONCE

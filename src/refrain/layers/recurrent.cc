@@ -1,0 +1,108 @@
+#include "refrain/layers/recurrent.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace refrain {
+
+using kernels::Cell;
+
+Recurrent::Recurrent(Cell cell, int64_t in, int64_t hidden)
+    : cell_(cell),
+      w_ih_{in, kernels::gates_of(cell) * hidden, true},
+      w_hh_{hidden, kernels::gates_of(cell) * hidden, true} {}
+
+void Recurrent::visit(const ParamVisitor& v) {
+  // As wide as PyTorch's uniform distribution between -1/√H and 1/√H.
+  const Init normal = Init::normal(1 / std::sqrt(3 * static_cast<float>(hidden())));
+  // An lstm remembers at first (Gers et al., 2000; Jozefowicz et al., 2015): its forget gates'
+  // biases, the second of its gates, add up to 1.
+  const Init bias =
+      cell_ == Cell::kLstm ? Init::constant_at(1, hidden(), 2 * hidden()) : Init::constant(0);
+  v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, normal, true}, w_ih_.w);
+  v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, normal, true}, w_hh_.w);
+  v({"bias_ih_l0", {w_ih_.out}, bias, false}, w_ih_.b);
+  v({"bias_hh_l0", {w_hh_.out}, Init::constant(0), false}, w_hh_.b);
+}
+
+// `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.
+Recurrent::Run Recurrent::carve(const Window& w, int64_t every, Arena& found, Arena& rows) const {
+  Run run;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    run.pieces.push_back({w.first(b), w.length(b), nullptr});
+  run.segments = run.pieces;
+  if (every > 0) {
+    for (kernels::RecurrentPiece& segment : run.segments)
+      segment.length = std::min(segment.length, every);
+    for (const kernels::RecurrentPiece& piece : run.pieces)
+      for (int64_t at = every; at < piece.length; at += every)
+        run.segments.push_back({piece.first + at, std::min(every, piece.length - at), nullptr});
+  }
+  run.found = found.take({static_cast<int64_t>(run.segments.size()), state_floats()});
+  if (run.found)
+    for (size_t i = 0; i < run.segments.size(); ++i) {
+      run.segments[i].found = run.found.row(static_cast<int64_t>(i));
+      if (i < run.pieces.size()) run.pieces[i].found = run.segments[i].found;
+    }
+  const int64_t R = w.rows();
+  run.rows.gates = rows.take({R, w_ih_.out});
+  run.rows.h = cell_ == Cell::kRnn ? run.rows.gates : rows.take({R, hidden()});
+  if (cell_ != Cell::kRnn) run.rows.extra = rows.take({R, hidden()});
+  return run;
+}
+
+Recurrent::Run Recurrent::forward(Context& ctx, const Window& w, ConstTensor x,
+                                  std::span<float* const> state, Arena* saved) const {
+  const bool again = saved && ctx.keep_every > 0;
+  const Run run = carve(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
+                        saved && !again ? *saved : ctx.scratch);
+  const int64_t H = hidden(), S = state_floats();
+  if (!ctx.dry()) {
+    std::fill(run.found.begin(), run.found.end(), 0.0f);
+    for (size_t b = 0; b < state.size(); ++b)
+      std::copy_n(state[b], S, run.found.row(static_cast<int64_t>(b)));
+  }
+  w_ih_.forward(ctx, x, run.rows.gates);
+  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch);
+  if (ctx.dry()) return run;
+
+  const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
+    std::copy_n(run.rows.h.row(row), H, to);
+    if (S > H) std::copy_n(run.rows.extra.row(row), H, to + H);
+  };
+  for (size_t i = run.pieces.size(); i < run.segments.size(); ++i)
+    copy_state(run.segments[i].first - 1, run.found.row(static_cast<int64_t>(i)));
+  for (size_t b = 0; b < state.size(); ++b)
+    if (const kernels::RecurrentPiece& piece = run.pieces[b]; piece.length > 0)
+      copy_state(piece.first + piece.length - 1, state[b]);
+  return run;
+}
+
+Recurrent::Run Recurrent::recall(Context& ctx, const Window& w, ConstTensor x, Arena& saved) const {
+  if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
+  const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
+  w_ih_.forward(ctx, x, run.rows.gates);
+  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch);
+  return run;
+}
+
+void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTensor dh, Tensor dx,
+                         std::span<float* const> dstate) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = run.rows.gates.rows(), H = hidden();
+  const Tensor h_before = ctx.scratch.take({R, H});  // of each row's step
+  const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({R, w_hh_.out}) : run.rows.gates;
+  if (!ctx.dry())
+    for (const kernels::RecurrentPiece& piece : run.pieces) {
+      if (piece.length == 0) continue;
+      float* to = h_before.row(piece.first);
+      std::copy_n(piece.found, H, to);
+      std::copy_n(run.rows.h.row(piece.first), (piece.length - 1) * H, to + H);
+    }
+  kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp},
+                              ctx.scratch);
+  w_hh_.backward_weight(ctx, h_before, dp);
+  w_ih_.backward(ctx, x, run.rows.gates, dx);
+}
+
+}  // namespace refrain

@@ -1,0 +1,52 @@
+// A layer of a classical recurrent cell: the weights of PyTorch's nn.RNN, nn.LSTM and nn.GRU, by
+// their names, and the cell's run over a window (equations: kernels/recurrent.h).
+//
+//   weight_ih_l0 [G H, D], weight_hh_l0 [G H, H], bias_ih_l0, bias_hh_l0 [G H]
+//
+// A state is a row of floats, h [H] and then an lstm's c [H], zero at a sequence's start.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "refrain/kernels/recurrent.h"
+#include "refrain/layers/linear.h"
+
+namespace refrain {
+
+class Recurrent {
+ public:
+  Recurrent(kernels::Cell cell, int64_t in, int64_t hidden);
+
+  void visit(const ParamVisitor&);
+  int64_t hidden() const { return w_hh_.in; }
+  int64_t state_floats() const { return kernels::states_of(cell_) * hidden(); }
+
+  // What a run leaves: rows.h is its output. It lies in the arenas it was made with.
+  struct Run {
+    kernels::RecurrentRows rows;
+    std::vector<kernels::RecurrentPiece> pieces;    // the window's
+    std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
+    Tensor found;  // [segments, state_floats()]: the state before each segment
+  };
+
+  // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
+  // Context::keep_every the rows are in scratch instead.
+  Run forward(Context&, const Window&, ConstTensor x, std::span<float* const> state,
+              Arena* saved) const;
+  // The same run again, for backward, from where forward put it. With Context::keep_every it is
+  // computed again, all segments of all pieces side by side.
+  Run recall(Context&, const Window&, ConstTensor x, Arena& saved) const;
+  // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
+  // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
+  void backward(Context&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
+                std::span<float* const> dstate) const;
+
+ private:
+  kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }
+  Run carve(const Window&, int64_t every, Arena& found, Arena& rows) const;
+
+  kernels::Cell cell_;
+  Linear w_ih_, w_hh_;
+};
+
+}  // namespace refrain

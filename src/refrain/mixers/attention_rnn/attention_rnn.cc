@@ -1,0 +1,197 @@
+#include "refrain/mixers/attention_rnn/attention_rnn.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/parallel.h"
+
+namespace refrain {
+
+AttentionRnn::AttentionRnn(const MixerShape& s, const AttentionRnnConfig& c)
+    : shape_{s.heads, s.head_dim},
+      config_(c),
+      scale_(c.scaled ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))) : 1),
+      output_std_(kInitStd / std::sqrt(2.0f * static_cast<float>(s.blocks))),
+      q_{s.d_model, shape_.width(), c.bias},
+      k_{s.d_model, shape_.width(), c.bias},
+      v_{s.d_model, shape_.width(), c.bias},
+      o_{shape_.width(), s.d_model, c.bias} {
+  if (s.heads < 1) throw_error("heads: expected 1 or more, found {}", s.heads);
+  if (s.head_dim < 1) throw_error("head_dim: expected 1 or more, found {}", s.head_dim);
+  const int64_t in = c.fused ? s.d_model : shape_.width();
+  sums_memory_ = Buffer<float>(static_cast<size_t>(shape_.heads * (in + 1)));
+  sums_ = {sums_memory_.data(), {shape_.heads, in}};
+  bias_sums_ = {sums_.end(), {shape_.heads}};
+}
+
+void AttentionRnn::visit(const ParamVisitor& v) {
+  // As large as a normed token, so that scores start where those of attention do.
+  v({"query_token", {q_.in}, Init::normal(1), false}, token_);
+  q_.visit(v, "q_proj.weight", Init::normal(kInitStd));
+  k_.visit(v, "k_proj.weight", Init::normal(kInitStd));
+  v_.visit(v, "v_proj.weight", Init::normal(kInitStd));
+  o_.visit(v, "o_proj.weight", Init::normal(output_std_));
+}
+
+size_t AttentionRnn::state_bytes(int64_t) const {
+  return static_cast<size_t>(shape_.state_size()) * sizeof(float);
+}
+
+AttentionRnn::Saved AttentionRnn::carve(Arena& a, const Window& w) const {
+  const int64_t R = w.rows(), H = shape_.heads, width = shape_.width();
+  int64_t blocks = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    blocks += kernels::scan_blocks(w.begins_at(b), w.length(b));
+  Saved s;
+  s.rows = {a.take({R, H}), a.take({R, width}), a.take({R, width}),
+            a.take({R, H}), a.take({R, H}),     a.take({blocks, shape_.state_size()})};
+  if (!config_.fused) s.k = a.take({R, width});
+  return s;
+}
+
+Tensor AttentionRnn::carve_found(Arena& a, const Window& w) const {
+  return a.take({w.sequences(), shape_.state_size()});
+}
+
+// The map that gives scores: of inputs, W_kᵀ q per head; of keys, q itself.
+Linear AttentionRnn::scores(Context& ctx) const {
+  const int64_t H = shape_.heads, d = shape_.head_dim, in = sums_.cols();
+  Linear map{in, H, config_.fused && config_.bias};
+  map.w = {ctx.scratch.take({H, in}), sums_};
+  if (map.bias) map.b = {ctx.scratch.take({H}), bias_sums_};
+  Arena::Frame frame(ctx.scratch);
+  const Tensor q = ctx.scratch.take({H, d});
+  q_.forward(ctx, {token_.w.data, {1, q_.in}}, {q.data, {1, q_.out}});
+  if (!ctx.dry()) {
+    kernels::scale(q, scale_);
+    std::fill(map.w.w.begin(), map.w.w.end(), 0.0f);
+  }
+  for (int64_t h = 0; h < H; ++h) {
+    if (config_.fused)
+      kernels::linear_backward_input(q.slice(h, 1), k_.w.w.slice(h * d, d), map.w.w.slice(h, 1),
+                                     ctx.scratch);
+    else if (!ctx.dry())
+      std::copy_n(q.row(h), d, map.w.w.row(h) + h * d);
+    if (map.bias)
+      kernels::linear_forward(q.slice(h, 1), {k_.b.w.data + h * d, {1, d}},
+                              {map.b.w.data + h, {1, 1}}, ctx.scratch);
+  }
+  return map;
+}
+
+void AttentionRnn::project(Context& ctx, ConstTensor x, const Saved& s) const {
+  Arena::Frame frame(ctx.scratch);
+  v_.forward(ctx, x, s.rows.v);
+  if (!config_.fused) k_.forward(ctx, x, s.k);
+  scores(ctx).forward(ctx, config_.fused ? x : s.k, s.rows.s);
+}
+
+template <class F>
+std::vector<kernels::ScanPiece> AttentionRnn::pieces(const Window& w, F&& set_states) const {
+  std::vector<kernels::ScanPiece> all;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) == 0) continue;
+    all.push_back({w.first(b), w.length(b), w.begins_at(b)});
+    set_states(all.back(), b);
+  }
+  return all;
+}
+
+void AttentionRnn::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y,
+                           const State* state, Arena* saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const bool recomputes = saved && ctx.keep_every > 0;
+  const Saved s = carve(saved && !recomputes ? *saved : ctx.scratch, w);
+  if (recomputes && state) {
+    const Tensor found = carve_found(*saved, w);
+    for (int64_t b = 0; b < w.sequences() && !ctx.dry(); ++b)
+      std::copy_n(state->row(b), shape_.state_size(), found.row(b));
+  }
+  project(ctx, x, s);
+  const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
+    if (state) piece.found = piece.left = state->row(b);
+  });
+  kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
+  o_.forward(ctx, s.rows.o, y);
+}
+
+void AttentionRnn::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+                            const State* state, const State* dstate, Arena& saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const bool recomputes = ctx.keep_every > 0;
+  const Saved s = carve(recomputes ? ctx.scratch : saved, w);
+  if (recomputes) {
+    const Tensor found = state ? carve_found(saved, w) : Tensor();
+    project(ctx, x, s);
+    const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
+      if (state) piece.found = found.row(b);
+    });
+    kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
+  }
+
+  const Tensor d_o = ctx.scratch.take({w.rows(), shape_.width()});
+  const Tensor ds = ctx.scratch.take({w.rows(), shape_.heads});
+  o_.backward(ctx, s.rows.o, dy, d_o);
+  const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
+    if (!dstate) return;
+    piece.left = state->row(b);
+    piece.dstate = dstate->row(b);
+  });
+  const Tensor dv = s.rows.v;  // in v's place
+  kernels::attention_scan_backward(shape_, all, s.rows, d_o, ds, dv, ctx.scratch);
+
+  if (config_.fused) {
+    scores(ctx).backward(ctx, x, ds, dx);
+  } else {
+    const Tensor dk = d_o;  // which nobody reads any more
+    scores(ctx).backward(ctx, s.k, ds, dk);
+    k_.backward(ctx, x, dk, dx);
+  }
+  v_.backward_weight(ctx, x, dv);
+  kernels::gemm({dv.data, v_.out, 1}, {v_.w.w.data, v_.in, 1}, dx.data, v_.in, w.rows(), v_.in,
+                v_.out, true, ctx.scratch);
+}
+
+void AttentionRnn::finish_gradients() {
+  const int64_t D = q_.in, d = shape_.head_dim, width = shape_.width();
+  const auto dot = [](const float* a, const float* b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    return static_cast<float>(sum);
+  };
+  const auto add = [](float by, const float* from, float* to, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) to[i] += by * from[i];
+  };
+  std::vector<float> dq(static_cast<size_t>(width));
+  parallel_for(
+      width,
+      [&](int64_t i) {
+        const int64_t h = i / d;
+        const float *token = token_.w.data, *sums = sums_.row(h);
+        float dq_i;
+        if (config_.fused) {
+          // scores = x (W_kᵀ q) + b_k · q
+          float q_i = dot(q_.w.w.row(i), token, D);
+          if (config_.bias) q_i += q_.b.w.data[i];
+          add(scale_ * q_i, sums, k_.w.g.row(i), D);
+          dq_i = dot(k_.w.w.row(i), sums, D);
+          if (config_.bias) {
+            k_.b.g.data[i] += scale_ * q_i * bias_sums_.data[h];
+            dq_i += k_.b.w.data[i] * bias_sums_.data[h];
+          }
+        } else {
+          dq_i = sums[i];
+        }
+        dq_i *= scale_;
+        add(dq_i, token, q_.w.g.row(i), D);
+        if (config_.bias) q_.b.g.data[i] += dq_i;
+        dq[static_cast<size_t>(i)] = dq_i;
+      },
+      8 * width * D);
+  for (int64_t i = 0; i < width; ++i)
+    add(dq[static_cast<size_t>(i)], q_.w.w.row(i), token_.g.data, D);
+  std::fill(sums_.begin(), sums_.end(), 0.0f);
+  std::fill(bias_sums_.begin(), bias_sums_.end(), 0.0f);
+}
+
+}  // namespace refrain

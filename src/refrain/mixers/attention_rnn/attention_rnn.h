@@ -1,0 +1,73 @@
+// Attention as a recurrent network, "Aaren" (Feng et al., 2024, arXiv 2405.13956): causal softmax
+// attention whose query is learned and the same for every token, so that it needs no cache.
+//
+//   q = W_q token,   k[t] = W_k x[t],   v[t] = W_v x[t]                       per head:
+//   o[t] = Σ_{i<=t} e^{s[i]} v[i] / Σ_{i<=t} e^{s[i]},   s[i] = q · k[i] / √d        y = W_o o
+//
+// Since q is the same for all rows, so is W_kᵀ q: `fused`, scores are one product of the input with
+// a vector per head, and keys are never computed.
+//
+// Its state is a [heads d], c [heads] and m [heads] of kernels/attention_scan.h, the same size
+// after any number of tokens. docs/models/attention_rnn.md has the derivation.
+#pragma once
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/kernels/attention_scan.h"
+#include "refrain/layers/linear.h"
+#include "refrain/mixers/mixer.h"
+#include "refrain/mixers/shape.h"
+
+namespace refrain {
+
+struct AttentionRnnConfig {
+  bool bias = false;
+  bool scaled = true;
+  bool fused = true;
+
+  template <class V>
+  void visit(V&& v) {
+    v("bias", bias, "biases in all projections");
+    v("scaled", scaled, "divide scores by the square root of the head width");
+    v("fused", fused, "scores by one product of the input, without computing keys");
+  }
+};
+
+class AttentionRnn final : public Mixer {
+ public:
+  AttentionRnn(const MixerShape&, const AttentionRnnConfig&);
+
+  void visit(const ParamVisitor&) override;
+  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+               Arena* saved) const override;
+  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
+                const State* dstate, Arena& saved) const override;
+  void finish_gradients() override;
+  size_t state_bytes(int64_t tokens) const override;
+
+ private:
+  struct Saved {
+    kernels::ScanRows rows;
+    Tensor k;  // [R, heads d]: keys, where they are computed
+  };
+  Saved carve(Arena&, const Window&) const;
+  // What K-step recomputation keeps instead: the states found [B, state], if any. Finding all
+  // others again takes no longer than backward's own scan, so spacing them does not matter.
+  Tensor carve_found(Arena&, const Window&) const;
+  template <class F>
+  std::vector<kernels::ScanPiece> pieces(const Window&, F&& set_states) const;
+  Linear scores(Context&) const;
+  void project(Context&, ConstTensor x, const Saved&) const;
+
+  kernels::ScanShape shape_;
+  AttentionRnnConfig config_;
+  float scale_, output_std_;
+  Param token_;  // [D]
+  Linear q_, k_, v_, o_;
+  // The gradients of scores(), weight and bias, over all rows of an optimiser step: those of token,
+  // q and k are functions of them.
+  Buffer<float> sums_memory_;
+  Tensor sums_, bias_sums_;  // [heads, D], or of keys [heads, heads d]; [heads]
+};
+
+}  // namespace refrain

@@ -1,0 +1,321 @@
+#include "refrain/mixers/gla/gla.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "refrain/kernels/rms_norm.h"
+#include "refrain/mixers/gla/kernel.h"
+
+namespace refrain {
+namespace {
+
+constexpr float kNormEps = 1e-5f;
+
+kernels::GlaActivation activation_of(const std::string& setting, const std::string& name,
+                                     bool may_be_sigmoid) {
+  if (name == "identity") return kernels::GlaActivation::kIdentity;
+  if (name == "tanh") return kernels::GlaActivation::kTanh;
+  if (name == "sigmoid" && may_be_sigmoid) return kernels::GlaActivation::kSigmoid;
+  throw_error("{}: expected identity{} or tanh, found '{}'", setting,
+              may_be_sigmoid ? ", sigmoid" : "", name);
+}
+
+int64_t kept_states(const Window& w, int64_t b, int64_t every) {
+  return kernels::gla_kept_states(w.begins_at(b), w.length(b), every);
+}
+
+void check_range(const GlaConfig& c, const char* setting, int64_t value, int64_t most) {
+  if (value < 1 || value > most)
+    throw_error("{}.{}: expected 1 to {}, found {}", c.kind, setting, most, value);
+}
+
+}  // namespace
+
+GlaLayout::GlaLayout(const MixerShape& s, const GlaConfig& c)
+    : heads(c.heads == 0 ? s.heads : c.heads), low_rank(c.gate == "low_rank") {
+  check_range(c, "heads", heads, 4096);
+  const int64_t width = s.heads * s.head_dim;
+  if ((c.key_dim == 0 || c.value_dim == 0) && width % heads != 0)
+    throw_error("{}.heads: expected a divisor of {}, found {}; or give key_dim and value_dim",
+                c.kind, width, heads);
+  key_dim = c.key_dim == 0 ? (width / heads + 3) / 4 * 2 : c.key_dim;
+  value_dim = c.value_dim == 0 ? width / heads : c.value_dim;
+  check_range(c, "key_dim", key_dim, kernels::kGlaMaxDim);
+  check_range(c, "value_dim", value_dim, kernels::kGlaMaxDim);
+  if (!low_rank && c.gate != "sigmoid")
+    throw_error("{}.gate: expected low_rank or sigmoid, found '{}'", c.kind, c.gate);
+  check_range(c, "gate_rank", c.gate_rank, 4096);
+  if (!(c.gate_divisor > 0))
+    throw_error("{}.gate_divisor: expected a number above 0, found {}", c.kind, c.gate_divisor);
+  if (!(c.scale >= 0))
+    throw_error("{}.scale: expected 0 or a number above it, found {}", c.kind, c.scale);
+  scale = static_cast<float>(c.scale > 0 ? c.scale : 1 / std::sqrt(static_cast<double>(key_dim)));
+  gate_columns = low_rank ? c.gate_rank : keys();
+  q = 0;
+  k = keys();
+  gate = 2 * keys();
+  v = gate + gate_columns;
+  output_gate = v + values();
+  columns = output_gate + (c.output_gate ? values() : 0);
+}
+
+Gla::Gla(const MixerShape& s, const GlaConfig& c)
+    : shape_(s), config_(c), layout_(s, c), o_{layout_.values(), s.d_model, c.bias} {
+  const GlaLayout& l = layout_;
+  kernel_ = {l.heads,
+             l.key_dim,
+             l.value_dim,
+             l.scale,
+             l.low_rank ? static_cast<float>(c.gate_divisor) : 1.0f,
+             activation_of(c.kind + ".key_act", c.key_act, true),
+             activation_of(c.kind + ".value_act", c.value_act, false),
+             l.columns,
+             l.low_rank ? l.keys() : l.columns,
+             l.values()};
+  sections_ = {{"q_proj", l.q, l.keys(), c.bias, {}},
+               {"k_proj", l.k, l.keys(), c.bias, {}},
+               {l.low_rank ? "gk_proj.0" : "gk_proj", l.gate, l.gate_columns, !l.low_rank, {}},
+               {"v_proj", l.v, l.values(), c.bias, {}}};
+  if (c.output_gate) sections_.push_back({"g_proj", l.output_gate, l.values(), c.bias, {}});
+}
+
+void Gla::visit(const ParamVisitor& v) {
+  const GlaLayout& l = layout_;
+  const float residual_std = kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks));
+  std::vector<ParamPart> parts;
+  for (const Section& s : sections_) parts.push_back({s.name + ".weight", s.columns});
+  v({"qkgv_proj.weight", {l.columns, shape_.d_model}, Init::normal(kInitStd), true, parts}, w_);
+  // A sigmoid gate starts between 0.95 and 0.993 or so: some channels remember for long.
+  for (Section& s : sections_)
+    if (s.biased)
+      v({s.name + ".bias",
+         {s.columns},
+         s.first == l.gate ? Init::normal(1, 4) : Init::constant(0),
+         false},
+        s.b);
+  if (l.low_rank) {
+    v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::normal(kInitStd), true}, gate_w_);
+    v({"gk_proj.1.bias", {l.keys()}, Init::constant(0), false}, gate_b_);
+  }
+  if (config_.output_norm) v({"g_norm.weight", {l.value_dim}, Init::constant(1), false}, norm_);
+  o_.visit(v, "o_proj.weight", Init::normal(residual_std));
+}
+
+size_t Gla::state_bytes(int64_t) const {
+  return static_cast<size_t>(kernel_.state_size()) * sizeof(float);
+}
+
+Gla::Rows Gla::carve(Arena& a, int64_t rows) const {
+  const GlaLayout& l = layout_;
+  Rows r;
+  r.x = a.take({rows, l.columns});
+  if (l.low_rank) r.logits = a.take({rows, l.keys()});
+  r.o = a.take({rows, l.values()});
+  return r;
+}
+
+Gla::History Gla::carve_history(const Context& ctx, Arena& a, const Window& w, bool state) const {
+  History h;
+  if (ctx.keep_every > 0) h.every = ctx.keep_every;
+  if (h.every % kernels::kGlaChunk != 0)
+    throw_error("gradient_checkpointing: expected a multiple of {} for {}, found {}",
+                kernels::kGlaChunk, config_.kind, h.every);
+  int64_t kept = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b) kept += kept_states(w, b, h.every);
+  h.kept = a.take({kept, kernel_.state_size()});
+  if (state) h.found = a.take({w.sequences(), kernel_.state_size()});
+  return h;
+}
+
+// Rows [first, first + count) of the window, of piece b.
+kernels::GlaSequence Gla::sequence(const Window& w, const Rows& rows, int64_t b, int64_t first,
+                                   int64_t count) const {
+  const GlaLayout& l = layout_;
+  const float* x = rows.x.row(first);
+  return {w.begins_at(b) + first - w.first(b),
+          count,
+          x + l.q,
+          x + l.k,
+          x + l.v,
+          l.low_rank ? rows.logits.row(first) : x + l.gate,
+          nullptr};
+}
+
+// Columns of x that one product makes.
+std::vector<Gla::Range> Gla::products() const {
+  if (config_.fused) return {{0, layout_.columns}};
+  std::vector<Range> all;
+  for (const Section& s : sections_) all.push_back({s.first, s.columns});
+  return all;
+}
+
+void Gla::project(Context& ctx, ConstTensor x, const Rows& rows) const {
+  Arena::Frame frame(ctx.scratch);
+  const GlaLayout& l = layout_;
+  const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
+  for (const auto& [first, count] : products())
+    kernels::gemm({x.data, D, 1}, {w_.w.row(first), 1, D}, rows.x.data + first, P, R, count, D,
+                  false, ctx.scratch, count == P ? w_.packed : nullptr);
+  const Tensor bias = ctx.scratch.take({P});
+  if (!ctx.dry()) {
+    std::fill(bias.begin(), bias.end(), 0.0f);
+    for (const Section& s : sections_)
+      if (s.biased) std::copy(s.b.w.begin(), s.b.w.end(), bias.data + s.first);
+    kernels::add_row(rows.x, bias);
+    kernels::activate_columns(kernel_.key_act, rows.x, l.k, l.keys());
+    kernels::activate_columns(kernel_.value_act, rows.x, l.v, l.values());
+  }
+  if (l.low_rank) {
+    kernels::gemm({rows.x.data + l.gate, P, 1}, {gate_w_.w.data, 1, l.gate_columns},
+                  rows.logits.data, l.keys(), R, l.keys(), l.gate_columns, false, ctx.scratch,
+                  gate_w_.packed);
+    if (!ctx.dry()) kernels::add_row(rows.logits, gate_b_.w);
+  }
+}
+
+// rows.x and rows.logits hold gradients, but for the columns of a low_rank gate.
+void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor dx) const {
+  Arena::Frame frame(ctx.scratch);
+  const GlaLayout& l = layout_;
+  const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
+  if (l.low_rank) {
+    const int64_t rank = l.gate_columns;
+    float* small = rows.x.data + l.gate;
+    kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
+                  rank, R, true, ctx.scratch);
+    if (!ctx.dry()) kernels::column_sum_add(rows.logits, gate_b_.g);
+    kernels::gemm({rows.logits.data, l.keys(), 1}, {gate_w_.w.data, rank, 1}, small, P, R, rank,
+                  l.keys(), false, ctx.scratch);
+  }
+  bool add = false;
+  for (const auto& [first, count] : products()) {
+    kernels::gemm({rows.x.data + first, P, 1}, {w_.w.row(first), D, 1}, dx.data, D, R, D, count,
+                  add, ctx.scratch);
+    kernels::gemm({rows.x.data + first, 1, P}, {x.data, D, 1}, w_.g.row(first), D, count, D, R,
+                  true, ctx.scratch);
+    add = true;
+  }
+  // Sums go on from what earlier rows gave: one chain over all rows of a batch.
+  const Tensor bias = ctx.scratch.take({P});
+  if (ctx.dry()) return;
+  std::fill(bias.begin(), bias.end(), 0.0f);
+  for (const Section& s : sections_)
+    if (s.biased) std::copy(s.b.g.begin(), s.b.g.end(), bias.data + s.first);
+  kernels::column_sum_add(rows.x, bias);
+  for (const Section& s : sections_)
+    if (s.biased) std::copy_n(bias.data + s.first, s.columns, s.b.g.data);
+}
+
+// The RMSNorm of what the heads read; o itself without one. r takes the reciprocals.
+ConstTensor Gla::norm(const Context& ctx, const Rows& rows, Tensor normed, Tensor r) const {
+  if (!config_.output_norm) return rows.o;
+  if (!ctx.dry()) kernels::rms_norm_forward(by_head(rows.o), norm_.w, kNormEps, by_head(normed), r);
+  return normed;
+}
+
+// n times the output gate; n itself without one. `out` may be n.
+ConstTensor Gla::gated(const Context& ctx, const Rows& rows, ConstTensor n, Tensor out) const {
+  if (!config_.output_gate) return n;
+  if (!ctx.dry()) kernels::swish_gate_forward(n, rows.x, layout_.output_gate, out);
+  return out;
+}
+
+void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+                  Arena* saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const bool keeps_rows = saved && ctx.keep_every == 0;
+  const Rows rows = carve(keeps_rows ? *saved : ctx.scratch, w.rows());
+  History history;
+  if (saved) history = carve_history(ctx, *saved, w, state != nullptr);
+  project(ctx, x, rows);
+  std::vector<kernels::GlaSequence> sequences;
+  std::vector<kernels::GlaOutputs> outputs;
+  float* kept = history.kept.data;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) == 0) continue;
+    kernels::GlaSequence s = sequence(w, rows, b, w.first(b), w.length(b));
+    kernels::GlaOutputs to{rows.o.row(w.first(b)), nullptr, nullptr};
+    if (state) s.found = to.left = state->row(b);
+    if (saved) {
+      to.kept = kept;
+      kept += kept_states(w, b, history.every) * kernel_.state_size();
+      if (state && !ctx.dry()) std::copy_n(s.found, kernel_.state_size(), history.found.row(b));
+    }
+    sequences.push_back(s);
+    outputs.push_back(to);
+  }
+  kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
+  const Tensor out = ctx.scratch.take({w.rows(), layout_.values()});
+  const Tensor r = ctx.scratch.take({w.rows() * layout_.heads});
+  o_.forward(ctx, gated(ctx, rows, norm(ctx, rows, out, r), out), y);
+}
+
+// Forward once more, each stretch between kept states on its own.
+void Gla::recompute(Context& ctx, const Window& w, ConstTensor x, const Rows& rows,
+                    const History& history) const {
+  project(ctx, x, rows);
+  std::vector<kernels::GlaSequence> sequences;
+  std::vector<kernels::GlaOutputs> outputs;
+  const float* kept = history.kept.data;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    const float* found = history.found ? history.found.row(b) : nullptr;
+    const int64_t end = w.begins_at(b) + w.length(b);
+    for (int64_t at = w.begins_at(b); at < end;) {
+      const int64_t next = std::min(end, (at / history.every + 1) * history.every);
+      const int64_t first = w.first(b) + at - w.begins_at(b);
+      kernels::GlaSequence s = sequence(w, rows, b, first, next - at);
+      s.found = found;
+      sequences.push_back(s);
+      outputs.push_back({rows.o.row(first), nullptr, nullptr});
+      if (next < end) {
+        found = kept;
+        kept += kernel_.state_size();
+      }
+      at = next;
+    }
+  }
+  kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
+}
+
+void Gla::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+                   const State* state, const State* dstate, Arena& saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const bool kept_rows = ctx.keep_every == 0;
+  const Rows rows = carve(kept_rows ? saved : ctx.scratch, w.rows());
+  const History history = carve_history(ctx, saved, w, state != nullptr);
+  if (!kept_rows) recompute(ctx, w, x, rows, history);
+
+  const GlaLayout& l = layout_;
+  const int64_t R = w.rows();
+  const Tensor normed = ctx.scratch.take({R, l.values()}), out = ctx.scratch.take({R, l.values()});
+  const Tensor dout = ctx.scratch.take({R, l.values()}), r = ctx.scratch.take({R * l.heads});
+  const ConstTensor n = norm(ctx, rows, normed, r);
+  o_.backward(ctx, gated(ctx, rows, n, out), dy, dout);
+  if (config_.output_gate && !ctx.dry())
+    kernels::swish_gate_backward(n, dout, rows.x, l.output_gate, dout);
+  if (config_.output_norm && !ctx.dry())
+    kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), by_head(out), norm_.g,
+                               false);
+  const Tensor d_o = config_.output_norm ? out : dout;
+
+  std::vector<kernels::GlaSequence> sequences;
+  std::vector<kernels::GlaGradients> gradients;
+  const float* kept = history.kept.data;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) == 0) continue;
+    const int64_t first = w.first(b);
+    sequences.push_back(sequence(w, rows, b, first, w.length(b)));
+    if (state) sequences.back().found = history.found.row(b);
+    // Gradients take the place of what they are of.
+    float* at = rows.x.row(first);
+    gradients.push_back({d_o.row(first), at + l.q, at + l.k, at + l.v,
+                         l.low_rank ? rows.logits.row(first) : at + l.gate, kept,
+                         dstate ? dstate->row(b) : nullptr});
+    kept += kept_states(w, b, history.every) * kernel_.state_size();
+  }
+  kernels::gla_backward(kernel_, sequences, gradients, history.every, ctx.scratch);
+  project_backward(ctx, x, rows, dx);
+}
+
+}  // namespace refrain

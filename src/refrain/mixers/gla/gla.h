@@ -1,0 +1,148 @@
+// Gated linear attention (Yang et al., 2024, arXiv 2312.06635), and its plain form `simple_rnn`:
+// one head without norm and output gate. Per head, with a matrix state C [K, V]:
+//
+//   q, k, z, v = x Wqᵀ, key_act(x Wkᵀ), x Wzᵀ, value_act(x Wvᵀ)      one product, biases by choice
+//   g = σ(z + b)                       or, low_rank, σ(x Waᵀ Wbᵀ + b)^(1/gate_divisor)
+//   C[t] = diag(g[t]) C[t-1] + k[t]ᵀ v[t]
+//   o[t] = scale q[t] C[t]             then, by choice, its RMSNorm per head, times silu(x Wsᵀ)
+//   y = o Woᵀ
+//
+// Its state is C of every head, the same size after any number of tokens. kernels/gla.h has the
+// chunked form, docs/models/gla.md the derivation.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "refrain/kernels/gla.h"
+#include "refrain/layers/linear.h"
+#include "refrain/mixers/mixer.h"
+#include "refrain/mixers/shape.h"
+
+namespace refrain {
+
+struct GlaConfig {
+  int64_t heads = 0;
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+  std::string key_act = "identity";
+  std::string value_act = "identity";
+  std::string gate = "low_rank";
+  int64_t gate_rank = 16;
+  double gate_divisor = 16;
+  double scale = 0;
+  bool output_norm = true;
+  bool output_gate = true;
+  bool bias = false;
+  bool fused = true;
+
+  std::string kind = "gla";  // what its settings are called by; not one of them
+
+  template <class V>
+  void visit(V&& v) {
+    v("heads", heads, "heads; 0 = as many as the model's");
+    v("key_dim", key_dim, "key channels of a head; 0 = half its width");
+    v("value_dim", value_dim, "value channels of a head; 0 = its width");
+    v("key_act", key_act, "activation of keys: identity, sigmoid or tanh");
+    v("value_act", value_act, "activation of values: identity or tanh");
+    v("gate", gate, "forget gate: low_rank (a root of a sigmoid of two small maps) or sigmoid");
+    v("gate_rank", gate_rank, "channels between the two maps of a low_rank gate");
+    v("gate_divisor", gate_divisor, "what the logarithm of a low_rank gate is divided by");
+    v("scale", scale, "of queries; 0 = 1 / sqrt(key_dim)");
+    v("output_norm", output_norm, "RMSNorm of what each head reads");
+    v("output_gate", output_gate, "multiply what heads read by silu of a map of the input");
+    v("bias", bias, "biases in all projections");
+    v("fused", fused, "one product for all projections of the input; same numbers without");
+  }
+};
+
+struct SimpleRnnConfig : GlaConfig {
+  SimpleRnnConfig() {
+    heads = 1;
+    key_dim = 32;
+    value_dim = 64;
+    key_act = value_act = "tanh";
+    gate = "sigmoid";
+    scale = 1;
+    output_norm = output_gate = false;
+    bias = true;
+    kind = "simple_rnn";
+  }
+};
+
+// Sizes, and where things lie in a row of projections: q | k | gate | v | output gate.
+struct GlaLayout {
+  GlaLayout(const MixerShape&, const GlaConfig&);  // throws Error where settings make no sense
+
+  int64_t heads, key_dim, value_dim;
+  bool low_rank;
+  int64_t q, k, gate, v, output_gate;  // first columns
+  int64_t gate_columns;                // heads key_dim, or the rank
+  int64_t columns;
+  float scale;
+
+  int64_t keys() const { return heads * key_dim; }
+  int64_t values() const { return heads * value_dim; }
+};
+
+class Gla final : public Mixer {
+ public:
+  Gla(const MixerShape&, const GlaConfig&);
+
+  void visit(const ParamVisitor&) override;
+  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+               Arena* saved) const override;
+  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
+                const State* dstate, Arena& saved) const override;
+  size_t state_bytes(int64_t tokens) const override;
+
+ private:
+  // A part of the fused projection.
+  struct Section {
+    std::string name;
+    int64_t first, columns;
+    bool biased;
+    Param b{};
+  };
+  struct Rows {
+    Tensor x;       // [R, columns]: projections, k and v activated; in backward, their gradients
+    Tensor logits;  // [R, heads K]: of a low_rank gate; likewise
+    Tensor o;       // [R, heads V]
+  };
+  struct History {
+    Tensor kept;   // piece after piece, the states at multiples of `every`
+    Tensor found;  // [B, state]: the states found, when there are any
+    // Recomputing a state costs one product of its size for every 16 rows: 64 rows keep a state's
+    // share of memory below that of the rows, and those recomputed at a time in the cache.
+    int64_t every = 64;
+  };
+  struct Range {
+    int64_t first, count;
+  };
+
+  Rows carve(Arena&, int64_t rows) const;
+  History carve_history(const Context&, Arena&, const Window&, bool state) const;
+  kernels::GlaSequence sequence(const Window&, const Rows&, int64_t b, int64_t first,
+                                int64_t count) const;
+  std::vector<Range> products() const;
+  void project(Context&, ConstTensor x, const Rows&) const;
+  void project_backward(Context&, ConstTensor x, const Rows&, Tensor dx) const;
+  void recompute(Context&, const Window&, ConstTensor x, const Rows&, const History&) const;
+  ConstTensor norm(const Context&, const Rows&, Tensor normed, Tensor r) const;
+  ConstTensor gated(const Context&, const Rows&, ConstTensor n, Tensor out) const;
+  template <class T>
+  TensorOf<T> by_head(const TensorOf<T>& rows) const {
+    return {rows.data, {rows.rows() * layout_.heads, layout_.value_dim}};
+  }
+
+  MixerShape shape_;
+  GlaConfig config_;
+  GlaLayout layout_;
+  kernels::GlaShape kernel_;
+  std::vector<Section> sections_;
+  Param w_;                // [columns, D]
+  Param gate_w_, gate_b_;  // [heads K, rank], [heads K]
+  Param norm_;             // [V]
+  Linear o_;
+};
+
+}  // namespace refrain

@@ -1,0 +1,7 @@
+#include "refrain/mixers/lstm/lstm.h"
+
+namespace refrain {
+
+template class RecurrentMixer<LstmConfig>;
+
+}  // namespace refrain

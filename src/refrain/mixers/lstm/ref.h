@@ -1,0 +1,11 @@
+// The specification that lstm.cc is held to, in plain loops.
+#pragma once
+#include "refrain/mixers/lstm/lstm.h"
+#include "refrain/mixers/recurrent_ref.h"
+
+namespace refrain {
+
+template <class T>
+using LstmRef = RecurrentMixerRef<LstmConfig, T>;
+
+}  // namespace refrain

@@ -1,0 +1,250 @@
+#include "refrain/kernels/recurrent.h"
+
+#include <optional>
+#include <string>
+
+#include "refrain/base/buffer.h"
+#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/recurrent_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+using kernels::Cell;
+
+constexpr Cell kCells[] = {Cell::kRnn, Cell::kLstm, Cell::kGru};
+
+// Pieces of the given lengths, and everything a run over them reads and writes.
+class Loop {
+ public:
+  Loop(Cell cell, int64_t H, std::vector<int64_t> lengths, uint64_t key = 1)
+      : cell(cell),
+        H(H),
+        G(kernels::gates_of(cell)),
+        S(kernels::states_of(cell)),
+        lengths(std::move(lengths)) {
+    for (int64_t n : this->lengths) R += n;
+    const auto B = static_cast<int64_t>(this->lengths.size());
+    const double scale = 1 / std::sqrt(static_cast<double>(H));
+    w_hh.emplace(std::initializer_list<int64_t>{G * H, H}, H % 4, key, scale);
+    b_hh.emplace(std::initializer_list<int64_t>{G * H}, H % 3, key + 1);
+    a.emplace(std::initializer_list<int64_t>{R, G * H}, 0, key + 2);
+    found.emplace(std::initializer_list<int64_t>{B, S * H}, 1, key + 3, 0.5);
+    dh.emplace(std::initializer_list<int64_t>{R, H}, H % 5, key + 4);
+    dstate.emplace(std::initializer_list<int64_t>{B, S * H}, 1, key + 5);
+  }
+
+  Tensor gates() { return a->tensor(); }
+
+  // Both ways over the pieces; `with_dstate` decides whether gradients come and go by the state.
+  void operator()(bool with_dstate = true) {
+    h.emplace(std::initializer_list<int64_t>{R, H}, 1);
+    extra.emplace(std::initializer_list<int64_t>{R, H}, 2);
+    dp.emplace(std::initializer_list<int64_t>{R, G * H}, 3);
+    std::vector<kernels::RecurrentPiece> pieces;
+    std::vector<float*> gradients;
+    int64_t first = 0;
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      const auto row = static_cast<int64_t>(b);
+      pieces.push_back({first, lengths[b], found->tensor().row(row)});
+      if (with_dstate) gradients.push_back(dstate->tensor().row(row));
+      first += lengths[b];
+    }
+    const kernels::RecurrentWeights weights{*w_hh, *b_hh, packed.empty() ? nullptr : packed.data()};
+    const kernels::RecurrentRows rows{gates(), *h, *extra};
+    const kernels::RecurrentGradients in{*dh, gradients, *dp};
+    Arena count;
+    kernels::recurrent_forward(cell, pieces, weights, rows, count);
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, count);
+    Buffer<std::byte> memory(count.peak() + 64);
+    Arena scratch(memory.data(), memory.size());
+    kernels::recurrent_forward(cell, pieces, weights, rows, scratch);
+    forward_gates.assign(gates().begin(), gates().end());
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch);
+    EXPECT_EQ(scratch.peak(), count.peak());
+  }
+
+  // Every number of a run after it.
+  std::vector<float> results() const {
+    std::vector<float> all = forward_gates;
+    for (const auto* array : {&h, &a, &dstate})
+      all.insert(all.end(), (*array)->span().begin(), (*array)->span().end());
+    if (cell == Cell::kGru) all.insert(all.end(), dp->span().begin(), dp->span().end());
+    return all;
+  }
+
+  Cell cell;
+  int64_t H, G, S, R = 0;
+  std::vector<int64_t> lengths;
+  std::optional<Floats> w_hh, b_hh, a, found, dh, dstate, h, extra, dp;
+  std::vector<float> forward_gates, packed;
+};
+
+template <class T>
+std::vector<T> as(std::span<const float> from) {
+  return {from.begin(), from.end()};
+}
+
+// What the twin makes of piece b of a run that has not run yet.
+struct Twin {
+  Twin(const Loop& run, size_t b) {
+    int64_t first = 0;
+    for (size_t i = 0; i < b; ++i) first += run.lengths[i];
+    const int64_t T = run.lengths[b], width = run.G * run.H;
+    const auto part = [](const Floats& all, int64_t begin, int64_t count) {
+      return as<double>(all.span().subspan(static_cast<size_t>(begin), static_cast<size_t>(count)));
+    };
+    const auto w = as<double>(run.w_hh->span()), bias = as<double>(run.b_hh->span());
+    const auto a = part(*run.a, first * width, T * width),
+               dh = part(*run.dh, first * run.H, T * run.H);
+    const int64_t state = run.S * run.H, row = static_cast<int64_t>(b) * state;
+    auto carried = part(*run.found, row, state);
+    dstate = part(*run.dstate, row, state);
+    h.resize(static_cast<size_t>(T * run.H));
+    da.resize(static_cast<size_t>(T * width));
+    dp.resize(da.size());
+    std::vector<kernels::RecurrentStepRef<double>> steps;
+    kernels::recurrent_forward_ref(run.cell, run.H, T, a.data(), w.data(), bias.data(), h.data(),
+                                   carried.data(), &steps);
+    kernels::recurrent_backward_ref(run.cell, run.H, steps, w.data(), dh.data(), dstate.data(),
+                                    da.data(), dp.data());
+  }
+  std::vector<double> h, da, dp, dstate;
+};
+
+TEST(Recurrent, MatchesTwinBothWays) {
+  for (Cell cell : kCells)
+    for (int64_t H : awkward_sizes()) {
+      SCOPED_TRACE(H);
+      // More pieces than a tile has rows, of lengths out of order, some of nothing.
+      std::vector<int64_t> lengths = {3, 0, 5, 1, 2};
+      if (H < 12) lengths.insert(lengths.end(), {4, 1, 0, 1, 6, 2, 2, 3, 5, 4, 1, 1, 2, 3});
+      const Loop fresh(cell, H, lengths);
+      std::vector<Twin> want;
+      for (size_t b = 0; b < lengths.size(); ++b) want.emplace_back(fresh, b);
+      for_each_target([&] {
+        Loop run(cell, H, lengths);
+        run();
+        int64_t first = 0;
+        for (size_t b = 0; b < lengths.size(); ++b) {
+          const auto rows = [&](const Floats& all, int64_t width) {
+            return all.span().subspan(static_cast<size_t>(first * width),
+                                      static_cast<size_t>(lengths[b] * width));
+          };
+          // Chains of H and G H terms of size 1, a few steps deep.
+          expect_close(rows(*run.h, H), want[b].h, 64, 1);
+          expect_close(rows(*run.a, run.G * H), want[b].da, 256, 1);
+          if (cell == Cell::kGru) expect_close(rows(*run.dp, run.G * H), want[b].dp, 256, 1);
+          const auto state = static_cast<size_t>(run.S * H);
+          expect_close(run.dstate->span().subspan(b * state, state), want[b].dstate, 256, 1);
+          first += lengths[b];
+        }
+      });
+    }
+}
+
+// The plain backward is what long sequences are judged by, so it is judged itself.
+TEST(Recurrent, PlainBackwardIsTheComplexStep) {
+  constexpr int64_t H = 3, T = 5;
+  for (Cell cell : kCells) {
+    const Loop run(cell, H, {T});
+    const Twin twin(run, 0);
+    auto w = as<Complex>(run.w_hh->span()), b = as<Complex>(run.b_hh->span());
+    auto a = as<Complex>(run.a->span()), found = as<Complex>(run.found->span());
+    const auto loss = [&] {
+      std::vector<Complex> h(static_cast<size_t>(T * H)), state = found;
+      kernels::recurrent_forward_ref(cell, H, T, a.data(), w.data(), b.data(), h.data(),
+                                     state.data());
+      return dot(run.dh->span(), h) + dot(run.dstate->span(), state);
+    };
+    const auto near = [](const std::vector<double>& got, const std::vector<double>& want) {
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-13);
+    };
+    near(twin.da, complex_step(a, loss));
+    near(twin.dstate, complex_step(found, loss));
+    const std::vector<double> db = complex_step(b, loss);
+    for (size_t j = 0; j < db.size(); ++j) {
+      double sum = 0;
+      for (size_t t = 0; t < T; ++t) sum += twin.dp[t * db.size() + j];
+      ASSERT_NEAR(sum, db[j], 1e-13);
+    }
+  }
+}
+
+// Without gradients by the state, those of the rows are as if zeros came in.
+TEST(Recurrent, NoGradientByTheStateIsZero) {
+  for (Cell cell : kCells) {
+    Loop with(cell, 5, {4, 2, 0}), without(cell, 5, {4, 2, 0});
+    with.dstate->fill(0);
+    with();
+    without(false);
+    EXPECT_TRUE(same_bits(with.a->span(), without.a->span()));
+  }
+}
+
+// Packed weights serve where every gate ends with a panel; elsewhere they are as good as none.
+TEST(Recurrent, PackedWeightsChangeNoBit) {
+  for (Cell cell : kCells)
+    for (int64_t H : {64, 40})
+      for_each_target([&] {
+        Loop plain(cell, H, {3, 5}), packed(cell, H, {3, 5});
+        packed.packed.resize(static_cast<size_t>(kernels::packed_size(packed.G * H, H)));
+        kernels::pack_weight(*packed.w_hh, packed.packed.data());
+        plain();
+        packed();
+        EXPECT_TRUE(same_bits(plain.results(), packed.results()));
+      });
+}
+
+// Threads share pieces or units; either way, and with other pieces beside them, the bits are those
+// of a piece alone.
+TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
+  struct Case {
+    int64_t H;
+    std::vector<int64_t> lengths;
+  };
+  // Weights within a core's cache, and beyond it.
+  for (const Case& c : {Case{40, {90, 7, 0, 89, 50, 51}}, Case{300, {3, 4, 1}}}) {
+    for (Cell cell : kCells) {
+      const Loop fresh(cell, c.H, c.lengths);
+      for_each_target([&] {
+        set_threads(1);
+        Loop all(cell, c.H, c.lengths);
+        all();
+        for (int n : {2, 3}) {
+          set_threads(n);
+          Loop again(cell, c.H, c.lengths);
+          again();
+          EXPECT_TRUE(same_bits(again.results(), all.results())) << n << " threads";
+        }
+        int64_t first = 0;
+        for (size_t b = 0; b < c.lengths.size(); ++b) {
+          Loop alone(cell, c.H, {c.lengths[b]});
+          const auto take = [&](const Floats& from, int64_t begin, const Floats& to) {
+            std::copy_n(&from[begin], to.span().size(), to.span().begin());
+          };
+          const int64_t state = alone.S * c.H, row = static_cast<int64_t>(b) * state;
+          take(*fresh.a, first * alone.G * c.H, *alone.a);
+          take(*fresh.dh, first * c.H, *alone.dh);
+          take(*fresh.found, row, *alone.found);
+          take(*fresh.dstate, row, *alone.dstate);
+          alone();
+          const auto same = [&](const Floats& part, const Floats& whole, int64_t begin) {
+            EXPECT_TRUE(same_bits(
+                part.span(), whole.span().subspan(static_cast<size_t>(begin), part.span().size())));
+          };
+          same(*alone.h, *all.h, first * c.H);
+          same(*alone.a, *all.a, first * alone.G * c.H);
+          same(*alone.dstate, *all.dstate, row);
+          first += c.lengths[b];
+        }
+        set_threads(0);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace refrain

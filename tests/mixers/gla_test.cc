@@ -1,0 +1,145 @@
+#include "refrain/mixers/gla/gla.h"
+
+#include "refrain/mixers/gla/ref.h"
+#include "refrain/mixers/registry.h"
+#include "support/error_of.h"
+#include "support/mixer_contract.h"
+
+namespace refrain {
+namespace {
+
+MixerShape shape(int64_t d_model, int64_t heads) {
+  return {d_model, heads, heads, d_model / heads, 64, 2};
+}
+
+// Every setting takes each of its values somewhere.
+std::vector<GlaConfig> configs() {
+  GlaConfig sigmoid;
+  sigmoid.gate = "sigmoid";
+  sigmoid.key_act = "sigmoid";
+  sigmoid.output_gate = false;
+  sigmoid.fused = false;
+  GlaConfig bounded;
+  bounded.key_act = bounded.value_act = "tanh";
+  bounded.gate_rank = 3;
+  bounded.gate_divisor = 4;
+  bounded.output_norm = false;
+  bounded.bias = true;
+  bounded.scale = 0.5;
+  GlaConfig odd;
+  odd.heads = 3;
+  odd.key_dim = 5;
+  odd.value_dim = 18;
+  odd.fused = false;
+  return {sigmoid, bounded, odd};
+}
+
+TEST(GlaMixer, KeepsTheContractWithEverySetting) {
+  for (const GlaConfig& c : configs())
+    for (int64_t found : {0, 13}) contract<Gla, GlaRef>(shape(8, 2), c, found);
+}
+TEST(GlaMixer, KeepsTheContractInTraining) {
+  for (const GlaConfig& c : configs()) {
+    training_contract<Gla>(shape(16, 2), c);
+    recompute_contract<Gla>(shape(16, 2), c, {16, 48, 64, 1024});
+  }
+}
+
+// What a mixer gives for some sequences, forward and back, as one row of numbers.
+std::vector<float> everything(const GlaConfig& c, const std::vector<int32_t>& pieces) {
+  const int64_t D = 32, R = 100;
+  const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
+  MixerUnderTest<Gla> m(shape(D, 2), c);
+  StateRows states(1, m.mixer.state_bytes(R));
+  const State state = states.state();
+  Floats y({R, D}), dx({R, D});
+  int32_t at = 0;
+  for (int32_t n : pieces) {
+    WindowData data;
+    const Window w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
+    const auto rows = [&](const Floats& all) { return all.tensor().slice(at, n); };
+    m.forward(w, rows(x), rows(y), &state, true);
+    m.backward(w, rows(x), rows(dy), rows(dx), &state, nullptr);
+    at += n;
+  }
+  std::vector<float> all = all_of({&y, &dx});
+  all.insert(all.end(), states.row(0).begin(), states.row(0).end());
+  for (const auto& g : m.gradients) all.insert(all.end(), g.begin(), g.end());
+  return all;
+}
+
+TEST(GlaMixer, OneProductOrSeveralGiveTheSameBits) {
+  for (GlaConfig c : configs()) {
+    c.fused = true;
+    const std::vector<float> fused = everything(c, {100});
+    c.fused = false;
+    EXPECT_TRUE(same_bits(everything(c, {100}), fused));
+  }
+}
+
+TEST(GlaMixer, GivesTheSameBitsHoweverASequenceIsCut) {
+  const int64_t D = 32, R = 100;
+  for (const GlaConfig& c : configs()) {
+    const std::vector<float> whole = everything(c, {R});
+    for (const auto& pieces : {std::vector<int32_t>(R, 1), std::vector<int32_t>{7, 1, 80, 12}}) {
+      const std::vector<float> cut = everything(c, pieces);
+      EXPECT_TRUE(same_bits(std::span(cut).first(R * D), std::span(whole).first(R * D)));
+    }
+  }
+}
+
+TEST(GlaMixer, ASimpleRnnCellHasItsPublishedSize) {
+  const auto mixer = make_mixer("simple_rnn", shape(128, 4), Options());
+  int64_t parameters = 0;
+  std::vector<std::string> names;
+  mixer->visit([&](const ParamSpec& spec, Param&) {
+    parameters += spec.size();
+    names.push_back(spec.name);
+  });
+  EXPECT_EQ(parameters, 128 * 160 + 160 + 64 * 128 + 128);
+  EXPECT_EQ(names, (std::vector<std::string>{"qkgv_proj.weight", "q_proj.bias", "k_proj.bias",
+                                             "gk_proj.bias", "v_proj.bias", "o_proj.weight",
+                                             "o_proj.bias"}));
+}
+
+TEST(GlaMixer, ItsStateDoesNotGrow) {
+  const Gla mixer(shape(128, 4), GlaConfig{});
+  EXPECT_EQ(mixer.state_bytes(1), 4 * 16 * 32 * sizeof(float));
+  EXPECT_EQ(mixer.state_bytes(1'000'000), mixer.state_bytes(1));
+}
+
+TEST(GlaMixer, RefusesWhatItCannotBe) {
+  const auto error = [](const char* setting, const char* value, const char* kind = "gla") {
+    const Options options({{std::string(kind) + "." + setting, value}});
+    return error_of([&] { make_mixer(kind, shape(12, 3), options); });
+  };
+  EXPECT_EQ(error("gate", "open"), "gla.gate: expected low_rank or sigmoid, found 'open'");
+  EXPECT_EQ(error("key_act", "relu"),
+            "gla.key_act: expected identity, sigmoid or tanh, found 'relu'");
+  EXPECT_EQ(error("value_act", "sigmoid"),
+            "gla.value_act: expected identity or tanh, found 'sigmoid'");
+  EXPECT_EQ(error("key_dim", "1025"), "gla.key_dim: expected 1 to 1024, found 1025");
+  EXPECT_EQ(error("value_dim", "-1", "simple_rnn"),
+            "simple_rnn.value_dim: expected 1 to 1024, found -1");
+  EXPECT_EQ(error("heads", "5"),
+            "gla.heads: expected a divisor of 12, found 5; or give key_dim and value_dim");
+  EXPECT_EQ(error("heads", "-1"), "gla.heads: expected 1 to 4096, found -1");
+  EXPECT_EQ(error("gate_rank", "0"), "gla.gate_rank: expected 1 to 4096, found 0");
+  EXPECT_EQ(error("gate_divisor", "0"), "gla.gate_divisor: expected a number above 0, found 0");
+  EXPECT_EQ(error("scale", "-1"), "gla.scale: expected 0 or a number above it, found -1");
+}
+
+TEST(GlaMixer, RefusesToKeepStatesBetweenChunks) {
+  MixerUnderTest<Gla> m(shape(8, 2), SimpleRnnConfig{});
+  m.keep_every = 24;
+  const Floats x({4, 8}, 0, 1);
+  Floats y({4, 8});
+  WindowData data;
+  const Window w = data.whole(1, 4);
+  EXPECT_EQ(error_of([&] { m.forward(w, x, y, nullptr, true); }),
+            "gradient_checkpointing: expected a multiple of 16 for simple_rnn, found 24");
+  m.forward(w, x, y, nullptr, false);  // nothing is kept
+}
+
+}  // namespace
+}  // namespace refrain
