@@ -17,6 +17,7 @@ namespace {
 using Kind = Setting::Kind;
 
 constexpr int kMistake = 2, kBug = 3;
+constexpr int kOutputClosed = 141;  // what shells say of programs that SIGPIPE ends
 
 // Every verb has these.
 struct CommonSettings {
@@ -404,6 +405,8 @@ int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arg
     const int status = run(verbs, arguments, name);
     flush_output();
     return status;
+  } catch (const OutputClosed&) {
+    return kOutputClosed;
   } catch (const Error& error) {
     return failed(error.what(), kMistake);
   } catch (const std::bad_alloc&) {

@@ -87,7 +87,8 @@ struct Verb {
 };
 
 // Runs the verb that the arguments name and returns the exit status: 0; 2 after a mistake of the
-// world and 3 after one of ours, said in one line on standard error; what else the verb returns.
+// world and 3 after one of ours, said in one line on standard error; 141 when nobody reads what it
+// prints any more; what else the verb returns.
 int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arguments);
 
 namespace detail {

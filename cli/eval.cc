@@ -1,4 +1,4 @@
-// Scores a model on text: loss, and exact match of translations.
+// Scores a model on text: loss, and how close its translations are to the references.
 #include <chrono>
 #include <cmath>
 #include <numbers>
@@ -6,11 +6,13 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/similarity.h"
 #include "cli/translator.h"
 #include "cli/verbs.h"
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/model/workspace.h"
+#include "refrain/train/accuracy.h"
 #include "refrain/train/trainer.h"
 
 namespace refrain::cli {
@@ -35,6 +37,7 @@ struct Eval {
   std::vector<std::string> data;
   int64_t context = 0;
   TranslationSettings translation;
+  SimilaritySettings similarity;
   bool json = false;
 
   template <class V>
@@ -42,10 +45,11 @@ struct Eval {
     v("model", model, "model directory");
     v("data", data,
       "lm: files of text or a token file; translate: source lines and target lines, or one .tsv or "
-      ".jsonl");
-    v("task", task, "lm or translate; empty = what the model was trained for");
+      ".jsonl; probe: one .jsonl or a token file");
+    v("task", task, "lm, translate or probe; empty = what the model was trained for");
     v("context", context, "lm: tokens of a window; 0 = the model's context");
     translation.visit(v);
+    similarity.visit(v);
     v("json", json, "print JSON");
   }
 
@@ -53,9 +57,10 @@ struct Eval {
     line.require({"model", "data"});
     const LoadedModel loaded = load_with_tokenizer(model);
     if (task.empty()) task = loaded.task.task;
-    if (task != "lm" && task != "translate")
-      throw_error("--task: expected lm or translate, found {}", io::quote(task));
-    const io::Json scores = task == "lm" ? score_text(loaded) : score_translations(loaded);
+    check_task(task);
+    const io::Json scores = task == "lm"          ? score_text(loaded)
+                            : task == "translate" ? score_translations(loaded)
+                                                  : score_probes(loaded);
     print(json ? io::to_text(scores) : as_text(scores));
     return 0;
   }
@@ -87,37 +92,77 @@ struct Eval {
     return scores;
   }
 
+  io::Json score_probes(const LoadedModel& loaded) const {
+    constexpr int64_t kLogits = int64_t{1} << 25, kMaxRows = 8192;  // of a batch
+    const data::SourceFiles source{.task = "probe", .inputs = data};
+    const data::DataSet set = open_data(source, loaded.tokenizer);
+    int64_t longest = 0;
+    for (int64_t i = 0; i < set.sequences(); ++i) longest = std::max(longest, set.rows(i));
+    data::BatchConfig config;
+    config.context = longest;
+    config.max_tokens =
+        std::max(longest, std::min(kMaxRows, kLogits / loaded.model->config().vocab_size));
+    io::Json scores = {{"task", "probe"}};
+    put_loss(*loaded.model, set, config, scores);
+    Workspace workspace;
+    const Accuracy result = measure_accuracy(*loaded.model, set, config, workspace);
+    scores["right"] = result.right;
+    scores["accuracy"] = static_cast<double>(result.right) / static_cast<double>(result.asked);
+    scores["sequences"] = result.sequences;
+    scores["perfect_sequences"] = result.perfect;
+    return scores;
+  }
+
+  // Pairs of another direction are left out, so that a file of several can be scored one by one.
   io::Json score_translations(const LoadedModel& loaded) const {
     Translator translator(loaded, translation);
+    const data::Direction& direction = translator.direction();
     const data::SourceFiles source{.task = "translate",
                                    .inputs = data,
-                                   .source_tag = translator.task().source_tag,
-                                   .target_tag = translator.task().target_tag};
+                                   .source_tag = direction.source_tag,
+                                   .target_tag = direction.target_tag,
+                                   .one_direction = true};
     for (const std::string& input : data)
       if (input == "-" || data::DataSet::is_token_file(input))
         throw_error("{}: translations are scored on files of text", input);
 
-    std::vector<std::string> sources, references;
+    std::vector<SourceLine> sources;
+    std::vector<std::string> references;
     data::PairReader reader(source, data::rules_of(loaded.tokenizer).utf8);
-    for (std::string from, to; reader.next(from, to);) {
-      sources.push_back(from);
-      references.push_back(words_of(to));
+    for (data::TextPair pair; reader.next(pair);) {
+      sources.push_back({pair.source, pair.line});
+      references.push_back(pair.target);
     }
-    io::Json scores = {{"task", "translate"}};
+    if (sources.empty())
+      throw_error("{}: no pair from {} to {}", reader.name(), direction.source_tag,
+                  direction.target_tag);
+    if (reader.blank() > 0)
+      note(fmt::format("{}: {} pairs left out for having no text", reader.name(), reader.blank()));
+
+    io::Json scores = {{"task", "translate"},
+                       {"source_tag", direction.source_tag},
+                       {"target_tag", direction.target_tag}};
     data::BatchConfig config;
     config.context = config.max_tokens = translation.max_tokens;
-    config.skip_long = false;
-    put_loss(*loaded.model, open_data(source, loaded.tokenizer), config, scores);
+    const data::DataSet set = open_data(source, loaded.tokenizer);
+    check_lengths(set, source, config, translation.skip_long);
+    put_loss(*loaded.model, set, config, scores);
 
     const auto start = Clock::now();
-    const std::vector<Translation> translations = translator.translate(sources, 1);
+    const auto translations = translator.translate(sources, reader.name());
+    const double seconds = seconds_since(start);
     int64_t matches = 0;
-    for (size_t i = 0; i < sources.size(); ++i)
-      matches += words_of(translations[i].text) == references[i];
+    Similarity scored(similarity, direction.target_tag);
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const std::string& text = translations[i][0].text;
+      matches += words_of(text) == words_of(references[i]);
+      scored.add(text, references[i]);
+    }
     scores["pairs"] = sources.size();
     scores["matches"] = matches;
     scores["exact_match"] = static_cast<double>(matches) / static_cast<double>(sources.size());
-    scores["pairs_per_second"] = static_cast<double>(sources.size()) / seconds_since(start);
+    scored.put(scores);
+    scores["pairs_per_second"] = static_cast<double>(sources.size()) / seconds;
     return scores;
   }
 
@@ -129,10 +174,17 @@ struct Eval {
       text += fmt::format("bits per byte   {:.4f}\n", number("bits_per_byte"));
     text += fmt::format("tokens          {} ({:.0f} a second)\n",
                         scores.at("tokens").get<int64_t>(), number("tokens_per_second"));
+    if (scores.contains("accuracy"))
+      text += fmt::format("accuracy        {:.2f} % ({} of {} asked; {} of {} sequences whole)\n",
+                          100 * number("accuracy"), scores.at("right").get<int64_t>(),
+                          scores.at("tokens").get<int64_t>(),
+                          scores.at("perfect_sequences").get<int64_t>(),
+                          scores.at("sequences").get<int64_t>());
     if (scores.contains("exact_match"))
       text += fmt::format("exact match     {:.2f} % ({} of {} pairs, {:.0f} a second)\n",
                           100 * number("exact_match"), scores.at("matches").get<int64_t>(),
                           scores.at("pairs").get<int64_t>(), number("pairs_per_second"));
+    if (scores.contains("bleu")) text += Similarity::as_text(scores);
     return text;
   }
 };
@@ -144,9 +196,9 @@ Verb eval_verb() {
       "eval", "score a model on text", "-m DIR --data FILE...",
       "lm         loss, perplexity and bits per byte over the whole text, in windows of --context\n"
       "           tokens that each start from nothing\n"
-      "translate  loss of the target's tokens, and how many greedy translations equal the "
-      "reference\n"
-      "           (white space aside)");
+      "translate  loss of the target's tokens; how many translations equal the reference (white\n"
+      "           space aside); BLEU and chrF, as sacreBLEU computes them\n"
+      "probe      loss and exact accuracy where something is asked");
 }
 
 }  // namespace refrain::cli

@@ -104,7 +104,7 @@ struct Generate {
 
   void set_prompt(const LoadedModel& loaded, bool at_start) {
     const int32_t bos = loaded.special.bos;
-    request.prompt = loaded.tokenizer.encode(prompt, true);
+    request.prompt = encode_prompt(loaded, prompt);
     std::vector<int32_t>& ids = request.prompt;
     const bool begins = !ids.empty() && ids[0] == bos;
     if (at_start && bos >= 0 && !begins && (ids.empty() || loaded.tokenizer.adds_bos()))

@@ -58,13 +58,7 @@ struct Info {
       const data::Tokenizer tokenizer = data::Tokenizer::load(model);
       all["tokenizer"] = {{"kind", tokenizer.kind()}, {"tokens", tokenizer.vocab_size()}};
     }
-    if (const auto task = data::read_task(model)) {
-      all["task"]["task"] = task->task;
-      if (task->task == "translate") {
-        all["task"]["source_tag"] = task->source_tag;
-        all["task"]["target_tag"] = task->target_tag;
-      }
-    }
+    if (const auto task = data::read_task(model)) all["task"] = data::to_json(*task);
     return all;
   }
 

@@ -1,9 +1,11 @@
 #include "cli/inputs.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
+#include "cli/output.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -33,6 +35,13 @@ class TemporaryDirectory {
   std::string path_;
 };
 
+std::vector<std::string> without_repetitions(const std::vector<std::string>& all) {
+  std::vector<std::string> once;
+  for (const std::string& one : all)
+    if (std::find(once.begin(), once.end(), one) == once.end()) once.push_back(one);
+  return once;
+}
+
 }  // namespace
 
 LoadedModel load_with_tokenizer(const std::string& directory) {
@@ -40,6 +49,7 @@ LoadedModel load_with_tokenizer(const std::string& directory) {
   // The tokenizer first: it is the smaller file.
   data::Tokenizer tokenizer = data::Tokenizer::load(directory);
   auto model = load_model(directory, &special);
+  model->pack_weights();
   if (tokenizer.vocab_size() > model->config().vocab_size)
     throw_error("{}: the tokenizer has {} tokens, expected at most the model's {}", directory,
                 tokenizer.vocab_size(), model->config().vocab_size);
@@ -50,9 +60,22 @@ LoadedModel load_with_tokenizer(const std::string& directory) {
           data::read_task(directory).value_or(data::TaskDescription()), special};
 }
 
+void check_task(const std::string& task) {
+  if (task != "lm" && task != "translate" && task != "probe")
+    throw_error("--task: expected lm, translate or probe, found {}", io::quote(task));
+}
+
+const char* sequences_of(const std::string& task) {
+  return task == "lm" ? "documents" : task == "translate" ? "pairs" : "probes";
+}
+
 std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
                                             std::string_view tokenizer_kind) {
-  if (source.task == "translate") return {source.source_tag, source.target_tag, "</s>"};
+  if (source.task == "translate") {
+    std::vector<std::string> tokens = {source.source_tag, source.target_tag, "</s>"};
+    for (const std::string& tag : source.tags) tokens.push_back(tag);
+    return without_repetitions(tokens);
+  }
   const bool one_document =
       source.inputs.size() == 1 && source.inputs[0].find(".jsonl") == std::string::npos;
   if (one_document) return {};
@@ -65,6 +88,11 @@ bool is_tokenizer_spec(std::string_view what) {
 
 data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source) {
   if (!is_tokenizer_spec(what)) return data::Tokenizer::load(what);
+  if (source.task == "probe")
+    throw_error(
+        "--tokenizer {}: probes have no text to train one on; expected the directory that "
+        "sample made",
+        what);
   data::TokenizerTraining training = data::Tokenizer::parse_spec(what);
   training.special_tokens = special_tokens_for(source, training.kind);
   for (const std::string& input : source.inputs) {
@@ -91,6 +119,38 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
   const std::string path = temporary.path() + "/ids.tokens";
   data::write_token_file(source, tokenizer, path);
   return data::DataSet::open(path);  // mapped: it outlives its name
+}
+
+void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
+                   const data::BatchConfig& config, bool skip) {
+  constexpr size_t kNamed = 10;
+  const std::vector<int64_t> pairs = data::too_long(set, config);
+  if (pairs.empty()) return;
+  const std::span<const int64_t> named(pairs.data(), std::min(pairs.size(), kNamed));
+  std::vector<std::string> places;
+  if (data::DataSet::is_token_file(source.inputs[0]))
+    for (const int64_t i : named) places.push_back(fmt::format("{}: pair {}", set.path(), i + 1));
+  else
+    places = data::places_of(source, named);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const std::string what = fmt::format("{}: a pair of {} tokens, expected at most {}", places[i],
+                                         set.rows(pairs[i]), data::longest(config));
+    if (!skip) throw_error("{} (--skip-long leaves such pairs out)", what);
+    note(what + ": left out");
+  }
+  if (pairs.size() > kNamed) note(fmt::format("and {} more", pairs.size() - kNamed));
+}
+
+std::vector<int32_t> encode_prompt(const LoadedModel& model, std::string_view prompt) {
+  std::string text(prompt);
+  for (const auto& [source_tag, target_tag] : model.task.directions)
+    for (const std::string& tag : {source_tag, target_tag})
+      for (size_t at = 0; (at = text.find(tag, at)) != text.npos; ++at) {
+        size_t end = at + tag.size();
+        while (end < text.size() && text[end] == ' ') text.erase(end, 1);
+        while (at > 0 && text[at - 1] == ' ') text.erase(--at, 1);
+      }
+  return model.tokenizer.encode(text, true);
 }
 
 std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
 #include "refrain/data/source.h"
 #include "refrain/data/task.h"
@@ -23,6 +24,11 @@ struct LoadedModel {
 };
 LoadedModel load_with_tokenizer(const std::string& directory);
 
+// An Error for what is no task.
+void check_task(const std::string& task);
+// What a data set of the task is counted in: documents, pairs, probes.
+const char* sequences_of(const std::string& task);
+
 // What a task's tokenizer must have: tags and an end token to translate, an end token where
 // documents follow one another.
 std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
@@ -35,6 +41,15 @@ data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles&
 // The ids of a source: those of a prepared token file, or made now, in a temporary file that is
 // gone when the DataSet is.
 data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer);
+
+// An Error that names the first pair too long for the config and where it comes from; with `skip`
+// such pairs are told on standard error instead.
+void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
+                   const data::BatchConfig& config, bool skip);
+
+// The ids of a prompt; tags and other special tokens in it are tokens. What a model that translates
+// was trained on has no white space beside tags: here it may stand there.
+std::vector<int32_t> encode_prompt(const LoadedModel& model, std::string_view prompt);
 
 // Ids with white space or commas between them.
 std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);

@@ -8,17 +8,23 @@
 
 int main(int argc, char** argv) {
   using namespace refrain::cli;
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is an error of writing, and said so
+  std::signal(SIGPIPE, SIG_IGN);  // writing to a closed pipe fails instead (cli/output.h)
   const std::vector<Verb> verbs = {
       train_verb(),
       tokenizer_train_verb(),
       tokenizer_encode_verb(),
       tokenizer_decode_verb(),
       sample_calendar_verb(),
+      sample_recall_verb(),
+      sample_multi_query_recall_verb(),
+      sample_induction_verb(),
+      sample_copy_verb(),
+      sample_selective_copy_verb(),
       prepare_verb(),
       eval_verb(),
       generate_verb(),
       translate_verb(),
+      score_verb(),
       verify_verb(),
       logits_verb(),
       convert_verb(),

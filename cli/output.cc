@@ -11,6 +11,7 @@ namespace refrain::cli {
 namespace {
 
 [[noreturn]] void output_failed() {
+  if (errno == EPIPE) throw OutputClosed();
   const std::string reason = std::generic_category().message(errno);
   throw_error("cannot write standard output: {}", reason);
 }

@@ -7,7 +7,11 @@
 
 namespace refrain::cli {
 
-// Both are Errors when standard output cannot be written: a full disk, a closed pipe.
+// Whoever read standard output has closed it, as `head` does: nothing is wrong, and nothing is left
+// to do. It is thrown to end the program, which says nothing.
+struct OutputClosed {};
+
+// Both are Errors when standard output cannot be written (a full disk), or throw OutputClosed.
 void print(std::string_view text);
 void flush_output();
 

@@ -15,18 +15,23 @@ struct Prepare {
 
   template <class V>
   void visit(V&& v) {
-    v("task", source.task, "lm or translate");
+    v("task", source.task, "lm, translate or probe");
     v("data", source.inputs,
-      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl");
+      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; probe: "
+      "one .jsonl");
     v("tokenizer", tokenizer,
       "directory with a tokenizer.json, or char, bpe:N, byte-bpe:N to train one");
     v("out", out, "token file to write");
     v("source_tag", source.source_tag, "translate: the token before a source text");
     v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("both_directions", source.both_directions,
+      "translate: every pair the other way round as well, with the tags swapped");
+    v("tags", source.tags, "translate: more tags for the tokenizer that is trained");
   }
 
   int run(const CommandLine& line) {
     line.require({"data", "tokenizer", "out"});
+    check_task(source.task);
     for (const std::string& input : source.inputs) {
       std::error_code none;
       if (std::filesystem::equivalent(input, out, none))
@@ -35,7 +40,7 @@ struct Prepare {
     const data::Tokenizer made = make_tokenizer(tokenizer, source);
     const data::Prepared done = data::write_token_file(source, made, out);
     note(fmt::format("{}: {} tokens, {} {}", out, done.tokens, done.sequences,
-                     source.task == "translate" ? "pairs" : "documents"));
+                     sequences_of(source.task)));
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
     if (is_tokenizer_spec(tokenizer)) {
       const std::string directory =

@@ -3,6 +3,7 @@
 
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/data/probes.h"
 
 namespace refrain::cli {
 namespace {
@@ -32,6 +33,43 @@ struct SampleCalendar {
   }
 };
 
+template <class Probe>
+struct SampleProbe {
+  Probe probe;
+  data::ProbeSizes sizes;
+  int64_t seed = 1;
+  std::string out;
+
+  template <class V>
+  void visit(V&& v) {
+    v("seed", seed, "of the draws; the same seed gives the same sequences");
+    v("out", out, "directory for train.jsonl, test.jsonl and the tokenizer");
+    v("train", sizes.train, "sequences to train on");
+    v("test", sizes.test, "sequences to score on");
+    probe.visit(v);
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"out"});
+    if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+    data::write_probes(data::kind_of(probe), static_cast<uint64_t>(seed), sizes, out);
+    note(fmt::format("{} + {} sequences of {} ids in {}", sizes.train, sizes.test, probe.ids(),
+                     out));
+    return 0;
+  }
+};
+
+template <class Probe>
+Verb sample_probe(const std::string& what) {
+  const std::string name = std::string("sample ") + Probe::kName;
+  return make_verb<SampleProbe<Probe>>(
+      name, what, "--out DIR",
+      "Ids, with a target where something is asked. No sequence of test stands in train. Then:\n"
+      "  refrain train --task probe --data DIR/train.jsonl --valid DIR/test.jsonl \\\n"
+      "      --tokenizer DIR --out RUN\n"
+      "  refrain eval -m RUN --data DIR/test.jsonl");
+}
+
 }  // namespace
 
 Verb sample_calendar_verb() {
@@ -40,6 +78,22 @@ Verb sample_calendar_verb() {
       "Every English text has one Japanese form. No Japanese form of dev or test stands in train, "
       "so\n"
       "that translations can be scored by exact match.");
+}
+
+Verb sample_recall_verb() {
+  return sample_probe<data::AssociativeRecall>("pairs of keys and values, and one key again");
+}
+Verb sample_multi_query_recall_verb() {
+  return sample_probe<data::MultiQueryRecall>("pairs of keys and values, and every key again");
+}
+Verb sample_induction_verb() {
+  return sample_probe<data::Induction>("a token that comes again: what was after it?");
+}
+Verb sample_copy_verb() {
+  return sample_probe<data::DelayedCopy>("symbols to repeat after a delay");
+}
+Verb sample_selective_copy_verb() {
+  return sample_probe<data::SelectiveCopy>("symbols among blanks to repeat in their order");
 }
 
 }  // namespace refrain::cli

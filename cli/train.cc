@@ -93,16 +93,17 @@ struct Train {
   double valid_split = 0.1;
   std::string tokenizer = "char", out, resume, mixer;
   int64_t stop_after = 0;
+  bool skip_long = false;
   ModelConfig model;
   TrainConfig training;
   Options mixers;
 
   template <class V>
   void visit(V&& v) {
-    v("task", source.task, "lm (running text) or translate (pairs)");
+    v("task", source.task, "lm (running text), translate (pairs) or probe (ids, see sample)");
     v("data", source.inputs,
-      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; or a "
-      "prepared token file");
+      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; probe: "
+      "one .jsonl; or a prepared token file");
     v("valid", valid, "the same, to evaluate on");
     v("valid_split", valid_split,
       "share of the data, from its end, to evaluate on without --valid");
@@ -115,6 +116,14 @@ struct Train {
     v("tokenizer", tokenizer, "char, bpe:N or byte-bpe:N to train one, or a directory with one");
     v("source_tag", source.source_tag, "translate: the token before a source text");
     v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("both_directions", source.both_directions,
+      "translate: learn every pair the other way round as well, with the tags swapped");
+    v("tags", source.tags,
+      "translate: more tags for the tokenizer that is trained: those of .jsonl pairs that have "
+      "their "
+      "own source_tag and target_tag");
+    v("skip_long", skip_long,
+      "leave out pairs and probes longer than context or max_tokens, instead of stopping there");
     v("mixer", mixer, "the mixer of every block, instead of a pattern");
     model.visit(v);
     visit_mixers(v, mixers);
@@ -196,8 +205,7 @@ struct Train {
       model.pattern = mixer;
     }
     if (!valid.empty()) line.exclude("valid", "valid_split");
-    if (source.task != "lm" && source.task != "translate")
-      throw_error("--task: expected lm or translate, found {}", io::quote(source.task));
+    check_task(source.task);
     if (!(valid_split >= 0 && valid_split < 1))
       throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
@@ -220,7 +228,7 @@ struct Train {
       files.inputs = inputs;
       const data::Prepared done = data::write_token_file(files, made, path);
       note(fmt::format("{}: {} tokens, {} {}", name, done.tokens, done.sequences,
-                       source.task == "translate" ? "pairs" : "documents"));
+                       sequences_of(source.task)));
       if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
     }
     return checked(data::DataSet::open(path), made);
@@ -233,6 +241,14 @@ struct Train {
     return set;
   }
 
+  void check_pairs(const data::DataSet& train_set, const std::optional<data::DataSet>& valid_set,
+                   int64_t context) const {
+    data::SourceFiles files = source;
+    check_lengths(train_set, files, optimiser_batch(training, context), skip_long);
+    files.inputs = valid;
+    if (valid_set) check_lengths(*valid_set, files, {.context = context}, skip_long);
+  }
+
   int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const data::Tokenizer made =
@@ -243,22 +259,19 @@ struct Train {
                   model.vocab_size);
     LanguageModel network(model, mixers);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    data::DataSet train_set = tokens(directory, source.inputs, "train", made);
+    std::optional<data::DataSet> valid_set;
+    if (!valid.empty()) valid_set = tokens(directory, valid, "valid", made);
+    if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
     const data::TaskDescription task =
-        source.task == "translate"
-            ? data::TaskDescription{"translate", source.source_tag, source.target_tag}
-            : data::TaskDescription{};
+        data::describe_task(train_set, made, {source.source_tag, source.target_tag});
     const auto describe = [&](const std::string& path) {
       save_config(path, network, special);
       made.save(path);
       data::write_task(path, task);
     };
     if (!has_tokenizer) describe(directory.path());
-
-    data::DataSet train_set = tokens(directory, source.inputs, "train", made);
-    std::optional<data::DataSet> valid_set;
-    if (!valid.empty()) {
-      valid_set = tokens(directory, valid, "valid", made);
-    } else if (valid_split > 0) {
+    if (!valid_set && valid_split > 0) {
       auto parts = train_set.split(valid_split);
       train_set = std::move(parts.first);
       valid_set = std::move(parts.second);
@@ -278,6 +291,10 @@ struct Train {
     directory.write_settings(settings());
     if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
+    if (train_set.has_pairs() && training.max_tokens > 0)
+      note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
+                       100 * trainer.batches().padding_efficiency(),
+                       trainer.batches().batches_in_epoch(), trainer.batches().skipped()));
     return follow(trainer, directory);
   }
 

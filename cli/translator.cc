@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cli/output.h"
 #include "refrain/base/error.h"
 #include "refrain/io/json.h"
 
@@ -11,70 +12,85 @@ namespace {
 
 constexpr int64_t kMoreTokens = 16;  // short sources may have longer translations
 
-int32_t tag(const data::Tokenizer& tokenizer, const std::string& name, const char* flag) {
-  if (name.empty()) throw_error("the model does not say its {}; give it with --{}", flag, flag);
-  const int32_t id = tokenizer.id_of(name);
+int32_t id_of(const LoadedModel& loaded, const std::string& tag, const char* flag) {
+  const int32_t id = loaded.tokenizer.id_of(tag);
   if (id == data::kNoToken)
-    throw_error("--{}: the tokenizer has no token {}", flag, io::quote(name));
+    throw_error("{}: the tokenizer has no token {}; the model's directions are {}", flag,
+                io::quote(tag), data::names_of(loaded.task.directions));
   return id;
+}
+
+std::vector<int32_t> end_tokens(const SpecialTokens& special) {
+  std::vector<int32_t> all = special.more_eos;
+  if (special.eos >= 0) all.push_back(special.eos);
+  if (all.empty()) throw_error("the model has no end token, so that it cannot translate");
+  return all;
+}
+
+// Tokens that are no text: tags, padding, and what the model has beyond its tokenizer's vocabulary.
+// An unknown character is text.
+std::vector<int32_t> control_tokens(const LoadedModel& loaded) {
+  const std::vector<int32_t> ends = end_tokens(loaded.special);
+  std::vector<int32_t> all;
+  for (int32_t id = 0; id < loaded.model->config().vocab_size; ++id) {
+    const bool text = id < loaded.tokenizer.vocab_size() &&
+                      (!loaded.tokenizer.is_special(id) || id == loaded.tokenizer.unk());
+    const bool is_end = std::find(ends.begin(), ends.end(), id) != ends.end();
+    if (!text && !is_end) all.push_back(id);
+  }
+  return all;
 }
 
 }  // namespace
 
 Translator::Translator(const LoadedModel& loaded, const TranslationSettings& settings)
-    : loaded_(loaded), settings_(settings), task_(loaded.task), generator_(*loaded.model) {
-  task_.task = "translate";
-  if (!settings.source_tag.empty()) task_.source_tag = settings.source_tag;
-  if (!settings.target_tag.empty()) task_.target_tag = settings.target_tag;
-  source_tag_ = tag(loaded.tokenizer, task_.source_tag, "source-tag");
-  target_tag_ = tag(loaded.tokenizer, task_.target_tag, "target-tag");
-  if (loaded.special.eos < 0)
-    throw_error("the model has no end token, so that it cannot translate");
+    : loaded_(loaded),
+      settings_(settings),
+      direction_(data::choose_direction(loaded.task, settings.direction)),
+      source_tag_(id_of(loaded, direction_.source_tag, "--source-tag")),
+      target_tag_(id_of(loaded, direction_.target_tag, "--target-tag")),
+      search_(*loaded.model, settings.beam, end_tokens(loaded.special), control_tokens(loaded)) {
   if (!(settings.max_length_factor >= 0 && settings.max_length_factor <= 1000))
     throw_error("--max-length-factor: expected 0 to 1000, found {}", settings.max_length_factor);
   if (settings.max_tokens < 1)
     throw_error("--max-tokens: expected at least 1, found {}", settings.max_tokens);
 }
 
-std::vector<Translation> Translator::translate(const std::vector<std::string>& sources,
-                                               int64_t first_line) {
-  std::vector<Translation> translations(sources.size());
-  std::vector<GenerationRequest> requests;
+std::vector<std::vector<Translation>> Translator::translate(const std::vector<SourceLine>& sources,
+                                                            const std::string& file) {
+  std::vector<std::vector<Translation>> translations(sources.size(), {Translation{}});
+  std::vector<BeamRequest> requests;
   std::vector<size_t> of;  // each request's source
   for (size_t i = 0; i < sources.size(); ++i) {
-    const std::vector<int32_t> ids = loaded_.tokenizer.encode(sources[i]);
-    if (sources[i].find_first_not_of(" \t\r") == std::string::npos || ids.empty()) {
-      translations[i].reason = StopReason::kEndToken;
-      continue;
-    }
-    GenerationRequest request;
+    const auto& [text, line] = sources[i];
+    const std::vector<int32_t> ids = loaded_.tokenizer.encode(text);
+    if (data::is_blank(text) || ids.empty()) continue;
+    BeamRequest request;
     request.prompt = {source_tag_};
     request.prompt.insert(request.prompt.end(), ids.begin(), ids.end());
     request.prompt.push_back(target_tag_);
-    const auto tokens = static_cast<int64_t>(request.prompt.size());
-    if (tokens > settings_.max_tokens)
-      throw_error("line {}: {} tokens, expected at most --max-tokens {}",
-                  first_line + static_cast<int64_t>(i), tokens, settings_.max_tokens);
+    if (std::cmp_greater(request.prompt.size(), settings_.max_tokens)) {
+      const std::string what = fmt::format("{}: line {}: {} tokens, expected at most {}", file,
+                                           line, request.prompt.size(), settings_.max_tokens);
+      if (!settings_.skip_long) throw_error("{} (--max-tokens; or --skip-long)", what);
+      note(what + ": left out");
+      continue;
+    }
     request.max_new_tokens =
         kMoreTokens + static_cast<int64_t>(
                           std::ceil(settings_.max_length_factor * static_cast<double>(ids.size())));
-    request.context = tokens + request.max_new_tokens;
-    request.sampling.temp = 0;
-    request.eos = loaded_.special.eos;
-    request.pad = loaded_.special.pad;
-    request.more_eos = loaded_.special.more_eos;
     requests.push_back(std::move(request));
     of.push_back(i);
   }
-  const auto results = generator_.generate_batch(requests, settings_.max_tokens);
+  const auto results = search_.search(requests, settings_.max_tokens);
   for (size_t r = 0; r < results.size(); ++r) {
-    std::vector<int32_t> ids;
-    for (const Choice& choice : results[r].choices) ids.push_back(choice.token);
-    Translation& translation = translations[of[r]];
-    translation.text = loaded_.tokenizer.decode(ids);
-    std::replace(translation.text.begin(), translation.text.end(), '\n', ' ');
-    translation.tokens = static_cast<int64_t>(ids.size());
-    translation.reason = results[r].reason;
+    translations[of[r]].clear();
+    for (const Hypothesis& h : results[r]) {
+      std::string text = loaded_.tokenizer.decode(h.tokens);
+      std::replace(text.begin(), text.end(), '\n', ' ');
+      translations[of[r]].push_back(
+          {std::move(text), std::ssize(h.tokens), h.logprob, h.score, h.reason});
+    }
   }
   return translations;
 }

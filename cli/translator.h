@@ -1,34 +1,47 @@
-// Translation by a prefix language model: "<src> source <tgt>" is continued greedily to the end
-// token.
+// Translation by a prefix language model: "<src> source <tgt>" is continued to the end token, by
+// beam search.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "cli/inputs.h"
-#include "refrain/generate/generator.h"
+#include "refrain/generate/beam.h"
 
 namespace refrain::cli {
 
 struct TranslationSettings {
+  BeamConfig beam;
   double max_length_factor = 2;
   int64_t max_tokens = 4096;
-  std::string source_tag, target_tag;
+  bool skip_long = false;
+  data::Direction direction;
 
   template <class V>
   void visit(V&& v) {
+    beam.visit(v);
     v("max_length_factor", max_length_factor,
       "a translation has at most so many times its source's tokens, and 16 more");
-    v("max_tokens", max_tokens, "tokens of sources and translations in a batch");
-    v("source_tag", source_tag, "the token before a source text; empty = as the model was trained");
-    v("target_tag", target_tag,
+    v("max_tokens", max_tokens,
+      "tokens of sources and translations under way together; a source may not have more");
+    v("skip_long", skip_long,
+      "tell of sources that have more than max_tokens and go on, instead of stopping there");
+    v("source_tag", direction.source_tag,
+      "the token before a source text; empty = as the model was trained");
+    v("target_tag", direction.target_tag,
       "the token before its translation; empty = as the model was trained");
   }
+};
+
+struct SourceLine {
+  std::string text;
+  int64_t number = 0;  // in its file, from 1
 };
 
 struct Translation {
   std::string text;  // a line
   int64_t tokens = 0;
-  StopReason reason = StopReason::kLength;
+  double logprob = 0, score = 0;
+  StopReason reason = StopReason::kEndToken;
 };
 
 class Translator {
@@ -36,19 +49,20 @@ class Translator {
   // Error when tags or end token are missing. The model must outlive this.
   Translator(const LoadedModel& model, const TranslationSettings& settings);
 
-  // In the order of the sources, which are as many as wanted; a blank one gives a blank one. What a
-  // source gives does not depend on the others. Errors call the first source line `first_line`.
-  std::vector<Translation> translate(const std::vector<std::string>& sources, int64_t first_line);
+  // For every source its n_best translations, the best first, or fewer if there are no more; a
+  // blank source, and one that is left out for its length, has a blank one. What a source gives
+  // does not depend on the others. `file` is what messages call the file of the sources.
+  std::vector<std::vector<Translation>> translate(const std::vector<SourceLine>& sources,
+                                                  const std::string& file);
 
-  // With the tags in use.
-  const data::TaskDescription& task() const { return task_; }
+  const data::Direction& direction() const { return direction_; }
 
  private:
   const LoadedModel& loaded_;
   TranslationSettings settings_;
-  data::TaskDescription task_;
+  data::Direction direction_;
   int32_t source_tag_, target_tag_;
-  Generator generator_;
+  BeamSearch search_;
 };
 
 }  // namespace refrain::cli

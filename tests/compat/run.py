@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that model directories go both ways between refrain and Hugging Face's packages.
+"""Checks that model directories go both ways between refrain and Hugging Face's packages, and
+PyTorch's recurrent modules one way.
 
 usage: run.py --refrain BIN [--data DIR] [--keep DIR]
 needs: torch, transformers, tokenizers, safetensors (bench/rivals/pytorch/setup.sh makes a virtual
@@ -24,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hf_check
 import hf_make_llama
+import torch_cells
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -159,6 +161,8 @@ def main():
             run.check(f"right or refused: {name}", lambda: run.right_or_refused(name, settings))
         for name, arguments in TRAINED.items():
             run.check(f"trained here, {name}", lambda: run.trained(name, arguments))
+        for name, function in torch_cells.checks(args.refrain, directory):
+            run.check(name, function)
         run.tokenizers(args.data)
     print(f"{run.failed} failed" if run.failed else "all passed")
     return run.failed > 0

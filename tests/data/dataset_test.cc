@@ -191,6 +191,28 @@ TEST_F(DataSetTest, SplitsPairsByPairs) {
   EXPECT_EQ(prompt, tokenizer.encode("<en>aa<ja>", true));
 }
 
+TEST_F(DataSetTest, SeveralDirections) {
+  const Tokenizer tokenizer = train("char", {"<en>", "<ja>", "<de>", "</s>"});
+  const auto tsv = folder_.put("t.tsv", "one\ttwo\nin\tout\n");
+  const SourceFiles both = {.task = "translate", .inputs = {tsv}, .both_directions = true};
+  const DataSet set = prepare(both, tokenizer);
+  EXPECT_EQ(tokenizer.decode(ids_of(set), true),
+            "<en>one<ja>two</s><ja>two<en>one</s><en>in<ja>out</s><ja>out<en>in</s>");
+  using Directions = std::vector<std::pair<int32_t, int32_t>>;
+  EXPECT_EQ(set.directions(), (Directions{{0, 1}, {1, 0}}));
+  EXPECT_EQ(set.split(0.25).second.directions(), (Directions{{1, 0}}));
+  const auto jsonl =
+      folder_.put("t.jsonl",
+                  "{\"prompt\": \"cat\", \"completion\": \"owl\", \"target_tag\": \"<de>\"}\n"
+                  "{\"prompt\": \"cat\", \"completion\": \"hen\"}\n"
+                  "{\"prompt\": \"owl\", \"completion\": \"hen\", \"source_tag\": \"<de>\"}\n");
+  const DataSet own = prepare({.task = "translate", .inputs = {jsonl}}, tokenizer);
+  EXPECT_EQ(tokenizer.decode(ids_of(own), true),
+            "<en>cat<de>owl</s><en>cat<ja>hen</s><de>owl<ja>hen</s>");
+  EXPECT_EQ(own.directions(), (Directions{{0, 2}, {0, 1}, {2, 1}}));
+  EXPECT_TRUE(prepare({.inputs = {tsv}}, tokenizer).directions().empty());
+}
+
 TEST_F(DataSetTest, KnowsItsTokenizer) {
   const Tokenizer tokenizer = train("byte-bpe:300", {"</s>"});
   const DataSet set = prepare({.inputs = {folder_.put("t.txt", kText)}}, tokenizer);
@@ -231,11 +253,17 @@ TEST_F(DataSetTest, SaysWhatIsWrong) {
            "line 1: expected text, found a zero byte");
   contains(error({.inputs = {folder_.put("latin.txt", "caf\xE9\n")}}, tags),
            "line 1: expected UTF-8, found byte 0xe9");
-  contains(error({.task = "sing", .inputs = {a}}, tags), "expected lm or translate");
+  contains(error({.task = "sing", .inputs = {a}}, tags), "expected lm, translate or probe");
   contains(error({.task = "translate", .inputs = {a, a}, .source_tag = "<fr>"}, tags),
-           "no token \"<fr>\" (the source's tag)");
+           "a.txt: line 1: the tokenizer has no token \"<fr>\"; expected the tag among");
   contains(error({.task = "translate", .inputs = {a, a}, .target_tag = "<fr>"}, tags),
-           "no token \"<fr>\" (the target's tag)");
+           "a.txt: line 1: the tokenizer has no token \"<fr>\"");
+  contains(error({.task = "translate",
+                  .inputs = {folder_.put("tag.jsonl",
+                                         "\n{\"prompt\": \"a\", \"completion\": \"b\", "
+                                         "\"target_tag\": \"<fr>\"}\n")}},
+                 tags),
+           "tag.jsonl: line 2: the tokenizer has no token \"<fr>\"");
   contains(error({.task = "translate", .inputs = {a, a}}, no_end), "no end token");
   // byte-bpe takes any bytes.
   EXPECT_EQ(error_of([&] {

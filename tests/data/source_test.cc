@@ -228,7 +228,7 @@ using Pairs = std::vector<std::pair<std::string, std::string>>;
 Pairs read_pairs(std::vector<std::string> inputs, int64_t* blank = nullptr) {
   PairReader reader({.task = "translate", .inputs = std::move(inputs)}, true);
   Pairs pairs;
-  for (std::string source, target; reader.next(source, target);) pairs.emplace_back(source, target);
+  for (data::TextPair pair; reader.next(pair);) pairs.emplace_back(pair.source, pair.target);
   if (blank) *blank = reader.blank();
   return pairs;
 }
@@ -252,6 +252,52 @@ TEST(Source, PairsOfEveryFormat) {
   EXPECT_EQ(blank, 1);
 }
 
+// "<en>one<ja>一 (1)": what a pair is and the line it is from.
+std::vector<std::string> told(const SourceFiles& source) {
+  PairReader reader(source, true);
+  std::vector<std::string> all;
+  for (data::TextPair p; reader.next(p);)
+    all.push_back(
+        fmt::format("{}{}{}{} ({})", p.source_tag, p.source, p.target_tag, p.target, p.line));
+  return all;
+}
+
+TEST(Source, DirectionsOfPairs) {
+  using Told = std::vector<std::string>;
+  const TemporaryFolder folder;
+  SourceFiles source = {
+      .task = "translate",
+      .inputs = {folder.put("t.en", "one\n\ntwo\n"), folder.put("t.ja", "一\n零\n二\n")}};
+  EXPECT_EQ(told(source), (Told{"<en>one<ja>一 (1)", "<en>two<ja>二 (3)"}));
+  source.both_directions = true;
+  const Told both = {"<en>one<ja>一 (1)", "<ja>一<en>one (1)", "<en>two<ja>二 (3)",
+                     "<ja>二<en>two (3)"};
+  EXPECT_EQ(told(source), both);
+  const std::vector<int64_t> wanted = {0, 1, 3};
+  EXPECT_EQ(data::places_of(source, wanted),
+            (Told{folder / "t.en: line 1", folder / "t.en: line 1", folder / "t.en: line 3"}));
+  EXPECT_EQ(data::places_of({.inputs = {"-", "-"}}, wanted), (Told{"pair 1", "pair 2", "pair 4"}));
+  source.one_direction = true;
+  EXPECT_EQ(told(source), (Told{both[0], both[2]}));
+  std::swap(source.source_tag, source.target_tag);
+  std::swap(source.inputs[0], source.inputs[1]);
+  EXPECT_EQ(told(source), (Told{both[1], both[3]}));
+
+  source = {.task = "translate",
+            .inputs = {folder.put("t.jsonl",
+                                  "{\"prompt\": \"a\", \"completion\": \"b\"}\n"
+                                  "{\"prompt\": \"c\", \"completion\": \"d\", \"source_tag\": "
+                                  "\"<de>\", \"target_tag\": \"<fr>\"}\n")}};
+  EXPECT_EQ(told(source), (Told{"<en>a<ja>b (1)", "<de>c<fr>d (2)"}));
+  source.both_directions = true;
+  EXPECT_EQ(told(source),
+            (Told{"<en>a<ja>b (1)", "<ja>b<en>a (1)", "<de>c<fr>d (2)", "<fr>d<de>c (2)"}));
+  source.one_direction = true;
+  source.source_tag = "<fr>";
+  source.target_tag = "<de>";
+  EXPECT_EQ(told(source), (Told{"<fr>a<de>b (1)", "<fr>d<de>c (2)"}));
+}
+
 TEST(Source, SaysWhatIsWrongWithPairs) {
   const TemporaryFolder folder;
   const auto error = [&](std::vector<std::string> inputs) {
@@ -269,6 +315,10 @@ TEST(Source, SaysWhatIsWrongWithPairs) {
   EXPECT_NE(error({folder.put("b.tsv", "a\tb\tc\n")}).find("line 1: expected one tab, found 2"),
             std::string::npos);
   EXPECT_NE(error({folder.put("a.jsonl", "{\"text\": \"a\"}\n")}).find("line 1: prompt: missing"),
+            std::string::npos);
+  // Its own line number is the only one.
+  EXPECT_NE(error({folder.put("c.jsonl", "\n{\"prompt\": \"a\" 1}\n")})
+                .find("c.jsonl: line 2: column 16: invalid JSON"),
             std::string::npos);
   EXPECT_NE(error({three, folder.put("bad", "1\n\xFF\n3\n")}).find("bad: line 2: expected UTF-8"),
             std::string::npos);
@@ -291,6 +341,8 @@ TEST(Source, TextForTokenizers) {
   EXPECT_EQ(all({.inputs = {folder / "a.txt", folder / "b.jsonl"}}), "one\ntwo\nthree\nfour");
   folder.put("p.tsv", "a\tb\nc\td\n");
   EXPECT_EQ(all({.task = "translate", .inputs = {folder / "p.tsv"}}), "a\nb\nc\nd\n");
+  EXPECT_EQ(all({.task = "translate", .inputs = {folder / "p.tsv"}, .both_directions = true}),
+            "a\nb\nc\nd\n");
   folder.put("bytes.txt", "\xFF");
   EXPECT_NE(error_of([&] { all({.inputs = {folder / "bytes.txt"}}); }), "(no error)");
   std::string piece;

@@ -29,7 +29,7 @@ std::vector<int32_t> all_ids(const TokenFile& file) {
 
 // Two pairs.
 std::string write_pairs(const std::string& path, uint64_t vocab_size) {
-  TokenFileWriter file(path, {true, vocab_size, 99});
+  TokenFileWriter file(path, {data::TokenTask::kTranslate, vocab_size, 99});
   const auto last = static_cast<int32_t>(vocab_size - 1);
   for (int i = 0; i < 2; ++i) {
     file.mark_boundary();
@@ -53,7 +53,7 @@ TEST(TokenFile, GivesBackWhatWasWritten) {
     const std::string path = write_pairs(folder / "t", vocab_size);
     EXPECT_TRUE(TokenFile::is_one(path));
     const TokenFile file(path);
-    EXPECT_TRUE(file.header().translate);
+    EXPECT_EQ(file.header().task, data::TokenTask::kTranslate);
     EXPECT_EQ(file.header().vocab_size, vocab_size);
     EXPECT_EQ(file.header().fingerprint, 99u);
     EXPECT_EQ(file.text_bytes(), 7);
@@ -73,7 +73,7 @@ TEST(TokenFile, GivesBackWhatWasWritten) {
 TEST(TokenFile, LeavesNothingWithoutCommit) {
   const TemporaryFolder folder;
   {
-    TokenFileWriter file(folder / "t", {false, 10, 0});
+    TokenFileWriter file(folder / "t", {data::TokenTask::kLm, 10, 0});
     file.mark_boundary();
     file.add(3);
   }
@@ -103,7 +103,7 @@ TEST(TokenFile, SaysWhatIsWrong) {
   expect("", "0 bytes, expected at least 96");
   expect(with(good, 0, 'X'), "does not start with RFTOKENS");
   expect(with(good, 8, 2u), "version 2, expected 1");
-  expect(with(good, 12, 2u), "task 2, expected 0 or 1");
+  expect(with(good, 12, 3u), "task 3, expected 0 to 2");
   expect(with(good, 16, 4u), "4 bytes an id, expected 2 for a vocabulary of 100");
   expect(with(good, 24, uint64_t{0}), "a vocabulary of 0 tokens");
   expect(with(good, 24, uint64_t{1} << 40), "a vocabulary of 1099511627776 tokens");

@@ -49,7 +49,7 @@ TEST(Json, RefusesHostileText) {
     std::string text, says;
   };
   const std::vector<Case> cases = {
-      {"", "x.json: line 1, column 1: invalid JSON: "},
+      {"", "x.json: column 1: invalid JSON: "},
       {"  \n ", "line 2, column "},
       {"{", "unexpected end of input"},
       {"[1, 2", "unexpected end of input"},

@@ -14,18 +14,11 @@ namespace {
 constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();  // of a batch
 constexpr int64_t kStretch = 100;  // batches whose pairs are sorted by length together
 
-bool is_translate(const DataSet& data) { return data.task() == "translate"; }
-
-// The longest sequence that may enter a batch.
-int64_t longest(const BatchConfig& config) {
-  return config.max_tokens > 0 ? std::min(config.context, config.max_tokens) : config.context;
-}
-
 // Sequences in a batch of lm windows, or of pairs when it is not filled by max_tokens.
 int64_t sequences_in_batch(const DataSet& data, const BatchConfig& config) {
   if (config.max_tokens == 0) return config.batch_size;
-  return is_translate(data) ? std::numeric_limits<int64_t>::max()
-                            : config.max_tokens / config.context;
+  return data.has_pairs() ? std::numeric_limits<int64_t>::max()
+                          : config.max_tokens / config.context;
 }
 
 void check_config(const DataSet& data, const BatchConfig& config) {
@@ -35,7 +28,7 @@ void check_config(const DataSet& data, const BatchConfig& config) {
   at_least("context", config.context, 1);
   at_least("batch_size", config.batch_size, 1);
   at_least("max_tokens", config.max_tokens, 0);
-  if (config.max_tokens > 0 && !is_translate(data))
+  if (config.max_tokens > 0 && !data.has_pairs())
     at_least("max_tokens", config.max_tokens, config.context);
   const int64_t rows = std::min(config.context, data.tokens());
   const int64_t windows = std::min(config.batch_size, data.tokens());
@@ -43,8 +36,6 @@ void check_config(const DataSet& data, const BatchConfig& config) {
     throw_error("a batch of {} sequences of {}, or {} tokens: expected at most {} tokens", windows,
                 rows, config.max_tokens, kMaxRows);
 }
-
-int64_t rows_of(const DataSet::Pair& pair) { return pair.end - pair.begin - 1; }
 
 // Ids first .. first + rows, each but the last an input, each but the first a target; the targets
 // of the first `prompt` rows are not supervised.
@@ -60,13 +51,34 @@ void add_sequence(const DataSet& data, int64_t first, int64_t rows, int64_t prom
   out.supervised += rows - prompt;
 }
 
+// A probe's inputs and its targets.
+void add_probe(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
+  const auto nothing_asked = static_cast<int32_t>(data.vocab_size());
+  const size_t at = out.tokens.size(), rows = static_cast<size_t>(pair.target - pair.begin);
+  out.tokens.resize(at + rows);
+  out.targets.resize(at + rows);
+  data.read(pair.begin, std::span(out.tokens).subspan(at));
+  data.read(pair.target, std::span(out.targets).subspan(at));
+  for (size_t i = at; i < at + rows; ++i) {
+    if (out.tokens[i] == nothing_asked)
+      throw_error("{}: id {} in a sequence, expected less than {}", data.path(), nothing_asked,
+                  nothing_asked);
+    if (out.targets[i] == nothing_asked)
+      out.targets[i] = kIgnore;
+    else
+      ++out.supervised;
+  }
+  out.offset.push_back(static_cast<int32_t>(out.tokens.size()));
+}
+
 void add_pair(const DataSet& data, int64_t i, Batch& out) {
   const DataSet::Pair pair = data.pair(i);
-  add_sequence(data, pair.begin, rows_of(pair), pair.target - pair.begin - 1, out);
+  if (data.task() == "probe") return add_probe(data, pair, out);
+  add_sequence(data, pair.begin, data.rows(i), pair.target - pair.begin - 1, out);
 }
 
 bool fits(const DataSet& data, const BatchConfig& config, int64_t i) {
-  const int64_t rows = rows_of(data.pair(i));
+  const int64_t rows = data.rows(i);
   if (rows > longest(config) && !config.skip_long)
     throw_error("{}: pair {} is {} tokens long, expected at most {}", data.path(), i + 1, rows,
                 longest(config));
@@ -75,24 +87,28 @@ bool fits(const DataSet& data, const BatchConfig& config, int64_t i) {
 
 }  // namespace
 
+int64_t longest(const BatchConfig& config) {
+  return config.max_tokens > 0 ? std::min(config.context, config.max_tokens) : config.context;
+}
+
 struct Batches::Impl {
   DataSet data;
   BatchConfig config;
   uint64_t seed;
-  bool translate;
+  bool by_pairs;
   Position at;
   int64_t batches = 0;  // of epoch at.epoch, as is all that follows
   double efficiency = 1;
-  Permutation permuted{1, 0};  // lm: of the windows; translate: of the batches
+  Permutation permuted{1, 0};  // lm: of the windows; else of the batches
   int64_t offset = 0, windows = 0;
-  std::vector<uint32_t> short_enough;  // translate: pairs, in file order
+  std::vector<uint32_t> short_enough;  // pairs, in file order
   std::vector<uint32_t> order;         // the same, shuffled
   std::vector<uint32_t> starts;        // places in `order` where a batch begins, and its end
 
   Impl(const DataSet& data_, const BatchConfig& config_, uint64_t seed_)
-      : data(data_), config(config_), seed(seed_), translate(is_translate(data_)) {
+      : data(data_), config(config_), seed(seed_), by_pairs(data_.has_pairs()) {
     check_config(data, config);
-    if (translate)
+    if (by_pairs)
       find_short_enough();
     else if (data.tokens() <= config.context)
       throw_error("{}: {} ids of text, expected at least {} for a context of {}", data.path(),
@@ -106,7 +122,7 @@ struct Batches::Impl {
                   std::numeric_limits<uint32_t>::max());
     int64_t shortest = std::numeric_limits<int64_t>::max();
     for (int64_t i = 0; i < data.sequences(); ++i) {
-      shortest = std::min(shortest, rows_of(data.pair(i)));
+      shortest = std::min(shortest, data.rows(i));
       if (fits(data, config, i)) short_enough.push_back(static_cast<uint32_t>(i));
     }
     if (short_enough.empty())
@@ -114,10 +130,10 @@ struct Batches::Impl {
                   longest(config), shortest);
   }
 
-  int64_t rows(uint32_t i) const { return rows_of(data.pair(i)); }
+  int64_t rows(uint32_t i) const { return data.rows(i); }
 
   void plan() {
-    if (translate)
+    if (by_pairs)
       plan_pairs();
     else
       plan_windows();
@@ -139,7 +155,7 @@ struct Batches::Impl {
     const Permutation shuffled(n, mix_key(seed, "pairs", at.epoch));
     order.resize(n);
     for (size_t i = 0; i < n; ++i) order[i] = short_enough[shuffled(i)];
-    if (config.max_tokens > 0) sort_stretches();
+    if (config.max_tokens > 0 && config.buckets) sort_stretches();
 
     starts.assign(1, 0);
     int64_t widest = 0, used = 0, padded = 0;
@@ -173,7 +189,7 @@ struct Batches::Impl {
 
   void give(int64_t index, Batch& out) const {
     out.clear();
-    if (translate) {
+    if (by_pairs) {
       const auto batch = permuted(static_cast<uint64_t>(index));
       for (uint32_t i = starts[batch]; i < starts[batch + 1]; ++i) add_pair(data, order[i], out);
     } else {
@@ -219,7 +235,7 @@ int64_t Batches::batches_in_epoch() const { return impl_->batches; }
 double Batches::padding_efficiency() const { return impl_->efficiency; }
 
 int64_t Batches::skipped() const {
-  return impl_->translate
+  return impl_->by_pairs
              ? impl_->data.sequences() - static_cast<int64_t>(impl_->short_enough.size())
              : 0;
 }
@@ -229,7 +245,7 @@ bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, i
   REFRAIN_CHECK(cursor >= 0);
   out.clear();
   const int64_t most = sequences_in_batch(data, config);
-  if (!is_translate(data)) {
+  if (!data.has_pairs()) {
     if (data.tokens() < 2)
       throw_error("{}: {} ids of text, expected at least 2", data.path(), data.tokens());
     while (cursor < data.tokens() - 1 && out.sequences() < most) {
@@ -242,18 +258,19 @@ bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, i
   int64_t widest = 0;
   for (; cursor < data.sequences() && out.sequences() < most; ++cursor) {
     if (!fits(data, config, cursor)) continue;
-    widest = std::max(widest, rows_of(data.pair(cursor)));
+    widest = std::max(widest, data.rows(cursor));
     if (config.max_tokens > 0 && (out.sequences() + 1) * widest > config.max_tokens) break;
     add_pair(data, cursor, out);
   }
   return out.sequences() > 0;
 }
 
-int64_t too_long(const DataSet& data, const BatchConfig& config) {
-  int64_t count = 0;
-  if (is_translate(data))
-    for (int64_t i = 0; i < data.sequences(); ++i) count += rows_of(data.pair(i)) > longest(config);
-  return count;
+std::vector<int64_t> too_long(const DataSet& data, const BatchConfig& config) {
+  std::vector<int64_t> pairs;
+  if (data.has_pairs())
+    for (int64_t i = 0; i < data.sequences(); ++i)
+      if (data.rows(i) > longest(config)) pairs.push_back(i);
+  return pairs;
 }
 
 }  // namespace refrain::data

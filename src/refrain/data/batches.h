@@ -2,12 +2,13 @@
 //
 //   lm         windows of `context` inputs, cut anew each epoch at an offset drawn from (seed,
 //              epoch), in an order that is computed, not stored (permutation.h)
-//   translate  pairs, shuffled. By max_tokens: stretches of the shuffled order, of about a hundred
-//              batches each, are sorted by length and cut into batches of like lengths, and the
-//              batches shuffled. The order takes 8 bytes a pair.
+//   pairs      (translate, probe) shuffled. By max_tokens with buckets: stretches of the shuffled
+//              order, of about a hundred batches each, are sorted by length and cut into batches of
+//              like lengths, and the batches shuffled. The order takes 8 bytes a pair.
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "refrain/data/batch.h"
 #include "refrain/data/dataset.h"
@@ -18,7 +19,8 @@ struct BatchConfig {
   int64_t context = 256;    // longest sequence in rows (inputs); lm windows are exactly this long
   int64_t batch_size = 16;  // sequences a batch, or
   int64_t max_tokens = 0;   // rows a batch, counted after padding to its longest; 0 = by sequences
-  bool skip_long = true;    // translate: leave out pairs that are too long, else an Error
+  bool skip_long = true;    // leave out pairs that are too long, else an Error
+  bool buckets = true;      // by max_tokens: pairs of like lengths share a batch
 };
 
 // Training order, round and round. Position (epoch, index) is all there is to resume.
@@ -53,7 +55,10 @@ class Batches {
 // ids is enough. `cursor` starts at 0; false at the end.
 bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, int64_t& cursor);
 
-// Pairs that are too long for the config; 0 for lm.
-int64_t too_long(const DataSet& data, const BatchConfig& config);
+// Pairs that are too long for the config; none for lm.
+std::vector<int64_t> too_long(const DataSet& data, const BatchConfig& config);
+
+// The longest sequence that the config lets into a batch, in rows.
+int64_t longest(const BatchConfig& config);
 
 }  // namespace refrain::data

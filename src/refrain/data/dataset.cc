@@ -3,16 +3,21 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
+#include "refrain/data/batch.h"
+#include "refrain/data/probes.h"
+#include "refrain/io/json.h"
 
 namespace refrain::data {
 namespace {
 
-constexpr std::string_view kLm = "lm", kTranslate = "translate";
+// By TokenTask.
+constexpr std::array<std::string_view, 3> kTasks = {"lm", "translate", "probe"};
 
 // Of the kind and of all tokens in their order.
 uint64_t fingerprint(const Tokenizer& tokenizer) {
@@ -20,14 +25,6 @@ uint64_t fingerprint(const Tokenizer& tokenizer) {
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     hash = mix_key(hash, tokenizer.token(id), tokenizer.is_special(id));
   return hash;
-}
-
-int32_t required_token(const Tokenizer& tokenizer, const std::string& token, const char* what) {
-  const int32_t id = tokenizer.id_of(token);
-  if (id == kNoToken)
-    throw_error("the tokenizer has no token \"{}\" (the {}); expected it among its special tokens",
-                token, what);
-  return id;
 }
 
 Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
@@ -54,23 +51,29 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
 }
 
 Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, TokenFileWriter& file) {
-  const int32_t source_tag = required_token(tokenizer, source.source_tag, "source's tag");
-  const int32_t target_tag = required_token(tokenizer, source.target_tag, "target's tag");
   if (tokenizer.eos() == kNoToken)
     throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
   PairReader reader(source, rules_of(tokenizer).utf8);
   Prepared done;
   int64_t text_bytes = 0;
-  std::string from, to;
-  while (reader.next(from, to)) {
+  for (TextPair pair; reader.next(pair);) {
+    const auto tag = [&](const std::string& token) {
+      const int32_t id = tokenizer.id_of(token);
+      if (id == kNoToken)
+        throw_error(
+            "{}: line {}: the tokenizer has no token {}; expected the tag among its special tokens "
+            "(--tags adds it to one that is trained)",
+            reader.name(), pair.line, io::quote(token));
+      return id;
+    };
     file.mark_boundary();
-    file.add(source_tag);
-    file.add(tokenizer.encode(from));
-    file.add(target_tag);
+    file.add(tag(pair.source_tag));
+    file.add(tokenizer.encode(pair.source));
+    file.add(tag(pair.target_tag));
     file.mark_boundary();
-    file.add(tokenizer.encode(to));
+    file.add(tokenizer.encode(pair.target));
     file.add(tokenizer.eos());
-    text_bytes += static_cast<int64_t>(to.size());
+    text_bytes += static_cast<int64_t>(pair.target.size());
     ++done.sequences;
   }
   done.blank = reader.blank();
@@ -78,13 +81,32 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Toke
   return done;
 }
 
+Prepared write_probe_sequences(const SourceFiles& source, const Tokenizer& tokenizer,
+                               TokenFileWriter& file) {
+  if (source.inputs.size() != 1)
+    throw_error("probe: expected one file of sequences, found {}",
+                source.inputs.empty() ? "none" : fmt::format("{}", fmt::join(source.inputs, ", ")));
+  const auto nothing_asked = static_cast<int32_t>(tokenizer.vocab_size());
+  ProbeReader reader(source.inputs[0], tokenizer.vocab_size());
+  Prepared done;
+  for (ProbeSequence sequence; reader.next(sequence); ++done.sequences) {
+    std::replace(sequence.target.begin(), sequence.target.end(), kIgnore, nothing_asked);
+    file.mark_boundary();
+    file.add(sequence.input);
+    file.mark_boundary();
+    file.add(sequence.target);
+  }
+  if (done.sequences > 0) file.commit(0);
+  return done;
+}
+
 }  // namespace
 
 DataSet::DataSet(std::shared_ptr<const TokenFile> file)
     : file_(std::move(file)),
-      task_(file_->header().translate ? kTranslate : kLm),
+      task_(kTasks[static_cast<size_t>(file_->header().task)]),
       token_count_(file_->ids()) {
-  if (file_->header().translate) pair_count_ = (file_->boundaries() - 1) / 2;
+  if (has_pairs()) pair_count_ = (file_->boundaries() - 1) / 2;
 }
 
 DataSet DataSet::open(const std::string& token_file) {
@@ -94,7 +116,7 @@ DataSet DataSet::open(const std::string& token_file) {
 int64_t DataSet::vocab_size() const { return static_cast<int64_t>(file_->header().vocab_size); }
 
 int64_t DataSet::sequences() const {
-  if (task_ == kTranslate) return pair_count_;
+  if (has_pairs()) return pair_count_;
   // The number of boundaries before a place is the number of documents that begin before it.
   const auto begun_before = [&](int64_t place) {
     int64_t low = 0, high = file_->boundaries() - 1;
@@ -117,7 +139,7 @@ std::optional<int64_t> DataSet::text_bytes() const {
 
 DataSet DataSet::part(int64_t first_item, int64_t items) const {
   DataSet part = *this;
-  if (task_ == kTranslate) {
+  if (has_pairs()) {
     part.first_pair_ = first_pair_ + first_item;
     part.pair_count_ = items;
     part.first_token_ = file_->boundary(2 * part.first_pair_);
@@ -132,13 +154,13 @@ DataSet DataSet::part(int64_t first_item, int64_t items) const {
 std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
   if (!(validation_fraction > 0 && validation_fraction < 1))
     throw_error("validation split {}: expected a number between 0 and 1", validation_fraction);
-  const int64_t items = task_ == kTranslate ? pair_count_ : token_count_;
+  const int64_t items = has_pairs() ? pair_count_ : token_count_;
   // The small term lets 10 items at 0.9 leave one, though 1 - 0.9 is a little less than 0.1.
   const auto train = static_cast<int64_t>(
       std::floor(static_cast<double>(items) * (1 - validation_fraction) + 1e-6));
   if (train < 1 || train >= items)
     throw_error("{}: a validation split of {} of {} {} leaves one part without any", path(),
-                validation_fraction, items, task_ == kTranslate ? "pairs" : "ids");
+                validation_fraction, items, has_pairs() ? "pairs" : "ids");
   return {part(0, train), part(train, items - train)};
 }
 
@@ -164,15 +186,37 @@ DataSet::Pair DataSet::pair(int64_t i) const {
           file_->boundary(at + 2) - first_token_};
 }
 
+int64_t DataSet::rows(int64_t i) const {
+  const Pair at = pair(i);
+  return task_ == "probe" ? at.target - at.begin : at.end - at.begin - 1;
+}
+
+std::vector<std::pair<int32_t, int32_t>> DataSet::directions() const {
+  std::vector<std::pair<int32_t, int32_t>> all;
+  if (task_ != "translate") return all;
+  for (int64_t i = 0; i < pair_count_; ++i) {
+    const Pair at = pair(i);
+    int32_t source = 0, target = 0;
+    read(at.begin, {&source, 1});
+    read(at.target - 1, {&target, 1});
+    if (std::find(all.begin(), all.end(), std::pair(source, target)) == all.end())
+      all.emplace_back(source, target);
+  }
+  return all;
+}
+
 Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
                           const std::string& path) {
-  if (source.task != kLm && source.task != kTranslate)
-    throw_error("task \"{}\": expected lm or translate", source.task);
-  const bool translate = source.task == kTranslate;
+  const auto known = std::find(kTasks.begin(), kTasks.end(), source.task);
+  if (known == kTasks.end())
+    throw_error("task \"{}\": expected lm, translate or probe", source.task);
+  const auto task = static_cast<TokenTask>(known - kTasks.begin());
   TokenFileWriter file(
-      path, {translate, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint(tokenizer)});
-  Prepared done =
-      translate ? write_pairs(source, tokenizer, file) : write_documents(source, tokenizer, file);
+      path, {task, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint(tokenizer)});
+  const auto write = task == TokenTask::kLm          ? write_documents
+                     : task == TokenTask::kTranslate ? write_pairs
+                                                     : write_probe_sequences;
+  Prepared done = write(source, tokenizer, file);
   if (done.sequences == 0)
     throw_error("{}: no text found", fmt::format("{}", fmt::join(source.inputs, ", ")));
   done.tokens = file.ids();

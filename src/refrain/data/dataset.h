@@ -4,6 +4,7 @@
 //   lm         running text: documents follow one another, an end token between them if the
 //              tokenizer has one, and its start token before each if it asks for that
 //   translate  pairs, "<src> source <tgt> target </s>"; the target and </s> are supervised
+//   probe      sequences of ids with targets of their own where something is asked (probes.h)
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "refrain/data/source.h"
 #include "refrain/data/token_file.h"
@@ -28,7 +30,8 @@ class DataSet {
   const std::string& task() const { return task_; }
   int64_t vocab_size() const;
   int64_t tokens() const { return token_count_; }
-  int64_t sequences() const;  // lm: documents, parts of one included; translate: pairs
+  // lm: documents, parts of one included; translate: pairs, as is a probe with its targets
+  int64_t sequences() const;
   // Bytes of the text behind the ids (translate: of the targets); not known of a split's parts.
   std::optional<int64_t> text_bytes() const;
 
@@ -41,11 +44,15 @@ class DataSet {
 
   // Ids [first, first + out.size()) of this set.
   void read(int64_t first, std::span<int32_t> out) const;
-  // translate: where pair i, its target text, and the next pair begin among the ids.
+  // Where pair i, its target, and the next pair begin among the ids; none in lm.
   struct Pair {
     int64_t begin, target, end;
   };
   Pair pair(int64_t i) const;
+  bool has_pairs() const { return task_ != "lm"; }
+  int64_t rows(int64_t i) const;  // that pair i takes in a batch
+  // translate: the tags of its pairs, source's and target's, each direction once, in their order.
+  std::vector<std::pair<int32_t, int32_t>> directions() const;
 
  private:
   explicit DataSet(std::shared_ptr<const TokenFile> file);
@@ -54,7 +61,7 @@ class DataSet {
   std::shared_ptr<const TokenFile> file_;
   std::string task_;
   int64_t first_token_ = 0, token_count_ = 0;  // this set's part of the file
-  int64_t first_pair_ = 0, pair_count_ = 0;    // translate: the same in pairs
+  int64_t first_pair_ = 0, pair_count_ = 0;    // the same in pairs
 };
 
 struct Prepared {

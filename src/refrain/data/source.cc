@@ -24,15 +24,6 @@ bool is_space(char32_t code) {
 
 bool is_visible(const CodePoint& c) { return c.valid && !is_space(c.code) && c.code != kSpaceMark; }
 
-bool is_blank(std::string_view text) {
-  while (!text.empty()) {
-    const CodePoint next = decode_utf8(text);
-    if (!is_space(next.code)) return false;
-    text.remove_prefix(next.bytes);
-  }
-  return true;
-}
-
 // Whether text[at] has a visible character, all of it, on either side.
 bool stands_between_visible(std::string_view text, size_t at) {
   if (at == 0 || at + 1 == text.size()) return false;
@@ -91,6 +82,15 @@ std::string where(const io::TextReader& reader) {
 }
 
 }  // namespace
+
+bool is_blank(std::string_view text) {
+  while (!text.empty()) {
+    const CodePoint next = decode_utf8(text);
+    if (!is_space(next.code)) return false;
+    text.remove_prefix(next.bytes);
+  }
+  return true;
+}
 
 TextRules rules_of(const Tokenizer& tokenizer) {
   const bool byte_bpe = tokenizer.kind() == "byte-bpe", llama = tokenizer.kind() == "llama";
@@ -189,7 +189,13 @@ bool DocumentReader::next_piece(std::string& piece) {
 }
 
 PairReader::PairReader(const SourceFiles& source, bool utf8)
-    : format_(format_of(source.inputs)), utf8_(utf8), source_(source.inputs[0]) {
+    : format_(format_of(source.inputs)),
+      source_tag_(source.source_tag),
+      target_tag_(source.target_tag),
+      both_directions_(source.both_directions),
+      one_direction_(source.one_direction),
+      utf8_(utf8),
+      source_(source.inputs[0]) {
   if (format_ == Format::kParallel) target_.emplace(source.inputs[1]);
 }
 
@@ -207,38 +213,58 @@ PairReader::Format PairReader::format_of(const std::vector<std::string>& inputs)
   return Format::kParallel;
 }
 
-bool PairReader::next(std::string& source, std::string& target) {
-  while (next_line(source, target)) {
-    check_text(source, source_.name(), source_.line_number(), utf8_);
+bool PairReader::next(TextPair& pair) {
+  do {
+    if (turn_is_due_) {
+      pair = std::move(last_);
+      pair.turn_round();
+    } else if (!next_with_text(pair)) {
+      return false;
+    } else if (both_directions_) {
+      last_ = pair;
+    }
+    turn_is_due_ = both_directions_ && !turn_is_due_;
+  } while (one_direction_ && (pair.source_tag != source_tag_ || pair.target_tag != target_tag_));
+  return true;
+}
+
+bool PairReader::next_with_text(TextPair& pair) {
+  while (next_line(pair)) {
+    pair.line = source_.line_number();
+    check_text(pair.source, source_.name(), pair.line, utf8_);
     const io::TextReader& of_target = target_ ? *target_ : source_;
-    check_text(target, of_target.name(), of_target.line_number(), utf8_);
-    if (!is_blank(source) && !is_blank(target)) return true;
+    check_text(pair.target, of_target.name(), of_target.line_number(), utf8_);
+    if (!is_blank(pair.source) && !is_blank(pair.target)) return true;
     ++blank_;
   }
   return false;
 }
 
-bool PairReader::next_line(std::string& source, std::string& target) {
+bool PairReader::next_line(TextPair& pair) {
+  pair.source_tag = source_tag_;
+  pair.target_tag = target_tag_;
   if (format_ == Format::kParallel) {
-    const bool more = source_.line(source);
-    if (target_->line(target) != more) unequal(more);
+    const bool more = source_.line(pair.source);
+    if (target_->line(pair.target) != more) unequal(more);
     return more;
   }
-  source.clear();
-  target.clear();
+  pair.source.clear();
+  pair.target.clear();
   if (!source_.line(line_)) return false;
   if (is_blank(line_)) return true;
   if (format_ == Format::kTsv) {
     if (const auto tabs = std::count(line_.begin(), line_.end(), '\t'); tabs != 1)
       throw_error("{}: expected one tab, found {}", where(source_), tabs);
     const size_t tab = line_.find('\t');
-    source.assign(line_, 0, tab);
-    target.assign(line_, tab + 1);
+    pair.source.assign(line_, 0, tab);
+    pair.target.assign(line_, tab + 1);
   } else {
     const std::string at = where(source_);
     const io::Json object = io::parse_json(line_, at);
-    source = io::get_string(object, "prompt", at);
-    target = io::get_string(object, "completion", at);
+    pair.source = io::get_string(object, "prompt", at);
+    pair.target = io::get_string(object, "completion", at);
+    pair.source_tag = io::get_string(object, "source_tag", at, source_tag_);
+    pair.target_tag = io::get_string(object, "target_tag", at, target_tag_);
   }
   return true;
 }
@@ -253,14 +279,37 @@ void PairReader::unequal(bool source_is_longer) {
               shorter.line_number());
 }
 
+std::vector<std::string> places_of(const SourceFiles& source, std::span<const int64_t> pairs) {
+  std::vector<std::string> places;
+  const bool from_pipe =
+      std::find(source.inputs.begin(), source.inputs.end(), "-") != source.inputs.end();
+  if (from_pipe) {
+    for (const int64_t pair : pairs) places.push_back(fmt::format("pair {}", pair + 1));
+    return places;
+  }
+  if (source.task == "probe") {  // a sequence a line
+    for (const int64_t pair : pairs)
+      places.push_back(fmt::format("{}: line {}", source.inputs[0], pair + 1));
+    return places;
+  }
+  PairReader reader(source, false);
+  TextPair pair;
+  for (int64_t i = 0; places.size() < pairs.size() && reader.next(pair); ++i)
+    if (i == pairs[places.size()])
+      places.push_back(fmt::format("{}: line {}", reader.name(), pair.line));
+  return places;
+}
+
 TextSource text_of(const SourceFiles& source, std::string_view tokenizer_kind) {
   // A std::function is copied: hence readers that are shared.
   const bool utf8 = tokenizer_kind != "byte-bpe";
   if (source.task == "translate") {
-    return [reader = std::make_shared<PairReader>(source, utf8)](std::string& piece) {
-      std::string target;
-      if (!reader->next(piece, target)) return false;
-      piece += "\n" + target + "\n";
+    SourceFiles once = source;  // the other direction has the same text
+    once.both_directions = false;
+    return [reader = std::make_shared<PairReader>(once, utf8)](std::string& piece) {
+      TextPair pair;
+      if (!reader->next(pair)) return false;
+      piece = pair.source + "\n" + pair.target + "\n";
       return true;
     };
   }

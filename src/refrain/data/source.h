@@ -1,7 +1,8 @@
 // The texts of training data, read in one pass: documents for language models, pairs for
 // translation. What cannot be used is an Error that names file and line.
 //
-//   .jsonl  an object a line: {"text": ...} or {"prompt": ..., "completion": ...}
+//   .jsonl  an object a line: {"text": ...} or {"prompt": ..., "completion": ...}; a pair may have
+//           tags of its own: "source_tag", "target_tag"
 //   .tsv    source, one tab, target a line
 //   others  plain text; "-" is standard input; any of the three may be gzip (".jsonl.gz")
 //
@@ -10,6 +11,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,13 +22,16 @@
 namespace refrain::data {
 
 struct SourceFiles {
-  std::string task = "lm";  // "lm" | "translate"
+  std::string task = "lm";  // "lm" | "translate" | "probe"
   // lm: any number of files, a plain one is one document, and a line of .jsonl (prompt and
   // completion joined) is one. translate: a file of source lines and one of target lines, or one
-  // .tsv, or one .jsonl.
+  // .tsv, or one .jsonl. probe: one .jsonl of ids (probes.h).
   std::vector<std::string> inputs;
-  std::string source_tag = "<en>",
-              target_tag = "<ja>";  // translate: the tokens that say what follows
+  // translate: the tokens that say what follows, where a pair does not bring its own.
+  std::string source_tag = "<en>", target_tag = "<ja>";
+  std::vector<std::string> tags{};  // translate: others that a tokenizer trained on this must have
+  bool both_directions = false;  // translate: every pair is followed by itself the other way round
+  bool one_direction = false;    // translate: pairs of other tags than these two are left out
 };
 
 // Where a text may be cut so that its pieces, encoded one by one, give the ids of the whole. No
@@ -71,27 +76,53 @@ class DocumentReader {
   int64_t text_bytes_ = 0, blank_ = 0;
 };
 
+struct TextPair {
+  std::string source, target;
+  std::string source_tag, target_tag;
+  int64_t line = 0;  // of the file it stands in, from 1
+
+  void turn_round() {
+    source.swap(target);
+    source_tag.swap(target_tag);
+  }
+};
+
+// Whether there is nothing but white space.
+bool is_blank(std::string_view text);
+
 class PairReader {
  public:
   PairReader(const SourceFiles& source, bool utf8);
 
   // The next pair with text on both sides; false at the end.
-  bool next(std::string& source, std::string& target);
+  bool next(TextPair& pair);
   int64_t blank() const { return blank_; }  // pairs left out: white space alone on either side
+  const std::string& name() const {
+    return source_.name();
+  }  // of the file its lines are counted in
 
  private:
   enum class Format { kParallel, kTsv, kJsonl };
   static Format format_of(const std::vector<std::string>& inputs);
-  bool next_line(std::string& source, std::string& target);
+  bool next_with_text(TextPair& pair);
+  bool next_line(TextPair& pair);
   [[noreturn]] void unequal(bool source_is_longer);
 
   Format format_;
-  bool utf8_;
+  std::string source_tag_, target_tag_;
+  bool both_directions_, one_direction_, utf8_;
   io::TextReader source_;
   std::optional<io::TextReader> target_;
   std::string line_;
+  TextPair last_;  // to be given once more the other way round, if it is due
+  bool turn_is_due_ = false;
   int64_t blank_ = 0;
 };
+
+// Where the given pairs (numbered from 0 as the reader gives them, ascending) stand:
+// "train.en: line 17". Reads the source again; what cannot be read twice has pairs with numbers
+// only.
+std::vector<std::string> places_of(const SourceFiles& source, std::span<const int64_t> pairs);
 
 // All text of the source, to train a tokenizer of this kind on. A line end parts documents, and
 // follows either side of a pair.

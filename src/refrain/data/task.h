@@ -1,22 +1,49 @@
 // What a model was trained for, kept beside it as refrain.json, so that it can be used and scored
 // without saying so again:
 //
-//   {"task": "translate", "source_tag": "<en>", "target_tag": "<ja>"}
+//   {"task": "translate", "source_tag": "<en>", "target_tag": "<ja>",
+//    "directions": [["<en>", "<ja>"], ["<ja>", "<en>"]]}
+//
+// "directions" stands there when there are others than that of the two tags.
 #pragma once
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
+
+#include "refrain/data/dataset.h"
+#include "refrain/io/json.h"
 
 namespace refrain::data {
 
+// The tokens before a source text and before its translation.
+struct Direction {
+  std::string source_tag, target_tag;
+  bool operator==(const Direction&) const = default;
+};
+
 struct TaskDescription {
-  std::string task = "lm";             // "lm" | "translate"
-  std::string source_tag, target_tag;  // translate: the tokens before source and target
+  std::string task = "lm";            // "lm" | "translate" | "probe"
+  std::vector<Direction> directions;  // translate: what it was trained on, the usual one first
 
   bool operator==(const TaskDescription&) const = default;
 };
 
+// What a model learns from this data. The usual direction is `usual` if the data has it.
+TaskDescription describe_task(const DataSet& data, const Tokenizer& tokenizer,
+                              const Direction& usual);
+
+// The direction to translate in: the first one known that has the tags asked for, of which either
+// or both may be empty. Tags that are both given need not be known together. An Error names the
+// directions that are known.
+Direction choose_direction(const TaskDescription& task, const Direction& asked);
+
+// "<en> to <ja>, <ja> to <en>"
+std::string names_of(std::span<const Direction> directions);
+
 // Nothing when the model directory has no refrain.json.
 std::optional<TaskDescription> read_task(const std::string& directory);
 void write_task(const std::string& directory, const TaskDescription& task);
+io::Json to_json(const TaskDescription& task);  // as it stands there
 
 }  // namespace refrain::data

@@ -33,7 +33,12 @@ struct Tail {
 };
 static_assert(sizeof(Tail) == 32);
 
-uint32_t bytes_of_id(uint64_t vocab_size) { return vocab_size <= 65536 ? 2 : 4; }
+// Ids are below this.
+uint64_t id_limit(const TokenFileHeader& header) {
+  return header.vocab_size + (header.task == TokenTask::kProbe ? 1 : 0);
+}
+
+uint32_t bytes_of_id(const TokenFileHeader& header) { return id_limit(header) <= 65536 ? 2 : 4; }
 
 uint64_t padded(uint64_t bytes) { return (bytes + kPadding - 1) / kPadding * kPadding; }
 
@@ -64,13 +69,14 @@ TokenFile::TokenFile(const std::string& path) : file_(path) {
     throw_error("{}: token file version {}, expected {}", path, head.version, kVersion);
   if (kEnd != std::string_view(tail.magic, 8))
     throw_error("{}: cut short: it does not end with {}", path, kEnd);
-  if (head.task > 1) throw_error("{}: task {}, expected 0 or 1", path, head.task);
+  if (head.task > 2) throw_error("{}: task {}, expected 0 to 2", path, head.task);
   if (head.vocab_size == 0 || head.vocab_size > kMaxVocab)
     throw_error("{}: a vocabulary of {} tokens, expected 1 to {}", path, head.vocab_size,
                 kMaxVocab);
-  if (head.id_bytes != bytes_of_id(head.vocab_size))
+  header_ = {static_cast<TokenTask>(head.task), head.vocab_size, head.fingerprint};
+  if (head.id_bytes != bytes_of_id(header_))
     throw_error("{}: {} bytes an id, expected {} for a vocabulary of {} tokens", path,
-                head.id_bytes, bytes_of_id(head.vocab_size), head.vocab_size);
+                head.id_bytes, bytes_of_id(header_), head.vocab_size);
   const uint64_t room = bytes.size() - sizeof(Head) - sizeof(Tail);
   if (tail.ids > room / head.id_bytes || tail.boundaries > room / 8 ||
       padded(tail.ids * head.id_bytes) + tail.boundaries * 8 != room)
@@ -79,22 +85,26 @@ TokenFile::TokenFile(const std::string& path) : file_(path) {
   if (tail.text_bytes > uint64_t{1} << 62)
     throw_error("{}: {} bytes of text, expected fewer", path, tail.text_bytes);
   // n documents have n + 1 boundaries, n pairs 2 n + 1.
-  if (tail.boundaries < 2 || (head.task == 1 && tail.boundaries % 2 == 0))
+  const bool pairs = header_.task != TokenTask::kLm;
+  if (tail.boundaries < 2 || (pairs && tail.boundaries % 2 == 0))
     throw_error("{}: {} boundaries, expected {}", path, tail.boundaries,
-                head.task == 1 ? "an odd number from 3 on" : "at least 2");
+                pairs ? "an odd number from 3 on" : "at least 2");
 
-  header_ = {head.task == 1, head.vocab_size, head.fingerprint};
   id_bytes_ = head.id_bytes;
   ids_ = static_cast<int64_t>(tail.ids);
   boundaries_ = static_cast<int64_t>(tail.boundaries);
   text_bytes_ = static_cast<int64_t>(tail.text_bytes);
   boundary_data_ = bytes.data() + sizeof(Head) + padded(tail.ids * head.id_bytes);
-  uint64_t before = 0;
+  uint64_t before = 0, length = 0;
   for (int64_t i = 0; i < boundaries_; ++i) {
     const auto at = load<uint64_t>(boundary_data_ + 8 * i);
     if (i == 0 ? at != 0 : at <= before || at > tail.ids)
       throw_error("{}: boundary {} is {} after {} of {} ids, expected them to ascend", path, i, at,
                   before, tail.ids);
+    if (header_.task == TokenTask::kProbe && i > 0 && i % 2 == 0 && at - before != length)
+      throw_error("{}: boundary {}: {} targets of {} ids, expected as many", path, i, at - before,
+                  length);
+    length = at - before;
     before = at;
   }
   if (before != tail.ids)
@@ -122,20 +132,20 @@ void TokenFile::read(int64_t first, std::span<int32_t> out) const {
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t id =
         id_bytes_ == 2 ? load<uint16_t>(from + 2 * i) : load<uint32_t>(from + 4 * i);
-    if (id >= header_.vocab_size)
+    if (id >= id_limit(header_))
       throw_error("{}: id {} at place {}, expected less than {}", path(), id, first + i,
-                  header_.vocab_size);
+                  id_limit(header_));
     out[static_cast<size_t>(i)] = static_cast<int32_t>(id);
   }
 }
 
 TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileHeader& header)
-    : file_(path), header_(header), id_bytes_(bytes_of_id(header.vocab_size)) {
+    : file_(path), header_(header), id_bytes_(bytes_of_id(header)) {
   REFRAIN_CHECK(header.vocab_size > 0 && header.vocab_size <= kMaxVocab);
   Head head{};
   std::copy(kMagic.begin(), kMagic.end(), head.magic);
   head.version = kVersion;
-  head.task = header.translate ? 1 : 0;
+  head.task = static_cast<uint32_t>(header.task);
   head.id_bytes = id_bytes_;
   head.vocab_size = header.vocab_size;
   head.fingerprint = header.fingerprint;
@@ -144,7 +154,7 @@ TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileHeader&
 
 void TokenFileWriter::add(std::span<const int32_t> ids) {
   for (const int32_t id : ids) {
-    REFRAIN_CHECK(id >= 0 && static_cast<uint64_t>(id) < header_.vocab_size);
+    REFRAIN_CHECK(id >= 0 && static_cast<uint64_t>(id) < id_limit(header_));
     file_.write(bytes_of(id).first(id_bytes_));
   }
   ids_ += ids.size();

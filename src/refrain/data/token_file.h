@@ -3,7 +3,7 @@
 //
 //      0  8 bytes  "RFTOKENS"
 //      8  u32      version, 1
-//     12  u32      task: 0 lm, 1 translate
+//     12  u32      task: 0 lm, 1 translate, 2 probe
 //     16  u32      bytes of an id: 2 when the vocabulary has at most 65,536 tokens, else 4
 //     20  u32      0
 //     24  u64      tokens in the vocabulary
@@ -12,7 +12,9 @@
 //     64           the ids, one after another, then 0 up to a multiple of 8
 //                  the boundaries, u64 each: places among the ids, ascending, the first 0 and the
 //                  last the number of ids. lm: where a document begins. translate: where a pair
-//                  begins and, after it, where its target does.
+//                  begins and, after it, where its target does. probe: where a sequence begins and,
+//                  after it, where its targets do, which are as many ids; the one behind the
+//                  vocabulary's last says that nothing is asked.
 //   last 32 bytes  u64 ids, u64 boundaries, u64 bytes of text behind the ids, "RFTOKEND"
 //
 // Counts stand at the end because a stream does not know them before.
@@ -26,8 +28,10 @@
 
 namespace refrain::data {
 
+enum class TokenTask : uint32_t { kLm, kTranslate, kProbe };
+
 struct TokenFileHeader {
-  bool translate = false;
+  TokenTask task = TokenTask::kLm;
   uint64_t vocab_size = 0;
   uint64_t fingerprint = 0;
 };
@@ -46,7 +50,7 @@ class TokenFile {
   int64_t boundaries() const { return boundaries_; }
   int64_t boundary(int64_t i) const;
   int64_t text_bytes() const { return text_bytes_; }
-  // The ids from `first` on. Error when one is not in the vocabulary.
+  // The ids from `first` on. Error when one is not in the vocabulary (probe: nor behind its last).
   void read(int64_t first, std::span<int32_t> out) const;
 
  private:

@@ -23,20 +23,6 @@ bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>&
   return a.first > b.first || (a.first == b.first && a.second < b.second);
 }
 
-// log of the sum of exp(logit), and the largest logit.
-std::pair<double, double> log_sum_exp(std::span<const float> logits) {
-  float largest = -std::numeric_limits<float>::infinity();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (!(logits[i] <= kLargest))
-      throw_error("the model's logit of token {} is {}: expected a number", i, logits[i]);
-    largest = std::max(largest, logits[i]);
-  }
-  if (largest < -kLargest) throw_error("the model's logits are all -inf: expected a number");
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return {largest + std::log(sum), largest};
-}
-
 std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits, int64_t n,
                                                    double log_sum) {
   std::vector<int32_t> ids(logits.size());
@@ -53,6 +39,19 @@ std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits
 }
 
 }  // namespace
+
+std::pair<double, double> log_sum_exp(std::span<const float> logits) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] <= kLargest))
+      throw_error("the model's logit of token {} is {}: expected a number", i, logits[i]);
+    largest = std::max(largest, logits[i]);
+  }
+  if (largest < -kLargest) throw_error("the model's logits are all -inf: expected a number");
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
+  return {largest + std::log(sum), largest};
+}
 
 void SamplingConfig::check() const {
   expect(temp >= 0 && temp <= 1e6, "temp", "0 to 1e6", temp);

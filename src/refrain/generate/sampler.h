@@ -40,6 +40,10 @@ struct SamplingConfig {
   void check() const;  // an Error names the setting that is out of range
 };
 
+// log(sum of exp(logit)), which turns logits into log probabilities, and the largest logit. An Error
+// if a logit is NaN or infinitely large, or all are infinitely small.
+std::pair<double, double> log_sum_exp(std::span<const float> logits);
+
 struct Choice {
   int32_t token;
   float logprob;                               // natural log of the unmodified model's probability

@@ -47,8 +47,10 @@ class Builder : public nlohmann::json_sax<Json> {
     const std::string_view before = text_.substr(0, std::max<size_t>(position, 1) - 1);
     const auto line = 1 + std::count(before.begin(), before.end(), '\n');
     const size_t column = before.size() - before.rfind('\n');
-    throw_error("{}: line {}, column {}: invalid JSON: {}", name_, line, column,
-                reason(error.what()));
+    // A text of one line may itself be a line of a file, which its name tells.
+    const bool one_line = text_.find('\n') == text_.npos;
+    throw_error("{}: {}column {}: invalid JSON: {}", name_,
+                one_line ? "" : fmt::format("line {}, ", line), column, reason(error.what()));
   }
 
  private:

@@ -9,6 +9,7 @@ struct TrainConfig {
   std::string max_steps = "2000";
   int64_t batch_size = 16;
   int64_t max_tokens = 0;
+  bool buckets = true;
   int64_t gradient_accumulation_steps = 1;
   double learning_rate = 1e-3;
   std::string lr_scheduler_type = "cosine";
@@ -38,6 +39,7 @@ struct TrainConfig {
     v("batch_size", batch_size, "sequences of a micro-batch");
     v("max_tokens", max_tokens,
       "tokens of a micro-batch, padding counted, instead of batch_size; 0 = by batch_size");
+    v("buckets", buckets, "with max_tokens: sequences of like lengths share a micro-batch");
     v("gradient_accumulation_steps", gradient_accumulation_steps,
       "micro-batches of an optimiser step; the result depends on their total only");
     v("learning_rate", learning_rate, "highest learning rate");

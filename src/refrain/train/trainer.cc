@@ -16,12 +16,6 @@ double seconds_since(Clock::time_point t) {
   return std::chrono::duration<double>(Clock::now() - t).count();
 }
 
-// The batch as the optimiser sees it: all of its micro-batches together.
-data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
-  return {context, c.batch_size * c.gradient_accumulation_steps,
-          c.max_tokens * c.gradient_accumulation_steps, true};
-}
-
 // The end of the micro-batch that begins with sequence `first`.
 int64_t micro_batch_end(const data::Batch& batch, const TrainConfig& c, int64_t first) {
   const int64_t all = batch.sequences();
@@ -89,6 +83,13 @@ void begin_sequences(const LanguageModel& model, const data::Batch& batch,
 }
 
 }  // namespace
+
+data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
+  return {.context = context,
+          .batch_size = c.batch_size * c.gradient_accumulation_steps,
+          .max_tokens = c.max_tokens * c.gradient_accumulation_steps,
+          .buckets = c.buckets};
+}
 
 Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
                     const data::BatchConfig& config, Workspace& workspace, int64_t stretch) {

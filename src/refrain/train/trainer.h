@@ -33,6 +33,9 @@ struct Evaluation {
 Evaluation evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
                     Workspace&, int64_t stretch = 0);
 
+// The batch as the optimiser sees it: all of its micro-batches together.
+data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
+
 // What a listener is told after a step, an evaluation, a checkpoint.
 struct Progress {
   int64_t step = 0, total_steps = 0;
@@ -71,6 +74,7 @@ class Trainer {
   const TrainerState& state() const { return state_; }
   int64_t total_steps() const { return total_steps_; }
   data::BatchConfig batch_config() const { return batch_config_; }
+  const data::Batches& batches() const { return batches_; }
   std::optional<Evaluation> last_evaluation() const { return last_evaluation_; }
 
  private:

@@ -7,8 +7,8 @@
 //   o[t] = scale q[t] C[t]             then, by choice, its RMSNorm per head, times silu(x Wsᵀ)
 //   y = o Woᵀ
 //
-// Its state is C of every head, the same size after any number of tokens. kernels/gla.h has the
-// chunked form, docs/models/gla.md the derivation.
+// Its state is C of every head, the same size after any number of tokens. How it is computed is
+// told in kernels/gla.h and docs/models/gla.md.
 #pragma once
 #include <string>
 #include <vector>
@@ -111,8 +111,8 @@ class Gla final : public Mixer {
   struct History {
     Tensor kept;   // piece after piece, the states at multiples of `every`
     Tensor found;  // [B, state]: the states found, when there are any
-    // Recomputing a state costs one product of its size for every 16 rows: 64 rows keep a state's
-    // share of memory below that of the rows, and those recomputed at a time in the cache.
+    // Backward runs the recurrence again from one kept state to the next: with 64 rows between them
+    // states take less memory than the rows do, and a stretch of them fits the cache.
     int64_t every = 64;
   };
   struct Range {

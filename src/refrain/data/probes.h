@@ -1,0 +1,158 @@
+// Probes of what a model can remember: generated sequences of ids with exactly one right answer at
+// some of their positions and nothing asked at the others. They stand in a file of lines
+//
+//   {"input": [0, 7, 12, ...], "target": [-1, -1, 12, ...]}
+//
+// as many targets as inputs, -1 where nothing is asked. There is no text: the tokenizer of probes
+// has the token "<7>" for the id 7.
+//
+// A kind of probe is a struct of settings (visit): its number of ids, check() of the settings, and
+// draw(), a sequence from a stream of random numbers, with targets where the answer is asked for.
+// A kind that is text is learnt as text: in train.jsonl every next id is a target.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "refrain/base/random.h"
+#include "refrain/data/tokenizer.h"
+#include "refrain/io/text.h"
+
+namespace refrain::data {
+
+struct ProbeSequence {
+  std::vector<int32_t> input, target;
+};
+
+// Associative recall (Fu et al., 2023, arXiv 2212.14052): pairs of a key and a value, each key with
+// the same value all over; then 0, a key that was seen, and its value is asked for. Of the ids from
+// 1 on, half are keys and the others values.
+struct AssociativeRecall {
+  static constexpr const char* kName = "recall";
+  static constexpr bool kText = true;
+  int64_t vocab = 20, pairs = 20;
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab", vocab, "ids: 0, keys, and as many values or one more");
+    v("pairs", pairs, "pairs shown before the question; keys come again");
+  }
+  void check() const;
+  int64_t ids() const { return vocab; }
+  ProbeSequence draw(Random&) const;
+};
+
+// Multi-query associative recall (Arora et al., 2023, arXiv 2312.04927): `pairs` of different keys
+// and values, keys below vocab / 2 and values from there on; then every key once more, where its
+// value is asked for. Its two-token slot, the i-th of (length - 2 pairs) / 2, is drawn with a
+// weight of i^-0.99, each slot once. All other ids are 0.
+struct MultiQueryRecall {
+  static constexpr const char* kName = "multi-query-recall";
+  static constexpr bool kText = false;
+  int64_t vocab = 8192, length = 64, pairs = 4;
+  bool noise = false;
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab", vocab, "ids: 0, keys below the half, values from there on");
+    v("length", length, "ids of a sequence");
+    v("pairs", pairs, "keys with their values");
+    v("noise", noise, "any id, and not 0, where nothing is shown or asked");
+  }
+  void check() const;
+  int64_t ids() const { return vocab; }
+  ProbeSequence draw(Random&) const;
+};
+
+// Induction (Olsson et al., 2022; Fu et al., 2023): ids from 1 on at random, and 0 in one place
+// among them; then 0 again, and what followed it is asked for.
+struct Induction {
+  static constexpr const char* kName = "induction";
+  static constexpr bool kText = true;
+  int64_t vocab = 20, length = 30;
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab", vocab, "ids: 0, and those drawn");
+    v("length", length, "ids of a sequence");
+  }
+  void check() const;
+  int64_t ids() const { return vocab; }
+  ProbeSequence draw(Random&) const;
+};
+
+// Copying after a delay (Hochreiter and Schmidhuber, 1997; Arjovsky et al., 2016): symbols, a delay
+// of 0, and then as many times 1, where the symbols are asked for in their order.
+struct DelayedCopy {
+  static constexpr const char* kName = "copy";
+  static constexpr bool kText = false;
+  int64_t vocab = 8, symbols = 10, delay = 100;
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab", vocab, "symbols to draw from");
+    v("symbols", symbols, "symbols to copy");
+    v("delay", delay, "ids between them and their copy");
+  }
+  void check() const;
+  int64_t ids() const { return vocab + 2; }
+  ProbeSequence draw(Random&) const;
+};
+
+// Selective copying (Jing et al., 2019; Gu and Dao, 2023): as copying, but the symbols stand
+// anywhere among `length` ids, of which the others are 0.
+struct SelectiveCopy {
+  static constexpr const char* kName = "selective-copy";
+  static constexpr bool kText = false;
+  int64_t vocab = 16, symbols = 10, length = 100;
+
+  template <class V>
+  void visit(V&& v) {
+    v("vocab", vocab, "symbols to draw from");
+    v("symbols", symbols, "symbols to copy");
+    v("length", length, "ids that the symbols stand among");
+  }
+  void check() const;
+  int64_t ids() const { return vocab + 2; }
+  ProbeSequence draw(Random&) const;
+};
+
+struct ProbeSizes {
+  int64_t train = 5000, test = 500;
+};
+
+struct ProbeKind {
+  std::string name;
+  int64_t ids;
+  bool text;
+  std::function<ProbeSequence(Random&)> draw;
+};
+template <class Probe>
+ProbeKind kind_of(const Probe& probe) {
+  probe.check();
+  return {Probe::kName, probe.ids(), Probe::kText,
+          [probe](Random& random) { return probe.draw(random); }};
+}
+
+// train.jsonl, test.jsonl and the tokenizer into a folder that is made if there is none. The same
+// seed gives the same bytes; no sequence of test stands in train. Error when there are not so many.
+void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
+                  const std::string& folder);
+
+// "<0>" to "<n-1>", and nothing else.
+Tokenizer number_tokenizer(int64_t n);
+
+// Sequences of a file, one a line, checked: ids below `ids`, something asked in each.
+class ProbeReader {
+ public:
+  ProbeReader(const std::string& path, int64_t ids) : reader_(path), ids_(ids) {}
+  bool next(ProbeSequence& sequence);  // false at the end
+
+ private:
+  io::TextReader reader_;
+  int64_t ids_;
+  std::string line_;
+};
+
+}  // namespace refrain::data

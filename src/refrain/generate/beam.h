@@ -1,0 +1,92 @@
+// Beam search: of all continuations of a prompt, look for those that the model finds most likely.
+//
+// The beam is the `beam_size` likeliest sequences of a length. Each step continues every one of
+// them by every token and keeps the likeliest; one that ends keeps its place to the end, so the
+// others have one place less. What is looked for is the highest
+//
+//   score = log p(tokens, end token included | prompt) / (number of those tokens)^length_penalty
+//
+// With 0 short texts win, with 1 it is the mean log probability of a token. The search is over when
+// all places are taken, when those that go on cannot reach the n_best found even if every token to
+// come were certain, or at the limit of new tokens, where what is left counts as it stands. With a
+// beam of 1 this is greedy decoding.
+//
+// The prompt is read once and its state copied for each sequence that needs one of its own. What a
+// prompt gives does not depend on the others, nor on threads: of equal scores the one whose
+// beginning ranked higher comes first, then the likelier token, then the lower id.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "refrain/generate/generator.h"
+#include "refrain/layers/context.h"
+#include "refrain/model/language_model.h"
+#include "refrain/model/workspace.h"
+
+namespace refrain {
+
+struct BeamConfig {
+  int64_t beam_size = 4;
+  double length_penalty = 1.0;
+  int64_t n_best = 1;  // sequences wanted, at most beam_size
+
+  template <class V>
+  void visit(V&& v) {
+    v("beam_size", beam_size, "sequences followed at a time; 1 = greedy");
+    v("length_penalty", length_penalty,
+      "score = log probability / tokens^X; 0 favours short texts, more than 1 long ones");
+  }
+  void check() const;  // an Error names the setting that is out of range
+};
+
+struct BeamRequest {
+  std::vector<int32_t> prompt;  // at least one token
+  int64_t max_new_tokens = 0;   // at least 1
+};
+
+struct Hypothesis {
+  std::vector<int32_t> tokens;  // without the end token
+  double logprob = 0;           // with it
+  double score = 0;
+  StopReason reason = StopReason::kEndToken;  // or kLength
+};
+
+// For one thread at a time.
+class BeamSearch {
+ public:
+  // The model must outlive this. Each of `end_tokens` ends a sequence; those of `never` are not
+  // chosen.
+  BeamSearch(const LanguageModel& model, const BeamConfig& config, std::vector<int32_t> end_tokens,
+             std::span<const int32_t> never = {});
+
+  // For every request its n_best sequences, or as many as there are, the best first. Requests enter
+  // in their order; as many are under way as have states of `max_tokens` tokens together, a whole
+  // beam for each, but always one.
+  std::vector<std::vector<Hypothesis>> search(std::span<const BeamRequest> requests,
+                                              int64_t max_tokens);
+
+ private:
+  struct Continuation;
+  struct Live;
+  struct Job;
+  struct Piece;
+
+  void step(std::span<Job* const> jobs);
+  void read(std::span<const Piece> pieces);
+  std::vector<Continuation> best_continuations(std::span<const float> logits, size_t n) const;
+  void choose(Job& job) const;
+  bool is_decided(const Job& job, std::span<const Live> live) const;
+  bool ends(int32_t token) const;
+  double score(double logprob, size_t tokens) const;
+
+  const LanguageModel& model_;
+  BeamConfig config_;
+  std::vector<int32_t> end_tokens_;
+  std::vector<int32_t> allowed_;  // tokens, ascending
+  Workspace workspace_;
+  WindowData window_;
+  std::vector<float> logits_;
+};
+
+}  // namespace refrain

@@ -1,0 +1,18 @@
+// How often a model's likeliest token is the right one, where one is asked for.
+#pragma once
+#include "refrain/data/batches.h"
+#include "refrain/model/language_model.h"
+#include "refrain/model/workspace.h"
+
+namespace refrain {
+
+struct Accuracy {
+  int64_t asked = 0, right = 0;        // supervised rows
+  int64_t sequences = 0, perfect = 0;  // those without a mistake
+};
+
+// Over all of `data`, in file order. Logits of a whole batch's supervised rows exist at a time.
+Accuracy measure_accuracy(const LanguageModel&, const data::DataSet& data, const data::BatchConfig&,
+                          Workspace&);
+
+}  // namespace refrain
