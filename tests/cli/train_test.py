@@ -61,12 +61,12 @@ class TrainCase(cli_test.Case):
 class Promise(TrainCase):
     """The same weights, to the bit, however the work is cut."""
 
-    def same(self, command, variants, steps):
+    def same(self, command, variants, steps, prefix=""):
         """command(out, *flags) trains; every variant must leave the weights of the first."""
         want = None
         for name, flags in variants.items():
             self.must(*command(name, "--max-steps", steps, *flags))
-            got = self.weights(name)
+            got = self.weights(prefix + name)
             want = want or got
             self.assertEqual(got, want, name)
         return want
@@ -111,6 +111,27 @@ class Promise(TrainCase):
             "parts": ["--max-tokens", 120, "--gradient-accumulation-steps", 3, "--threads", 2],
             "blocks": ["--max-tokens", 180, "--gradient-accumulation-steps", 2,
                        "--gradient-checkpointing", "blocks"]}, 12)
+
+    def test_every_mixer(self):
+        for mixer in ("attention_rnn", "gla", "gru", "lstm", "rnn", "simple_rnn",
+                      "gla attention", "lstm attention_rnn"):
+            name = mixer.replace(" ", "-")
+            command = lambda out, *flags: self.lm(f"{name}-{out}", "--pattern", mixer,
+                                                  "--context", 150, *flags)
+            with self.subTest(mixer):
+                self.same(command, {
+                    "one": ["--threads", 1, "--batch-size", 4],
+                    "two": ["--threads", 2, "--batch-size", 2,
+                            "--gradient-accumulation-steps", 2],
+                    "three": ["--threads", 3, "--batch-size", 4,
+                              "--gradient-checkpointing", "blocks"],
+                    "steps": ["--batch-size", 1, "--gradient-accumulation-steps", 4,
+                              "--gradient-checkpointing", 64]}, 6, name + "-")
+                self.same(command, {
+                    "cut": ["--tbptt", 64, "--batch-size", 4],
+                    "cut-again": ["--tbptt", 64, "--batch-size", 2, "--threads", 1,
+                                  "--gradient-accumulation-steps", 2,
+                                  "--gradient-checkpointing", "blocks"]}, 6, name + "-")
 
     def test_truncated_backpropagation(self):
         command = lambda out, *flags: self.lm(out, "--tbptt", 7, *flags)

@@ -207,6 +207,61 @@ TEST_F(GeneratorTest, StopsWhenUnsure) {
   EXPECT_GT(lengths.size(), 4u) << "a dull test";
 }
 
+// Stacks of recurrent mixers carry all they know in a state of one size.
+TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
+  for (const std::string pattern : {"gla", "attention_rnn lstm", "simple_rnn gru"}) {
+    SCOPED_TRACE(pattern);
+    const LanguageModel model = tiny_model(2, 1, pattern);
+    EXPECT_EQ(context_limit(model, 0), kMaxTokens);
+    Generator generator(model);
+    GenerationRequest request = request_of(random_tokens(100, 1), 12000, 1);
+    request.keep_choices = false;
+    std::vector<int32_t> told;
+    Sequence sequence(model);
+    const GenerationResult result =
+        generator.generate(request, sequence, [&](const Choice& choice) {
+          told.push_back(choice.token);
+          EXPECT_LE(sequence.tokens().size(), 5000u);
+          return std::optional<StopReason>();
+        });
+    EXPECT_TRUE(result.choices.empty());
+    EXPECT_EQ(result.tokens, 12000);
+    EXPECT_EQ(sequence.size(), 12100);
+    EXPECT_GT(sequence.forgotten(), 4096);
+
+    // What is forgotten does not matter, and what the sampler looks back at is not forgotten.
+    request.sampling.repeat_penalty = 1.5;
+    request.sampling.repeat_last_n = 6000;
+    request.max_new_tokens = 200;
+    request.prompt = random_tokens(12000, 2);
+    Sequence shorter(model);
+    generator.generate(request, shorter);
+    request.prompt.clear();
+    generator.generate(request, shorter, [&](const Choice&) {
+      EXPECT_GE(shorter.tokens().size(), 6000u);
+      return std::optional<StopReason>();
+    });
+  }
+}
+
+// A prompt is cut where it does not depend on its company: a batch gives what each gives alone.
+TEST_F(GeneratorTest, RecurrentStacksGiveTheSameInABatch) {
+  for (const std::string pattern : {"gla attention", "attention_rnn", "lstm simple_rnn"}) {
+    SCOPED_TRACE(pattern);
+    const LanguageModel model = tiny_model(2, 1, pattern);
+    Generator generator(model);
+    std::vector<GenerationRequest> requests;
+    for (const int64_t n : {700, 3, 450, 129, 64, 1}) {
+      GenerationRequest request = request_of(random_tokens(n, static_cast<uint64_t>(n)), 12, 1);
+      request.context = 800;
+      requests.push_back(request);
+    }
+    const auto together = generator.generate_batch(requests, 4000);
+    for (size_t i = 0; i < requests.size(); ++i)
+      EXPECT_EQ(told(together[i]), told(generator.generate(requests[i]))) << i;
+  }
+}
+
 TEST_F(GeneratorTest, TellsItsSpeed) {
   const LanguageModel model = tiny_model();
   Generator generator(model);

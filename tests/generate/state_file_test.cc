@@ -151,6 +151,26 @@ TEST_F(StateFileTest, DamageIsAnError) {
             folder.path() + ": expected a regular file");
 }
 
+TEST_F(StateFileTest, GoesOnAfterWhatWasForgotten) {
+  LanguageModel model = tiny_model(2, 1, "gla lstm");
+  GenerationRequest request = request_of(random_tokens(9000, 1), 40, 1);
+  const GenerationResult whole = Generator(model).generate(request);
+  const TemporaryFolder folder;
+  request.max_new_tokens = 15;
+  Sequence first(model);
+  Generator(model).generate(request, first);
+  EXPECT_GT(first.forgotten(), 0);
+  write_state(folder / "state", model, first);
+  Sequence second = read_state(folder / "state", model);
+  EXPECT_EQ(second.forgotten(), first.forgotten());
+  request.prompt.clear();
+  request.max_new_tokens = 25;
+  const GenerationResult rest = Generator(model).generate(request, second);
+  ASSERT_EQ(rest.choices.size(), 25u);
+  for (size_t i = 0; i < 25; ++i)
+    EXPECT_EQ(rest.choices[i].token, whole.choices[15 + i].token) << i;
+}
+
 // Who writes a right checksum may still lie.
 TEST_F(StateFileTest, LiesAreErrors) {
   LanguageModel model = tiny_model();

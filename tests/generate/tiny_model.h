@@ -20,7 +20,8 @@ class OneThread : public testing::Test {
   void TearDown() override { set_threads(0); }
 };
 
-inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1) {
+inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1,
+                                const std::string& pattern = "attention") {
   ModelConfig config;
   config.vocab_size = 20;
   config.d_model = 16;
@@ -29,6 +30,7 @@ inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1) {
   config.kv_heads = kv_heads;
   config.d_ff = 32;
   config.context = 64;
+  config.pattern = pattern;
   LanguageModel model(config, {});
   model.initialise(seed);
   model.visit([](const ParamSpec& spec, Param& param) {
