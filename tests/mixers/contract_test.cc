@@ -64,6 +64,16 @@ TEST(MixerContract, Rnn) { cell_contract<Rnn, RnnRef, RnnConfig>(); }
 TEST(MixerContract, Lstm) { cell_contract<Lstm, LstmRef, LstmConfig>(); }
 TEST(MixerContract, Gru) { cell_contract<Gru, GruRef, GruConfig>(); }
 
+TEST(MixerContract, LongSequences) {
+  long_contract<Attention, AttentionRef>(shape(8, 1, 1), AttentionConfig{}, 1024);
+  long_contract<AttentionRnn, AttentionRnnRef>(shape(16, 2, 2), AttentionRnnConfig{});
+  long_contract<Gla, GlaRef>(shape(16, 2, 2), GlaConfig{});
+  long_contract<Gla, GlaRef>(shape(16, 2, 2), SimpleRnnConfig{});
+  long_contract<Rnn, RnnRef>(shape(16, 2, 2), RnnConfig{});
+  long_contract<Lstm, LstmRef>(shape(16, 2, 2), LstmConfig{});
+  long_contract<Gru, GruRef>(shape(16, 2, 2), GruConfig{});
+}
+
 TEST(AttentionMixer, PositionsBeyondTheTrainedContextWork) {
   const MixerShape s = shape(8, 2, 2);
   MixerUnderTest<Attention> m(s, AttentionConfig{});

@@ -364,4 +364,124 @@ void recompute_contract(const MixerShape& shape, const Config& config,
   }
 }
 
+// Everything that a sequence gives: outputs, the state left, gradients of inputs, weights and of
+// the state found.
+struct SequenceOutcome {
+  std::vector<float> y, state, dx, dweights, dstate;
+};
+
+// One sequence in pieces, with a state found and a gradient coming in by the state left. Backward
+// takes the pieces last to first, the gradient of the state going from one to the one before.
+template <class M>
+SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& pieces,
+                              const Floats& x, const Floats& dy, const StateRows& found,
+                              const StateRows& gradient_left) {
+  const int64_t D = x.tensor().cols(), T = x.tensor().rows();
+  const size_t bytes = m.mixer.state_bytes(T);
+  const bool grows = m.mixer.state_bytes(1) != m.mixer.state_bytes(2);  // then nothing is lost
+  Floats y({T, D}), dx({T, D});
+  StateRows live(1, bytes), gradient(1, bytes);
+  live.copy_from(found);
+  gradient.copy_from(gradient_left);
+  const State state = live.state(), dstate = gradient.state();
+  WindowData data;
+  const auto window = [&](size_t piece, int32_t first) {
+    return data.set(std::vector<int32_t>{0, pieces[piece]}, std::vector<int32_t>{first});
+  };
+  std::vector<std::vector<float>> before(pieces.size());
+  int32_t at = 0;
+  for (size_t i = 0; i < pieces.size(); at += pieces[i++]) {
+    if (!grows) before[i] = live.row(0);
+    m.forward(window(i, at), x.tensor().slice(at, pieces[i]), y.tensor().slice(at, pieces[i]),
+              &state, pieces.size() == 1);
+  }
+  SequenceOutcome all;
+  all.state = live.row(0);
+  m.clear();
+  for (size_t i = pieces.size(); i-- > 0;) {
+    at -= pieces[i];
+    const Window w = window(i, at);
+    const ConstTensor from = x.tensor().slice(at, pieces[i]);
+    if (pieces.size() > 1) {
+      if (!grows) live.row(0) = before[i];
+      Floats again({pieces[i], D});
+      m.forward(w, from, again, &state, true);
+    }
+    m.backward(w, from, dy.tensor().slice(at, pieces[i]), dx.tensor().slice(at, pieces[i]), &state,
+               &dstate);
+  }
+  m.mixer.finish_gradients();
+  all.y.assign(y.span().begin(), y.span().end());
+  all.dx.assign(dx.span().begin(), dx.span().end());
+  all.dstate = gradient.row(0);
+  for (const auto& g : m.gradients)
+    for (const float v : g) all.dweights.push_back(v - MixerUnderTest<M>::kGradientStart);
+  return all;
+}
+
+template <class A, class B>
+double rms_ratio(const A& got, const B& want) {
+  double error = 0, size = 0;
+  EXPECT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double a = static_cast<double>(got[i]), b = static_cast<double>(want[i]);
+    error += (a - b) * (a - b);
+    size += b * b;
+  }
+  return std::sqrt(error / size);
+}
+
+// A long sequence: whole, cut at random and token by token give the same in float32, and so does
+// the twin in float64, each in its precision.
+template <class M, template <class> class Ref, class Config>
+void long_contract(const MixerShape& shape, const Config& config, int32_t T = 4096) {
+  const int64_t D = shape.d_model;
+  MixerUnderTest<M> m(shape, config);
+  const size_t bytes = m.mixer.state_bytes(T), past = m.mixer.state_bytes(0);
+  const Floats x({T, D}, 0, 1), dy({T, D}, 0, 2);
+  StateRows found(1, bytes), gradient_left(1, bytes);
+  if (past > 0) found.fill_normal(3, 0.5);
+  gradient_left.fill_normal(4, 0.5);
+  Random random(5);
+  std::vector<int32_t> cuts;
+  for (int32_t left = T; left > 0; left -= cuts.back())
+    cuts.push_back(std::min(left, 1 + static_cast<int32_t>(random.below(200))));
+
+  const auto whole = run_in_pieces(m, {T}, x, dy, found, gradient_left);
+  for (const auto& pieces : {cuts, std::vector<int32_t>(static_cast<size_t>(T), 1)}) {
+    SCOPED_TRACE(pieces.size());
+    const auto got = run_in_pieces(m, pieces, x, dy, found, gradient_left);
+    EXPECT_LE(rms_ratio(got.y, whole.y), 1e-5);
+    EXPECT_LE(rms_ratio(got.state, whole.state), 1e-5);
+    EXPECT_LE(rms_ratio(got.dx, whole.dx), 1e-5);
+    EXPECT_LE(rms_ratio(got.dweights, whole.dweights), 1e-5);
+    if (past > 0) EXPECT_LE(rms_ratio(got.dstate, whole.dstate), 1e-5);
+  }
+
+  std::vector<std::vector<double>> weights;
+  for (const auto& w : m.weights) weights.emplace_back(w.begin(), w.end());
+  const std::vector<double> input(x.tensor().begin(), x.tensor().end());
+  const auto twin = [&](const std::vector<int32_t>& pieces) {
+    std::vector<double> y(input.size());
+    const std::vector<float>& from = found.floats(0);
+    std::vector<double> state(from.begin(), from.end());
+    int32_t at = 0;
+    for (const int32_t n : pieces) {
+      Ref<double>{shape, config}.forward(weights, at, n, input.data() + at * D, y.data() + at * D,
+                                         state.data());
+      at += n;
+    }
+    y.insert(y.end(), state.begin(), state.end());
+    return y;
+  };
+  const std::vector<double> exact = twin({T});
+  EXPECT_LE(rms_ratio(twin(cuts), exact), 1e-12);
+  std::vector<float> both = whole.y;
+  both.insert(both.end(), whole.state.begin(),
+              whole.state.begin() + static_cast<int64_t>(bytes / 4));
+  EXPECT_LE(rms_ratio(both, std::vector<double>(exact.begin(),
+                                                exact.begin() + static_cast<int64_t>(both.size()))),
+            1e-5);
+}
+
 }  // namespace refrain
