@@ -455,7 +455,9 @@ void long_contract(const MixerShape& shape, const Config& config, int32_t T = 40
     EXPECT_LE(rms_ratio(got.state, whole.state), 1e-5);
     EXPECT_LE(rms_ratio(got.dx, whole.dx), 1e-5);
     EXPECT_LE(rms_ratio(got.dweights, whole.dweights), 1e-5);
-    if (past > 0) EXPECT_LE(rms_ratio(got.dstate, whole.dstate), 1e-5);
+    if (past > 0) {
+      EXPECT_LE(rms_ratio(got.dstate, whole.dstate), 1e-5);
+    }
   }
 
   std::vector<std::vector<double>> weights;

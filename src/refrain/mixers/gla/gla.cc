@@ -86,17 +86,17 @@ void Gla::visit(const ParamVisitor& v) {
   std::vector<ParamPart> parts;
   for (const Section& s : sections_) parts.push_back({s.name + ".weight", s.columns});
   v({"qkgv_proj.weight", {l.columns, shape_.d_model}, Init::normal(kInitStd), true, parts}, w_);
-  // A sigmoid gate starts between 0.95 and 0.993 or so: some channels remember for long.
+  // Channels start with memories of every length: a few tokens to some hundred.
   for (Section& s : sections_)
     if (s.biased)
       v({s.name + ".bias",
          {s.columns},
-         s.first == l.gate ? Init::normal(1, 4) : Init::constant(0),
+         s.first == l.gate ? Init::normal(2, 2) : Init::constant(0),
          false},
         s.b);
   if (l.low_rank) {
     v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::normal(kInitStd), true}, gate_w_);
-    v({"gk_proj.1.bias", {l.keys()}, Init::constant(0), false}, gate_b_);
+    v({"gk_proj.1.bias", {l.keys()}, Init::normal(6, -4), false}, gate_b_);
   }
   if (config_.output_norm) v({"g_norm.weight", {l.value_dim}, Init::constant(1), false}, norm_);
   o_.visit(v, "o_proj.weight", Init::normal(residual_std));
