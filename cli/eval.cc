@@ -137,7 +137,7 @@ struct Eval {
       throw_error("{}: no pair from {} to {}", reader.name(), direction.source_tag,
                   direction.target_tag);
     if (reader.blank() > 0)
-      note(fmt::format("{}: {} pairs left out for having no text", reader.name(), reader.blank()));
+      note(fmt::format("{}: {} left out for having no text", reader.name(), reader.blank()));
 
     io::Json scores = {{"task", "translate"},
                        {"source_tag", direction.source_tag},

@@ -144,7 +144,7 @@ class Flags(Case):
         self.assertRegex(self.must("--version"), r"^refrain \d+\.\d+\.\d+\n$")
         help = self.must("--help")
         for verb in ("tokenizer train", "prepare", "sample calendar", "convert", "info", "eval",
-                     "generate", "translate", "verify", "logits"):
+                     "generate", "translate", "score", "verify", "logits"):
             self.assertIn(verb, help)
             own = self.must(*verb.split(), "--help")
             self.assertIn("--threads N", own)
@@ -715,6 +715,104 @@ class Scores(Case):
         self.assertLess(other["exact_match"], 1)
         self.assertIn("exact match", self.must("eval", "-m", self.translator, "--data", "in.en",
                                                "ref.ja"))
+        # The files score as they did inside.
+        self.put("hyp.ja", out)
+        outside = json.loads(self.must("score", "--hyp", "hyp.ja", "--ref", "other.ja", "--json",
+                                       "--bleu-tokenize", "char"))
+        for key in ("bleu", "chrf"):
+            self.assertEqual(outside[key], other[key])
+        self.assertIn("|tok:char|", other["bleu"]["signature"])  # the target tag is <ja>
+        # Blank pairs are no pairs.
+        self.put("gaps.en", "\n" + lines + "\n")
+        self.put("gaps.ja", "x\n" + "".join(t + "\n" for t in spaced) + "\n")
+        done = self.call("eval", "-m", self.translator, "--data", "gaps.en", "gaps.ja", "--json")
+        self.assertIn("gaps.en: 2 left out", done.stderr.decode())
+        again = json.loads(done.stdout)
+        for key in ("pairs", "matches", "loss", "bleu"):
+            self.assertEqual(again[key], found[key])
+
+    def test_beams(self):
+        lines = "".join(s + "\n" for s, _ in self.PAIRS[:2]) + "\n" + self.PAIRS[2][0] + "\n"
+        translate = lambda *flags: self.must("translate", "-m", self.translator, *flags,
+                                             input=lines)
+        best = translate()
+        self.assertEqual(best, translate("--beam-size", 4, "--length-penalty", 1, "-t", 1))
+        rows = [json.loads(r) for r in translate("--json", "--n-best", 3).splitlines()]
+        self.assertEqual([r["translation"] for r in rows], best.split("\n")[:-1])
+        for row in rows:
+            n_best = row["n_best"]
+            self.assertEqual(len(n_best), 3 if row["source"] else 1)
+            self.assertEqual({k: row[k] for k in n_best[0]}, n_best[0])
+            scores = [t["score"] for t in n_best]
+            self.assertEqual(scores, sorted(scores, reverse=True))
+            for t in n_best:
+                length = t["tokens"] + (t["stop_reason"] == "eos")
+                self.assertAlmostEqual(t["score"] * length, t["logprob"], places=9)
+        # As Marian prints them.
+        printed = [line.split(" ||| ") for line in translate("--n-best", 3).splitlines()]
+        self.assertEqual(printed, [[str(i), t["translation"], f"{t['score']:.6f}"]
+                                   for i, row in enumerate(rows) for t in row["n_best"]])
+        self.assertEqual([line.split(" ||| ") for line in translate("--score").splitlines()],
+                         [p for i, p in enumerate(printed) if p[0] not in [q[0] for q in printed[:i]]])
+        # A wider beam finds what the model thinks at least as likely, in these lines.
+        likely = [[json.loads(r)["logprob"] for r in translate("--json", "--length-penalty", 0,
+                                                               "--beam-size", b).splitlines()]
+                  for b in (1, 32)]
+        self.assertTrue(all(a <= b for a, b in zip(*likely)), likely)
+        self.assertNotEqual(*likely)
+        for flags, says in {("--beam-size", 0): "beam_size", ("--n-best", 5): "beam_size 4",
+                            ("--n-best", 0): "n_best", ("--length-penalty", -1): "length_penalty",
+                            ("--beam-size", 1, "--n-best", 2): "beam_size 1",
+                            ("--json", "--score"): "contradict",
+                            ("--max-length-factor", -1): "--max-length-factor",
+                            ("--max-tokens", 0): "--max-tokens"}.items():
+            self.fails("translate", "-m", self.translator, *flags, says=says, input="a\n")
+
+    def test_long_lines(self):
+        long = "the cat " * 9
+        lines = "a cat\n" + long + "\na dog\n"
+        whole = self.must("translate", "-m", self.translator, input=lines).split("\n")
+        self.fails("translate", "-m", self.translator, "--max-tokens", 12, input="a\n\n" + long,
+                   says=["standard input: line 3: ", "tokens, expected at most 12", "--skip-long"])
+        done = self.call("translate", "-m", self.translator, "--max-tokens", 12, "--skip-long",
+                         input=lines)
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stdout.decode().split("\n"), [whole[0], "", *whole[2:]])
+        self.assertIn("standard input: line 2: ", done.stderr.decode())
+        self.assertEqual(done.stderr.count(b"left out"), 1)
+        pairs = self.put("p.tsv", "a cat\tneko\na dog\tinu\n" + long + "\tinu\n")
+        score = ("eval", "-m", self.translator, "--data", pairs, "--max-tokens", 16, "--json")
+        self.fails(*score, says=["p.tsv: line 3: a pair of ", "expected at most 16"])
+        done = self.call(*score, "--skip-long")
+        self.assertIn("p.tsv: line 3: a pair of ", done.stderr.decode())
+        self.assertEqual(json.loads(done.stdout)["pairs"], 3)
+
+    def test_similarity(self):
+        hyp = self.put("hyp", "The cat sat on the mat.\nHello there, world!\n\n")
+        ref = self.put("ref", "The cat sat on a mat.\nHello, world!\nmore\n")
+        found = json.loads(self.must("score", "--hyp", hyp, "--ref", ref, "--json"))
+        bleu, chrf = 42.044820762685724, 64.24497440119242  # sacreBLEU 2.6.0's
+        self.assertAlmostEqual(found["bleu"]["score"], bleu, places=9)
+        self.assertAlmostEqual(found["chrf"]["score"], chrf, places=9)
+        self.assertRegex(found["bleu"]["signature"],
+                         r"^nrefs:1\|case:mixed\|eff:no\|tok:13a\|smooth:exp\|version:refrain-")
+        self.assertRegex(found["chrf"]["signature"],
+                         r"^nrefs:1\|case:mixed\|eff:yes\|nc:6\|nw:0\|space:no\|version:refrain-")
+        text = self.must("score", "--ref", ref, input=hyp.read_bytes())
+        self.assertIn(f"BLEU            {bleu:.2f}  ", text)
+        self.assertIn(f"chrF2           {chrf:.2f}\n", text)
+        self.assertIn("chrF2++", self.must("score", "--hyp", hyp, "--ref", ref,
+                                           "--chrf-word-order", 2))
+        score = ("score", "--hyp", hyp, "--ref", ref)
+        self.fails(*score, "--bleu-tokenize", "zh", says=["13a, char or none", "zh"])
+        self.fails(*score, "--chrf-word-order", 1, says="word order")
+        self.fails("score", "--hyp", hyp, says="--ref is missing")
+        self.fails("score", "--hyp", hyp, "--ref", self.put("two", "a\nb\n"),
+                   says=["two has 2 lines", "hyp has more"])
+        self.fails("score", "--hyp", "two", "--ref", ref, says=["two has 2 lines", "ref has more"])
+        self.fails("score", "--hyp", self.put("bad", b"a\n\xff\n"), "--ref", ref,
+                   says=["bad: line 2", "UTF-8"])
+        self.fails("score", "--hyp", self.put("none", ""), "--ref", "none", says="none")
 
     def test_bad_input(self):
         text = self.put("a.txt", "the cat")
@@ -731,8 +829,10 @@ class Scores(Case):
                    says=["a.txt", "b.txt"])
         self.fails("eval", "-m", self.translator, "--data", text)
         self.fails("translate", "-m", self.model, says="source-tag", input="a")
-        self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", says="<xx>",
-                   input="a")
+        self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", input="a",
+                   says=['"<xx>"', "directions are <en> to <ja>", "--target-tag"])
+        self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", "--target-tag",
+                   "<ja>", input="a", says=['no token "<xx>"', "directions are <en> to <ja>"])
         self.fails("translate", "-m", self.translator, "--input", "none", says="none")
         self.fails("translate", "-m", self.translator, "--max-tokens", 8, says="line 2",
                    input="a\n" + "the cat " * 9)

