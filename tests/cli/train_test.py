@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import resource
 import signal
 import subprocess
@@ -218,117 +217,6 @@ class Runs(TrainCase):
                   self.dir / "text.tokenizer", "--out", self.dir / "prepared", *self.SMALL,
                   "--max-steps", 5)
         self.assertEqual(self.weights("text"), self.weights("prepared"))
-
-    TASK = ["--task", "translate"]
-
-    def info(self, out):
-        return json.loads(self.must("info", "-m", self.dir / out, "--json"))["task"]
-
-    def test_several_directions(self):
-        lines = text(60).splitlines()
-        self.put("a.en", "".join(line + "\n" for line in lines))
-        self.put("a.ja", "".join(line[::-1] + "\n" for line in lines))
-        command = ["train", *self.TASK, *self.SMALL, "--tokenizer", "bpe:80", "--context", 100,
-                   "--max-steps", 4]
-        done = self.call(*command, "--data", "a.en", "a.ja", "--both-directions", "--out", "run")
-        self.assertIn("120 pairs", done.stderr.decode())
-        both = {"task": "translate", "source_tag": "<en>", "target_tag": "<ja>",
-                "directions": [["<en>", "<ja>"], ["<ja>", "<en>"]]}
-        self.assertEqual(self.info("run"), both)
-        self.assertEqual(self.info("run/best"), both)
-        translate = lambda *flags: self.must("translate", "-m", "run", *flags, input="the dog\n")
-        forth = translate()
-        self.assertEqual(forth, translate("--target-tag", "<ja>"))
-        back = translate("--source-tag", "<ja>")
-        self.assertEqual(back, translate("--target-tag", "<en>"))
-        self.assertEqual(back, translate("--source-tag", "<ja>", "--target-tag", "<en>"))
-        self.assertNotEqual(forth, back)
-        self.fails("translate", "-m", "run", "--target-tag", "<de>", input="a\n",
-                   says=['--target-tag "<de>"', "<en> to <ja>, <ja> to <en>"])
-        for flags, files, tokens in (([], ["a.en", "a.ja"], "char"),
-                                     (["--source-tag", "<ja>"], ["a.ja", "a.en"], "13a")):
-            found = json.loads(self.must("eval", "-m", "run", "--data", *files, *flags,
-                                         "--max-length-factor", 0, "--json"))
-            self.assertEqual(found["pairs"], 60)
-            self.assertEqual([found["source_tag"], found["target_tag"]],
-                             both["directions"][files[0] == "a.ja"])
-            self.assertIn(f"tok:{tokens}|", found["bleu"]["signature"])
-        # The same pairs with their tags in the file, some of them of a third language.
-        rows = [{"source_tag": s, "target_tag": t, "prompt": a, "completion": a[::-1]}
-                for s, t, n in (("<en>", "<ja>", 40), ("<ja>", "<en>", 30), ("<en>", "<fr>", 20))
-                for a in lines[:n]]
-        self.put("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        own = [*command, "--data", "a.jsonl", "--out", "own"]
-        error = self.call(*own).stderr.decode()
-        self.assertIn('a.jsonl: line 71: the tokenizer has no token "<fr>"', error)
-        self.assertIn("--tags", error)
-        self.must(*own, "--tags", "<fr>", "<en>")
-        self.assertEqual(self.info("own")["directions"],
-                         [*both["directions"], ["<en>", "<fr>"]])
-        for direction, pairs in zip(self.info("own")["directions"], (40, 30, 20)):
-            found = json.loads(self.must("eval", "-m", "own", "--data", "a.jsonl", "--json",
-                                         "--source-tag", direction[0], "--target-tag",
-                                         direction[1], "--max-length-factor", 0))
-            self.assertEqual(found["pairs"], pairs)
-        self.fails("eval", "-m", "own", "--data", "a.jsonl", "--source-tag", "<fr>",
-                   "--target-tag", "<en>", says="a.jsonl: no pair from <fr> to <en>")
-        # A prepared file says itself what is in it.
-        self.must("prepare", *self.TASK, "--data", "a.en", "a.ja", "--both-directions",
-                  "--tokenizer", "run", "--out", "a.tokens")
-        self.must("train", *self.TASK, *self.SMALL, "--data", "a.tokens", "--tokenizer", "run",
-                  "--context", 100, "--max-steps", 4, "--out", "prepared")
-        self.assertEqual(self.info("prepared"), both)
-        self.assertEqual(self.weights("prepared"), self.weights("run"))
-
-    def test_tags_in_prompts(self):
-        pairs = self.put("p.tsv", "".join(f"{a}\t{a[::-1]}\n" for a in text(60).splitlines()))
-        for tokenizer in ("char", "bpe:80", "byte-bpe:300"):
-            out = tokenizer.replace(":", "-")
-            self.must("train", *self.TASK, *self.SMALL, "--data", pairs, "--tokenizer", tokenizer,
-                      "--context", 150, "--max-steps", 4, "--out", out)
-            generate = lambda prompt: json.loads(self.must(
-                "generate", "-m", out, "-p", prompt, "-n", 8, "--temp", 0, "--json"))
-            plain = generate("<en>the dog<ja>")
-            spaced = generate("<en> the dog  <ja> ")
-            for key in ("prompt_tokens", "text", "tokens"):
-                self.assertEqual(spaced[key], plain[key], tokenizer)
-            # It is what `translate` reads: two tags and the text.
-            ids = self.must("tokenizer", "encode", "-m", out, input="the dog").split()
-            self.assertEqual(plain["prompt_tokens"], 2 + len(ids), tokenizer)
-
-    def test_buckets_and_long_pairs(self):
-        lines = text(200).splitlines()
-        lines[6] = ""
-        lines[16] = lines[149] = "the lazy dog sleeps " * 9
-        self.put("a.en", "".join(line + "\n" for line in lines))
-        self.put("a.ja", "".join(line + "\n" for line in lines))
-        command = ["train", *self.TASK, *self.SMALL, "--data", "a.en", "a.ja", "--tokenizer",
-                   "bpe:90", "--context", 60, "--max-tokens", 400, "--max-steps", 2]
-        error = self.refuses([*command, "--out", "run"],
-                             ["a.en: line 17: a pair of ", "expected at most 60", "--skip-long"])
-        self.assertNotIn("line 150", error)
-        self.refuses([*command, "--skip-long", "--max-tokens", 1, "--out", "run"],
-                     "no pair is at most 1")
-
-        def efficiency(*flags):
-            done = self.call(*command, "--skip-long", *flags)
-            error = done.stderr.decode()
-            self.assertEqual(done.returncode, 0, error)
-            self.assertIn("train: 1 left out for having no text", error)
-            for line in (17, 150):
-                self.assertIn(f"a.en: line {line}: a pair of ", error)
-            self.assertEqual(error.count("expected at most 60: left out"), 2)
-            found = re.search(r"padding efficiency ([\d.]+) % \(\d+ batches\), (\d+) skipped", error)
-            self.assertEqual(found[2], "1")  # the other is in the half to evaluate on
-            return float(found[1])
-
-        bucketed = efficiency("--out", "run", "--valid-split", 0.5)
-        mixed = efficiency("--out", "mixed", "--valid-split", 0.5, "--buckets", "false")
-        self.assertGreater(bucketed, 85)
-        self.assertLess(mixed, 75)
-        # Going on does not need the text any more.
-        (self.dir / "a.en").unlink()
-        self.must("train", "--resume", "run", "--max-steps", 3)
 
     def test_crlf_and_byte_order_mark(self):
         pairs = self.put("crlf.tsv", b"\xef\xbb\xbfone two\ttwo one\r\na b\tb a\r\n" * 20)
