@@ -211,36 +211,6 @@ TEST(CellMixers, LongSequencesHoweverTheyAreCut) {
   long_sequence<GruConfig>();
 }
 
-template <class Config>
-void without_rows() {
-  MixerUnderTest<RecurrentMixer<Config>> m(shape(6), Config{9});
-  WindowData data;
-  const std::vector<int32_t> offset = {0, 0, 5, 5}, start = {2, 0, 7};
-  const Window w = data.set(offset, start);
-  const Floats x({5, 6}, 0, 1), dy({5, 6}, 0, 2);
-  for (const int64_t every : {0, 2}) {
-    m.keep_every = every;
-    StateRows live(3, m.mixer.state_bytes(0)), gradient(3, m.mixer.state_bytes(0));
-    live.fill_normal(3, 1);
-    gradient.fill_normal(4, 1);
-    const StateRows live_before = live, gradient_before = gradient;
-    const State state = live.state(), dstate = gradient.state();
-    Floats y({5, 6}), dx({5, 6});
-    m.forward(w, x, y, &state, true);
-    m.backward(w, x, dy, dx, &state, &dstate);
-    for (int64_t b : {0, 2}) {
-      EXPECT_EQ(live.row(b), live_before.floats(b));
-      EXPECT_EQ(gradient.row(b), gradient_before.floats(b));
-    }
-    EXPECT_NE(live.row(1), live_before.floats(1));
-  }
-}
-TEST(CellMixers, APieceOfNoRowsLeavesItsStateAlone) {
-  without_rows<RnnConfig>();
-  without_rows<LstmConfig>();
-  without_rows<GruConfig>();
-}
-
 TEST(CellMixers, AnLstmRemembersAtFirst) {
   Lstm mixer(shape(8), LstmConfig{3});
   std::map<std::string, ParamSpec> specs;

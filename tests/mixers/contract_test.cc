@@ -64,6 +64,14 @@ TEST(MixerContract, Rnn) { cell_contract<Rnn, RnnRef, RnnConfig>(); }
 TEST(MixerContract, Lstm) { cell_contract<Lstm, LstmRef, LstmConfig>(); }
 TEST(MixerContract, Gru) { cell_contract<Gru, GruRef, GruConfig>(); }
 
+TEST(MixerContract, PiecesWithoutRows) {
+  empty_pieces_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});
+  empty_pieces_contract<Gla>(shape(6, 2, 2), GlaConfig{});
+  empty_pieces_contract<Gla>(shape(6, 2, 2), SimpleRnnConfig{});
+  empty_pieces_contract<Rnn>(shape(6, 2, 2), RnnConfig{9});
+  empty_pieces_contract<Lstm>(shape(6, 2, 2), LstmConfig{9});
+  empty_pieces_contract<Gru>(shape(6, 2, 2), GruConfig{9});
+}
 TEST(MixerContract, LongSequences) {
   long_contract<Attention, AttentionRef>(shape(8, 1, 1), AttentionConfig{}, 1024);
   long_contract<AttentionRnn, AttentionRnnRef>(shape(16, 2, 2), AttentionRnnConfig{});

@@ -364,6 +364,34 @@ void recompute_contract(const MixerShape& shape, const Config& config,
   }
 }
 
+// Pieces without rows leave their states, and the gradients of them, alone; for mixers whose state
+// does not grow.
+template <class M, class Config>
+void empty_pieces_contract(const MixerShape& shape, const Config& config) {
+  const int64_t D = shape.d_model;
+  MixerUnderTest<M> m(shape, config);
+  WindowData data;
+  const Window w = data.set(std::vector<int32_t>{0, 0, 5, 5}, std::vector<int32_t>{2, 0, 7});
+  const Floats x({5, D}, 0, 1), dy({5, D}, 0, 2);
+  for (const int64_t every : {0, 64}) {
+    m.keep_every = every;
+    StateRows live(3, m.mixer.state_bytes(0)), gradient(3, m.mixer.state_bytes(0));
+    live.fill_normal(3, 1);
+    gradient.fill_normal(4, 1);
+    const StateRows live_before = live, gradient_before = gradient;
+    const State state = live.state(), dstate = gradient.state();
+    Floats y({5, D}), dx({5, D});
+    m.forward(w, x, y, &state, true);
+    m.backward(w, x, dy, dx, &state, &dstate);
+    m.mixer.finish_gradients();
+    for (int64_t b : {0, 2}) {
+      EXPECT_EQ(live.row(b), live_before.floats(b));
+      EXPECT_EQ(gradient.row(b), gradient_before.floats(b));
+    }
+    EXPECT_NE(live.row(1), live_before.floats(1));
+  }
+}
+
 // Everything that a sequence gives: outputs, the state left, gradients of inputs, weights and of
 // the state found.
 struct SequenceOutcome {
