@@ -37,7 +37,7 @@ class Reader {
 
   int64_t position() const { return state_.position(); }
 
-  // Reads n tokens; the next one is drawn from what is left of the logits' bits, cheaply.
+  // Reads n tokens, drawn at random: sampling is not what is timed.
   void read(int64_t n) {
     tokens_.resize(static_cast<size_t>(n));
     for (int32_t& t : tokens_) t = static_cast<int32_t>(random_.below(kVocabulary));

@@ -51,9 +51,9 @@ struct Dropout {
 struct Context {
   Arena& scratch;  // taken within a call, given back before it returns
   Dropout dropout{};
-  // K-step recomputation: with K > 0, what a mixer saves for backward is its state every K rows of
-  // a piece, from the piece's first row on; backward recomputes the rest from the mixer's input, to
-  // the same bits. 0 = it saves what is fastest. Mixers whose state grows with the rows ignore it.
+  // K-step recomputation: with K > 0, what a mixer saves for backward is its state every K rows or
+  // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
+  // what is fastest. Mixers whose state grows with the rows ignore it.
   int64_t keep_every = 0;
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.
