@@ -1,5 +1,7 @@
 // Memory that is owned: aligned for whole vectors, zero at first, never moved.
 #pragma once
+#include <sys/mman.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -14,14 +16,22 @@ namespace refrain {
 template <class T>
 class Buffer {
  public:
-  static constexpr size_t kAlign = 64;
+  static constexpr size_t kAlign = 64, kHugePage = size_t{2} << 20;
 
   Buffer() = default;
   explicit Buffer(size_t count) : size_(count) {
     if (count == 0) return;
-    const size_t bytes = (count * sizeof(T) + kAlign - 1) / kAlign * kAlign;
-    data_.reset(static_cast<T*>(std::aligned_alloc(kAlign, bytes)));
-    if (!data_) throw_error("out of memory: {} bytes were asked for", bytes);
+    // Of large buffers whole huge pages are asked for: products walk along columns, a page a step.
+    const size_t wanted = count * sizeof(T);
+    const size_t align = wanted < kHugePage ? kAlign : kHugePage;
+    const size_t bytes = (wanted + kAlign - 1) / kAlign * kAlign;
+    void* memory = nullptr;
+    if (posix_memalign(&memory, align, bytes) != 0)
+      throw_error("out of memory: {} bytes were asked for", bytes);
+    data_.reset(static_cast<T*>(memory));
+    // Whole ones only, so that no page reaches beyond the buffer; whether they are given is up to
+    // the kernel.
+    if (align == kHugePage) (void)madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
     std::memset(static_cast<void*>(data_.get()), 0, bytes);
   }
 

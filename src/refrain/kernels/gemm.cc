@@ -4,6 +4,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/tile-inl.h"
@@ -11,8 +12,10 @@
 #ifndef REFRAIN_KERNELS_GEMM_ONCE
 #define REFRAIN_KERNELS_GEMM_ONCE
 namespace refrain::kernels {
-// Blocking: a tile of A [kTileRows, kDepth] stays in L1, a block of B [kDepth, kWidth] in L2.
-inline constexpr int64_t kDepth = 384, kWidth = 512;
+// Blocking: a tile of A [rows, kDepth] stays in L1, a block of B [kDepth, kWidth] in L2.
+inline constexpr int64_t kDepth = 384, kWidth = 576;
+// A multiple of every target's panels.
+inline constexpr int64_t kPanels = 96;
 }  // namespace refrain::kernels
 #endif
 
@@ -42,28 +45,106 @@ HWY_NOINLINE void row_tile(const float* HWY_RESTRICT a, const float* const* pane
   for (int i = 0; i < 2 * P; ++i) hn::StoreU(acc[i], d, c + i * N);
 }
 
-// `weights`: all of B as pack_weight() lays it out, or null: then blocks of it are packed into
-// `packed`.
-void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_row, int64_t M,
-              int64_t N, int64_t K, bool add, float* packed) {
-  const int64_t NR = tile_cols();
-  const int64_t tiles = (M + kTileRows - 1) / kTileRows;
-  for (int64_t j0 = 0; j0 < N; j0 += kWidth) {
-    const int64_t width = std::min(kWidth, N - j0), panels = (width + NR - 1) / NR;
-    for (int64_t k0 = 0; k0 < K; k0 += kDepth) {
-      const int64_t depth = std::min(kDepth, K - k0);
+// Rows that lie side by side, packed: to[k * mr + m] = from[k * step + m] for m < mr. Writes a
+// whole vector each time, the next one over what is too much of it.
+HWY_INLINE void pack_adjacent(const float* HWY_RESTRICT from, int64_t step, int64_t mr,
+                              int64_t depth, float* HWY_RESTRICT to) {
+  const FloatTag d;
+  if (mr <= float_lanes()) {
+    const Part part{mr};
+    for (int64_t k = 0; k < depth; ++k) hn::StoreU(part.load(from + k * step), d, to + k * mr);
+  } else {
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t m = 0; m < mr; ++m) to[k * mr + m] = from[k * step + m];
+  }
+}
+
+// Asks for the lines of C that a tile will read.
+HWY_INLINE void prefetch_tile(const float* c, int64_t c_row, int64_t mr, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t m = 0; m < mr; ++m)
+    for (int64_t j = 0; j < n; j += kLine) hwy::Prefetch(c + m * c_row + j);
+}
+
+// Blocks of n > 0 of equal size, none beyond `most`, all but the last multiples of `of`.
+HWY_INLINE int64_t even_block(int64_t n, int64_t most, int64_t of) {
+  const int64_t blocks = (n + most - 1) / most;
+  return std::min(most, round_up((n + blocks - 1) / blocks, of));
+}
+
+// One block of a product: all M rows, `width` columns of C, `depth` of the reduced index. a, c:
+// where it begins. b_row: from one row of a panel of B to the next.
+struct Block {
+  Strided a;
+  int64_t b_row;
+  float* c;
+  int64_t c_row, M, width, depth;
+  bool add, pack_rows;
+};
+
+// Tiles [t0, t1) of `tiles` against the panels [p0, p1), panel(p) being where the p-th begins.
+template <int V, class Panel>
+void block_task(const Block& x, const Panel& panel, int64_t tiles, int64_t t0, int64_t t1,
+                int64_t p0, int64_t p1) {
+  constexpr int64_t kRows = tile_rows<V>();
+  const int64_t NR = V * float_lanes();
+  HWY_ALIGN float packed_rows[kRows * kDepth + HWY_MAX_BYTES / sizeof(float)];
+  for (int64_t t = t0; t < t1; ++t) {
+    const int64_t i0 = x.M * t / tiles, mr = x.M * (t + 1) / tiles - i0;
+    const float* from = x.a.data + i0 * x.a.row;
+    float* to = x.c + i0 * x.c_row;
+    if (x.a.row == 1)
+      pack_adjacent(from, x.a.col, mr, x.depth, packed_rows);
+    else if (x.pack_rows)
+      transpose(from, x.a.row, mr, x.depth, packed_rows, mr);
+    int64_t p = p0;
+    if constexpr (V == 2) {
+      constexpr int kTogether = 4;
+      if (mr == 1 && x.a.col == 1)
+        for (; p + kTogether <= p1 && (p + kTogether) * NR <= x.width; p += kTogether) {
+          const float* some[kTogether];
+          for (int i = 0; i < kTogether; ++i) some[i] = panel(p + i);
+          row_tile<kTogether>(from, some, x.b_row, x.depth, to + p * NR, x.add);
+        }
+    }
+    for (; p < p1; ++p) {
+      const int64_t n = std::min(NR, x.width - p * NR);
+      if (x.add && p + 1 < p1)
+        prefetch_tile(to + (p + 1) * NR, x.c_row, mr, std::min(NR, x.width - (p + 1) * NR));
+      if (x.pack_rows)
+        tile_of<Rows::kAdjacent, V>(mr, packed_rows, mr, panel(p), x.b_row, x.depth, to + p * NR,
+                                    x.c_row, n, x.add);
+      else
+        tile_of<Rows::kApart, V>(mr, from, x.a.row, panel(p), x.b_row, x.depth, to + p * NR,
+                                 x.c_row, n, x.add);
+    }
+  }
+}
+
+// C (+)= A B in panels of V vectors. B: whole, as pack_weight() lays it out (V = 2), or null: then
+// blocks of it are packed into `packed`.
+template <int V>
+void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, int64_t c_row,
+                        int64_t M, int64_t N, int64_t K, bool add, float* packed) {
+  const int64_t NR = V * float_lanes();
+  const int64_t tiles = (M + tile_rows<V>() - 1) / tile_rows<V>();
+  const int64_t block_width = even_block(N, kWidth / NR * NR, NR);
+  const int64_t block_depth = even_block(K, kDepth, 1);
+  for (int64_t j0 = 0; j0 < N; j0 += block_width) {
+    const int64_t width = std::min(block_width, N - j0), panels = (width + NR - 1) / NR;
+    for (int64_t k0 = 0; k0 < K; k0 += block_depth) {
+      const int64_t depth = std::min(block_depth, K - k0);
       if (!weights)
         parallel_for(
             panels,
             [&](int64_t p) {
               const int64_t j = j0 + p * NR;
               pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth,
-                         std::min(NR, N - j), packed + p * depth * NR);
+                         std::min(NR, N - j), packed + p * depth * NR, NR);
             },
             kPackingCost * depth * width);
-      // Where a panel begins, and from one row of it to the next.
-      const int64_t b_row = weights ? kWeightPanel : NR;
-      const auto panel_at = [&](int64_t p) -> const float* {
+      // Where a panel begins.
+      const auto panel = [&](int64_t p) -> const float* {
         if (!weights) return packed + p * depth * NR;
         const int64_t j = j0 + p * NR;
         return weights + (j / kWeightPanel * K + k0) * kWeightPanel + j % kWeightPanel;
@@ -73,50 +154,41 @@ void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_ro
       const int64_t want = 4 * threads();
       const int64_t row_tasks = std::min(tiles, want);
       const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, panels);
-      const bool add_here = add || k0 > 0;
       // Rows at a large power of two from each other fall into the same few cache sets.
       const bool pack_rows = a.row == 1 || (a.row % 256 == 0 && panels / col_tasks >= 4);
+      const Block block{{a.data + k0 * a.col, a.row, a.col},
+                        weights ? kWeightPanel : NR,
+                        c + j0,
+                        c_row,
+                        M,
+                        width,
+                        depth,
+                        add || k0 > 0,
+                        pack_rows};
       parallel_for(
           row_tasks * col_tasks,
           [&](int64_t task) {
             const int64_t r = task / col_tasks, q = task % col_tasks;
-            const int64_t p0 = panels * q / col_tasks, p1 = panels * (q + 1) / col_tasks;
-            HWY_ALIGN float packed_rows[kTileRows * kDepth];
-            for (int64_t t = tiles * r / row_tasks; t < tiles * (r + 1) / row_tasks; ++t) {
-              const int64_t i0 = M * t / tiles, mr = M * (t + 1) / tiles - i0;
-              const float* from = a.data + i0 * a.row + k0 * a.col;
-              if (a.row == 1) {
-                for (int64_t k = 0; k < depth; ++k)
-                  for (int64_t m = 0; m < mr; ++m)
-                    packed_rows[k * kTileRows + m] = from[k * a.col + m];
-              } else if (pack_rows) {
-                transpose(from, a.row, mr, depth, packed_rows, kTileRows);
-              }
-              int64_t p = p0;
-              constexpr int kTogether = 4;
-              for (; mr == 1 && a.col == 1 && p + kTogether <= p1 && (p + kTogether) * NR <= width;
-                   p += kTogether) {
-                const float* some[kTogether];
-                for (int i = 0; i < kTogether; ++i) some[i] = panel_at(p + i);
-                row_tile<kTogether>(from, some, b_row, depth, c + i0 * c_row + j0 + p * NR,
-                                    add_here);
-              }
-              for (; p < p1; ++p) {
-                const int64_t j = j0 + p * NR, n = std::min(NR, N - j);
-                const float* panel = panel_at(p);
-                float* to = c + i0 * c_row + j;
-                if (pack_rows)
-                  tile_of<Rows::kAdjacent>(mr, packed_rows, kTileRows, panel, b_row, depth, to,
-                                           c_row, n, add_here);
-                else
-                  tile_of<Rows::kApart>(mr, from, a.row, panel, b_row, depth, to, c_row, n,
-                                        add_here);
-              }
-            }
+            block_task<V>(block, panel, tiles, tiles * r / row_tasks, tiles * (r + 1) / row_tasks,
+                          panels * q / col_tasks, panels * (q + 1) / col_tasks);
           },
           2 * M * width * depth);
     }
   }
+}
+
+void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_row, int64_t M,
+              int64_t N, int64_t K, bool add, float* packed) {
+  // Of wide registers there are enough for three vectors and more rows than their loads cost.
+#if HWY_TARGET <= HWY_AVX3
+  constexpr int kVectors = 3;
+#else
+  constexpr int kVectors = 2;
+#endif
+  if (weights || M == 1)
+    multiply_by_panels<2>(a, b, weights, c, c_row, M, N, K, add, packed);
+  else
+    multiply_by_panels<kVectors>(a, b, weights, c, c_row, M, N, K, add, packed);
 }
 
 void pack_weight(ConstTensor w, float* to) {
@@ -144,9 +216,8 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
           Arena& scratch, const float* packed) {
   Arena::Frame frame(scratch);
   Tensor blocks;
-  if (!packed)
-    blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kMaxPanel)});
-  if (scratch.counts_only() || M == 0 || N == 0) return;
+  if (!packed) blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kPanels)});
+  if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply)(a, b, packed, c, c_row, M, N, K, add, blocks.data);
 }
 

@@ -310,7 +310,7 @@ void pack_columns(ConstTensor w, float* to) {
       panels,
       [&](int64_t panel) {
         pack_panel({w.data + panel * NR, H, 1}, w.rows(), std::min(NR, H - panel * NR),
-                   to + panel * w.rows() * NR);
+                   to + panel * w.rows() * NR, NR);
       },
       kPackingCost * w.size());
 }

@@ -26,7 +26,7 @@
 #ifndef REFRAIN_KERNELS_TILE_ONCE
 #define REFRAIN_KERNELS_TILE_ONCE
 namespace refrain::kernels {
-// Widest panel of any target: buffers are sized for it.
+// Widest panel of two vectors of any target: buffers are sized for it.
 inline constexpr int64_t kMaxPanel = 32;
 // Packing an element takes as long as so many operations of a product.
 inline constexpr int64_t kPackingCost = 16;
@@ -37,12 +37,16 @@ inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// Rows and columns of a tile: as many accumulators as the registers hold beside the operands.
+// Rows of a tile of V vectors: as many accumulators as the registers hold beside the operands.
+template <int V = 2>
+constexpr int tile_rows() {
 #if HWY_TARGET <= HWY_AVX3  // 32 registers
-inline constexpr int64_t kTileRows = 14;
+  return V <= 2 ? 14 : V == 3 ? 9 : 6;
 #else  // 16 registers
-inline constexpr int64_t kTileRows = 6;
+  return V <= 2 ? 6 : V == 3 ? 4 : 2;
 #endif
+}
+inline constexpr int64_t kTileRows = tile_rows();
 inline int64_t tile_cols() { return 2 * float_lanes(); }
 
 // How the rows of A lie: one after another, each with its own stride (a row-major matrix), or side
@@ -51,74 +55,71 @@ inline int64_t tile_cols() { return 2 * float_lanes(); }
 enum class Rows { kApart, kAdjacent };
 
 // kApart: element (m, k) at a[m * a_step + k].  kAdjacent: at a[m + k * a_step].
-// b: a panel, [K] rows of tile_cols() floats at stride b_row. n <= tile_cols() columns are stored.
-template <int MR, Rows kRows>
+// b: a panel, [K] rows of V vectors at stride b_row. Of its columns the first n are stored, more
+// than V - 1 vectors of them.
+template <int MR, Rows kRows, int V = 2>
 HWY_NOINLINE void tile(const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
                        int64_t b_row, int64_t K, float* HWY_RESTRICT c, int64_t c_row, int64_t n,
                        bool add) {
   const FloatTag d;
   const int64_t N = float_lanes();
-  const bool whole = n == 2 * N;
-  FloatVec acc0[MR], acc1[MR];
+  const bool whole = n == V * N;
+  const Part last{n - (V - 1) * N};
+  FloatVec acc[MR][V];
   REFRAIN_UNROLL
   for (int m = 0; m < MR; ++m) {
     const float* from = c + m * c_row;
-    acc0[m] = acc1[m] = hn::Zero(d);
-    if (add && whole) {
-      acc0[m] = hn::LoadU(d, from);
-      acc1[m] = hn::LoadU(d, from + N);
-    } else if (add) {
-      acc0[m] = Part{std::min(n, N)}.load(from);
-      if (n > N) acc1[m] = Part{n - N}.load(from + N);
-    }
-  }
-  if constexpr (kRows == Rows::kAdjacent) {
-    for (int64_t k = 0; k < K; ++k, a += a_step, b += b_row) {
-      const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + N);
-      REFRAIN_UNROLL
-      for (int m = 0; m < MR; ++m) {
-        const FloatVec am = hn::Set(d, a[m]);
-        acc0[m] = hn::MulAdd(am, b0, acc0[m]);
-        acc1[m] = hn::MulAdd(am, b1, acc1[m]);
-      }
-    }
-  } else {
-    // A pointer for every three rows: base, base + step, base + 2 step are addressing modes, and
-    // the pointers still fit the integer registers.
-    constexpr int kGroups = (MR + 2) / 3;
-    const float* rows[kGroups];
     REFRAIN_UNROLL
-    for (int g = 0; g < kGroups; ++g) rows[g] = a + 3 * g * a_step;
-    for (int64_t k = 0; k < K; ++k, b += b_row) {
-      const FloatVec b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + N);
+    for (int v = 0; v < V; ++v) acc[m][v] = hn::Zero(d);
+    if (!add) continue;
+    REFRAIN_UNROLL
+    for (int v = 0; v + 1 < V; ++v) acc[m][v] = hn::LoadU(d, from + v * N);
+    from += (V - 1) * N;
+    acc[m][V - 1] = whole ? hn::LoadU(d, from) : last.load(from);
+  }
+  // A pointer for every three rows: base, base + step, base + 2 step are addressing modes, and the
+  // pointers still fit the integer registers.
+  constexpr int kGroups = (MR + 2) / 3;
+  const float* rows[kGroups];
+  REFRAIN_UNROLL
+  for (int g = 0; g < kGroups; ++g) rows[g] = a + 3 * g * a_step;
+  for (int64_t k = 0; k < K; ++k, b += b_row) {
+    FloatVec bv[V];
+    REFRAIN_UNROLL
+    for (int v = 0; v < V; ++v) bv[v] = hn::LoadU(d, b + v * N);
+    REFRAIN_UNROLL
+    for (int m = 0; m < MR; ++m) {
+      const FloatVec am =
+          hn::Set(d, kRows == Rows::kAdjacent ? a[m] : rows[m / 3][(m % 3) * a_step]);
       REFRAIN_UNROLL
-      for (int m = 0; m < MR; ++m) {
-        const FloatVec am = hn::Set(d, rows[m / 3][(m % 3) * a_step]);
-        acc0[m] = hn::MulAdd(am, b0, acc0[m]);
-        acc1[m] = hn::MulAdd(am, b1, acc1[m]);
-      }
+      for (int v = 0; v < V; ++v) acc[m][v] = hn::MulAdd(am, bv[v], acc[m][v]);
+    }
+    if constexpr (kRows == Rows::kAdjacent) {
+      a += a_step;
+    } else {
       REFRAIN_UNROLL
       for (int g = 0; g < kGroups; ++g) ++rows[g];
     }
   }
   REFRAIN_UNROLL
   for (int m = 0; m < MR; ++m) {
-    if (whole) {
-      hn::StoreU(acc0[m], d, c + m * c_row);
-      hn::StoreU(acc1[m], d, c + m * c_row + N);
-    } else {
-      Part{std::min(n, N)}.store(acc0[m], c + m * c_row);
-      if (n > N) Part{n - N}.store(acc1[m], c + m * c_row + N);
-    }
+    float* to = c + m * c_row;
+    REFRAIN_UNROLL
+    for (int v = 0; v + 1 < V; ++v) hn::StoreU(acc[m][v], d, to + v * N);
+    to += (V - 1) * N;
+    whole ? hn::StoreU(acc[m][V - 1], d, to) : last.store(acc[m][V - 1], to);
   }
 }
 
-// tile<mr> for mr known at run time, 1 <= mr <= kTileRows.
-template <Rows kRows, int MR = kTileRows>
+// tile<mr> for mr and n known at run time, 1 <= mr <= MR, 1 <= n <= V vectors.
+template <Rows kRows, int V = 2, int MR = tile_rows<V>()>
 HWY_INLINE void tile_of(int64_t mr, const float* a, int64_t a_step, const float* b, int64_t b_row,
                         int64_t K, float* c, int64_t c_row, int64_t n, bool add) {
-  if (mr == MR) return tile<MR, kRows>(a, a_step, b, b_row, K, c, c_row, n, add);
-  if constexpr (MR > 1) tile_of<kRows, MR - 1>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
+  if constexpr (V > 1)
+    if (n <= (V - 1) * float_lanes())
+      return tile_of<kRows, V - 1, MR>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
+  if (mr == MR) return tile<MR, kRows, V>(a, a_step, b, b_row, K, c, c_row, n, add);
+  if constexpr (MR > 1) tile_of<kRows, V, MR - 1>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
 }
 
 // to[c * to_row + r] = from[r * from_row + c] for r < rows, c < cols.
@@ -152,9 +153,8 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
     for (int64_t c = 0; c < cols; ++c) to[c * to_row + r] = from[r * from_row + c];
 }
 
-// One panel of B, [depth][tile_cols()], zero beyond n columns.
-inline void pack_panel(Strided b, int64_t depth, int64_t n, float* to) {
-  const int64_t NR = tile_cols();
+// One panel of B, [depth][NR], zero beyond n columns. NR: whole vectors.
+inline void pack_panel(Strided b, int64_t depth, int64_t n, float* to, int64_t NR) {
   if (n < NR)
     for (int64_t i = 0; i < depth * NR; ++i) to[i] = 0;
   if (b.col == 1) {
@@ -163,8 +163,7 @@ inline void pack_panel(Strided b, int64_t depth, int64_t n, float* to) {
     for (int64_t k = 0; k < depth; ++k, to += NR) {
       const float* from = b.data + k * b.row;
       if (n == NR) {
-        hn::StoreU(hn::LoadU(d, from), d, to);
-        hn::StoreU(hn::LoadU(d, from + N), d, to + N);
+        for (int64_t j = 0; j < NR; j += N) hn::StoreU(hn::LoadU(d, from + j), d, to + j);
       } else {
         for (int64_t j = 0; j < n; ++j) to[j] = from[j];
       }
