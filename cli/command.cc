@@ -177,7 +177,10 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
     with_common.settings.push_back(detail::declare(name, value, help));
   });
   CommandLine line(with_common.settings);
-  line.parse(arguments);
+  std::vector<std::string> all(arguments.begin(), arguments.end());
+  if (!verb.words.empty() && !all.empty() && !all[0].starts_with('-'))
+    all.insert(all.begin(), flag_of(verb.words));
+  line.parse(all);
   if (line.wants_help()) {
     print(help_of(with_common));
     return 0;

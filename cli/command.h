@@ -84,6 +84,7 @@ struct Verb {
   std::string details;  // of the verb's help
   std::vector<Setting> settings;
   int (*run)(const CommandLine&);
+  std::string words{};  // the list that words before the first flag belong to, if any do
 };
 
 // Runs the verb that the arguments name and returns the exit status: 0; 2 after a mistake of the
@@ -147,7 +148,8 @@ void visit_mixers(V&& v, Options& values) {
 
 template <class Settings>
 Verb make_verb(std::string name, std::string summary, std::string usage, std::string details = "") {
-  Verb verb{std::move(name), std::move(summary), std::move(usage), std::move(details), {}, nullptr};
+  Verb verb{
+      std::move(name), std::move(summary), std::move(usage), std::move(details), {}, nullptr, {}};
   Settings().visit([&](const char* field, auto& value, const char* help) {
     for (const Setting& known : verb.settings)
       if (known.name == field) return;

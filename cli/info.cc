@@ -52,7 +52,9 @@ struct Info {
       for (int64_t l = 0; l < shape.layers; ++l) bytes += loaded.state_bytes(l, tokens);
       return bytes;
     };
-    all["state_bytes_per_token"] = state_bytes(2) - state_bytes(1);
+    // In the long run: a window's ring grows at first.
+    all["state_bytes_per_token"] = (state_bytes(2 * shape.context) - state_bytes(shape.context)) /
+                                   static_cast<size_t>(shape.context);
     all["state_bytes_at_context"] = state_bytes(shape.context);
     if (io::exists(model + "/tokenizer.json")) {
       const data::Tokenizer tokenizer = data::Tokenizer::load(model);

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
       logits_verb(),
       convert_verb(),
       info_verb(),
+      bench_verb(),
   };
   return run_program(verbs, std::vector<std::string>(argv + 1, argv + argc));
 }

@@ -12,6 +12,7 @@
 #include "cli/verbs.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
+#include "refrain/kernels/gemm_bf16.h"
 #include "refrain/train/trainer.h"
 
 namespace refrain::cli {
@@ -216,6 +217,11 @@ struct Train {
     for (const std::string& kind : early.mixers()) make_mixer(kind, early.mixer_shape(), mixers);
   }
 
+  static std::string bf16_products() {
+    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel()) return kernel->name;
+    return "rounded operands in float32 units, for this machine has none for bfloat16: no faster";
+  }
+
   // The token file of `inputs` in the run directory; a prepared one is used where it is.
   data::DataSet tokens(const RunDirectory& directory, const std::vector<std::string>& inputs,
                        const std::string& name, const data::Tokenizer& made) const {
@@ -291,6 +297,7 @@ struct Train {
     directory.write_settings(settings());
     if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
+    if (training.bf16) note(fmt::format("products in bfloat16: {}", bf16_products()));
     if (train_set.has_pairs() && training.max_tokens > 0)
       note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
                        100 * trainer.batches().padding_efficiency(),

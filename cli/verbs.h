@@ -23,5 +23,6 @@ Verb verify_verb();
 Verb logits_verb();
 Verb convert_verb();
 Verb info_verb();
+Verb bench_verb();
 
 }  // namespace refrain::cli

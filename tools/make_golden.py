@@ -44,7 +44,7 @@ from safetensors import safe_open
 
 MODEL = dict(vocab_size=67, d_model=32, d_ff=48, layers=2, heads=4, kv_heads=2, rope_theta=10000.0,
              norm_epsilon=1e-5)
-TRAINING = dict(steps=10, learning_rate=1e-2, adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-8,
+TRAINING = dict(steps=10, learning_rate=1e-2, adam_beta1=0.9, adam_beta2=0.95, adam_epsilon=1e-5,
                 weight_decay=0.1, max_grad_norm=1.0)
 LENGTHS = (13, 9)
 SEED = 20240517

@@ -146,6 +146,31 @@ class Promise(TrainCase):
                                   "--gradient-accumulation-steps", 2,
                                   "--gradient-checkpointing", "blocks"]}, 6, name + "-")
 
+    def test_bfloat16(self):
+        """Pieces of all lengths: products over rows are cut where the micro-batches are."""
+        source = self.put("s.jsonl", "".join(
+            json.dumps({"prompt": " ".join(WORDS[i % 7:i % 7 + i % 5 + 1]),
+                        "completion": " ".join(WORDS[:i % 11 + 1])}) + "\n" for i in range(150)))
+        for mixer in ("attention", "attention_rnn", "gla", "lstm"):
+            name = mixer + "-"
+            command = lambda out, *flags: [
+                "train", "--task", "translate", "--data", source, "--out", self.dir / (name + out),
+                *self.SMALL, "--tokenizer", "bpe:60", "--context", 64, "--pattern", mixer, *flags]
+            with self.subTest(mixer):
+                narrow = self.same(command, {
+                    "one": ["--bf16", "--threads", 1, "--batch-size", 12],
+                    "two": ["--bf16", "--threads", 2, "--batch-size", 4,
+                            "--gradient-accumulation-steps", 3],
+                    "blocks": ["--bf16", "--batch-size", 1, "--gradient-accumulation-steps", 12,
+                               "--gradient-checkpointing", "blocks"],
+                    "steps": ["--bf16", "--batch-size", 6, "--gradient-accumulation-steps", 2,
+                              "--gradient-checkpointing", 16]}, 8, name)
+                wide = self.same(command, {"wide": ["--batch-size", 12]}, 8, name)
+                self.assertNotEqual(narrow, wide)
+                losses = [json.loads((self.dir / (name + out) / "metrics.jsonl").read_text()
+                                     .splitlines()[-1])["eval_loss"] for out in ("one", "wide")]
+                self.assertLess(abs(losses[0] / losses[1] - 1), 0.01)
+
     def test_truncated_backpropagation(self):
         command = lambda out, *flags: self.lm(out, "--tbptt", 7, *flags)
         want = self.same(command, {

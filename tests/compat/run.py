@@ -58,6 +58,7 @@ TRAINED = {
     "tied": ["--tie-embeddings"],
     "no grouping": ["--kv-heads", "4"],
     "rope_theta 500": ["--attention.rope_theta", "500"],
+    "window 8": ["--attention.window", "8"],
 }
 
 
@@ -122,7 +123,8 @@ class Run:
                   "--context", 32, "--batch-size", 4, "--max-steps", 100, "--learning-rate", 1e-2,
                   "--seed", 1, *arguments)
         config = AutoConfig.from_pretrained(model)
-        assert config.architectures == ["LlamaForCausalLM"], config.architectures
+        name = "Mistral" if "--attention.window" in arguments else "Llama"
+        assert config.architectures == [name + "ForCausalLM"], config.architectures
         tokenizer = AutoTokenizer.from_pretrained(model)
         sample = text.read_text()[:config.max_position_embeddings]
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]

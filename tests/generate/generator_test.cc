@@ -207,11 +207,15 @@ TEST_F(GeneratorTest, StopsWhenUnsure) {
   EXPECT_GT(lengths.size(), 4u) << "a dull test";
 }
 
-// Stacks of recurrent mixers carry all they know in a state of one size.
+// Stacks of recurrent mixers, and of attention with a window, carry all they know in a state of one
+// size.
 TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
-  for (const std::string pattern : {"gla", "attention_rnn lstm", "simple_rnn gru"}) {
+  Options window;
+  window.set("attention.window", "16");
+  for (const std::string pattern :
+       {"gla", "attention_rnn lstm", "simple_rnn gru", "attention", "attention gla"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern);
+    const LanguageModel model = tiny_model(2, 1, pattern, window);
     EXPECT_EQ(context_limit(model, 0), kMaxTokens);
     Generator generator(model);
     GenerationRequest request = request_of(random_tokens(100, 1), 12000, 1);

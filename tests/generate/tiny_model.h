@@ -21,7 +21,8 @@ class OneThread : public testing::Test {
 };
 
 inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1,
-                                const std::string& pattern = "attention") {
+                                const std::string& pattern = "attention",
+                                const Options& mixer_settings = {}) {
   ModelConfig config;
   config.vocab_size = 20;
   config.d_model = 16;
@@ -31,7 +32,7 @@ inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1,
   config.d_ff = 32;
   config.context = 64;
   config.pattern = pattern;
-  LanguageModel model(config, {});
+  LanguageModel model(config, mixer_settings);
   model.initialise(seed);
   model.visit([](const ParamSpec& spec, Param& param) {
     if (spec.init.kind == Init::kNormal)

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
+#include "refrain/kernels/attention_pattern.h"
 #include "refrain/kernels/attention_ref.h"
 #include "support/kernel_testing.h"
 
@@ -11,42 +12,59 @@ namespace {
 
 struct Case {
   int64_t queries, keys, heads, kv_heads, d;
+  int64_t window = 0, stride = 0;
 };
 
-// q, k, v side by side in one row, as the mixer lays them out.
-struct Layout {
-  explicit Layout(const Case& c) : kv(c.kv_heads * c.d), q(c.heads * c.d), row(q + 2 * kv) {}
-  int64_t kv, q, row;
-};
-
+// One sequence, of which the last `queries` of `keys` tokens come in the call.
 class Attention {
  public:
   explicit Attention(const Case& c, uint64_t key, double size = 1)
       : c_(c),
-        l_(c),
-        q({c.queries, l_.q}, 0, key, size),
-        kv({c.keys, 2 * l_.kv}, 0, key + 1, size),
-        d_o({c.queries, l_.q}, 0, key + 2),
-        o({c.queries, l_.q}),
+        width(2 * c.kv_heads * c.d),
+        q({c.queries, c.heads * c.d}, 0, key, size),
+        kv({c.keys, width}, 0, key + 1, size),
+        d_o({c.queries, c.heads * c.d}, 0, key + 2),
+        o({c.queries, c.heads * c.d}),
         lse({c.heads, c.queries}),
-        dq({c.queries, l_.q}),
-        dkv({c.keys, 2 * l_.kv}) {}
+        dq({c.queries, c.heads * c.d}),
+        dkv({c.keys, width}) {}
 
   kernels::AttentionShape shape() const {
-    return {c_.heads, c_.kv_heads, c_.d, scale(), l_.q, 2 * l_.kv, l_.q};
+    const int64_t row = c_.heads * c_.d;
+    return {c_.heads, c_.kv_heads, c_.d, scale(), row, row, c_.window, c_.stride};
   }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.d)); }
+
+  // f(row of all, row of `kept`) for what a state holds before position start: the window's ring,
+  // or all, and behind it the stride's rows.
+  template <class F>
+  void each_kept(int64_t start, const Floats& all, const Floats& kept, F&& f) const {
+    const int64_t ring = c_.window > 0 ? c_.window : c_.keys;
+    for (int64_t p = std::max<int64_t>(0, start - ring); p < start; ++p)
+      f(all.tensor().row(p), kept.tensor().row(p % ring));
+    for (int64_t i = 0; c_.stride > 0 && i < start / c_.stride; ++i)
+      f(all.tensor().row((i + 1) * c_.stride - 1), kept.tensor().row(ring + i));
+  }
+  template <class T>
+  kernels::AttentionKeys<T> rows(int64_t start, const Floats& all, const Floats& kept) const {
+    const auto at = [&](float* k) {
+      return typename kernels::AttentionKeys<T>::Rows{k, k + width / 2, width};
+    };
+    const int64_t ring = c_.window > 0 ? c_.window : c_.keys;
+    return {at(all.tensor().row(start)), at(kept.tensor().data), at(kept.tensor().row(ring))};
+  }
 
   // Queries [first, first + count) of all; the others are not touched.
   void forward(int64_t first, int64_t count) {
     Buffer<std::byte> memory(size_t{16} << 20);
     Arena arena(memory.data(), memory.size());
-    Floats part_lse({c_.heads, count});
+    const int64_t start = c_.keys - c_.queries + first;
+    Floats part_lse({c_.heads, count}), kept({2 * c_.keys + c_.window, width});
+    each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
     const kernels::AttentionSequence s{count,
-                                       c_.keys - c_.queries + first + count,
+                                       start,
                                        q.tensor().row(first),
-                                       kv.tensor().data,
-                                       kv.tensor().data + l_.kv,
+                                       rows<const float>(start, kv, kept),
                                        o.tensor().row(first),
                                        part_lse.tensor().data};
     kernels::attention_forward(shape(), {&s, 1}, arena);
@@ -54,19 +72,24 @@ class Attention {
       for (int64_t i = 0; i < count; ++i)
         lse.tensor().row(h)[first + i] = part_lse.tensor().row(h)[i];
   }
+  // Gradients of keys and values are added to, or else those of earlier tokens are lost.
   void backward(bool add) {
-    Buffer<std::byte> memory(size_t{16} << 20);
+    Buffer<std::byte> memory(size_t{32} << 20);
     Arena arena(memory.data(), memory.size());
-    const kernels::AttentionSequence s{c_.queries,
-                                       c_.keys,
-                                       q.tensor().data,
-                                       kv.tensor().data,
-                                       kv.tensor().data + l_.kv,
-                                       o.tensor().data,
-                                       lse.tensor().data};
-    const kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data, dkv.tensor().data,
-                                        dkv.tensor().data + l_.kv};
-    kernels::attention_backward(shape(), {&s, 1}, {&g, 1}, l_.q, 2 * l_.kv, add, arena);
+    const int64_t start = c_.keys - c_.queries;
+    Floats kept({2 * c_.keys + c_.window, width}), dkept({2 * c_.keys + c_.window, width});
+    each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
+    dkept.fill(0);
+    const kernels::AttentionSequence s{c_.queries,      start,
+                                       q.tensor().data, rows<const float>(start, kv, kept),
+                                       o.tensor().data, lse.tensor().data};
+    kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data,
+                                  rows<float>(start, dkv, dkept)};
+    if (!add) g.keys.past = g.keys.strided = {};
+    kernels::attention_backward(shape(), {&s, 1}, {&g, 1}, c_.heads * c_.d, add, arena);
+    each_kept(start, dkv, dkept, [&](float* to, const float* from) {
+      for (int64_t j = 0; j < width; ++j) to[j] += from[j];
+    });
   }
 
   // sum(d_o * attention) of head h by the plain twin; q, k, v of that head as given.
@@ -74,7 +97,7 @@ class Attention {
                const std::vector<Complex>& v_) const {
     std::vector<Complex> out(q_.size());
     kernels::attention_ref(c_.queries, c_.keys, c_.d, static_cast<double>(scale()), q_.data(),
-                           k_.data(), v_.data(), out.data());
+                           k_.data(), v_.data(), out.data(), c_.window, c_.stride);
     Complex l = 0;
     for (int64_t i = 0; i < c_.queries; ++i)
       for (int64_t j = 0; j < c_.d; ++j)
@@ -91,7 +114,7 @@ class Attention {
   }
 
   Case c_;
-  Layout l_;
+  int64_t width;  // of a row of keys and values
   Floats q, kv, d_o, o, lse, dq, dkv;
 };
 
@@ -103,17 +126,23 @@ TEST(Attention, ForwardIsThePlainTwins) {
                                            {3, 130, 2, 1, 32},
                                            {150, 150, 1, 1, 64},
                                            {65, 66, 3, 1, 12},
-                                           {300, 310, 2, 2, 6}}) {
+                                           {300, 310, 2, 2, 6},
+                                           {1, 200, 8, 2, 32, 70},
+                                           {150, 150, 2, 2, 8, 1},
+                                           {260, 300, 4, 2, 16, 64},
+                                           {260, 300, 1, 1, 8, 100, 1},
+                                           {200, 420, 2, 1, 8, 40, 3},
+                                           {420, 420, 2, 2, 64, 70, 16}}) {
       Attention a(c, 7);
       a.forward(0, c.queries);
       for (int64_t h = 0; h < c.heads; ++h) {
         const int64_t g = h / (c.heads / c.kv_heads);
         const auto q = a.head<double>(a.q, c.queries, h * c.d);
         const auto k = a.head<double>(a.kv, c.keys, g * c.d);
-        const auto v = a.head<double>(a.kv, c.keys, a.l_.kv + g * c.d);
+        const auto v = a.head<double>(a.kv, c.keys, a.width / 2 + g * c.d);
         std::vector<double> o(q.size());
         kernels::attention_ref(c.queries, c.keys, c.d, static_cast<double>(a.scale()), q.data(),
-                               k.data(), v.data(), o.data());
+                               k.data(), v.data(), o.data(), c.window, c.stride);
         for (int64_t i = 0; i < c.queries; ++i)
           for (int64_t j = 0; j < c.d; ++j)
             ASSERT_NEAR(a.o.tensor().row(i)[h * c.d + j], o[static_cast<size_t>(i * c.d + j)],
@@ -130,18 +159,22 @@ TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
                                            {6, 6, 2, 1, 4},
                                            {5, 9, 2, 2, 8},
                                            {70, 70, 1, 1, 4},
-                                           {8, 72, 2, 1, 6}}) {
+                                           {8, 72, 2, 1, 6},
+                                           {70, 70, 1, 1, 4, 1},
+                                           {60, 100, 2, 2, 4, 7},
+                                           {40, 60, 2, 1, 4, 6, 2},
+                                           {330, 340, 1, 1, 4, 66, 5}}) {
       Attention a(c, 11);
       a.forward(0, c.queries);
       a.dkv.fill(0.125f);
       a.backward(true);
       const int64_t group = c.heads / c.kv_heads;
-      std::vector<double> dkv(static_cast<size_t>(c.keys * 2 * a.l_.kv), 0.125);
+      std::vector<double> dkv(static_cast<size_t>(c.keys * a.width), 0.125);
       for (int64_t h = 0; h < c.heads; ++h) {
         const int64_t g = h / group;
         auto q = a.head<Complex>(a.q, c.queries, h * c.d);
         auto k = a.head<Complex>(a.kv, c.keys, g * c.d);
-        auto v = a.head<Complex>(a.kv, c.keys, a.l_.kv + g * c.d);
+        auto v = a.head<Complex>(a.kv, c.keys, a.width / 2 + g * c.d);
         const auto exact = [&](Complex& x) {
           const Complex keep = x;
           x = Complex(keep.real(), 1e-30);
@@ -160,14 +193,14 @@ TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
             const auto* row = a.dkv.tensor().row(static_cast<int64_t>(i) / c.d);
             const int64_t at = g * c.d + static_cast<int64_t>(i) % c.d;
             ASSERT_NEAR(row[at] - 0.125, exact(k[i]), 2e-5);
-            ASSERT_NEAR(row[a.l_.kv + at] - 0.125, exact(v[i]), 2e-5);
+            ASSERT_NEAR(row[a.width / 2 + at] - 0.125, exact(v[i]), 2e-5);
           }
         } else {
           for (size_t i = 0; i < k.size(); ++i) {
-            const auto at = static_cast<size_t>((static_cast<int64_t>(i) / c.d) * 2 * a.l_.kv +
+            const auto at = static_cast<size_t>((static_cast<int64_t>(i) / c.d) * a.width +
                                                 g * c.d + static_cast<int64_t>(i) % c.d);
             dkv[at] += exact(k[i]);
-            dkv[at + static_cast<size_t>(a.l_.kv)] += exact(v[i]);
+            dkv[at + static_cast<size_t>(a.width / 2)] += exact(v[i]);
           }
         }
       }
@@ -179,27 +212,77 @@ TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
 
 TEST(Attention, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
   for_each_target([] {
-    const Case c{200, 230, 4, 2, 16};
-    Attention whole(c, 5);
-    set_threads(1);
-    whole.forward(0, c.queries);
-    whole.backward(false);
-    for (int threads : {2, 3}) {
-      set_threads(threads);
-      Attention cut(c, 5);
-      cut.forward(0, 1);
-      cut.forward(1, 63);
-      cut.forward(64, 136);
-      cut.backward(false);
-      EXPECT_EQ(
-          0, std::memcmp(whole.o.span().data(), cut.o.span().data(), whole.o.span().size_bytes()));
-      EXPECT_EQ(0, std::memcmp(whole.dq.span().data(), cut.dq.span().data(),
-                               whole.dq.span().size_bytes()));
-      EXPECT_EQ(0, std::memcmp(whole.dkv.span().data(), cut.dkv.span().data(),
-                               whole.dkv.span().size_bytes()));
+    for (const Case& c : std::vector<Case>{{200, 230, 4, 2, 16},
+                                           {700, 700, 1, 1, 8},
+                                           {700, 700, 1, 1, 8, 100},
+                                           {700, 730, 2, 1, 8, 50, 2}}) {
+      Attention whole(c, 5);
+      set_threads(1);
+      whole.forward(0, c.queries);
+      whole.dkv.fill(0);
+      whole.backward(true);
+      for (int threads : {2, 3}) {
+        set_threads(threads);
+        Attention cut(c, 5);
+        cut.forward(0, 1);
+        cut.forward(1, 63);
+        cut.forward(64, c.queries - 64);
+        cut.dkv.fill(0);
+        cut.backward(true);
+        EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.lse, &whole.dq, &whole.dkv}),
+                              all_of({&cut.o, &cut.lse, &cut.dq, &cut.dkv})));
+        // The same without gradients of what came before.
+        cut.dkv.fill(0);
+        cut.backward(false);
+        const int64_t start = c.keys - c.queries;
+        const std::span<float> own = cut.dkv.span().subspan(static_cast<size_t>(start * cut.width));
+        EXPECT_TRUE(same_bits(own, whole.dkv.span().last(own.size())));
+        EXPECT_TRUE(same_bits(cut.dq.span(), whole.dq.span()));
+      }
     }
     set_threads(0);
   });
+}
+
+TEST(Attention, ThePatternsListsAreWhatAQuerySees) {
+  for (const auto& [window, stride] : {std::pair{0, 0}, {1, 0}, {5, 0}, {3, 1}, {4, 7}, {9, 2}}) {
+    const kernels::AttentionShape shape{1, 1, 2, 1, 2, 2, window, stride};
+    const kernels::KeyList far(shape, kernels::KeyList::kStrided);
+    const kernels::KeyList near(shape, kernels::KeyList::kLocal);
+    for (int64_t t = 0; t < 60; ++t) {
+      std::vector<int> visits(60);
+      for (const auto* list : {&far, &near}) {
+        const kernels::Range seen = list->seen(t);
+        for (int64_t i = seen.low; i < seen.high; ++i) {
+          ++visits[static_cast<size_t>(list->position(i))];
+          EXPECT_GE(t, list->seen_by(i).low);
+          EXPECT_LT(t, list->seen_by(i).high);
+        }
+        if (seen.low > 0) {
+          EXPECT_GE(t, list->seen_by(seen.low - 1).high);
+        }
+        if (list == &near || stride > 0) {
+          EXPECT_LT(t, list->seen_by(seen.high).low);
+        }
+      }
+      for (int64_t p = 0; p < 60; ++p)
+        EXPECT_EQ(visits[static_cast<size_t>(p)], kernels::attention_sees(window, stride, t, p))
+            << "window " << window << ", stride " << stride << ", query " << t << ", key " << p;
+    }
+  }
+}
+
+TEST(Attention, KeysOutOfReachAreNotTouched) {
+  const Case c{400, 400, 1, 1, 8, 64};
+  Attention clean(c, 9), poisoned(c, 9);
+  // Whole blocks that no query of the call sees.
+  for (int64_t i = 0; i < 192 * poisoned.width; ++i)
+    poisoned.kv[i] = std::numeric_limits<float>::quiet_NaN();
+  for (Attention* a : {&clean, &poisoned}) {
+    a->o.fill(0);
+    a->forward(300, 100);
+  }
+  EXPECT_TRUE(same_bits(clean.o.span(), poisoned.o.span()));
 }
 
 TEST(Attention, LargeScoresStayFinite) {

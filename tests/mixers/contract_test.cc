@@ -21,8 +21,23 @@ TEST(MixerContract, Attention) {
     contract<Attention, AttentionRef>(shape(6, 2, 1, 8), AttentionConfig{100, "adjacent"}, found);
   }
 }
+AttentionConfig sparse(int64_t window, int64_t stride) {
+  AttentionConfig config;
+  config.window = window;
+  config.stride = stride;
+  return config;
+}
+TEST(MixerContract, SparseAttention) {
+  // Rings that are not full yet, that the pieces fill, and that are shorter than a piece.
+  for (const auto& [window, stride] : {std::pair{1, 0}, {4, 0}, {9, 0}, {4, 3}, {2, 1}, {20, 2}})
+    for (int64_t found : {0, 3, 11}) {
+      contract<Attention, AttentionRef>(shape(8, 2, 2), sparse(window, stride), found);
+      contract<Attention, AttentionRef>(shape(12, 3, 1), sparse(window, stride), found);
+    }
+}
 TEST(MixerContract, AttentionTraining) {
-  training_contract<Attention>(shape(32, 4, 2), AttentionConfig{});
+  for (const auto& config : {AttentionConfig{}, sparse(20, 0), sparse(9, 4)})
+    training_contract<Attention>(shape(32, 4, 2), config);
 }
 
 TEST(MixerContract, AttentionRnn) {
@@ -52,6 +67,21 @@ TEST(MixerContract, SimpleRnn) {
   gla_contract(small);
 }
 
+template <class Config>
+Config convolved(int64_t taps, Config config = {}) {
+  config.conv = taps;
+  return config;
+}
+TEST(MixerContract, GlaWithAConvolution) {
+  for (int64_t taps : {2, 4, 16}) gla_contract(convolved<GlaConfig>(taps));
+}
+TEST(MixerContract, SimpleRnnWithAConvolution) {
+  SimpleRnnConfig small;
+  small.key_dim = 10;
+  small.value_dim = 6;
+  gla_contract(convolved(3, small));
+}
+
 template <class M, template <class> class Ref, class Config>
 void cell_contract() {
   for (int64_t hidden : {0, 5, 19}) {
@@ -65,18 +95,23 @@ TEST(MixerContract, Lstm) { cell_contract<Lstm, LstmRef, LstmConfig>(); }
 TEST(MixerContract, Gru) { cell_contract<Gru, GruRef, GruConfig>(); }
 
 TEST(MixerContract, PiecesWithoutRows) {
+  empty_pieces_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
   empty_pieces_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});
   empty_pieces_contract<Gla>(shape(6, 2, 2), GlaConfig{});
   empty_pieces_contract<Gla>(shape(6, 2, 2), SimpleRnnConfig{});
+  empty_pieces_contract<Gla>(shape(6, 2, 2), convolved<GlaConfig>(4));
   empty_pieces_contract<Rnn>(shape(6, 2, 2), RnnConfig{9});
   empty_pieces_contract<Lstm>(shape(6, 2, 2), LstmConfig{9});
   empty_pieces_contract<Gru>(shape(6, 2, 2), GruConfig{9});
 }
 TEST(MixerContract, LongSequences) {
   long_contract<Attention, AttentionRef>(shape(8, 1, 1), AttentionConfig{}, 1024);
+  long_contract<Attention, AttentionRef>(shape(8, 1, 1), sparse(100, 0), 1024);
+  long_contract<Attention, AttentionRef>(shape(8, 1, 1), sparse(64, 10), 1024);
   long_contract<AttentionRnn, AttentionRnnRef>(shape(16, 2, 2), AttentionRnnConfig{});
   long_contract<Gla, GlaRef>(shape(16, 2, 2), GlaConfig{});
   long_contract<Gla, GlaRef>(shape(16, 2, 2), SimpleRnnConfig{});
+  long_contract<Gla, GlaRef>(shape(16, 2, 2), convolved<GlaConfig>(4));
   long_contract<Rnn, RnnRef>(shape(16, 2, 2), RnnConfig{});
   long_contract<Lstm, LstmRef>(shape(16, 2, 2), LstmConfig{});
   long_contract<Gru, GruRef>(shape(16, 2, 2), GruConfig{});
@@ -103,6 +138,51 @@ TEST(AttentionMixer, RefusesWhatItCannotBe) {
   EXPECT_THROW(Attention(shape(8, 2, 2), AttentionConfig{10000, "diagonal"}), Error);
   EXPECT_THROW(Attention(shape(9, 3, 3), AttentionConfig{}), Error);  // odd heads
   EXPECT_THROW(Attention(shape(8, 4, 3), AttentionConfig{}), Error);
+  for (const auto& config :
+       {sparse(-1, 0), sparse(4, -2), sparse(0, 4), sparse(int64_t{1} << 31, 0)})
+    EXPECT_THROW(Attention(shape(8, 2, 2), config), Error);
+}
+
+// One window after another, each `piece` tokens long, the state carried.
+std::vector<float> in_pieces(MixerUnderTest<Attention>& m, const Floats& x, int64_t piece) {
+  const int64_t T = x.tensor().rows(), D = x.tensor().cols();
+  StateRows states(1, m.mixer.state_bytes(T));
+  const State state = states.state();
+  Floats y({T, D});
+  for (int64_t at = 0; at < T; at += piece) {
+    const int64_t n = std::min(piece, T - at);
+    WindowData data;
+    const Window w = data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
+                              std::vector<int32_t>{static_cast<int32_t>(at)});
+    m.forward(w, x.tensor().slice(at, n), y.tensor().slice(at, n), &state, false);
+  }
+  return {y.span().begin(), y.span().end()};
+}
+
+TEST(AttentionMixer, ARingFarBehindTheStartGivesTheWholeFormsBits) {
+  const int64_t T = 700, D = 32;
+  for (const auto& config :
+       {AttentionConfig{}, sparse(64, 0), sparse(50, 0), sparse(5, 0), sparse(50, 7)}) {
+    MixerUnderTest<Attention> m(shape(D, 4, 2), config);
+    const Floats x({T, D}, 0, 1);
+    Floats y({T, D});
+    WindowData data;
+    m.forward(data.whole(1, T), x, y, nullptr, false);
+    for (const int64_t piece : {int64_t{1}, int64_t{33}, int64_t{64}, int64_t{200}})
+      EXPECT_TRUE(same_bits(in_pieces(m, x, piece), y.span()))
+          << "window " << config.window << ", stride " << config.stride << ", pieces of " << piece;
+  }
+}
+
+TEST(AttentionMixer, AWindowBoundsTheState) {
+  const MixerShape s = shape(8, 2, 1);
+  const size_t row = 2 * 4 * sizeof(float);
+  const Attention all(s, AttentionConfig{}), ring(s, sparse(100, 0)), strided(s, sparse(100, 8));
+  for (const int64_t t : {0, 1, 99, 100, 101, 1 << 30}) {
+    EXPECT_EQ(all.state_bytes(t), static_cast<size_t>(t) * row);
+    EXPECT_EQ(ring.state_bytes(t), static_cast<size_t>(std::min<int64_t>(t, 100)) * row);
+    EXPECT_EQ(strided.state_bytes(t), static_cast<size_t>(t < 8 ? t : 100 + t / 8) * row);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "refrain/mixers/gla/gla.h"
 
+#include <map>
+
 #include "refrain/mixers/gla/ref.h"
 #include "refrain/mixers/registry.h"
 #include "support/error_of.h"
@@ -31,7 +33,10 @@ std::vector<GlaConfig> configs() {
   odd.key_dim = 5;
   odd.value_dim = 18;
   odd.fused = false;
-  return {sigmoid, bounded, odd};
+  GlaConfig convolved = odd, convolved_bounded = bounded;
+  convolved.conv = 5;
+  convolved_bounded.conv = 4;
+  return {sigmoid, bounded, odd, convolved, convolved_bounded};
 }
 
 TEST(GlaMixer, KeepsTheContractWithEverySetting) {
@@ -103,9 +108,26 @@ TEST(GlaMixer, ASimpleRnnCellHasItsPublishedSize) {
 }
 
 TEST(GlaMixer, ItsStateDoesNotGrow) {
-  const Gla mixer(shape(128, 4), GlaConfig{});
-  EXPECT_EQ(mixer.state_bytes(1), 4 * 16 * 32 * sizeof(float));
-  EXPECT_EQ(mixer.state_bytes(1'000'000), mixer.state_bytes(1));
+  GlaConfig config;
+  for (const size_t rows : {0, 3}) {
+    config.conv = rows == 0 ? 0 : 4;
+    const Gla mixer(shape(128, 4), config);
+    EXPECT_EQ(mixer.state_bytes(1), (4 * 16 * 32 + rows * 4 * (2 * 16 + 32)) * sizeof(float));
+    EXPECT_EQ(mixer.state_bytes(1'000'000), mixer.state_bytes(1));
+  }
+}
+
+TEST(GlaMixer, AConvolutionAddsThreeFilters) {
+  const auto shapes = [](const std::string& taps) {
+    const auto mixer = make_mixer("gla", shape(128, 4), Options({{"gla.conv", taps}}));
+    std::map<std::string, std::vector<int64_t>> all;
+    mixer->visit([&](const ParamSpec& spec, Param&) { all[spec.name] = spec.shape; });
+    return all;
+  };
+  auto want = shapes("0");
+  want["q_conv1d.weight"] = want["k_conv1d.weight"] = {64, 4};
+  want["v_conv1d.weight"] = {128, 4};
+  EXPECT_EQ(shapes("4"), want);
 }
 
 TEST(GlaMixer, RefusesWhatItCannotBe) {
@@ -126,6 +148,8 @@ TEST(GlaMixer, RefusesWhatItCannotBe) {
   EXPECT_EQ(error("heads", "-1"), "gla.heads: expected 1 to 4096, found -1");
   EXPECT_EQ(error("gate_rank", "0"), "gla.gate_rank: expected 1 to 4096, found 0");
   EXPECT_EQ(error("gate_divisor", "0"), "gla.gate_divisor: expected a number above 0, found 0");
+  for (const std::string taps : {"-1", "1", "17"})
+    EXPECT_EQ(error("conv", taps.c_str()), "gla.conv: expected 0 or 2 to 16, found " + taps);
   EXPECT_EQ(error("scale", "-1"), "gla.scale: expected 0 or a number above it, found -1");
 }
 

@@ -132,11 +132,15 @@ constexpr const char* kGate = "model.layers.1.mlp.gate_proj.weight";
 
 TEST(Checkpoint, RoundTripsToTheBit) {
   ModelConfig tied = tiny_config(), wide = tiny_config(), ours = tiny_config();
+  ModelConfig convolved = tiny_config();
+  convolved.pattern = "gla simple_rnn";
   tied.tie_embeddings = true;
   tied.kv_heads = 2;
   wide.head_dim = 10;
   wide.rms_norm_eps = 1.25e-7;
-  Options adjacent, far;
+  Options adjacent, far, taps;
+  taps.set("gla.conv", "4");
+  taps.set("simple_rnn.conv", "3");
   adjacent.set("attention.rope_pairing", "adjacent");
   far.set("attention.rope_theta", "500000.5");
   const std::vector<std::pair<ModelConfig, Options>> cases = {

@@ -59,7 +59,7 @@ constexpr const char* kRefrain = R"({
   "rms_norm_eps": 1e-06,
   "pattern": "attention",
   "block": "pre_norm",
-  "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0},
+  "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0, "stride": 8, "window": 32},
   "bos_token_id": 1,
   "eos_token_id": 2,
   "pad_token_id": null
@@ -210,7 +210,8 @@ TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
        {R"({"bits": 4})",
         "\"quantization_config\": expected no setting of this name, found an object"}},
       {"no\nsuch", {"1", "\"no\\nsuch\": expected no setting of this name, found 1"}},
-      {"model_type", {"\"qwen2\"", "model_type: expected llama or refrain, found \"qwen2\""}},
+      {"model_type",
+       {"\"qwen2\"", "model_type: expected llama, mistral or refrain, found \"qwen2\""}},
   };
   for (const auto& [key, rest] : cases)
     EXPECT_EQ(error_with(key, rest.first), "config.json: " + rest.second);
@@ -287,6 +288,44 @@ TEST(LlamaConfig, WritesWhatBothVersionsRead) {
   EXPECT_EQ(json["eos_token_id"], Json::array({2, 3}));
   // Left out, the bos of a Llama would be 1.
   EXPECT_TRUE(json.contains("pad_token_id") && json["pad_token_id"].is_null());
+}
+
+TEST(MistralConfig, IsALlamaWithAWindow) {
+  const auto window = [](const ModelDescription& d) {
+    return d.mixer_settings.values().at("attention.window");
+  };
+  Json json = io::parse_json(kVersion5, "config.json");
+  json["model_type"] = "mistral";
+  json["architectures"] = Json::array({"MistralForCausalLM"});
+  json["sliding_window"] = 16;
+  ModelDescription d = parse_model_config(json, "config.json");
+  EXPECT_EQ(window(d), "16");
+  EXPECT_EQ(d.config.kv_heads, 2);
+  EXPECT_FALSE(is_llama(d.config, d.mixer_settings));
+  EXPECT_EQ(to_json(d)["model_type"], "mistral");
+  EXPECT_EQ(to_json(d)["architectures"], Json::array({"MistralForCausalLM"}));
+  EXPECT_EQ(to_json(d)["sliding_window"], 16);
+  expect_same(parse_model_config(to_json(d), "config.json"), d);
+  // A stride is nobody else's.
+  d.mixer_settings.set("attention.stride", "8");
+  EXPECT_EQ(to_json(d)["model_type"], "refrain");
+  expect_same(parse_model_config(to_json(d), "config.json"), d);
+
+  json["sliding_window"] = nullptr;
+  EXPECT_EQ(window(parse_model_config(json, "config.json")), "0");
+  json["num_attention_heads"] = 8;
+  for (const char* key :
+       {"sliding_window", "num_key_value_heads", "max_position_embeddings", "head_dim"})
+    json.erase(key);
+  d = parse_model_config(json, "config.json");
+  EXPECT_EQ(window(d), "4096");
+  EXPECT_EQ(d.config.kv_heads, 8);
+  EXPECT_EQ(d.config.context, 131072);
+  json["sliding_window"] = 0;
+  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "");
+  json["sliding_window"] = 16;
+  json["architectures"] = Json::array({"LlamaForCausalLM"});
+  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "");
 }
 
 TEST(ModelConfigJson, RoundTrips) {

@@ -42,7 +42,8 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                 .block = GetParam().block,
             },
             Options({{"attention.rope_theta", "100"},
-                     {"attention.rope_pairing", GetParam().pairing}})) {
+                     {"attention.rope_pairing", GetParam().pairing},
+                     {"gla.conv", "3"}})) {
     // Large weights, so that attention is far from uniform and norms are far from one.
     Random random(7);
     model_.visit([&](const ParamSpec& spec, Param& param) {
@@ -127,7 +128,8 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
 INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
                          testing::Values(Case{"untied"}, Case{"tied", true},
                                          Case{"adjacent", false, "adjacent"},
-                                         Case{"bare", false, "half", "attention", "bare"}),
+                                         Case{"bare", false, "half", "attention", "bare"},
+                                         Case{"convolved", false, "half", "gla"}),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

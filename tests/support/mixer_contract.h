@@ -364,8 +364,7 @@ void recompute_contract(const MixerShape& shape, const Config& config,
   }
 }
 
-// Pieces without rows leave their states, and the gradients of them, alone; for mixers whose state
-// does not grow.
+// Pieces without rows leave their states, and the gradients of them, alone.
 template <class M, class Config>
 void empty_pieces_contract(const MixerShape& shape, const Config& config) {
   const int64_t D = shape.d_model;
@@ -375,7 +374,7 @@ void empty_pieces_contract(const MixerShape& shape, const Config& config) {
   const Floats x({5, D}, 0, 1), dy({5, D}, 0, 2);
   for (const int64_t every : {0, 64}) {
     m.keep_every = every;
-    StateRows live(3, m.mixer.state_bytes(0)), gradient(3, m.mixer.state_bytes(0));
+    StateRows live(3, m.mixer.state_bytes(7)), gradient(3, m.mixer.state_bytes(7));
     live.fill_normal(3, 1);
     gradient.fill_normal(4, 1);
     const StateRows live_before = live, gradient_before = gradient;
@@ -406,7 +405,6 @@ SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& 
                               const StateRows& gradient_left) {
   const int64_t D = x.tensor().cols(), T = x.tensor().rows();
   const size_t bytes = m.mixer.state_bytes(T);
-  const bool grows = m.mixer.state_bytes(1) != m.mixer.state_bytes(2);  // then nothing is lost
   Floats y({T, D}), dx({T, D});
   StateRows live(1, bytes), gradient(1, bytes);
   live.copy_from(found);
@@ -419,7 +417,7 @@ SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& 
   std::vector<std::vector<float>> before(pieces.size());
   int32_t at = 0;
   for (size_t i = 0; i < pieces.size(); at += pieces[i++]) {
-    if (!grows) before[i] = live.row(0);
+    before[i] = live.row(0);
     m.forward(window(i, at), x.tensor().slice(at, pieces[i]), y.tensor().slice(at, pieces[i]),
               &state, pieces.size() == 1);
   }
@@ -431,7 +429,7 @@ SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& 
     const Window w = window(i, at);
     const ConstTensor from = x.tensor().slice(at, pieces[i]);
     if (pieces.size() > 1) {
-      if (!grows) live.row(0) = before[i];
+      std::copy(before[i].begin(), before[i].end(), live.row(0).begin());
       Floats again({pieces[i], D});
       m.forward(w, from, again, &state, true);
     }

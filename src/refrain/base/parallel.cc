@@ -18,9 +18,9 @@ namespace {
 // within microseconds, but a machine that others use as well must not be kept busy by waiting.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
-// Returns once `value` is not `old`.
-template <class T>
-void wait_while(std::atomic<T>& value, T old) {
+// Returns once `value`, an atomic, is not `old`.
+template <class Atomic, class T>
+void wait_while(Atomic& value, T old) {
   const auto give_up = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 64; ++i) {
@@ -110,6 +110,19 @@ void set_threads(int n) {
 int threads() {
   static const int all = cores();
   return configured > 0 ? configured : all;
+}
+
+void raise_mark(int32_t& mark, int32_t to) {
+  const std::atomic_ref<int32_t> value(mark);
+  value.store(to, std::memory_order_release);
+  value.notify_all();
+}
+
+void wait_for_mark(int32_t& mark, int32_t at_least) {
+  const std::atomic_ref<int32_t> value(mark);
+  for (int32_t now = value.load(std::memory_order_acquire); now < at_least;
+       now = value.load(std::memory_order_acquire))
+    wait_while(value, now);
 }
 
 void detail::run_tasks(int64_t tasks, void (*run)(void*, int64_t, int), void* self, bool share) {

@@ -8,7 +8,7 @@ namespace refrain {
 int64_t context_limit(const LanguageModel& model, int64_t context) {
   const int64_t limit = context > 0 ? context : model.config().context;
   for (int64_t l = 0; l < model.config().layers; ++l)
-    if (model.state_bytes(l, limit + 1) > model.state_bytes(l, limit)) return limit;
+    if (model.state_bytes(l, kMaxTokens) > model.state_bytes(l, limit)) return limit;
   return kMaxTokens;
 }
 

@@ -1,6 +1,10 @@
-// Causal softmax attention in O(T) memory, forward and backward.
+// Causal softmax attention in O(T) memory, forward and backward, over all keys or a sparse part.
 //
 //   S = scale q kᵀ (a query sees the keys up to its own position),  P = softmax(S),  o = P v
+//
+// With a window w, the query at position t sees positions t - w + 1 .. t; with a stride s as well
+// (Child et al., 2019), of the positions before these every s-th: those p with (p + 1) % s == 0.
+// Keys that are not seen are skipped, not masked: T w, or T (w + T / s), products instead of T².
 //
 // Blockwise with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al., 2022): S and P
 // exist only as a tile. Forward leaves lse = log sum exp(S) per query and head; backward
@@ -21,17 +25,30 @@ namespace refrain::kernels {
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;
   float scale;
-  // Floats from one token's row to the next in q, k and v, o. Within a row, heads lie one after
-  // another.
-  int64_t q_row, kv_row, o_row;
+  int64_t q_row, o_row;  // floats from one token's row to the next; heads lie side by side
+  int64_t window = 0, stride = 0;  // 0: all, none. A stride needs a window.
 };
 
-// One sequence: `queries` new tokens, the last of `keys` tokens. Rows of k and v start at token 0.
+// Rows of keys and values of one sequence, those of the call's tokens and those before them. Within
+// a row, heads lie one after another.
+template <class T>
+struct AttentionKeys {
+  struct Rows {
+    T *k = nullptr, *v = nullptr;
+    int64_t row = 0;  // floats from one to the next
+  };
+  Rows own{};      // of the call's i-th token at row i
+  Rows past{};     // of position p before them at row p % window, or p without a window
+  Rows strided{};  // of the stride's i-th position, if it is before them, at row i
+};
+
+// One sequence: `queries` tokens from position `start` on.
 struct AttentionSequence {
-  int64_t queries, keys;
-  const float *q, *k, *v;
+  int64_t queries, start;
+  const float* q;
+  AttentionKeys<const float> keys;
   float* o;
-  float* lse;  // [heads, queries]
+  float* lse;  // [heads, queries], to base 2
 };
 
 // Writes o and lse of every sequence. Takes scratch; does nothing else when it only counts.
@@ -41,11 +58,13 @@ void attention_forward(const AttentionShape&, std::span<const AttentionSequence>
 struct AttentionGradients {
   const float* d_o;  // rows at o_row
   float* dq;         // rows at dq_row, overwritten
-  float *dk, *dv;    // rows at dkv_row for all keys; overwritten, or added to with `add_kv`
+  // Own rows are overwritten, or added to with `add`; the others are added to, and null if not
+  // wanted.
+  AttentionKeys<float> keys;
 };
 
 void attention_backward(const AttentionShape&, std::span<const AttentionSequence>,
-                        std::span<const AttentionGradients>, int64_t dq_row, int64_t dkv_row,
-                        bool add_kv, Arena& scratch);
+                        std::span<const AttentionGradients>, int64_t dq_row, bool add,
+                        Arena& scratch);
 
 }  // namespace refrain::kernels

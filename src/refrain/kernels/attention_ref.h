@@ -9,30 +9,37 @@
 
 namespace refrain::kernels {
 
+// Whether the query at position t sees position p: all up to itself; with a window, its last
+// `window` positions; with a stride, every stride-th position as well.
+inline bool attention_sees(int64_t window, int64_t stride, int64_t t, int64_t p) {
+  return p <= t && (window == 0 || t - p < window || (stride > 0 && (p + 1) % stride == 0));
+}
+
 // One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i stands at key
 // position keys - queries + i.
 template <class T>
 void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
-                   const T* v, T* o) {
+                   const T* v, T* o, int64_t window = 0, int64_t stride = 0) {
   std::vector<T> s(static_cast<size_t>(keys));
   for (int64_t i = 0; i < queries; ++i) {
-    const int64_t seen = keys - queries + i + 1;
+    const int64_t t = keys - queries + i;
     double top = -INFINITY;
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = 0; j <= t; ++j) {
+      if (!attention_sees(window, stride, t, j)) continue;
       T dot = 0;
       for (int64_t c = 0; c < d; ++c) dot += q[i * d + c] * k[j * d + c];
       s[static_cast<size_t>(j)] = dot * scale;
       top = std::max(top, real_part(s[static_cast<size_t>(j)]));
     }
     T sum = 0;
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = 0; j <= t; ++j) {
       T& p = s[static_cast<size_t>(j)];
-      p = std::exp(p - top);
+      p = attention_sees(window, stride, t, j) ? std::exp(p - top) : T(0);
       sum += p;
     }
     for (int64_t c = 0; c < d; ++c) {
       T out = 0;
-      for (int64_t j = 0; j < seen; ++j) out += s[static_cast<size_t>(j)] / sum * v[j * d + c];
+      for (int64_t j = 0; j <= t; ++j) out += s[static_cast<size_t>(j)] / sum * v[j * d + c];
       o[i * d + c] = out;
     }
   }

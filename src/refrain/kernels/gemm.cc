@@ -1,6 +1,7 @@
 #include "refrain/kernels/gemm.h"
 
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/gemm_bf16.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm.cc"
@@ -72,6 +73,10 @@ HWY_INLINE int64_t even_block(int64_t n, int64_t most, int64_t of) {
   return std::min(most, round_up((n + blocks - 1) / blocks, of));
 }
 
+HWY_INLINE void round_floats(float* x, int64_t n) {
+  each(n, [&](auto at, int64_t i) HWY_ATTR { at.store(rounded_to_bf16(at.load(x + i)), x + i); });
+}
+
 // One block of a product: all M rows, `width` columns of C, `depth` of the reduced index. a, c:
 // where it begins. b_row: from one row of a panel of B to the next.
 struct Block {
@@ -79,7 +84,7 @@ struct Block {
   int64_t b_row;
   float* c;
   int64_t c_row, M, width, depth;
-  bool add, pack_rows;
+  bool add, pack_rows, bf16;
 };
 
 // Tiles [t0, t1) of `tiles` against the panels [p0, p1), panel(p) being where the p-th begins.
@@ -97,10 +102,11 @@ void block_task(const Block& x, const Panel& panel, int64_t tiles, int64_t t0, i
       pack_adjacent(from, x.a.col, mr, x.depth, packed_rows);
     else if (x.pack_rows)
       transpose(from, x.a.row, mr, x.depth, packed_rows, mr);
+    if (x.bf16) round_floats(packed_rows, mr * x.depth);
     int64_t p = p0;
     if constexpr (V == 2) {
       constexpr int kTogether = 4;
-      if (mr == 1 && x.a.col == 1)
+      if (mr == 1 && !x.pack_rows)
         for (; p + kTogether <= p1 && (p + kTogether) * NR <= x.width; p += kTogether) {
           const float* some[kTogether];
           for (int i = 0; i < kTogether; ++i) some[i] = panel(p + i);
@@ -125,7 +131,7 @@ void block_task(const Block& x, const Panel& panel, int64_t tiles, int64_t t0, i
 // blocks of it are packed into `packed`.
 template <int V>
 void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, int64_t c_row,
-                        int64_t M, int64_t N, int64_t K, bool add, float* packed) {
+                        int64_t M, int64_t N, int64_t K, bool add, bool bf16, float* packed) {
   const int64_t NR = V * float_lanes();
   const int64_t tiles = (M + tile_rows<V>() - 1) / tile_rows<V>();
   const int64_t block_width = even_block(N, kWidth / NR * NR, NR);
@@ -139,8 +145,10 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
             panels,
             [&](int64_t p) {
               const int64_t j = j0 + p * NR;
+              float* to = packed + p * depth * NR;
               pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth,
-                         std::min(NR, N - j), packed + p * depth * NR, NR);
+                         std::min(NR, N - j), to, NR);
+              if (bf16) round_floats(to, depth * NR);
             },
             kPackingCost * depth * width);
       // Where a panel begins.
@@ -155,7 +163,7 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
       const int64_t row_tasks = std::min(tiles, want);
       const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, panels);
       // Rows at a large power of two from each other fall into the same few cache sets.
-      const bool pack_rows = a.row == 1 || (a.row % 256 == 0 && panels / col_tasks >= 4);
+      const bool pack_rows = a.row == 1 || bf16 || (a.row % 256 == 0 && panels / col_tasks >= 4);
       const Block block{{a.data + k0 * a.col, a.row, a.col},
                         weights ? kWeightPanel : NR,
                         c + j0,
@@ -164,7 +172,8 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
                         width,
                         depth,
                         add || k0 > 0,
-                        pack_rows};
+                        pack_rows,
+                        bf16};
       parallel_for(
           row_tasks * col_tasks,
           [&](int64_t task) {
@@ -178,7 +187,7 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
 }
 
 void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_row, int64_t M,
-              int64_t N, int64_t K, bool add, float* packed) {
+              int64_t N, int64_t K, bool add, bool bf16, float* packed) {
   // Of wide registers there are enough for three vectors and more rows than their loads cost.
 #if HWY_TARGET <= HWY_AVX3
   constexpr int kVectors = 3;
@@ -186,9 +195,9 @@ void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_ro
   constexpr int kVectors = 2;
 #endif
   if (weights || M == 1)
-    multiply_by_panels<2>(a, b, weights, c, c_row, M, N, K, add, packed);
+    multiply_by_panels<2>(a, b, weights, c, c_row, M, N, K, add, bf16, packed);
   else
-    multiply_by_panels<kVectors>(a, b, weights, c, c_row, M, N, K, add, packed);
+    multiply_by_panels<kVectors>(a, b, weights, c, c_row, M, N, K, add, bf16, packed);
 }
 
 void pack_weight(ConstTensor w, float* to) {
@@ -213,27 +222,37 @@ HWY_EXPORT(multiply);
 HWY_EXPORT(pack_weight);
 
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed) {
+          Arena& scratch, const float* packed, const Arithmetic& arithmetic) {
+  REFRAIN_CHECK(arithmetic.pieces.empty() || arithmetic.pieces.back() == K);
+  if (arithmetic.bf16) {
+    if (const Bf16Kernel* kernel = bf16_kernel())
+      return gemm_bf16(*kernel, a, b, c, c_row, M, N, K, add, arithmetic.pieces, scratch);
+    packed = nullptr;  // not rounded
+  }
   Arena::Frame frame(scratch);
   Tensor blocks;
   if (!packed) blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kPanels)});
   if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
-  HWY_DYNAMIC_DISPATCH(multiply)(a, b, packed, c, c_row, M, N, K, add, blocks.data);
+  HWY_DYNAMIC_DISPATCH(multiply)
+  (a, b, packed, c, c_row, M, N, K, add, arithmetic.bf16, blocks.data);
 }
 
 void pack_weight(ConstTensor w, float* to) { HWY_DYNAMIC_DISPATCH(pack_weight)(w, to); }
 
-void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch, const float* packed) {
+void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch, const float* packed,
+                    const Arithmetic& arithmetic) {
   gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(), x.cols(),
-       false, scratch, packed);
+       false, scratch, packed, arithmetic);
 }
-void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch) {
+void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
+                           const Arithmetic& arithmetic) {
   gemm({dy.data, dy.cols(), 1}, {w.data, w.cols(), 1}, dx.data, dx.cols(), dy.rows(), w.cols(),
-       w.rows(), false, scratch);
+       w.rows(), false, scratch, nullptr, arithmetic);
 }
-void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch) {
+void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
+                            const Arithmetic& arithmetic) {
   gemm({dy.data, 1, dy.cols()}, {x.data, x.cols(), 1}, dw.data, dw.cols(), dy.cols(), x.cols(),
-       x.rows(), true, scratch);
+       x.rows(), true, scratch, nullptr, arithmetic);
 }
 
 }  // namespace refrain::kernels

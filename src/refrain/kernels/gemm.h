@@ -8,6 +8,8 @@
 // result depends on blocking, threads, or how many rows go in one call, and a weight gradient is
 // the same to the bit when its rows come in several calls (micro-batches).
 #pragma once
+#include <span>
+
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
 
@@ -19,17 +21,29 @@ struct Strided {
   int64_t row, col;
 };
 
+// How operands enter a product. Sums are float32 in any case.
+struct Arithmetic {
+  // Rounded to bfloat16, and multiplied by the units there are for that (kernels/gemm_bf16.h), or
+  // as float32 where there are none: slower than those, and not the same to the last bit.
+  bool bf16 = false;
+  // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: one piece. With
+  // units for bfloat16, sums may be cut between pieces, and within them at multiples of 32 rows.
+  std::span<const int32_t> pieces{};
+};
+
 // C[M, N] = A[M, K] B[K, N], or C + A B with `add`; C has row stride c_row. Takes a packing buffer
 // from `scratch`; does nothing else when scratch only counts. `packed`: Bᵀ by pack_weight(), or
 // null, which gives the same numbers: packing B anew for every call costs more than the product
-// itself when A has few rows.
+// itself when A has few rows. One of the steps of A is 1.
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed = nullptr);
+          Arena& scratch, const float* packed = nullptr, const Arithmetic& = {});
 
 void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch,
-                    const float* packed = nullptr);
-void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch);
-void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch);
+                    const float* packed = nullptr, const Arithmetic& = {});
+void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
+                           const Arithmetic& = {});
+void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
+                            const Arithmetic& = {});
 
 // Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
 // every instruction set.

@@ -146,6 +146,18 @@ HWY_INLINE void chain_rows(int64_t first, int64_t last, int64_t begin, int64_t e
   }
 }
 
+// The nearest value that bfloat16 has (kernels/bf16.h).
+HWY_INLINE FloatVec rounded_to_bf16(FloatVec v) {
+  const FloatTag d;
+  const hn::Repartition<uint32_t, FloatTag> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fffu)));
+  const auto nan = hn::Or(bits, hn::Set(du, 0x400000u));
+  const FloatVec any = hn::IfThenElse(hn::IsNaN(v), hn::BitCast(d, nan), hn::BitCast(d, rounded));
+  return hn::And(any, hn::BitCast(d, hn::Set(du, 0xffff0000u)));
+}
+
 // min(max(v, low), high), but NaN stays NaN.
 HWY_INLINE FloatVec clamp(FloatVec v, FloatVec low, FloatVec high) {
   v = hn::IfThenElse(hn::Lt(v, low), low, v);

@@ -129,11 +129,11 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;
   const hn::Repartition<double, decltype(d)> d2;
-  for (; r + 4 <= rows; r += 4) {
+  const int64_t whole_cols = cols / 4 * 4;
+  for (; r < rows / 4 * 4; r += 4) {
     const float* in = from + r * from_row;
     float* out = to + r;
-    int64_t c = 0;
-    for (; c + 4 <= cols; c += 4) {
+    for (int64_t c = 0; c < whole_cols; c += 4) {
       const auto x0 = hn::LoadU(d, in + c), x1 = hn::LoadU(d, in + from_row + c);
       const auto x2 = hn::LoadU(d, in + 2 * from_row + c), x3 = hn::LoadU(d, in + 3 * from_row + c);
       const auto y0 = hn::BitCast(d2, hn::InterleaveLower(d, x0, x1));
@@ -145,7 +145,7 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
       hn::StoreU(hn::BitCast(d, hn::InterleaveLower(d2, y2, y3)), d, out + (c + 2) * to_row);
       hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d2, y2, y3)), d, out + (c + 3) * to_row);
     }
-    for (; c < cols; ++c)
+    for (int64_t c = whole_cols; c < cols; ++c)
       for (int64_t i = 0; i < 4; ++i) out[c * to_row + i] = in[i * from_row + c];
   }
 #endif

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "refrain/base/arena.h"
+#include "refrain/kernels/gemm.h"
 
 namespace refrain {
 
@@ -55,6 +56,13 @@ struct Context {
   // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
   // what is fastest. Mixers whose state grows with the rows ignore it.
   int64_t keep_every = 0;
+  // Operands of products are rounded to bfloat16, and so is part of what is saved for backward.
+  bool bf16 = false;
+  // Of the rows that backward is given (Window::offset): products over rows are cut between them.
+  std::span<const int32_t> pieces{};
+
+  kernels::Arithmetic over_features() const { return {bf16, {}}; }
+  kernels::Arithmetic over_rows() const { return {bf16, pieces}; }
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.
   bool dry() const { return scratch.counts_only(); }

@@ -27,17 +27,17 @@ struct Linear {
   }
   // x [R, in], y [R, out]
   void forward(Context& ctx, ConstTensor x, Tensor y) const {
-    kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed);
+    kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features());
     if (bias && !ctx.dry()) kernels::add_row(y, b.w);
   }
   // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows
   void backward(Context& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
-    kernels::linear_backward_input(dy, w.w, dx, ctx.scratch);
+    kernels::linear_backward_input(dy, w.w, dx, ctx.scratch, ctx.over_features());
     backward_weight(ctx, x, dy);
   }
   // Only what the weights get.
   void backward_weight(Context& ctx, ConstTensor x, ConstTensor dy) const {
-    kernels::linear_backward_weight(dy, x, w.g, ctx.scratch);
+    kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
     if (bias && !ctx.dry()) kernels::column_sum_add(dy, b.g);
   }
 

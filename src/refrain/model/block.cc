@@ -28,8 +28,8 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), kInitStd, residual_std);
 }
 
-Block::Saved Block::carve(Arena& a, int64_t rows) const {
-  return {a.take({rows, D_}), a.take({rows}), a.take({rows}), feed_forward_.carve(a, rows)};
+Block::Saved Block::carve(const Context& ctx, Arena& a, int64_t rows) const {
+  return {a.take({rows, D_}), a.take({rows}), a.take({rows}), feed_forward_.carve(ctx, a, rows)};
 }
 
 void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
@@ -40,13 +40,13 @@ void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, cons
   }
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
-  const Saved s = carve(saved ? *saved : ctx.scratch, R);
+  const Saved s = carve(ctx, saved ? *saved : ctx.scratch, R);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
   if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, saved);
   apply_dropout(ctx, w, delta, mixer_site_);
   if (!ctx.dry()) kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
-  feed_forward_.forward(ctx, normed, s.gate_up, delta);
+  feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
   if (!ctx.dry()) kernels::add(s.h, delta, y);
 }
@@ -69,11 +69,12 @@ void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, con
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
-  const Saved s = carve(saved, R);
+  const Saved s = carve(ctx, saved, R);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.dry()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
-  feed_forward_.backward(ctx, normed, s.gate_up, dropped(ctx, w, d, feed_forward_site_), dnormed);
+  feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
+                         dnormed);
   if (!ctx.dry()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
 
   if (!ctx.dry()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);

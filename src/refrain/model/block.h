@@ -34,11 +34,11 @@ class Block {
 
  private:
   struct Saved {
-    Tensor h;        // [R, D]: the residual stream between the two halves
-    Tensor r1, r2;   // [R]: reciprocal root mean squares
-    Tensor gate_up;  // [R, 2F]
+    Tensor h;       // [R, D]: the residual stream between the two halves
+    Tensor r1, r2;  // [R]: reciprocal root mean squares
+    FeedForward::Saved feed_forward;
   };
-  Saved carve(Arena&, int64_t rows) const;
+  Saved carve(const Context&, Arena&, int64_t rows) const;
   // The gradient of what dropout fell on; d itself where none did.
   ConstTensor dropped(Context&, const Window&, ConstTensor d, uint64_t site) const;
 

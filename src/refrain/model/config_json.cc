@@ -19,6 +19,7 @@ using io::Json;
 
 constexpr std::string_view kIdKeys[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
 constexpr const char* kRopeTheta = "attention.rope_theta";
+constexpr const char* kWindow = "attention.window";
 
 // Sizes by both their names. `absent`: what a Llama's config.json means by leaving one out, where
 // it may; 0 stands for what ModelConfig makes of it.
@@ -69,10 +70,18 @@ constexpr std::string_view kLlamaIndifferent[] = {
     "use_cache",
 };
 
+// A Mistral is a Llama with a window, and other meanings of three absent settings.
+constexpr const char* kMistral = "mistral";
+constexpr int64_t kMistralKvHeads = 8, kMistralContext = 131072, kMistralWindow = 4096;
+
+const char* architecture(bool mistral) {
+  return mistral ? "MistralForCausalLM" : "LlamaForCausalLM";
+}
+
 // Settings that do, with the only value that can be honoured.
-Json llama_fixed() {
+Json llama_fixed(bool mistral) {
   return {
-      {"architectures", "LlamaForCausalLM"},  // in a list
+      {"architectures", architecture(mistral)},  // in a list
       {"hidden_act", "silu"},
       {"attention_bias", false},
       {"mlp_bias", false},
@@ -206,8 +215,8 @@ void resolve_llama(ModelConfig& config, const std::string& name) {
   }
 }
 
-ModelDescription parse_llama(const Json& json, const std::string& name) {
-  const Json fixed = llama_fixed();
+ModelDescription parse_llama(const Json& json, const std::string& name, bool mistral) {
+  const Json fixed = llama_fixed(mistral);
   for (const auto& [key, value] : json.items()) {
     const std::string_view known = key;
     if (value.is_null()) continue;  // says nothing
@@ -215,7 +224,7 @@ ModelDescription parse_llama(const Json& json, const std::string& name) {
       const bool listed = known == "architectures" && value.is_array() && value.size() == 1;
       expect_value(listed ? value[0] : value, *expected, fmt::format("{}: {}", name, key));
     } else if (!contains(kLlamaRead, known) && !contains(kIdKeys, known) &&
-               !contains(kLlamaIndifferent, known) &&
+               !contains(kLlamaIndifferent, known) && !(mistral && known == "sliding_window") &&
                std::none_of(kLlamaSizes.begin(), kLlamaSizes.end(),
                             [&](const LlamaSize& size) { return size.key == known; })) {
       refuse_unknown(name, key, value);
@@ -223,26 +232,41 @@ ModelDescription parse_llama(const Json& json, const std::string& name) {
   }
 
   ModelDescription d;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   for (const LlamaSize& size : kLlamaSizes)
-    d.config.*size.field =
-        io::find(json, size.key) || !size.absent
-            ? io::get_int(json, size.key, name, 1, std::numeric_limits<int32_t>::max())
-            : *size.absent;
+    d.config.*size.field = io::find(json, size.key) || !size.absent
+                               ? io::get_int(json, size.key, name, 1, kMost)
+                               : *size.absent;
+  int64_t window = 0;
+  if (mistral) {
+    if (!io::find(json, "num_key_value_heads")) d.config.kv_heads = kMistralKvHeads;
+    if (!io::find(json, "max_position_embeddings")) d.config.context = kMistralContext;
+    if (!json.contains("sliding_window"))
+      window = kMistralWindow;
+    else if (io::find(json, "sliding_window"))
+      window = io::get_int(json, "sliding_window", name, 1, kMost);
+  }
   d.config.rms_norm_eps = io::get_number(json, "rms_norm_eps", name, 1e-6);
   d.config.tie_embeddings = io::get_bool(json, "tie_word_embeddings", name, false);
   d.config.pattern = "attention";
   resolve_llama(d.config, name);
 
-  Options rope;
-  rope.set(kRopeTheta, Options::text(read_rope_theta(json, name)));
-  put_mixer_settings("attention", rope, d.mixer_settings);
+  Options given;
+  given.set(kRopeTheta, Options::text(read_rope_theta(json, name)));
+  given.set(kWindow, Options::text(window));
+  put_mixer_settings("attention", given, d.mixer_settings);
   return d;
 }
 
 Json llama_to_json(const ModelConfig& config, const Options& mixer_settings) {
   double theta;
+  int64_t window;
   Options::parse(kRopeTheta, mixer_settings.values().at(kRopeTheta), theta);
-  Json json = {{"architectures", Json::array({"LlamaForCausalLM"})}, {"model_type", "llama"}};
+  Options::parse(kWindow, mixer_settings.values().at(kWindow), window);
+  const bool mistral = window > 0;
+  Json json = {{"architectures", Json::array({architecture(mistral)})},
+               {"model_type", mistral ? kMistral : "llama"}};
+  if (mistral) json["sliding_window"] = window;
   for (const LlamaSize& size : kLlamaSizes) json[std::string(size.key)] = config.*size.field;
   json["hidden_act"] = "silu";
   json["attention_bias"] = false;
@@ -345,7 +369,7 @@ Json refrain_to_json(ModelConfig config, const Options& mixer_settings) {
 
 }  // namespace
 
-bool is_llama(const ModelConfig& config, const Options& mixer_settings) {
+bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_mistral) {
   ModelConfig resolved = config;
   resolved.resolve();
   if (kinds_of(resolved) != std::set<std::string>{"attention"} || resolved.bare()) return false;
@@ -354,6 +378,7 @@ bool is_llama(const ModelConfig& config, const Options& mixer_settings) {
   Options settings = settings_of(resolved, mixer_settings);
   const Options defaults = settings_of(resolved, {});
   settings.set(kRopeTheta, defaults.values().at(kRopeTheta));
+  if (or_mistral) settings.set(kWindow, defaults.values().at(kWindow));
   return settings.values() == defaults.values();
 }
 
@@ -361,8 +386,8 @@ Json to_json(const ModelDescription& description) {
   ModelConfig config = description.config;
   config.resolve();
   const Options settings = settings_of(config, description.mixer_settings);
-  Json json = is_llama(config, settings) ? llama_to_json(config, settings)
-                                         : refrain_to_json(config, settings);
+  Json json = is_llama(config, settings, true) ? llama_to_json(config, settings)
+                                               : refrain_to_json(config, settings);
   put_ids(description.special, json);
   return json;
 }
@@ -375,9 +400,11 @@ Json to_json(const SpecialTokens& special) {
 
 ModelDescription parse_model_config(const Json& json, const std::string& name) {
   const std::string type = io::get_string(json, "model_type", name);
-  if (type != "llama" && type != "refrain")
-    throw_error("{}: model_type: expected llama or refrain, found {}", name, io::quote(type));
-  ModelDescription d = type == "llama" ? parse_llama(json, name) : parse_refrain(json, name);
+  if (type != "llama" && type != kMistral && type != "refrain")
+    throw_error("{}: model_type: expected llama, mistral or refrain, found {}", name,
+                io::quote(type));
+  ModelDescription d =
+      type == "refrain" ? parse_refrain(json, name) : parse_llama(json, name, type == kMistral);
   read_ids(json, name, d.config.vocab_size, d.special);
   return d;
 }

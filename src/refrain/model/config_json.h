@@ -1,9 +1,9 @@
 // config.json and generation_config.json: what a model is, apart from its weights.
 //
-// Two spellings, told apart by "model_type": "llama" is Hugging Face's LlamaForCausalLM, read as
-// versions 4 and 5 of `transformers` write it; "refrain" has our own names, mixers' settings in an
-// object named after their kind. docs/formats.md lists what is read, what makes no difference and
-// what is refused.
+// Its spellings are told apart by "model_type": "llama" is Hugging Face's LlamaForCausalLM, read as
+// versions 4 and 5 of `transformers` write it, and "mistral" the same with a window; "refrain" has
+// our own names, mixers' settings in an object named after their kind. docs/formats.md lists what
+// is read, what makes no difference and what is refused.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -31,10 +31,10 @@ struct ModelDescription {
 };
 
 // True if `transformers` computes the same from a Llama directory: attention blocks only, every
-// setting of theirs but rope_theta at its default.
-bool is_llama(const ModelConfig& config, const Options& mixer_settings);
+// setting of theirs but rope_theta at its default. A window alone makes it a Mistral.
+bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_mistral = false);
 
-// config.json: a Llama's if it is one.
+// config.json: a Llama's or a Mistral's if it is one.
 io::Json to_json(const ModelDescription& description);
 // generation_config.json
 io::Json to_json(const SpecialTokens& special);

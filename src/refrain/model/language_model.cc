@@ -8,6 +8,7 @@
 #include "refrain/kernels/cross_entropy.h"
 #include "refrain/kernels/embedding.h"
 #include "refrain/kernels/gemm.h"
+#include "refrain/kernels/gemm_bf16.h"
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
 #include "refrain/layers/dropout.h"
@@ -38,6 +39,31 @@ std::vector<int32_t> chosen(std::span<const int32_t> all, std::span<const int32_
   std::vector<int32_t> some;
   for (const int32_t row : rows) some.push_back(all[static_cast<size_t>(row)]);
   return some;
+}
+
+// Of the rows with a target: where those of each piece begin, [B + 1].
+std::vector<int32_t> chosen_offsets(const Window& w, std::span<const int32_t> targets) {
+  std::vector<int32_t> offsets = {0};
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    const auto piece = part(targets, w.first(b), w.length(b));
+    offsets.push_back(offsets.back() +
+                      static_cast<int32_t>(std::count_if(piece.begin(), piece.end(),
+                                                         [](int32_t t) { return t >= 0; })));
+  }
+  return offsets;
+}
+
+// Offsets of the pieces that rows [row, end) are of. Ends earlier where a piece would be cut
+// elsewhere than after a multiple of the rows that a product sums at a time.
+std::vector<int32_t> slice_pieces(std::span<const int32_t> offsets, int64_t row, int64_t end) {
+  const auto next = std::upper_bound(offsets.begin(), offsets.end() - 1, end);
+  const int64_t piece = *(next - 1);
+  if (end < *next) end = piece + (end - piece) / kernels::kGrain * kernels::kGrain;
+  std::vector<int32_t> pieces = {0};
+  for (const int32_t offset : offsets)
+    if (offset > row && offset < end) pieces.push_back(static_cast<int32_t>(offset - row));
+  pieces.push_back(static_cast<int32_t>(end - row));
+  return pieces;
 }
 
 // What a block's states hold before a window, for running the window again.
@@ -166,6 +192,8 @@ void LanguageModel::train(const Context& context, const Window& w, const Lesson&
                           Tensor losses, Arena& saved) {
   Context ctx = context;
   ctx.keep_every = lesson.recompute.keep_every;
+  ctx.bf16 = lesson.bf16;
+  ctx.pieces = w.offset;
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
   const int64_t R = w.rows(), D = config_.d_model;
   const size_t L = blocks_.size();
@@ -186,7 +214,7 @@ void LanguageModel::train(const Context& context, const Window& w, const Lesson&
   }
 
   const Tensor d = ctx.scratch.take({R, D});
-  train_head(ctx, x[L], lesson, losses, d);
+  train_head(ctx, w, x[L], lesson, losses, d);
 
   for (size_t l = L; l-- > 0;) {
     saved.rewind(marks[l]);
@@ -224,13 +252,15 @@ LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
 }
 
 void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits) const {
-  kernels::linear_forward(normed, head().w, logits, ctx.scratch, head().packed);
+  kernels::linear_forward(normed, head().w, logits, ctx.scratch, head().packed,
+                          ctx.over_features());
   if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
 }
 
 // In slices of the supervised rows, forward and backward at once: the logits never exist whole.
-void LanguageModel::train_head(Context& ctx, ConstTensor x, const Lesson& lesson, Tensor losses,
-                               Tensor d) {
+void LanguageModel::train_head(Context& context, const Window& w, ConstTensor x,
+                               const Lesson& lesson, Tensor losses, Tensor d) {
+  Context ctx = context;
   Arena::Frame frame(ctx.scratch);
   const std::vector<int32_t> rows = supervised(lesson.targets);
   const std::vector<int32_t> targets = chosen(lesson.targets, rows);
@@ -239,16 +269,21 @@ void LanguageModel::train_head(Context& ctx, ConstTensor x, const Lesson& lesson
   const Tensor dnormed = ctx.scratch.take({n, D}), row_losses = ctx.scratch.take({n});
   const int64_t slice = slice_rows(n);
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
-  for (int64_t row = 0; row < n; row += slice) {
-    const int64_t count = std::min(slice, n - row);
+  const std::vector<int32_t> offsets = chosen_offsets(w, lesson.targets);
+  for (int64_t row = 0, count = 0; row < n; row += count) {
+    const std::vector<int32_t> pieces = slice_pieces(offsets, row, std::min(n, row + slice));
+    ctx.pieces = pieces;
+    count = pieces.back();
     const Tensor part_logits = logits.slice(0, count), part_normed = in.normed.slice(row, count);
     head_forward(ctx, part_normed, part_logits);
     if (!ctx.dry())
       kernels::softmax_cross_entropy(part_logits, part(std::span(targets), row, count),
                                      lesson.scale, lesson.label_smoothing,
                                      row_losses.slice(row, count));
-    kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, count), ctx.scratch);
-    kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch);
+    kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, count), ctx.scratch,
+                                   ctx.over_features());
+    kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch,
+                                    ctx.over_rows());
     if (config_.bare() && !ctx.dry()) kernels::column_sum_add(part_logits, head_bias_.g);
   }
   if (ctx.dry()) return;

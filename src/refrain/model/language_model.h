@@ -62,6 +62,7 @@ class LanguageModel {
     float label_smoothing = 0;
     std::span<const State> states{};
     Recompute recompute{};
+    bool bf16 = false;  // layers/context.h
   };
 
   // Adds to the gradients those of scale * (sum of the cross entropies of the window's targets);
@@ -94,7 +95,7 @@ class LanguageModel {
   // Part of the head's rows: logits [n, V].
   void head_forward(Context&, ConstTensor normed, Tensor logits) const;
   // d [R, D] = dL/dx from the head, which also gets its own gradients.
-  void train_head(Context&, ConstTensor x, const Lesson&, Tensor losses, Tensor d);
+  void train_head(Context&, const Window&, ConstTensor x, const Lesson&, Tensor losses, Tensor d);
   Tensor lookup_gradient();
   int64_t slice_rows(int64_t rows) const;
 

@@ -32,6 +32,7 @@ struct TrainConfig {
   int64_t seed = 1;
   std::string gradient_checkpointing = "off";
   int64_t tbptt = 0;
+  bool bf16 = false;
 
   template <class V>
   void visit(V&& v) {
@@ -69,6 +70,9 @@ struct TrainConfig {
       "truncated backpropagation: gradients reach back within stretches of so many tokens, the "
       "state "
       "is carried from stretch to stretch of a sequence; 0 = through the whole sequence");
+    v("bf16", bf16,
+      "round operands of products and part of what is saved to bfloat16; weights, gradients, "
+      "moments, sums and the residual stream stay float32");
   }
 
   void check() const;  // an Error names the setting that is out of range

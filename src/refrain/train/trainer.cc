@@ -153,7 +153,8 @@ void Trainer::try_settings() {
   const Checkpointing checkpointing = parse_checkpointing(config_.gradient_checkpointing);
   const LanguageModel::Lesson lesson{.tokens = part.tokens,
                                      .targets = part.targets,
-                                     .recompute = {checkpointing.blocks, checkpointing.keep_every}};
+                                     .recompute = {checkpointing.blocks, checkpointing.keep_every},
+                                     .bf16 = config_.bf16};
   Arena scratch, saved;
   model_.train(Context{scratch}, part.window, lesson, {nullptr, {1}}, saved);
 }
@@ -197,7 +198,8 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
           .scale = scale,
           .label_smoothing = static_cast<float>(config_.label_smoothing),
           .states = truncated ? found.states() : std::span<const State>(),
-          .recompute = {checkpointing.blocks, checkpointing.keep_every}};
+          .recompute = {checkpointing.blocks, checkpointing.keep_every},
+          .bf16 = config_.bf16};
       workspace_.run(dropout, [&](Context& ctx, Arena& saved) {
         model_.train(ctx, part.window, lesson, row_losses, saved);
       });

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
+
+#include "refrain/base/parallel.h"
 
 namespace refrain {
 
@@ -22,10 +24,21 @@ Attention::Attention(const MixerShape& s, const AttentionConfig& c)
   if (s.head_dim < 2 || s.head_dim > 4096 || s.head_dim % 2 != 0)
     throw_error("head_dim: expected an even number up to 4096 for rotary positions, found {}",
                 s.head_dim);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (c.window < 0 || c.window > kMost)
+    throw_error("attention.window: expected 0 (all positions) or up to {}, found {}", kMost,
+                c.window);
+  if (c.stride < 0 || c.stride > kMost)
+    throw_error("attention.stride: expected 0 (none) or up to {}, found {}", kMost, c.stride);
+  if (c.stride > 0 && c.window == 0)
+    throw_error(
+        "attention.stride: expected 0 where attention.window is 0 (all positions are seen), found "
+        "{}",
+        c.stride);
   attention_ = {s.heads,    s.kv_heads,
                 s.head_dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))),
-                qkv_.out,   qkv_.out,
-                o_.in};
+                qkv_.out,   o_.in,
+                c.window,   c.stride};
   // The table is bounded; positions beyond it cost a few sines each.
   constexpr int64_t kTableFloats = int64_t{1} << 18;
   table_rows_ = std::clamp<int64_t>(s.context, 1, kTableFloats / s.head_dim);
@@ -51,12 +64,23 @@ void Attention::visit(const ParamVisitor& v) {
            Init::normal(kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks))));
 }
 
-Attention::Saved Attention::carve(Arena& a, int64_t rows) const {
-  return {a.take({rows, qkv_.out}), a.take({rows, o_.in}), a.take({rows * shape_.heads})};
+Attention::Saved Attention::carve(Arena& a, const Window& w, bool keep_rings) const {
+  const int64_t rows = w.rows();
+  int64_t past = 0;
+  for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.begins_at(b));
+  return {a.take({rows, qkv_.out}), a.take({rows, o_.in}), a.take({rows * shape_.heads}),
+          a.take({past, kv_width()})};
+}
+
+int64_t Attention::ring_rows(int64_t tokens) const {
+  return attention_.window > 0 ? std::min(tokens, attention_.window) : tokens;
 }
 
 size_t Attention::state_bytes(int64_t tokens) const {
-  return static_cast<size_t>(tokens * 2 * shape_.kv_heads * shape_.head_dim) * sizeof(float);
+  const int64_t stride = attention_.stride;
+  const int64_t rows =
+      stride > 0 && tokens >= stride ? attention_.window + tokens / stride : ring_rows(tokens);
+  return static_cast<size_t>(rows * kv_width()) * sizeof(float);
 }
 
 void Attention::rotate(Context& ctx, const Window& w, Tensor qkv, bool inverse) const {
@@ -66,25 +90,40 @@ void Attention::rotate(Context& ctx, const Window& w, Tensor qkv, bool inverse) 
                       w.position, table(), pairing_, inverse);
 }
 
+template <class F>
+void Attention::each_kept(const Window& w, const State& state, F&& f) const {
+  const int64_t window = attention_.window, stride = attention_.stride, width = kv_width();
+  parallel_for(
+      w.sequences(),
+      [&](int64_t b) {
+        const int64_t start = w.begins_at(b), end = start + w.length(b);
+        float* to = state.row(b);
+        for (int64_t p = end - std::min(w.length(b), ring_rows(end)); p < end; ++p)
+          f(w.first(b) + p - start, to + (window > 0 ? p % window : p) * width);
+        for (int64_t i = start / std::max<int64_t>(stride, 1); stride > 0 && i < end / stride; ++i)
+          f(w.first(b) + (i + 1) * stride - 1 - start, strided_rows(to) + i * width);
+      },
+      w.rows() * width);
+}
+
 std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, const Saved& s,
-                                                             const State* state) const {
-  const int64_t d = shape_.head_dim, q_width = shape_.heads * d, kv_width = shape_.kv_heads * d;
+                                                             const State* state, bool rings) const {
+  const int64_t width = kv_width();
   std::vector<kernels::AttentionSequence> all;
+  const float* ring = s.past.data;
   for (int64_t b = 0; b < w.sequences(); ++b) {
-    const int64_t T = w.length(b);
-    if (T == 0) continue;
-    const float* qkv = s.qkv.row(w.first(b));
-    kernels::AttentionSequence one{T,
-                                   T,
-                                   qkv,
-                                   qkv + q_width,
-                                   qkv + q_width + kv_width,
-                                   s.o.row(w.first(b)),
-                                   s.lse.data + w.first(b) * shape_.heads};
+    const int64_t start = w.begins_at(b);
+    const float* found = rings ? ring : state ? state->row(b) : nullptr;
+    if (rings) ring += ring_rows(start) * width;
+    if (w.length(b) == 0) continue;
+    const float *q = s.qkv.row(w.first(b)), *k = q + q_width();
+    kernels::AttentionSequence one{
+        w.length(b), start, q, {}, s.o.row(w.first(b)), s.lse.data + w.first(b) * shape_.heads};
+    one.keys.own = {k, k + width / 2, qkv_.out};
     if (state) {
-      one.keys = w.begins_at(b) + T;
-      one.k = state->row(b);
-      one.v = one.k + kv_width;
+      one.keys.past = {found, found + width / 2, width};
+      const float* strided = strided_rows(state->row(b));
+      one.keys.strided = {strided, strided + width / 2, width};
     }
     all.push_back(one);
   }
@@ -94,65 +133,57 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, co
 void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
                         Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
-  const Saved s = carve(saved ? *saved : ctx.scratch, w.rows());
+  const bool keep_rings = saved && state && attention_.window > 0;
+  const Saved s = carve(saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
-  kernels::AttentionShape shape = attention_;
-  const int64_t kv_width = shape_.kv_heads * shape_.head_dim, q_width = qkv_.out - 2 * kv_width;
-  if (state) {
-    shape.kv_row = 2 * kv_width;
-    for (int64_t b = 0; b < w.sequences() && !ctx.dry(); ++b)
-      for (int64_t i = 0; i < w.length(b); ++i)
-        std::memcpy(state->row(b) + (w.begins_at(b) + i) * shape.kv_row,
-                    s.qkv.row(w.first(b) + i) + q_width,
-                    static_cast<size_t>(shape.kv_row) * sizeof(float));
+  kernels::attention_forward(attention_, sequences(w, s, state, false), ctx.scratch);
+  if (state && !ctx.dry()) {
+    float* ring = s.past.data;
+    for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
+      ring = std::copy_n(state->row(b), ring_rows(w.begins_at(b)) * kv_width(), ring);
+    each_kept(w, *state, [&](int64_t row, float* to) {
+      std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
+    });
   }
-  kernels::attention_forward(shape, sequences(w, s, state), ctx.scratch);
   o_.forward(ctx, s.o, y);
 }
 
 void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
                          const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
-  const Saved s = carve(saved, w.rows());
+  const bool rings = state && attention_.window > 0;
+  const Saved s = carve(saved, w, rings);
   const Tensor d_o = ctx.scratch.take({w.rows(), o_.in});
   const Tensor dqkv = ctx.scratch.take({w.rows(), qkv_.out});
   o_.backward(ctx, s.o, dy, d_o);
 
-  const int64_t kv_width = shape_.kv_heads * shape_.head_dim, q_width = qkv_.out - 2 * kv_width;
-  kernels::AttentionShape shape = attention_;
-  int64_t dkv_row = qkv_.out;
-  // Gradients of what came before this window: kept where the caller wants them, else dropped.
-  std::vector<float*> past;
-  if (state) {
-    shape.kv_row = dkv_row = 2 * kv_width;
-    for (int64_t b = 0; b < w.sequences(); ++b) {
-      if (w.length(b) == 0) {
-        past.push_back(nullptr);
-      } else if (dstate) {
-        past.push_back(dstate->row(b));
-      } else {
-        const Tensor t = ctx.scratch.take({w.begins_at(b) + w.length(b), dkv_row});
-        if (!ctx.dry()) std::fill(t.begin(), t.end(), 0.0f);
-        past.push_back(t.data);
-      }
-    }
+  const int64_t width = kv_width();
+  // What the state left brings goes to the tokens in it: they were not in the state found.
+  if (dstate && !ctx.dry()) {
+    for (int64_t row = 0; row < w.rows(); ++row)
+      std::fill_n(dqkv.row(row) + q_width(), width, 0.0f);
+    each_kept(w, *dstate, [&](int64_t row, float* from) {
+      float* to = dqkv.row(row) + q_width();
+      for (int64_t j = 0; j < width; ++j) to[j] += from[j];
+      std::fill_n(from, width, 0.0f);
+    });
   }
   std::vector<kernels::AttentionGradients> gradients;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
-    float* row = dqkv.row(w.first(b));
-    float* dk = state ? past[static_cast<size_t>(b)] : row + q_width;
-    gradients.push_back({d_o.row(w.first(b)), row, dk, dk + kv_width});
+    float *dq = dqkv.row(w.first(b)), *dk = dq + q_width();
+    kernels::AttentionGradients one{d_o.row(w.first(b)), dq, {}};
+    one.keys.own = {dk, dk + width / 2, qkv_.out};
+    if (dstate) {
+      float *past = dstate->row(b), *strided = strided_rows(past);
+      one.keys.past = {past, past + width / 2, width};
+      one.keys.strided = {strided, strided + width / 2, width};
+    }
+    gradients.push_back(one);
   }
-  kernels::attention_backward(shape, sequences(w, s, state), gradients, qkv_.out, dkv_row,
-                              state != nullptr, ctx.scratch);
-  if (state && !ctx.dry())
-    for (int64_t b = 0; b < w.sequences(); ++b)
-      for (int64_t i = 0; i < w.length(b); ++i)
-        std::memcpy(dqkv.row(w.first(b) + i) + q_width,
-                    past[static_cast<size_t>(b)] + (w.begins_at(b) + i) * dkv_row,
-                    static_cast<size_t>(dkv_row) * sizeof(float));
+  kernels::attention_backward(attention_, sequences(w, s, state, rings), gradients, qkv_.out,
+                              dstate != nullptr, ctx.scratch);
   rotate(ctx, w, dqkv, true);
   qkv_.backward(ctx, x, dqkv, dx);
 }

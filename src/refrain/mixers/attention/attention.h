@@ -4,8 +4,12 @@
 //   q, k, v = x Wqᵀ, x Wkᵀ, x Wvᵀ (one product);  q, k rotated by their positions
 //   y = softmax(q kᵀ / √d + causal mask) v Woᵀ
 //
+// With a window, a query sees the last `window` positions only; with a stride as well, every
+// stride-th position before them (Child et al., 2019).
+//
 // Its state is the key/value cache: a row of 2 · kv_heads · head_dim floats a token, rotated keys
-// first.
+// first. With a window it is a ring of so many rows, position p in row p % window; behind it, with
+// a stride, a row for every stride-th position.
 #pragma once
 #include <string>
 #include <vector>
@@ -21,12 +25,16 @@ namespace refrain {
 struct AttentionConfig {
   double rope_theta = 10000;
   std::string rope_pairing = "half";
+  int64_t window = 0;
+  int64_t stride = 0;
 
   template <class V>
   void visit(V&& v) {
     v("rope_theta", rope_theta, "base of the rotary position angles");
     v("rope_pairing", rope_pairing,
       "channels that rotate together: half (i and i + d/2) or adjacent (2i and 2i + 1)");
+    v("window", window, "positions a token sees, itself included; 0 = all");
+    v("stride", stride, "besides the window, every so many-th position is seen; 0 = none");
   }
 };
 
@@ -43,15 +51,28 @@ class Attention final : public Mixer {
 
  private:
   struct Saved {
-    Tensor qkv;  // [R, qkv_.out]: q and k rotated
-    Tensor o;    // [R, heads d]
-    Tensor lse;  // [R heads], a sequence's [heads, T] after another's
+    Tensor qkv;   // [R, qkv_.out]: q and k rotated
+    Tensor o;     // [R, heads d]
+    Tensor lse;   // [R heads], a sequence's [heads, T] after another's
+    Tensor past;  // the rows of the rings found, a sequence's after another's: forward's overwrite
+                  // them
   };
-  Saved carve(Arena&, int64_t rows) const;
-  std::vector<kernels::AttentionSequence> sequences(const Window&, const Saved&,
-                                                    const State*) const;
+  Saved carve(Arena&, const Window&, bool keep_rings) const;
+  // `rings`: read them in `saved`, not in the state.
+  std::vector<kernels::AttentionSequence> sequences(const Window&, const Saved&, const State*,
+                                                    bool rings) const;
   kernels::RopeTable table() const;
   void rotate(Context&, const Window&, Tensor qkv, bool inverse) const;
+
+  // Floats of a token's key and value; where the first of them stands in a row of qkv.
+  int64_t kv_width() const { return 2 * shape_.kv_heads * shape_.head_dim; }
+  int64_t q_width() const { return shape_.heads * shape_.head_dim; }
+  // Rows of a state after `tokens` tokens: of the ring, and of the stride behind it.
+  int64_t ring_rows(int64_t tokens) const;
+  float* strided_rows(float* state) const { return state + attention_.window * kv_width(); }
+  // f(from, to) for the rows in `state` that hold the window's tokens: `from` is the token's.
+  template <class F>
+  void each_kept(const Window&, const State& state, F&& f) const;
 
   MixerShape shape_;
   kernels::AttentionShape attention_;

@@ -1,6 +1,7 @@
 // The attention mixer in plain loops, for any number type: the specification that attention.cc is
 // held to. With std::complex<double> it yields exact gradients by the complex step.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <span>
 #include <vector>
@@ -16,12 +17,24 @@ struct AttentionRef {
   AttentionConfig c;
 
   // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y:
-  // [tokens, D]. state: rows of rotated keys and values, those before `start` filled.
+  // [tokens, D]. state: rows of rotated keys and values, found and left: of all positions, or of
+  // the window's in a ring and, behind it, of the stride's.
   void forward(std::span<const std::vector<T>> weights, int64_t start, int64_t tokens, const T* x,
                T* y, T* state) const {
     const int64_t D = s.d_model, d = s.head_dim, q_width = s.heads * d, kv = s.kv_heads * d;
     const int64_t row = 2 * kv;
+    const int64_t keys = start + tokens;
     std::vector<T> queries(static_cast<size_t>(tokens * q_width)), out(queries.size());
+    // Rows by position, as a query sees them in its window and beyond it; what is not in the state
+    // is not seen.
+    std::vector<T> near(static_cast<size_t>(keys * row)), far(near.size());
+    const auto each_held = [&](int64_t read, auto&& f) {
+      for (int64_t p = c.window > 0 ? std::max<int64_t>(0, read - c.window) : 0; p < read; ++p)
+        f(near.data() + p * row, state + (c.window > 0 ? p % c.window : p) * row);
+      for (int64_t i = 0; c.stride > 0 && i < read / c.stride; ++i)
+        f(far.data() + ((i + 1) * c.stride - 1) * row, state + (c.window + i) * row);
+    };
+    each_held(start, [&](T* to, const T* from) { std::copy_n(from, row, to); });
     for (int64_t t = 0; t < tokens; ++t) {
       std::vector<T> qkv(static_cast<size_t>(q_width + row), T(0));
       for (size_t i = 0; i < qkv.size(); ++i)
@@ -41,27 +54,25 @@ struct AttentionRef {
         }
       for (int64_t i = 0; i < q_width; ++i)
         queries[static_cast<size_t>(t * q_width + i)] = qkv[static_cast<size_t>(i)];
-      for (int64_t i = 0; i < row; ++i)
-        state[(start + t) * row + i] = qkv[static_cast<size_t>(q_width + i)];
+      for (auto* to : {&near, &far})
+        std::copy_n(qkv.begin() + q_width, row, to->begin() + (start + t) * row);
     }
-    const int64_t keys = start + tokens;
-    for (int64_t h = 0; h < s.heads; ++h) {
-      const int64_t g = h / (s.heads / s.kv_heads);
-      std::vector<T> q, k, v, o(static_cast<size_t>(tokens * d));
-      for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t j = 0; j < d; ++j)
-          q.push_back(queries[static_cast<size_t>(t * q_width + h * d + j)]);
-      for (int64_t t = 0; t < keys; ++t)
-        for (int64_t j = 0; j < d; ++j) {
-          k.push_back(state[t * row + g * d + j]);
-          v.push_back(state[t * row + kv + g * d + j]);
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t h = 0; h < s.heads; ++h) {
+        const int64_t g = h / (s.heads / s.kv_heads), position = start + t;
+        std::vector<T> k, v;
+        for (int64_t p = 0; p < keys; ++p) {
+          if (!kernels::attention_sees(c.window, c.stride, position, p)) continue;
+          const auto& from = c.window > 0 && position - p >= c.window ? far : near;
+          const auto at = from.begin() + p * row + g * d;
+          k.insert(k.end(), at, at + d);
+          v.insert(v.end(), at + kv, at + kv + d);
         }
-      kernels::attention_ref(tokens, keys, d, 1.0 / std::sqrt(static_cast<double>(d)), q.data(),
-                             k.data(), v.data(), o.data());
-      for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t j = 0; j < d; ++j)
-          out[static_cast<size_t>(t * q_width + h * d + j)] = o[static_cast<size_t>(t * d + j)];
-    }
+        kernels::attention_ref(1, static_cast<int64_t>(k.size()) / d, d,
+                               1.0 / std::sqrt(static_cast<double>(d)),
+                               &queries[static_cast<size_t>(t * q_width + h * d)], k.data(),
+                               v.data(), &out[static_cast<size_t>(t * q_width + h * d)]);
+      }
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t i = 0; i < D; ++i) {
         T sum = 0;
@@ -70,6 +81,7 @@ struct AttentionRef {
                  out[static_cast<size_t>(t * q_width + j)];
         y[t * D + i] = sum;
       }
+    each_held(keys, [&](const T* from, T* to) { std::copy_n(from, row, to); });
   }
 };
 

@@ -149,7 +149,7 @@ void AttentionRnn::backward(Context& ctx, const Window& w, ConstTensor x, ConstT
   }
   v_.backward_weight(ctx, x, dv);
   kernels::gemm({dv.data, v_.out, 1}, {v_.w.w.data, v_.in, 1}, dx.data, v_.in, w.rows(), v_.in,
-                v_.out, true, ctx.scratch);
+                v_.out, true, ctx.scratch, nullptr, ctx.over_features());
 }
 
 void AttentionRnn::finish_gradients() {

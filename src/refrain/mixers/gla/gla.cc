@@ -25,6 +25,12 @@ int64_t kept_states(const Window& w, int64_t b, int64_t every) {
   return kernels::gla_kept_states(w.begins_at(b), w.length(b), every);
 }
 
+std::vector<float*> rows_of(const Window& w, const State* state) {
+  std::vector<float*> all;
+  for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
+  return all;
+}
+
 void check_range(const GlaConfig& c, const char* setting, int64_t value, int64_t most) {
   if (value < 1 || value > most)
     throw_error("{}.{}: expected 1 to {}, found {}", c.kind, setting, most, value);
@@ -50,6 +56,10 @@ GlaLayout::GlaLayout(const MixerShape& s, const GlaConfig& c)
     throw_error("{}.gate_divisor: expected a number above 0, found {}", c.kind, c.gate_divisor);
   if (!(c.scale >= 0))
     throw_error("{}.scale: expected 0 or a number above it, found {}", c.kind, c.scale);
+  if (c.conv != 0 && (c.conv < 2 || c.conv > kernels::kShortConvMaxTaps))
+    throw_error("{}.conv: expected 0 or 2 to {}, found {}", c.kind, kernels::kShortConvMaxTaps,
+                c.conv);
+  taps = c.conv;
   scale = static_cast<float>(c.scale > 0 ? c.scale : 1 / std::sqrt(static_cast<double>(key_dim)));
   gate_columns = low_rank ? c.gate_rank : keys();
   q = 0;
@@ -70,7 +80,7 @@ Gla::Gla(const MixerShape& s, const GlaConfig& c)
              l.low_rank ? static_cast<float>(c.gate_divisor) : 1.0f,
              activation_of(c.kind + ".key_act", c.key_act, true),
              activation_of(c.kind + ".value_act", c.value_act, false),
-             l.columns,
+             l.qkv_columns(),
              l.low_rank ? l.keys() : l.columns,
              l.values()};
   sections_ = {{"q_proj", l.q, l.keys(), c.bias, {}},
@@ -78,6 +88,14 @@ Gla::Gla(const MixerShape& s, const GlaConfig& c)
                {l.low_rank ? "gk_proj.0" : "gk_proj", l.gate, l.gate_columns, !l.low_rank, {}},
                {"v_proj", l.v, l.values(), c.bias, {}}};
   if (c.output_gate) sections_.push_back({"g_proj", l.output_gate, l.values(), c.bias, {}});
+  const auto add_filter = [&](const char* name, int64_t from, int64_t to, int64_t channels) {
+    filters_.push_back({name, from, to, channels, l.matrices() + (l.taps - 1) * to, {}});
+  };
+  if (l.taps > 0) {
+    add_filter("q_conv1d", l.q, l.q, l.keys());
+    add_filter("k_conv1d", l.k, l.k, l.keys());
+    add_filter("v_conv1d", l.v, l.qkv_v(), l.values());
+  }
 }
 
 void Gla::visit(const ParamVisitor& v) {
@@ -94,6 +112,14 @@ void Gla::visit(const ParamVisitor& v) {
          s.first == l.gate ? Init::normal(2, 2) : Init::constant(0),
          false},
         s.b);
+  // Independent rows keep their size in a sum with taps of 1 / sqrt(taps); twice that, since silu
+  // halves what is small.
+  for (Filter& f : filters_)
+    v({f.name + ".weight",
+       {f.channels, l.taps},
+       Init::normal(2 / std::sqrt(static_cast<float>(l.taps))),
+       true},
+      f.w);
   if (l.low_rank) {
     v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::normal(kInitStd), true}, gate_w_);
     v({"gk_proj.1.bias", {l.keys()}, Init::normal(6, -4), false}, gate_b_);
@@ -103,13 +129,15 @@ void Gla::visit(const ParamVisitor& v) {
 }
 
 size_t Gla::state_bytes(int64_t) const {
-  return static_cast<size_t>(kernel_.state_size()) * sizeof(float);
+  return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-Gla::Rows Gla::carve(Arena& a, int64_t rows) const {
+// Convolved rows are never kept: to make them again is little beside the projections.
+Gla::Rows Gla::carve(Arena& scratch, Arena& a, int64_t rows) const {
   const GlaLayout& l = layout_;
   Rows r;
   r.x = a.take({rows, l.columns});
+  r.qkv = l.taps > 0 ? scratch.take({rows, l.qkv_columns()}) : r.x;
   if (l.low_rank) r.logits = a.take({rows, l.keys()});
   r.o = a.take({rows, l.values()});
   return r;
@@ -124,7 +152,7 @@ Gla::History Gla::carve_history(const Context& ctx, Arena& a, const Window& w, b
   int64_t kept = 0;
   for (int64_t b = 0; b < w.sequences(); ++b) kept += kept_states(w, b, h.every);
   h.kept = a.take({kept, kernel_.state_size()});
-  if (state) h.found = a.take({w.sequences(), kernel_.state_size()});
+  if (state) h.found = a.take({w.sequences(), layout_.state_size()});
   return h;
 }
 
@@ -132,13 +160,13 @@ Gla::History Gla::carve_history(const Context& ctx, Arena& a, const Window& w, b
 kernels::GlaSequence Gla::sequence(const Window& w, const Rows& rows, int64_t b, int64_t first,
                                    int64_t count) const {
   const GlaLayout& l = layout_;
-  const float* x = rows.x.row(first);
+  const float* qkv = rows.qkv.row(first);
   return {w.begins_at(b) + first - w.first(b),
           count,
-          x + l.q,
-          x + l.k,
-          x + l.v,
-          l.low_rank ? rows.logits.row(first) : x + l.gate,
+          qkv + l.q,
+          qkv + l.k,
+          qkv + l.qkv_v(),
+          l.low_rank ? rows.logits.row(first) : rows.x.row(first) + l.gate,
           nullptr};
 }
 
@@ -156,21 +184,57 @@ void Gla::project(Context& ctx, ConstTensor x, const Rows& rows) const {
   const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
   for (const auto& [first, count] : products())
     kernels::gemm({x.data, D, 1}, {w_.w.row(first), 1, D}, rows.x.data + first, P, R, count, D,
-                  false, ctx.scratch, count == P ? w_.packed : nullptr);
+                  false, ctx.scratch, count == P ? w_.packed : nullptr, ctx.over_features());
   const Tensor bias = ctx.scratch.take({P});
   if (!ctx.dry()) {
     std::fill(bias.begin(), bias.end(), 0.0f);
     for (const Section& s : sections_)
       if (s.biased) std::copy(s.b.w.begin(), s.b.w.end(), bias.data + s.first);
     kernels::add_row(rows.x, bias);
-    kernels::activate_columns(kernel_.key_act, rows.x, l.k, l.keys());
-    kernels::activate_columns(kernel_.value_act, rows.x, l.v, l.values());
   }
   if (l.low_rank) {
     kernels::gemm({rows.x.data + l.gate, P, 1}, {gate_w_.w.data, 1, l.gate_columns},
                   rows.logits.data, l.keys(), R, l.keys(), l.gate_columns, false, ctx.scratch,
-                  gate_w_.packed);
+                  gate_w_.packed, ctx.over_features());
     if (!ctx.dry()) kernels::add_row(rows.logits, gate_b_.w);
+  }
+}
+
+// What a filter runs over. `found`: a state for each piece, or none.
+std::vector<kernels::ShortConvPiece> Gla::pieces(const Window& w, const Filter& f,
+                                                 std::span<float* const> found) const {
+  std::vector<kernels::ShortConvPiece> all;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    all.push_back({w.first(b), w.length(b),
+                   found.empty() ? nullptr : found[static_cast<size_t>(b)] + f.past});
+  return all;
+}
+
+// From projections to what the recurrence takes: convolved, k and v activated. With `advance` the
+// states go on to the rows of this window.
+void Gla::activate(Context& ctx, const Window& w, const Rows& rows, std::span<float* const> found,
+                   bool advance) const {
+  const GlaLayout& l = layout_;
+  for (const Filter& f : filters_) {
+    std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
+    for (size_t b = 0; advance && b < all.size(); ++b) all[b].left = found[b] + f.past;
+    kernels::short_conv_forward(f.w.w, all, {rows.x.data + f.from, l.columns},
+                                {rows.qkv.data + f.to, l.qkv_columns()}, ctx.scratch);
+  }
+  if (ctx.dry()) return;
+  kernels::activate_columns(kernel_.key_act, rows.qkv, l.k, l.keys());
+  kernels::activate_columns(kernel_.value_act, rows.qkv, l.qkv_v(), l.values());
+}
+
+// rows.qkv holds gradients of convolved rows; those of projections take their place in rows.x.
+void Gla::convolve_backward(Context& ctx, const Window& w, const Rows& rows,
+                            std::span<float* const> found, const State* dstate) const {
+  for (const Filter& f : filters_) {
+    std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
+    for (int64_t b = 0; dstate && b < w.sequences(); ++b)
+      all[static_cast<size_t>(b)].dstate = dstate->row(b) + f.past;
+    kernels::short_conv_backward(f.w.w, f.w.g, all, {rows.x.data + f.from, layout_.columns},
+                                 {rows.qkv.data + f.to, layout_.qkv_columns()}, ctx.scratch);
   }
 }
 
@@ -183,17 +247,17 @@ void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor
     const int64_t rank = l.gate_columns;
     float* small = rows.x.data + l.gate;
     kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
-                  rank, R, true, ctx.scratch);
+                  rank, R, true, ctx.scratch, nullptr, ctx.over_rows());
     if (!ctx.dry()) kernels::column_sum_add(rows.logits, gate_b_.g);
     kernels::gemm({rows.logits.data, l.keys(), 1}, {gate_w_.w.data, rank, 1}, small, P, R, rank,
-                  l.keys(), false, ctx.scratch);
+                  l.keys(), false, ctx.scratch, nullptr, ctx.over_features());
   }
   bool add = false;
   for (const auto& [first, count] : products()) {
     kernels::gemm({rows.x.data + first, P, 1}, {w_.w.row(first), D, 1}, dx.data, D, R, D, count,
-                  add, ctx.scratch);
+                  add, ctx.scratch, nullptr, ctx.over_features());
     kernels::gemm({rows.x.data + first, 1, P}, {x.data, D, 1}, w_.g.row(first), D, count, D, R,
-                  true, ctx.scratch);
+                  true, ctx.scratch, nullptr, ctx.over_rows());
     add = true;
   }
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
@@ -225,10 +289,15 @@ void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const 
                   Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keeps_rows = saved && ctx.keep_every == 0;
-  const Rows rows = carve(keeps_rows ? *saved : ctx.scratch, w.rows());
+  const Rows rows = carve(ctx.scratch, keeps_rows ? *saved : ctx.scratch, w.rows());
   History history;
   if (saved) history = carve_history(ctx, *saved, w, state != nullptr);
+  const std::vector<float*> states = rows_of(w, state);
+  if (saved && !ctx.dry())
+    for (size_t b = 0; b < states.size(); ++b)
+      std::copy_n(states[b], layout_.state_size(), history.found.row(static_cast<int64_t>(b)));
   project(ctx, x, rows);
+  activate(ctx, w, rows, states, state != nullptr);
   std::vector<kernels::GlaSequence> sequences;
   std::vector<kernels::GlaOutputs> outputs;
   float* kept = history.kept.data;
@@ -240,7 +309,6 @@ void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const 
     if (saved) {
       to.kept = kept;
       kept += kept_states(w, b, history.every) * kernel_.state_size();
-      if (state && !ctx.dry()) std::copy_n(s.found, kernel_.state_size(), history.found.row(b));
     }
     sequences.push_back(s);
     outputs.push_back(to);
@@ -251,10 +319,8 @@ void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const 
   o_.forward(ctx, gated(ctx, rows, norm(ctx, rows, out, r), out), y);
 }
 
-// Forward once more, each stretch between kept states on its own.
-void Gla::recompute(Context& ctx, const Window& w, ConstTensor x, const Rows& rows,
-                    const History& history) const {
-  project(ctx, x, rows);
+// The recurrence once more, each stretch between kept states on its own.
+void Gla::recompute(Context& ctx, const Window& w, const Rows& rows, const History& history) const {
   std::vector<kernels::GlaSequence> sequences;
   std::vector<kernels::GlaOutputs> outputs;
   const float* kept = history.kept.data;
@@ -282,9 +348,14 @@ void Gla::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy,
                    const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool kept_rows = ctx.keep_every == 0;
-  const Rows rows = carve(kept_rows ? saved : ctx.scratch, w.rows());
+  const Rows rows = carve(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());
   const History history = carve_history(ctx, saved, w, state != nullptr);
-  if (!kept_rows) recompute(ctx, w, x, rows, history);
+  std::vector<float*> found;
+  for (int64_t b = 0; history.found && b < w.sequences(); ++b)
+    found.push_back(history.found.row(b));
+  if (!kept_rows) project(ctx, x, rows);
+  if (!kept_rows || layout_.taps > 0) activate(ctx, w, rows, found, false);
+  if (!kept_rows) recompute(ctx, w, rows, history);
 
   const GlaLayout& l = layout_;
   const int64_t R = w.rows();
@@ -308,13 +379,14 @@ void Gla::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy,
     sequences.push_back(sequence(w, rows, b, first, w.length(b)));
     if (state) sequences.back().found = history.found.row(b);
     // Gradients take the place of what they are of.
-    float* at = rows.x.row(first);
-    gradients.push_back({d_o.row(first), at + l.q, at + l.k, at + l.v,
-                         l.low_rank ? rows.logits.row(first) : at + l.gate, kept,
+    float* at = rows.qkv.row(first);
+    gradients.push_back({d_o.row(first), at + l.q, at + l.k, at + l.qkv_v(),
+                         l.low_rank ? rows.logits.row(first) : rows.x.row(first) + l.gate, kept,
                          dstate ? dstate->row(b) : nullptr});
     kept += kept_states(w, b, history.every) * kernel_.state_size();
   }
   kernels::gla_backward(kernel_, sequences, gradients, history.every, ctx.scratch);
+  convolve_backward(ctx, w, rows, found, dstate);
   project_backward(ctx, x, rows, dx);
 }
 

@@ -2,18 +2,23 @@
 // one head without norm and output gate. Per head, with a matrix state C [K, V]:
 //
 //   q, k, z, v = x Wqᵀ, key_act(x Wkᵀ), x Wzᵀ, value_act(x Wvᵀ)      one product, biases by choice
+//                with `conv`, q, k and v go through a short convolution first
+//                (kernels/short_conv.h)
 //   g = σ(z + b)                       or, low_rank, σ(x Waᵀ Wbᵀ + b)^(1/gate_divisor)
 //   C[t] = diag(g[t]) C[t-1] + k[t]ᵀ v[t]
 //   o[t] = scale q[t] C[t]             then, by choice, its RMSNorm per head, times silu(x Wsᵀ)
 //   y = o Woᵀ
 //
-// Its state is C of every head, the same size after any number of tokens. How it is computed is
-// told in kernels/gla.h and docs/models/gla.md.
+// Its state is C of every head and, with `conv`, the last rows of the projections that go through
+// it: the same size after any number of tokens. How it is computed is told in kernels/gla.h and
+// docs/models/gla.md.
 #pragma once
+#include <span>
 #include <string>
 #include <vector>
 
 #include "refrain/kernels/gla.h"
+#include "refrain/kernels/short_conv.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"
@@ -30,6 +35,7 @@ struct GlaConfig {
   int64_t gate_rank = 16;
   double gate_divisor = 16;
   double scale = 0;
+  int64_t conv = 0;
   bool output_norm = true;
   bool output_gate = true;
   bool bias = false;
@@ -48,6 +54,7 @@ struct GlaConfig {
     v("gate_rank", gate_rank, "channels between the two maps of a low_rank gate");
     v("gate_divisor", gate_divisor, "what the logarithm of a low_rank gate is divided by");
     v("scale", scale, "of queries; 0 = 1 / sqrt(key_dim)");
+    v("conv", conv, "taps of a causal convolution of q, k and v over time, then silu; 0 = none");
     v("output_norm", output_norm, "RMSNorm of what each head reads");
     v("output_gate", output_gate, "multiply what heads read by silu of a map of the input");
     v("bias", bias, "biases in all projections");
@@ -69,7 +76,8 @@ struct SimpleRnnConfig : GlaConfig {
   }
 };
 
-// Sizes, and where things lie in a row of projections: q | k | gate | v | output gate.
+// Sizes, and where things lie in a row of projections: q | k | gate | v | output gate. Convolved
+// ones are rows of their own: q | k | v.
 struct GlaLayout {
   GlaLayout(const MixerShape&, const GlaConfig&);  // throws Error where settings make no sense
 
@@ -78,10 +86,17 @@ struct GlaLayout {
   int64_t q, k, gate, v, output_gate;  // first columns
   int64_t gate_columns;                // heads key_dim, or the rank
   int64_t columns;
+  int64_t taps;  // 0: no convolution
   float scale;
 
   int64_t keys() const { return heads * key_dim; }
   int64_t values() const { return heads * value_dim; }
+  // Of the rows that the recurrence reads q, k and v from: projections, or convolved ones.
+  int64_t qkv_columns() const { return taps > 0 ? 2 * keys() + values() : columns; }
+  int64_t qkv_v() const { return taps > 0 ? 2 * keys() : v; }  // q and k stand alike in both
+  // Floats of a state: C [heads, K, V], then of q, of k and of v the last taps - 1 rows.
+  int64_t matrices() const { return keys() * value_dim; }
+  int64_t state_size() const { return matrices() + (taps > 0 ? (taps - 1) * qkv_columns() : 0); }
 };
 
 class Gla final : public Mixer {
@@ -103,8 +118,16 @@ class Gla final : public Mixer {
     bool biased;
     Param b{};
   };
+  // A part of the projections that goes through a convolution.
+  struct Filter {
+    std::string name;
+    int64_t from, to, channels;  // first columns there and in the convolved rows
+    int64_t past;                // where its rows begin in a state
+    Param w{};
+  };
   struct Rows {
-    Tensor x;       // [R, columns]: projections, k and v activated; in backward, their gradients
+    Tensor x;       // [R, columns]: projections; in backward, their gradients
+    Tensor qkv;     // [R, qkv_columns]: x, or q | k | v convolved; k and v activated; likewise
     Tensor logits;  // [R, heads K]: of a low_rank gate; likewise
     Tensor o;       // [R, heads V]
   };
@@ -119,14 +142,20 @@ class Gla final : public Mixer {
     int64_t first, count;
   };
 
-  Rows carve(Arena&, int64_t rows) const;
+  Rows carve(Arena& scratch, Arena& kept, int64_t rows) const;
   History carve_history(const Context&, Arena&, const Window&, bool state) const;
   kernels::GlaSequence sequence(const Window&, const Rows&, int64_t b, int64_t first,
                                 int64_t count) const;
   std::vector<Range> products() const;
   void project(Context&, ConstTensor x, const Rows&) const;
+  std::vector<kernels::ShortConvPiece> pieces(const Window&, const Filter&,
+                                              std::span<float* const> found) const;
+  void activate(Context&, const Window&, const Rows&, std::span<float* const> found,
+                bool advance) const;
+  void convolve_backward(Context&, const Window&, const Rows&, std::span<float* const> found,
+                         const State* dstate) const;
   void project_backward(Context&, ConstTensor x, const Rows&, Tensor dx) const;
-  void recompute(Context&, const Window&, ConstTensor x, const Rows&, const History&) const;
+  void recompute(Context&, const Window&, const Rows&, const History&) const;
   ConstTensor norm(const Context&, const Rows&, Tensor normed, Tensor r) const;
   ConstTensor gated(const Context&, const Rows&, ConstTensor n, Tensor out) const;
   template <class T>
@@ -139,6 +168,7 @@ class Gla final : public Mixer {
   GlaLayout layout_;
   kernels::GlaShape kernel_;
   std::vector<Section> sections_;
+  std::vector<Filter> filters_;
   Param w_;                // [columns, D]
   Param gate_w_, gate_b_;  // [heads K, rank], [heads K]
   Param norm_;             // [V]

@@ -6,6 +6,7 @@
 
 #include "refrain/kernels/activation_ref.h"
 #include "refrain/kernels/gla_ref.h"
+#include "refrain/kernels/short_conv_ref.h"
 #include "refrain/mixers/gla/gla.h"
 
 namespace refrain {
@@ -15,8 +16,9 @@ struct GlaRef {
   MixerShape s;
   GlaConfig c;
 
-  // One sequence: `tokens` tokens. weights: in visiting order. x, y: [tokens, D]. state [heads, K,
-  // V]: found, then left.
+  // One sequence: `tokens` tokens. weights: in visiting order. x, y: [tokens, D]. state: found,
+  // then left; [heads, K, V], and for a convolution the last rows [taps - 1, ...] of q, of k and of
+  // v.
   void forward(std::span<const std::vector<T>> weights, int64_t /*start*/, int64_t tokens,
                const T* x, T* y, T* state) const {
     const GlaLayout l(s, c);
@@ -34,6 +36,22 @@ struct GlaRef {
     if (!l.low_rank) add_bias(l.gate, l.keys());
     if (c.bias) add_bias(l.v, l.values());
     if (c.bias && c.output_gate) add_bias(l.output_gate, l.values());
+    T* past = state + l.matrices();
+    const auto convolve = [&](int64_t first, int64_t count) {
+      const auto p = take(rows, l.columns, first, count, tokens);
+      std::vector<T> convolved(p.size());
+      kernels::short_conv_ref(count, l.taps, tokens, next->data(), p.data(), past,
+                              convolved.data());
+      for (int64_t t = 0; t < tokens; ++t)
+        std::copy_n(convolved.begin() + t * count, count, rows.begin() + t * l.columns + first);
+      past += (l.taps - 1) * count;
+      ++next;
+    };
+    if (l.taps > 0) {
+      convolve(l.q, l.keys());
+      convolve(l.k, l.keys());
+      convolve(l.v, l.values());
+    }
     std::vector<T> logits = take(rows, l.columns, l.gate, l.gate_columns, tokens);
     if (l.low_rank) {
       const std::vector<T>&up = *next++, &b = *next++;

@@ -1,0 +1,96 @@
+#include "cli/bench/generation_run.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cli/bench/flops.h"
+
+namespace refrain::cli::bench {
+
+GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool packed)
+    : model_(config, setup.mixer_settings),
+      prompt_(config.context),
+      tokens_(random_tokens(config.context + setup.new_tokens, config.vocab_size, 1)),
+      state_(model_, static_cast<int64_t>(tokens_.size())),
+      logits_(static_cast<size_t>(config.vocab_size)) {
+  model_.initialise(1);
+  if (!packed) return;
+  model_.pack_weights();
+  packed_bytes_ = model_.weights().size_bytes();
+}
+
+// The next `count` tokens and the logits of the last.
+void GenerationRun::read(int64_t count) {
+  const auto first = static_cast<int32_t>(state_.position());
+  const Window window =
+      data_.set(std::vector<int32_t>{0, static_cast<int32_t>(count)}, std::vector<int32_t>{first});
+  SequenceState* const rows[] = {&state_};
+  const StateView view(rows, model_.config().layers);
+  const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
+  const auto piece =
+      std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, piece, view.states(), last,
+                  {logits_.data(), {1, model_.config().vocab_size}});
+  });
+  state_.advance(count);
+}
+
+void GenerationRun::read_prompt() {
+  constexpr int64_t kPiece = 512;  // as Generator reads prompts
+  state_.reset();
+  while (state_.position() < prompt_) read(std::min(kPiece, prompt_ - state_.position()));
+}
+
+void GenerationRun::read_tokens() {
+  for (int64_t i = 0; i < new_tokens(); ++i) read(1);
+}
+
+Check GenerationRun::check() {
+  read_prompt();
+  read_tokens();
+  const int64_t all = static_cast<int64_t>(tokens_.size()), V = model_.config().vocab_size;
+  const std::vector<float> stepped = logits_;
+  const Window whole = data_.whole(1, all);
+  const std::vector<int32_t> last = {static_cast<int32_t>(all - 1)};
+  Workspace().run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, whole, tokens_, {}, last, {logits_.data(), {1, V}});
+  });
+  Check check;
+  double largest = 0;
+  for (const float logit : logits_)
+    largest = std::max(largest, std::abs(static_cast<double>(logit)));
+  for (size_t i = 0; i < stepped.size(); ++i)
+    check.near(fmt::format("logit {}, stepped less whole", i), static_cast<double>(stepped[i]),
+               static_cast<double>(logits_[i]), 1e-4 * largest);
+  return check;
+}
+
+double GenerationRun::prompt_operations() const {
+  return static_cast<double>(prompt_) * model_operations(model_, prompt_);
+}
+
+size_t GenerationRun::state_bytes() const {
+  size_t bytes = 0;
+  for (int64_t l = 0; l < model_.config().layers; ++l) bytes += model_.state_bytes(l, prompt_);
+  return bytes;
+}
+
+size_t GenerationRun::token_bytes() {
+  const ModelConfig& config = model_.config();
+  int64_t parameters = model_.parameters();
+  if (!config.tie_embeddings) parameters -= config.vocab_size * config.d_model;
+  return static_cast<size_t>(parameters) * sizeof(float) + state_bytes();
+}
+
+size_t GenerationRun::bytes() {
+  return model_.weights().size_bytes() + packed_bytes_ + state_bytes() + workspace_.bytes();
+}
+
+std::string GenerationRun::shape_text() const {
+  const ModelConfig& config = model_.config();
+  return fmt::format("after {}, {} blocks, {} wide, {} heads, {:.3g} M", prompt_, config.layers,
+                     config.d_model, config.heads, static_cast<double>(model_.parameters()) / 1e6);
+}
+
+}  // namespace refrain::cli::bench

@@ -1,0 +1,47 @@
+// A prompt of made tokens that is read, and tokens after it, one by one: what generation does,
+// without choosing them.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "cli/bench/check.h"
+#include "cli/bench/setup.h"
+#include "refrain/model/sequence_state.h"
+#include "refrain/model/workspace.h"
+
+namespace refrain::cli::bench {
+
+class GenerationRun {
+ public:
+  // A prompt of config.context tokens. `packed`: matrices are laid out once, as products read them.
+  GenerationRun(const Setup&, const ModelConfig& config, bool packed);
+  GenerationRun(const GenerationRun&) = delete;
+  GenerationRun& operator=(const GenerationRun&) = delete;
+
+  // Stepped logits against those of all tokens at once.
+  Check check();
+  void read_prompt();  // from the start
+  void read_tokens();  // the new ones, after the prompt
+
+  int64_t prompt() const { return prompt_; }
+  int64_t new_tokens() const { return static_cast<int64_t>(tokens_.size()) - prompt_; }
+  double prompt_operations() const;
+  size_t token_bytes();  // that a token cannot do without: the weights it multiplies, its states
+  size_t bytes();        // weights, packed weights, states, activations
+  std::string shape_text() const;
+
+ private:
+  void read(int64_t count);
+  size_t state_bytes() const;
+
+  LanguageModel model_;
+  int64_t prompt_;
+  std::vector<int32_t> tokens_;
+  SequenceState state_;
+  WindowData data_;
+  Workspace workspace_;
+  std::vector<float> logits_;
+  size_t packed_bytes_ = 0;
+};
+
+}  // namespace refrain::cli::bench

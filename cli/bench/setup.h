@@ -1,0 +1,55 @@
+// What all sections of a benchmark share: settings that were checked, the machine's ceilings, and
+// made inputs.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/bench/timing.h"
+#include "refrain/base/buffer.h"
+#include "refrain/base/options.h"
+#include "refrain/model/config.h"
+#include "refrain/train/config.h"
+
+namespace refrain::cli::bench {
+
+// Operations and bytes per second; 0 where a measurement was refused.
+struct Ceilings {
+  double multiply_adds = 0;  // chains in registers
+  double products = 0;       // the fastest of a few large products
+  double streaming = 0;      // copies and sums of arrays beyond the caches
+};
+
+struct Setup {
+  Repetitions repetitions;
+  std::vector<int64_t> lengths;       // tokens of a sequence
+  std::vector<std::string> mixers;    // kinds, each alone
+  std::vector<std::string> patterns;  // of stacks: the kinds, or the one pattern that was given
+  int64_t batch_tokens;               // rows of a training step and of products
+  int64_t new_tokens;                 // generated one by one
+  int64_t product_size;               // rows and columns of the products of the ceiling
+  int64_t stream_floats;              // of the arrays that memory is timed over
+  Checkpointing checkpointing;
+  ModelConfig model;  // but its pattern and context
+  Options mixer_settings;
+  Ceilings ceilings{};
+
+  int64_t sequences(int64_t length) const { return std::max<int64_t>(1, batch_tokens / length); }
+  ModelConfig model_of(const std::string& pattern, int64_t length) const {
+    ModelConfig config = model;
+    config.pattern = pattern;
+    config.context = length;
+    return config;
+  }
+};
+
+// In [-1, 1), and tokens below `vocabulary`; functions of the key.
+Buffer<float> uniform(int64_t n, uint64_t key);
+std::vector<int32_t> random_tokens(int64_t n, int64_t vocabulary, uint64_t key);
+
+// operations / seconds / ceiling; nothing without a ceiling.
+std::optional<double> utilisation(double operations, double seconds, double ceiling);
+double mebibytes(size_t bytes);
+
+}  // namespace refrain::cli::bench

@@ -1,0 +1,86 @@
+#include "cli/bench/training_run.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "cli/bench/flops.h"
+#include "refrain/model/reference.h"
+
+namespace refrain::cli::bench {
+namespace {
+
+constexpr double kLearningRate = 1e-4;
+
+}  // namespace
+
+TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
+                         const Options& mixer_settings, const Checkpointing& checkpointing)
+    : model_(config, mixer_settings),
+      optimizer_(model_, TrainConfig()),
+      checkpointing_(checkpointing),
+      window_(data_.whole(setup.sequences(config.context), config.context)),
+      tokens_(random_tokens(window_.rows(), config.vocab_size, 1)),
+      targets_(random_tokens(window_.rows(), config.vocab_size, 2)),
+      losses_(tokens_.size()) {
+  model_.initialise(1);
+  model_.allocate_gradients();
+}
+
+void TrainingRun::forward_backward() {
+  const LanguageModel::Lesson lesson{
+      .tokens = tokens_,
+      .targets = targets_,
+      .scale = 1 / static_cast<float>(tokens_.size()),
+      .recompute = {checkpointing_.blocks, checkpointing_.keep_every}};
+  model_.clear_gradients();
+  workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    model_.train(ctx, window_, lesson, {losses_.data(), {window_.rows()}}, saved);
+  });
+  model_.finish_gradients();
+}
+
+void TrainingRun::step() {
+  forward_backward();
+  optimizer_.step(kLearningRate);
+}
+
+double TrainingRun::loss() {
+  std::vector<float> losses(tokens_.size());
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_.losses(ctx, window_, tokens_, targets_, {}, {losses.data(), {window_.rows()}});
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+Check TrainingRun::check() {
+  Check check;
+  const auto rows = std::min<size_t>(16, static_cast<size_t>(window_.length(0)));
+  const double want = ReferenceModel<double>(model_).loss(std::span(tokens_).first(rows),
+                                                          std::span(targets_).first(rows));
+  step();
+  const double got =
+      std::accumulate(losses_.begin(), losses_.begin() + static_cast<long>(rows), 0.0);
+  check.near(fmt::format("loss of the first {} tokens", rows), got, want, 1e-4 * want);
+  const double before = std::accumulate(losses_.begin(), losses_.end(), 0.0);
+  check.that("a step does not lower the loss", loss() < before);
+  return check;
+}
+
+double TrainingRun::operations() const {
+  return kTrainingPasses * static_cast<double>(tokens()) *
+         model_operations(model_, model_.config().context);
+}
+
+size_t TrainingRun::bytes() {
+  constexpr size_t kCopies = 4;  // weights, gradients, two moments
+  return kCopies * model_.weights().size_bytes() + workspace_.bytes();
+}
+
+std::string TrainingRun::shape_text() const {
+  const ModelConfig& config = model_.config();
+  return fmt::format("{} x {}, {} blocks, {} wide, {} heads, {:.3g} M", window_.sequences(),
+                     config.context, config.layers, config.d_model, config.heads,
+                     static_cast<double>(model_.parameters()) / 1e6);
+}
+
+}  // namespace refrain::cli::bench

@@ -1,0 +1,45 @@
+// Optimiser steps of a model on made tokens, by the calls a Trainer makes.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "cli/bench/check.h"
+#include "cli/bench/setup.h"
+#include "refrain/model/workspace.h"
+#include "refrain/train/optimizer.h"
+
+namespace refrain::cli::bench {
+
+class TrainingRun {
+ public:
+  // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
+  TrainingRun(const Setup&, const ModelConfig& config, const Options& mixer_settings,
+              const Checkpointing&);
+  TrainingRun(const TrainingRun&) = delete;
+  TrainingRun& operator=(const TrainingRun&) = delete;
+
+  // Takes a step: the first losses must be those of plain loops in float64, and the step must
+  // lower the loss.
+  Check check();
+  void step();
+
+  int64_t tokens() const { return window_.rows(); }
+  double operations() const;  // of a step, as MFU counts them
+  size_t bytes();             // weights, gradients, moments, activations
+  std::string shape_text() const;
+
+ private:
+  void forward_backward();
+  double loss();  // of the batch, by the weights as they are
+
+  LanguageModel model_;
+  Optimizer optimizer_;
+  Checkpointing checkpointing_;
+  WindowData data_;
+  Window window_;
+  std::vector<int32_t> tokens_, targets_;
+  std::vector<float> losses_;
+  Workspace workspace_;
+};
+
+}  // namespace refrain::cli::bench

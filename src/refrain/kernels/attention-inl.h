@@ -1,0 +1,131 @@
+// What both directions of attention are made of, on one instruction set: blocks of keys and values
+// laid out for the register tile, products over a range of what is reduced, and 2^x.
+//
+// Rows of q, k, v and o lie a whole model's width apart; a stride like a power of two sends all of
+// them to a few sets of the cache. So what is used more than once is copied side by side.
+#if defined(REFRAIN_KERNELS_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef REFRAIN_KERNELS_ATTENTION_INL_H_
+#undef REFRAIN_KERNELS_ATTENTION_INL_H_
+#else
+#define REFRAIN_KERNELS_ATTENTION_INL_H_
+#endif
+
+#include "hwy/highway.h"
+#include "refrain/kernels/attention_pattern.h"
+#include "refrain/kernels/tile-inl.h"
+
+#ifndef REFRAIN_KERNELS_ATTENTION_INL_ONCE
+#define REFRAIN_KERNELS_ATTENTION_INL_ONCE
+namespace refrain::kernels {
+// Scores are kept times log2 e: 2^x is e^x without a multiplication.
+inline constexpr float kLog2E = 1.44269504f;
+// No target's tile has more rows.
+inline constexpr int64_t kMaxTileRows = 16;
+// Floats of a row of head_dim that whole vectors of any target cover.
+inline int64_t padded_head(int64_t head_dim) { return round_up(head_dim, kMaxPanel / 2); }
+}  // namespace refrain::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// Tiles as wide as a usual head, where registers allow: their left operand is read less often.
+#if HWY_TARGET <= HWY_AVX3
+inline constexpr int kPanelVectors = 4;
+#else
+inline constexpr int kPanelVectors = 2;
+#endif
+inline int64_t panel_cols() { return kPanelVectors * float_lanes(); }
+inline constexpr int64_t kRowsAtOnce = tile_rows<kPanelVectors>();
+static_assert(kRowsAtOnce <= kMaxTileRows);
+
+// 2^x for x <= 127 within 1.5 ulp; 2^-125 for all that is less, NaN of NaN. 2^0 is 1. x = n + r,
+// |r| <= 1/2; 2^r = 1 + r q(r), q minimax of degree 4 (error 9e-8).
+HWY_INLINE FloatVec vector_exp2(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const auto low = hn::Set(d, -125.0f);
+  x = hn::IfThenElse(hn::Lt(x, low), low, x);
+  const auto shift = hn::Set(d, 0x1.8p23f);  // adding it rounds to an integer in the low bits
+  const auto shifted = hn::Add(x, shift);
+  const auto r = hn::Sub(x, hn::Sub(shifted, shift));
+  auto q = hn::MulAdd(r, hn::Set(d, 0.0013264727f), hn::Set(d, 0.0096715127f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.0555073374f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.2402224208f));
+  q = hn::MulAdd(q, r, hn::Set(d, 0.6931469776f));
+  q = hn::MulAdd(q, r, hn::Set(d, 1.0f));
+  // The low bits of `shifted` hold n; those above them leave by the left.
+  const auto power = hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127));
+  return hn::Mul(q, hn::BitCast(d, hn::ShiftLeft<23>(power)));
+}
+
+// to [n, wide] = rows of `cols` floats, `row` apart, zero beyond them.
+HWY_INLINE void copy_rows(const float* from, int64_t row, int64_t n, int64_t cols, int64_t wide,
+                          float* to) {
+  for (int64_t i = 0; i < n; ++i, from += row, to += wide) {
+    each(cols, [&](auto at, int64_t j) HWY_ATTR { at.store(at.load(from + j), to + j); });
+    for (int64_t j = cols; j < wide; ++j) to[j] = 0;
+  }
+}
+
+// to: panels of the transpose of rows [n, d], panel_cols() of them side by side: [d][panel_cols()].
+// They are the rows `first`, `first` + 1, ... of what the panels hold.
+HWY_INLINE void transpose_rows(const float* from, int64_t row, int64_t first, int64_t n, int64_t d,
+                               float* to) {
+  const int64_t NR = panel_cols();
+  for (int64_t i = 0; i < n;) {
+    const int64_t at = first + i, m = std::min(n - i, NR - at % NR);
+    transpose(from + i * row, row, m, d, to + at / NR * d * NR + at % NR, NR);
+    i += m;
+  }
+}
+HWY_INLINE void clear_panels(int64_t n, int64_t d, float* to) {
+  const int64_t NR = panel_cols();
+  if (n % NR != 0) std::fill_n(to + n / NR * d * NR, d * NR, 0.0f);
+}
+
+// B of a product: [K] rows of a panel of panel_cols() floats at stride `row`, panels `step` apart.
+struct Panels {
+  const float* data;
+  int64_t row, step;
+  Panels from_row(int64_t k) const { return {data + k * row, row, step}; }
+};
+HWY_INLINE Panels transposed_panels(const float* data, int64_t d) {
+  return {data, panel_cols(), d * panel_cols()};
+}
+HWY_INLINE Panels row_panels(const float* data, int64_t row) { return {data, row, panel_cols()}; }
+
+// The columns of c[m, .] (+)= A B for up to kRowsAtOnce rows, over K terms. columns.low: whole
+// vectors.
+template <Rows kRows>
+HWY_INLINE void tile_row(int64_t m, Range columns, int64_t K, const float* a, int64_t a_step,
+                         Panels b, float* c, int64_t c_row, bool add) {
+  const int64_t NR = panel_cols();
+  for (int64_t j = columns.low; j < columns.high;) {
+    const int64_t n = std::min(NR - j % NR, columns.high - j);
+    tile_of<kRows, kPanelVectors>(m, a, a_step, b.data + j / NR * b.step + j % NR, b.row, K, c + j,
+                                  c_row, n, add);
+    j += n;
+  }
+}
+
+// f(first, count) for tiles of nearly equal height that cover [low, high).
+template <class F>
+HWY_INLINE void each_tile(Range rows, F&& f) {
+  const int64_t m = rows.high - rows.low, count = (m + kRowsAtOnce - 1) / kRowsAtOnce;
+  for (int64_t t = 0; t < count; ++t)
+    f(rows.low + m * t / count, m * (t + 1) / count - m * t / count);
+}
+
+// Lanes whose column j + lane is in the range.
+HWY_INLINE hn::Mask<FloatTag> lanes_in(Range range, int64_t j) {
+  const FloatTag d;
+  const auto first_n = [&](int64_t n) HWY_ATTR {
+    return hn::FirstN(d, static_cast<size_t>(std::max<int64_t>(n, 0)));
+  };
+  return hn::AndNot(first_n(range.low - j), first_n(range.high - j));
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // include guard, once per target

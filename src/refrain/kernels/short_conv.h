@@ -1,0 +1,44 @@
+// A causal depthwise convolution over time, then silu: every channel sees its own last N values.
+//
+//   z[t, c] = Σ_{i<N} w[c, i] p[t-i, c]          y = silu(z) = z σ(z)
+//
+// An output is one chain over the taps, the newest first, wherever its rows lie: a sequence gives
+// the same bits whole, cut anywhere and row by row. So does a gradient by p, whose chain goes on
+// from what later rows gave. Short filters before linear attention: Poli et al., 2023 (arXiv
+// 2302.10866), Gu and Dao, 2023 (arXiv 2312.00752).
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+inline constexpr int64_t kShortConvMaxTaps = 16;
+
+// Some columns of a matrix, `stride` floats from row to row.
+struct Columns {
+  float* data;
+  int64_t stride;
+  float* row(int64_t r) const { return data + r * stride; }
+};
+
+// Rows first .. first + rows of every matrix, a stretch of a sequence. The N - 1 rows of p before
+// it, [N-1, channels], the oldest first, are what it carries; null: zeros, or not wanted.
+struct ShortConvPiece {
+  int64_t first, rows;
+  const float* found = nullptr;
+  float* left = nullptr;    // forward writes what the next piece finds; may be `found`
+  float* dstate = nullptr;  // backward: in, of what it left; out, of what it found
+};
+
+// w [channels, N], N from 2 to kShortConvMaxTaps; pieces end to end from row 0. Both take their
+// buffers from `scratch` and do nothing else when it only counts.
+void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece>, Columns p, Columns y,
+                        Arena& scratch);
+// dp takes the place of p, and dy is used up. dw is added to: one chain per element down all rows.
+void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece>, Columns p,
+                         Columns dy, Arena& scratch);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,197 @@
+#include "refrain/kernels/gemm_bf16.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/kernels/bf16.h"
+#include "refrain/kernels/gemm_bf16_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+using kernels::Strided;
+
+struct Memory {
+  Buffer<std::byte> bytes{size_t{8} << 20};
+  Arena arena{bytes.data(), bytes.size()};
+};
+
+double rounded(float x) { return static_cast<double>(static_cast<float>(BFloat16::of(x))); }
+
+// The plain kernel, and those of this machine's units.
+std::vector<kernels::Bf16Kernel> all_kernels() {
+  std::vector<kernels::Bf16Kernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
+  for (const auto& kernel : kernels::bf16_kernels()) all.push_back(kernel);
+  return all;
+}
+
+// C += A B against sums in double of rounded operands.
+void expect_product(Strided a, Strided b, ConstTensor got, int64_t M, int64_t N, int64_t K,
+                    float before, double ulps) {
+  for (int64_t i = 0; i < M; ++i)
+    for (int64_t j = 0; j < N; ++j) {
+      double sum = static_cast<double>(before), size = 1;
+      for (int64_t k = 0; k < K; ++k) {
+        const double term =
+            rounded(a.data[i * a.row + k * a.col]) * rounded(b.data[k * b.row + j * b.col]);
+        sum += term;
+        size += std::abs(term);
+      }
+      ASSERT_NEAR(got.row(i)[j], sum, 0x1p-24 * ulps * size) << "at " << i << ", " << j;
+    }
+}
+
+TEST(Bf16, RoundsToNearestEven) {
+  const float inf = std::numeric_limits<float>::infinity();
+  std::vector<std::pair<float, float>> pairs = {{0.0f, 0.0f},
+                                                {-0.0f, -0.0f},
+                                                {1.0f, 1.0f},
+                                                {inf, inf},
+                                                {-inf, -inf},
+                                                {0x1.01p0f, 0x1.0p0f},
+                                                {0x1.03p0f, 0x1.04p0f},
+                                                {-0x1.01p0f, -0x1.0p0f},
+                                                {0x1.010002p0f, 0x1.02p0f},
+                                                {0x1.fffffep127f, inf},
+                                                {0x1p-149f, 0.0f},
+                                                {0x1p-133f, 0x1p-133f}};
+  for_each_target([&] {
+    Floats in({static_cast<int64_t>(pairs.size())});
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      EXPECT_EQ(static_cast<float>(BFloat16::of(pairs[i].first)), pairs[i].second) << i;
+      in.tensor().data[i] = pairs[i].first;
+    }
+    kernels::round_to_bf16(in.tensor());
+    for (size_t i = 0; i < pairs.size(); ++i) {
+      EXPECT_EQ(in.tensor().data[i], pairs[i].second) << i;
+      EXPECT_EQ(std::signbit(in.tensor().data[i]), std::signbit(pairs[i].second)) << i;
+    }
+    // NaN stays NaN, even if all of its payload lies in the half that is lost.
+    Floats nan({19});
+    nan.fill(std::bit_cast<float>(0x7f800001u));
+    std::vector<BFloat16> narrow(19);
+    kernels::round_to_bf16(nan.tensor(), {narrow.data(), {19}});
+    for (int64_t i = 0; i < 19; ++i) {
+      EXPECT_TRUE(std::isnan(nan.tensor().data[i]));
+      EXPECT_TRUE(std::isnan(static_cast<float>(narrow[static_cast<size_t>(i)])));
+    }
+  });
+}
+
+TEST(Bf16, WidensWhatItNarrowed) {
+  for_each_target([&] {
+    const int64_t n = 70000;
+    Floats x({n}, 1, 5), y({n}, 1);
+    std::vector<BFloat16> narrow(static_cast<size_t>(n));
+    kernels::round_to_bf16(x.tensor(), {narrow.data(), {n}});
+    kernels::widen({narrow.data(), {n}}, y.tensor());
+    EXPECT_EQ(0, std::memcmp(x.span().data(), y.span().data(), x.span().size_bytes()));
+  });
+}
+
+TEST(Bf16, ProductsOfEveryLayout) {
+  Memory memory;
+  for (const auto& kernel : all_kernels())
+    for_each_target([&] {
+      SCOPED_TRACE(kernel.name);
+      uint64_t key = 1;
+      for (const auto& [M, N, K] : std::vector<std::array<int64_t, 3>>{{1, 1, 1},
+                                                                       {1, 33, 17},
+                                                                       {32, 32, 32},
+                                                                       {33, 31, 63},
+                                                                       {64, 100, 40},
+                                                                       {40, 800, 20},
+                                                                       {20, 40, 1100}}) {
+        const Floats a({M, K}, 1, ++key), at({K, M}, 0, ++key), b({K, N}, 1, ++key),
+            bt({N, K}, 0, ++key);
+        for (const Strided& left :
+             {Strided{a.tensor().data, K, 1}, Strided{at.tensor().data, 1, M}})
+          for (const Strided& right :
+               {Strided{b.tensor().data, N, 1}, Strided{bt.tensor().data, 1, K}})
+            for (bool add : {false, true}) {
+              Floats c({M, N}, 1);
+              c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
+              kernels::gemm_bf16(kernel, left, right, c.tensor().data, N, M, N, K, add, {},
+                                 memory.arena);
+              expect_product(left, right, c, M, N, K, add ? 0.5f : 0.0f,
+                             2 * static_cast<double>(K + 1));
+            }
+      }
+    });
+}
+
+// What the promise of equal weights stands on: rows may be cut between pieces, within them at
+// multiples of 32, and shared among any threads.
+TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
+  Memory memory;
+  for (const auto& kernel : all_kernels()) {
+    SCOPED_TRACE(kernel.name);
+    const int64_t M = 70, N = 100;
+    const std::vector<int32_t> pieces = {0, 5, 5, 70, 102, 239, 240};
+    const int64_t K = pieces.back();
+    const Floats dy({K, M}, 0, 1), x({K, N}, 0, 2);
+    const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
+      kernels::gemm_bf16(kernel, {dy.tensor().row(first), 1, M}, {x.tensor().row(first), N, 1},
+                         c.tensor().data, N, M, N, part.back(), true, part, memory.arena);
+    };
+    Floats whole({M, N});
+    whole.fill(0.25f);
+    set_threads(1);
+    multiply(whole, 0, pieces);
+    for (int threads : {1, 2, 3}) {
+      set_threads(threads);
+      Floats cut({M, N});
+      cut.fill(0.25f);
+      multiply(cut, 0, {0, 5});
+      multiply(cut, 5, {0, 0, 64});  // 64 of the piece [5, 70)
+      multiply(cut, 69, {0, 1, 33, 170});
+      multiply(cut, 239, {0, 1});
+      EXPECT_EQ(0, std::memcmp(whole.span().data(), cut.span().data(), cut.span().size_bytes()));
+    }
+    set_threads(0);
+  }
+}
+
+// Without units, gemm() multiplies rounded operands as float32.
+TEST(Bf16, GemmRoundsItsOperands) {
+  Memory memory;
+  for_each_target([&] {
+    const int64_t M = 30, N = 50, K = 410;
+    const Floats x({M, K}, 1, 1), w({N, K}, 1, 2), dy({M, N}, 1, 3);
+    Floats y({M, N}), dx({M, K}), dw({N, K});
+    dw.fill(0.5f);
+    const std::vector<int32_t> pieces = {0, 7, static_cast<int32_t>(M)};
+    kernels::linear_forward(x, w, y, memory.arena, nullptr, {.bf16 = true});
+    kernels::linear_backward_input(dy, w, dx, memory.arena, {.bf16 = true});
+    kernels::linear_backward_weight(dy, x, dw, memory.arena, {.bf16 = true, .pieces = pieces});
+    const Strided X{x.tensor().data, K, 1}, dY{dy.tensor().data, N, 1};
+    expect_product(X, {w.tensor().data, 1, K}, y, M, N, K, 0, 2.0 * (K + 1));
+    expect_product(dY, {w.tensor().data, K, 1}, dx, M, K, N, 0, 2.0 * (N + 1));
+    expect_product({dy.tensor().data, 1, N}, X, dw, N, K, M, 0.5f, 2.0 * (M + 1));
+  });
+}
+
+TEST(Bf16, ACountingArenaMeasuresWhatACallTakes) {
+  const kernels::Bf16Kernel plain{"plain", kernels::bf16_block_ref, nullptr, nullptr};
+  const std::vector<int32_t> pieces = {0, 5, 40};
+  const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
+  Floats c({50, 60});
+  const auto call = [&](Arena& arena) {
+    kernels::gemm_bf16(plain, {a.tensor().data, 1, 50}, {b.tensor().data, 60, 1}, c.tensor().data,
+                       60, 50, 60, 40, false, pieces, arena);
+  };
+  Arena counts;
+  call(counts);
+  ASSERT_GT(counts.peak(), 0u);
+  Buffer<std::byte> exact(counts.peak());
+  Arena arena(exact.data(), exact.size());
+  call(arena);
+  EXPECT_EQ(arena.peak(), counts.peak());
+}
+
+}  // namespace
+}  // namespace refrain
