@@ -62,6 +62,7 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
+  bool bf16 = false;
   ModelConfig model = default_model();
   Options mixer_settings;
 
@@ -77,6 +78,7 @@ struct Bench {
     v("batch_tokens", batch_tokens, "rows of a training step and of products");
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
     v("gradient_checkpointing", gradient_checkpointing, "as in train: off, blocks or a number K");
+    v("bf16", bf16, "training steps as with train's --bf16");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");
@@ -145,6 +147,7 @@ struct Bench {
     setup.product_size = product_size;
     setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
                           static_cast<int64_t>(sizeof(float));
+    setup.bf16 = bf16;
     setup.checkpointing = parse_checkpointing(gradient_checkpointing);
     setup.model = model;
     setup.mixer_settings = mixer_settings;

@@ -3,6 +3,7 @@
 
 #include "cli/bench/sections.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/bf16.h"
 #include "refrain/kernels/peak.h"
 #include "refrain/model/workspace.h"
 
@@ -36,17 +37,25 @@ double multiply_adds(const Setup& setup, Report& report) {
   return check.passed() ? total / timing.median : 0;
 }
 
-double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K, double most) {
-  const Buffer<float> x = uniform(M * K, 1), w = uniform(N * K, 2);
+double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K, bool bf16,
+               double most) {
+  Buffer<float> x = uniform(M * K, 1), w = uniform(N * K, 2);
+  if (bf16) {  // so that what is multiplied is what is checked
+    kernels::round_to_bf16({x.data(), {M * K}});
+    kernels::round_to_bf16({w.data(), {N * K}});
+  }
   Buffer<float> y(static_cast<size_t>(M * N));
   const ConstTensor tx(x.data(), {M, K}), tw(w.data(), {N, K});
   const Tensor ty(y.data(), {M, N});
   Workspace workspace;
   const Work work = [&] {
-    workspace.run({},
-                  [&](Context& ctx, Arena&) { kernels::linear_forward(tx, tw, ty, ctx.scratch); });
+    workspace.run({}, [&](Context& ctx, Arena&) {
+      kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {.bf16 = bf16});
+    });
   };
-  Row row{.section = kSection, .name = "product", .shape = fmt::format("{} x {} x {}", M, N, K)};
+  Row row{.section = kSection,
+          .name = bf16 ? "product, bfloat16" : "product",
+          .shape = fmt::format("{} x {} x {}", M, N, K)};
   Check check;
   work();
   check_product(check, {x.data(), K, 1}, {w.data(), 1, K}, K, ty);
@@ -56,7 +65,7 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
     rate = 2 * static_cast<double>(M * N) * static_cast<double>(K) / row.timing.median;
     row.rate = rate / 1e9;
     row.unit = "GFLOP/s";
-    row.ceiling = most / 1e9;
+    if (!bf16) row.ceiling = most / 1e9;
   }
   report.add(row, check);
   return rate;
@@ -120,8 +129,10 @@ Ceilings measure_ceilings(const Setup& setup, Report& report) {
   const int64_t n = setup.product_size, half = std::max<int64_t>(1, n / 2);
   for (const auto& [M, N, K] :
        {std::array{n, n, n}, std::array{2 * n, n, half}, std::array{2 * n, half, n}})
-    ceilings.products =
-        std::max(ceilings.products, product(setup, report, M, N, K, ceilings.multiply_adds));
+    for (const bool bf16 : {false, true}) {
+      double& best = bf16 ? ceilings.bf16_products : ceilings.products;
+      best = std::max(best, product(setup, report, M, N, K, bf16, ceilings.multiply_adds));
+    }
   ceilings.streaming = streaming(setup, report);
   report.end_section();
   return ceilings;

@@ -21,7 +21,7 @@ void time_generation(const Setup& setup, Report& report) {
         prompt.timing = timings[0];
         prompt.rate = static_cast<double>(run.prompt()) / prompt.timing.median;
         prompt.mfu =
-            utilisation(run.prompt_operations(), prompt.timing.median, setup.ceilings.products);
+            utilisation(run.prompt_operations(), prompt.timing.median, setup.ceilings.fastest());
         prompt.peak_mib = mebibytes(run.bytes());
         token.timing = timings[1].per(run.new_tokens());
         token.rate = 1 / token.timing.median;

@@ -189,7 +189,7 @@ void time_mixers(const Setup& setup, Report& report) {
           row.timing = time_of(setup.repetitions, work);
           row.rate = tokens / row.timing.median;
           row.mfu = utilisation(passes * run.operations() * tokens, row.timing.median,
-                                setup.ceilings.products);
+                                setup.ceilings.fastest());
         }
         report.add(row, passed);
       };

@@ -1,6 +1,7 @@
 // What all sections of a benchmark share: settings that were checked, the machine's ceilings, and
 // made inputs.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,7 +19,10 @@ namespace refrain::cli::bench {
 struct Ceilings {
   double multiply_adds = 0;  // chains in registers
   double products = 0;       // the fastest of a few large products
+  double bf16_products = 0;  // the same of operands in bfloat16
   double streaming = 0;      // copies and sums of arrays beyond the caches
+
+  double fastest() const { return std::max(products, bf16_products); }  // what MFU is over
 };
 
 struct Setup {
@@ -31,6 +35,7 @@ struct Setup {
   int64_t product_size;               // rows and columns of the products of the ceiling
   int64_t stream_floats;              // of the arrays that memory is timed over
   Checkpointing checkpointing;
+  bool bf16;
   ModelConfig model;  // but its pattern and context
   Options mixer_settings;
   Ceilings ceilings{};

@@ -38,7 +38,7 @@ void time_group(const Setup& setup, Report& report, std::vector<Candidate> group
       row.rate = static_cast<double>(group[i].tokens) / row.timing.median;
       row.unit = "tokens/s";
       if (group[i].operations > 0)
-        row.mfu = utilisation(group[i].operations, row.timing.median, setup.ceilings.products);
+        row.mfu = utilisation(group[i].operations, row.timing.median, setup.ceilings.fastest());
       if (group[0].check.passed()) row.ratio = timings[place[0]].median / row.timing.median;
     }
     report.add(row, group[i].check);
@@ -51,11 +51,12 @@ struct Variant {
   ModelConfig model;
   Options mixer_settings;
   Checkpointing checkpointing;
+  bool bf16;
 };
 
 Variant variant_of(const Setup& setup, const std::string& name, const std::string& pattern) {
   return {name, setup.model_of(pattern, setup.lengths[0]), setup.mixer_settings,
-          setup.checkpointing};
+          setup.checkpointing, setup.bf16};
 }
 
 void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& variants) {
@@ -63,7 +64,7 @@ void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& 
   std::vector<Candidate> group;
   for (const Variant& v : variants) {
     TrainingRun& run = *runs.emplace_back(
-        std::make_unique<TrainingRun>(setup, v.model, v.mixer_settings, v.checkpointing));
+        std::make_unique<TrainingRun>(setup, v.model, v.mixer_settings, v.checkpointing, v.bf16));
     Candidate& c = group.emplace_back();
     c.check = run.check();
     c.row.name = v.name;
@@ -114,6 +115,15 @@ void time_switches(const Setup& setup, Report& report) {
       variants.push_back(
           variant_of(setup, fmt::format("{}: checkpointing {}", pattern, value), pattern));
       variants.back().checkpointing = parse_checkpointing(value);
+    }
+    time_steps(setup, report, variants);
+  }
+  for (const std::string& pattern : setup.patterns) {
+    std::vector<Variant> variants;
+    for (const bool bf16 : {false, true}) {
+      variants.push_back(variant_of(
+          setup, fmt::format("{}: {}", pattern, bf16 ? "bfloat16" : "float32"), pattern));
+      variants.back().bf16 = bf16;
     }
     time_steps(setup, report, variants);
   }

@@ -14,7 +14,7 @@ class TrainingRun {
  public:
   // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
   TrainingRun(const Setup&, const ModelConfig& config, const Options& mixer_settings,
-              const Checkpointing&);
+              const Checkpointing&, bool bf16);
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
@@ -35,6 +35,7 @@ class TrainingRun {
   LanguageModel model_;
   Optimizer optimizer_;
   Checkpointing checkpointing_;
+  bool bf16_;
   WindowData data_;
   Window window_;
   std::vector<int32_t> tokens_, targets_;

@@ -64,12 +64,23 @@ void Attention::visit(const ParamVisitor& v) {
            Init::normal(kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks))));
 }
 
-Attention::Saved Attention::carve(Arena& a, const Window& w, bool keep_rings) const {
+Attention::Saved Attention::carve(Context& ctx, Arena& a, const Window& w, bool keep_rings) const {
   const int64_t rows = w.rows();
   int64_t past = 0;
   for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.begins_at(b));
-  return {a.take({rows, qkv_.out}), a.take({rows, o_.in}), a.take({rows * shape_.heads}),
-          a.take({past, kv_width()})};
+  Saved s;
+  if (ctx.bf16) {
+    s.qkv = ctx.scratch.take({rows, qkv_.out});
+    s.o = ctx.scratch.take({rows, o_.in});
+    s.narrow_qkv = a.take<BFloat16>({rows, qkv_.out});
+    s.narrow_o = a.take<BFloat16>({rows, o_.in});
+  } else {
+    s.qkv = a.take({rows, qkv_.out});
+    s.o = a.take({rows, o_.in});
+  }
+  s.lse = a.take({rows * shape_.heads});
+  s.past = a.take({past, kv_width()});
+  return s;
 }
 
 int64_t Attention::ring_rows(int64_t tokens) const {
@@ -134,9 +145,10 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
                         Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keep_rings = saved && state && attention_.window > 0;
-  const Saved s = carve(saved ? *saved : ctx.scratch, w, keep_rings);
+  const Saved s = carve(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
+  if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
   kernels::attention_forward(attention_, sequences(w, s, state, false), ctx.scratch);
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
@@ -146,6 +158,7 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
       std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
     });
   }
+  if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(s.o, s.narrow_o);
   o_.forward(ctx, s.o, y);
 }
 
@@ -153,7 +166,11 @@ void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTens
                          const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
-  const Saved s = carve(saved, w, rings);
+  const Saved s = carve(ctx, saved, w, rings);
+  if (ctx.bf16 && !ctx.dry()) {
+    kernels::widen(s.narrow_qkv, s.qkv);
+    kernels::widen(s.narrow_o, s.o);
+  }
   const Tensor d_o = ctx.scratch.take({w.rows(), o_.in});
   const Tensor dqkv = ctx.scratch.take({w.rows(), qkv_.out});
   o_.backward(ctx, s.o, dy, d_o);

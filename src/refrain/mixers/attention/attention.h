@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "refrain/kernels/attention.h"
+#include "refrain/kernels/bf16.h"
 #include "refrain/kernels/rope.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/mixer.h"
@@ -56,8 +57,9 @@ class Attention final : public Mixer {
     Tensor lse;   // [R heads], a sequence's [heads, T] after another's
     Tensor past;  // the rows of the rings found, a sequence's after another's: forward's overwrite
                   // them
+    TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
   };
-  Saved carve(Arena&, const Window&, bool keep_rings) const;
+  Saved carve(Context&, Arena&, const Window&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
   std::vector<kernels::AttentionSequence> sequences(const Window&, const Saved&, const State*,
                                                     bool rings) const;
