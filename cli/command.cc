@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <new>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "refrain/base/parallel.h"
 #include "refrain/base/process.h"
 #include "refrain/io/json.h"
+#include "refrain/kernels/isa.h"
 
 namespace refrain::cli {
 namespace {
@@ -227,6 +229,17 @@ int run(const std::vector<Verb>& verbs, std::span<const std::string> arguments, 
   return 0;
 }
 
+// REFRAIN_ISA names the most that may be used.
+void limit_instructions() {
+  const char* name = std::getenv("REFRAIN_ISA");
+  if (!name) return;
+  const auto isa = kernels::isa_named(name);
+  if (!isa)
+    throw_error("REFRAIN_ISA: expected scalar, sse4, avx2, avx512, avx512-bf16 or amx, found '{}'",
+                name);
+  kernels::limit_isa(*isa);
+}
+
 }  // namespace
 
 std::string flag_of(std::string_view name) {
@@ -405,6 +418,7 @@ int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arg
     return status;
   };
   try {
+    limit_instructions();
     const int status = run(verbs, arguments, name);
     flush_output();
     return status;

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 REFRAIN = None  # the program; set by main()
 DATA = os.environ.get("REFRAIN_DATA")
@@ -163,6 +164,12 @@ class Flags(Case):
         self.fails("generate", "-x", says="unknown flag '-x'")
         self.fails("generate", "surplus", says="unexpected argument 'surplus'")
         self.fails("--verson", says="expected a verb, found '--verson'")
+
+    def test_instruction_sets(self):
+        with unittest.mock.patch.dict(os.environ, REFRAIN_ISA="avx3"):
+            self.fails("info", says=["REFRAIN_ISA: expected scalar, sse4", "found 'avx3'"])
+        with unittest.mock.patch.dict(os.environ, REFRAIN_ISA="scalar"):
+            self.must("--version")
 
     def test_values(self):
         self.fails("generate", "--temp", says="--temp: expected a value")

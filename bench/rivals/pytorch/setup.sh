@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment that train_lm.py, tests/compat/run.py and tools/make_golden.py run
+# Makes the virtual environment that table.py, tests/compat/run.py and tools/make_golden.py run
 # in, outside of the source tree, and prints the path of its Python.
 # usage: setup.sh [DIR]     default: ${XDG_CACHE_HOME:-$HOME/.cache}/refrain/rivals-pytorch
 set -euo pipefail

@@ -7,6 +7,7 @@
 #include "refrain/kernels/bf16.h"
 #include "refrain/kernels/gemm_bf16.h"
 #include "refrain/kernels/gemm_bf16_ref.h"
+#include "refrain/kernels/isa.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define REFRAIN_BF16_UNITS 1
@@ -146,8 +147,10 @@ struct Found {
 #ifdef REFRAIN_BF16_UNITS
     const Bf16Kernel amx{"AMX", amx_block, amx_begin, amx_end};
     const Bf16Kernel avx512{"AVX512-BF16", avx512_block, nullptr, nullptr};
-    if (has_amx() && sums_are_right(amx)) kernels[count++] = amx;
-    if (has_avx512_bf16() && sums_are_right(avx512)) kernels[count++] = avx512;
+    const Isa limit = isa_limit();
+    if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
+    if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))
+      kernels[count++] = avx512;
 #endif
   }
 };

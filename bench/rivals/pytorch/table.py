@@ -1,0 +1,409 @@
+#!/usr/bin/env python3
+"""The same work in refrain and in PyTorch, the engines taking turns: Markdown tables of tokens/s,
+peak memory and MFU, each row as it is done and a summary at the end.
+
+usage: table.py --refrain BIN --data TEXT [--rows 'gla*' lstm] [--quick]        table.py --list
+
+Every model is trained by refrain for a few steps first, and every form of it in PyTorch must give
+refrain's loss from its weights; what does not is refused. Each figure is the median over the steps
+of all rounds; a round is a process of each engine. Needs the standard library only: PyTorch's
+environment is --python, or is made by setup.sh.
+"""
+import argparse
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+
+import rows
+import tokens
+
+HERE = pathlib.Path(__file__).resolve().parent
+MIB = 2**20
+
+
+class Failed(Exception):
+    """What an engine said when it did not do its work."""
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(command, limit, env=None):
+    """Its standard output and largest resident set; Failed when it fails or takes longer than
+    `limit` seconds."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=env,
+                                   start_new_session=True)
+        late = threading.Event()
+
+        def stop():
+            late.set()
+            os.killpg(process.pid, signal.SIGKILL)  # compilers that it started, too
+
+        timer = threading.Timer(limit, stop)
+        timer.start()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            stop()
+            process.wait()
+            raise
+        finally:
+            timer.cancel()
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if late.is_set():
+            raise Failed(f"not done within {limit:,.0f} s")
+        if process.returncode:
+            err.seek(0)
+            lines = [line.strip() for line in err.read().splitlines() if line.strip()]
+            raise Failed(next((line for line in reversed(lines) if "Error" in line or
+                               line.startswith("refused")), lines[-1] if lines else
+                              f"exit status {process.returncode}"))
+        out.seek(0)
+        return out.read(), usage.ru_maxrss * 1024
+
+
+@dataclasses.dataclass
+class Result:
+    """What one engine gave in all rounds."""
+    name: str
+    bf16: bool = False
+    mode: rows.Mode | None = None  # PyTorch's
+    beside: bool = False           # other work than the row's
+    rates: list = dataclasses.field(default_factory=list)
+    peaks: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+    failed: str = ""
+
+    @property
+    def rate(self):
+        return statistics.median(self.rates) if self.rates else None
+
+    @property
+    def peak(self):
+        return statistics.median(self.peaks) if self.peaks else None
+
+    def add(self, rates, peak):
+        self.rates += rates
+        self.peaks.append(peak)
+
+
+class Table:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, folder
+        self.env = os.environ | {"OMP_NUM_THREADS": str(args.threads),
+                                 "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+        self.texts = {}
+        self.products = {}
+        self.summary = []
+        self.trains_bf16, self.times_bf16 = (
+            "--bf16" in subprocess.run([args.refrain, verb, "--help"], capture_output=True,
+                                       text=True).stdout for verb in ("train", "bench"))
+
+    # -- refrain
+
+    def refrain(self, *words):
+        return run([self.args.refrain, *words], self.args.limit)
+
+    def text(self, tokenizer):
+        """The data as a token file, and its tokenizer."""
+        if tokenizer not in self.texts:
+            out = self.folder / f"{len(self.texts)}.tokens"
+            self.refrain("prepare", "--data", self.args.data, "--tokenizer", tokenizer, "--out",
+                         out)
+            self.texts[tokenizer] = out, out.with_suffix(".tokenizer")
+        return self.texts[tokenizer]
+
+    def first(self, row):
+        """The first batch as a token file of its own."""
+        out = self.folder / f"{row.name}.first.tokens"
+        if not out.exists():
+            ids, header = tokens.read(self.text(row.tokenizer)[0])
+            if len(ids) <= 2 * row.tokens:
+                raise Failed(f"{self.args.data} has {len(ids):,} tokens, {row.name} wants more "
+                             f"than {2 * row.tokens:,}")
+            tokens.write(out, ids[:row.tokens + 1], header)
+        return out
+
+    def train(self, row, out, flags, steps, *more):
+        """Steps with a record of each, and the evaluation of the first batch after them."""
+        data, tokenizer = self.text(row.tokenizer)
+        self.refrain("train", "--data", data, "--tokenizer", tokenizer, "--valid", self.first(row),
+                     "--out", out, *flags, "--context", row.context, "--max-steps", steps,
+                     "--warmup-steps", 1, "--logging-steps", 1, "--threads", self.args.threads,
+                     *more)
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        for checkpoint in [*out.glob("checkpoint-*"), out / "best"]:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        return ([line for line in lines if "loss" in line],
+                next(line["eval_loss"] for line in reversed(lines) if "eval_loss" in line))
+
+    def model(self, row):
+        """A model of the row's sizes that has learned a little, with its loss of the first batch.
+        Of a mixer that is timed alone, one block with hardly a feed-forward layer."""
+        out = self.folder / row.name
+        alone = ("--layers", 1, "--d-ff", 32) if row.part == "mixer" else ()
+        _, loss = self.train(row, out, (*row.flags, *alone), 4, "--batch-size", 1)
+        info = json.loads(self.refrain("info", "-m", out, "--json")[0])
+        return out, loss, info
+
+    def train_ours(self, row, flags, bf16, result):
+        with tempfile.TemporaryDirectory(dir=self.folder) as out:
+            steps, _ = self.train(row, pathlib.Path(out, "run"), flags, row.warm_up + row.steps,
+                                  "--batch-size", row.batch, *(["--bf16"] if bf16 else []))
+        timed = steps[row.warm_up:]
+        result.add([step["tokens_per_second"] for step in timed], timed[-1]["peak_memory_bytes"])
+
+    def time_ours(self, row, flags, bf16, result):
+        out, peak = self.refrain(
+            "bench", "mixers", "--mixers", "attention", "--lengths", row.context, "--batch-tokens",
+            row.tokens, "--repeats", row.steps, "--warm-up", row.warm_up, *flags,
+            # Its own ceilings are not wanted here.
+            "--stream-mib", 16, "--product-size", 256,
+            "--threads", self.args.threads, "--format", "json", *(["--bf16"] if bf16 else []))
+        found = next(line for line in json.loads(out)
+                     if line["section"] == "mixers" and "backward" in line["name"])
+        result.add([found["rate"]], peak)
+
+    # -- PyTorch
+
+    def torch(self, row, model, loss, mode, steps, *more):
+        out, _ = run([self.args.python, HERE / "step.py", "--model", model, "--tokens",
+                      self.text(row.tokenizer)[0], "--expected-loss", loss, "--form", mode.form,
+                      "--batch-size", row.batch, "--steps", steps, "--warm-up", row.warm_up,
+                      "--seconds", self.args.seconds, "--threads", self.args.threads,
+                      *(["--bf16"] if mode.bf16 else []), *(["--compile"] if mode.compile else []),
+                      *more], self.args.limit, self.env)
+        return json.loads(out.splitlines()[-1])
+
+    def train_theirs(self, row, model, loss, mode, result):
+        more = ["--mixer-only"] if row.part == "mixer" else []
+        found = self.torch(row, model, loss, mode, row.steps, *more)
+        result.add(found["tokens_per_second"], found["peak_memory_bytes"])
+        if found["warm_up"] < row.warm_up:
+            result.notes.append(f"{found['warm_up']} warm-up steps, for lack of time")
+
+    # -- rows
+
+    def rates_of_products(self):
+        found = json.loads(run([self.args.python, HERE / "product.py", self.args.threads],
+                               self.args.limit, self.env)[0])
+        self.products = {name: max(rate, self.products.get(name, 0))
+                         for name, rate in found.items()}
+
+    def engines(self, row, model, loss):
+        """(result, what a round of it does)."""
+        ours = self.train_ours if row.part == "training" else self.time_ours
+        has_bf16 = self.trains_bf16 if row.part == "training" else self.times_bf16
+        for bf16 in (False, True) if has_bf16 else (False,):
+            result = Result(f"refrain, {'bf16' if bf16 else 'float32'}", bf16)
+            yield result, lambda r=result, b=bf16: ours(row, row.flags, b, r)
+        for label, flags in row.beside:
+            for bf16 in (False, True) if has_bf16 else (False,):
+                result = Result(f"{label}, {'bf16' if bf16 else 'float32'}", bf16, beside=True)
+                yield result, lambda r=result, b=bf16, f=flags: ours(row, f, b, r)
+        for mode in row.modes:
+            result = Result(str(mode), mode.bf16, mode)
+            yield result, lambda r=result, m=mode: self.train_theirs(row, model, loss, m, r)
+
+    def check_forms(self, row, model, loss):
+        """Form -> why not to time it. Training checks its own first step."""
+        refused = {}
+        for form in dict.fromkeys(mode.form for mode in row.modes) if row.part == "mixer" else ():
+            try:
+                self.torch(row, model, loss, rows.Mode(form), 0)
+            except Failed as problem:
+                refused[form] = str(problem)
+        return refused
+
+    def measure(self, row):
+        say(f"{row.name}: a model to check against")
+        model, loss, info = self.model(row)
+        engines = list(self.engines(row, model, loss))
+        refused = self.check_forms(row, model, loss)
+        for result, _ in engines:
+            result.failed = refused.get(result.mode.form, "") if result.mode else ""
+        for turn in range(self.args.rounds):
+            for result, work in engines:
+                if result.failed:
+                    continue
+                say(f"{row.name}: round {turn + 1}, {result.name}")
+                try:
+                    work()
+                except Failed as problem:
+                    result.failed = str(problem)
+                    say(f"  {problem}")
+        shutil.rmtree(model)
+        results = [result for result, _ in engines]
+        self.print_row(row, info, results)
+        self.summarise(row, results)
+
+    def operations(self, row, info):
+        """Of a training step, for each token: three times the forward pass; in that, 2 for every
+        parameter that is multiplied with, and what the mixer does beside its projections: products
+        with the keys that a query sees, on average; of a mixer with a state, 4 for each number in
+        it."""
+        c, parts = info["config"], info["parameters"]
+        if row.part == "mixer":
+            parameters = parts["mixers"]
+        else:
+            parameters = parts["all"] - (0 if c["tie_embeddings"] else parts["embedding"])
+        if c["pattern"] == "attention":
+            T = row.context
+            window = min(int(c.get("attention.window", 0)) or T, T)
+            keys = window - window * (window - 1) / (2 * T)
+            mixing = 4 * keys * c["heads"] * c["head_dim"] * c["layers"]
+        else:
+            mixing = info["state_bytes_at_context"]  # 4 for each number, of 4 bytes
+        return 3 * (2 * parameters + mixing)
+
+    def print_row(self, row, info, results):
+        best = fastest(results, lambda r: not r.mode)
+        operations = self.operations(row, info)
+        what = "forward and backward" if row.part == "mixer" else "training"
+        print(f"### {row.title}\n\n{what}, batch {row.batch} × {row.context:,}, {self.args.threads} "
+              f"threads; {self.args.rounds} × {row.steps} steps after {row.warm_up}; "
+              f"{info['parameters']['all' if row.part == 'training' else 'mixers']:,} parameters, "
+              f"{operations / 1e6:,.1f} MFLOP a token\n\n"
+              "| engine | tokens/s | refrain's speed over it | peak memory, MiB | MFU, float32 | "
+              "MFU, bf16 |\n|---|---:|---:|---:|---:|---:|")
+        notes = []
+        for r in results:
+            cells = [r.name]
+            if r.rate:
+                mfu = [f"{100 * r.rate * operations / self.products[t]:.0f} %" if not r.beside
+                       else "" for t in ("float32", "bf16")]
+                cells += [f"{r.rate:,.0f}", f"{best.rate / r.rate:.2f}" if best else "",
+                          f"{r.peak / MIB:,.0f}", *mfu]
+            else:
+                cells += ["-"] * 5
+            print("| " + " | ".join(cells) + " |")
+            notes += [f"{r.name}: {note}" for note in [*dict.fromkeys(r.notes),
+                                                       *([r.failed] if r.failed else [])]]
+        print("".join(f"\n- {note}" for note in notes) + "\n", flush=True)
+
+    def summarise(self, row, results):
+        def ours(r):
+            return not r.mode
+
+        def theirs(r):
+            return r.mode
+
+        def ratio(mine, other):
+            return f"{mine.rate / other.rate:.2f}" if mine and other else ""
+
+        mine, best = fastest(results, ours), fastest(results, theirs)
+        plain = [r for r in results if not r.bf16]
+        loop = fastest(results, lambda r: r.mode and r.mode.form == "loop")
+        memory = f"{100 * mine.peak / best.peak:.0f} %" if mine and best else ""
+        self.summary.append(
+            f"| {row.title} | {f'{mine.rate:,.0f}' if mine else '-'} | "
+            f"{f'{best.rate:,.0f} ({best.name[9:]})' if best else '-'} | {ratio(mine, best)} | "
+            f"{ratio(fastest(plain, ours), fastest(plain, theirs))} | {ratio(mine, loop)} | "
+            f"{memory} |")
+
+    def measure_lengths(self, row):
+        print(f"### {row.title}\n\ntraining, refrain, {self.args.threads} threads\n\n| T | batch | "
+              + " | ".join(f"{mixer}, tokens/s | {mixer}, MiB" for mixer, _ in row.mixers) +
+              " |\n|---:|---:|" + "---:|---:|" * len(row.mixers))
+        for T in row.lengths:
+            batch = max(1, row.tokens // T)
+            cells = [f"{T:,}", f"{batch}"]
+            results = [Result(mixer, beside=T > longest) for mixer, longest in row.mixers]
+            for turn in range(self.args.rounds):
+                for result in results:
+                    if result.beside or result.failed:
+                        continue
+                    say(f"{row.name}: T = {T}, round {turn + 1}, {result.name}")
+                    one = rows.Row(f"{row.name}-{T}", "", row.flags, batch, T, (),
+                                   steps=row.steps, warm_up=row.warm_up)
+                    try:
+                        self.train_ours(one, (*row.flags, "--mixer", result.name),
+                                        self.trains_bf16, result)
+                    except Failed as problem:
+                        result.failed = str(problem)
+                        say(f"  {problem}")
+            for r in results:
+                cells += [f"{r.rate:,.0f}", f"{r.peak / MIB:,.0f}"] if r.rate else ["-", "-"]
+            print("| " + " | ".join(cells) + " |", flush=True)
+        print()
+
+    def print_all(self, chosen):
+        self.rates_of_products()
+        for row in chosen:
+            try:
+                if isinstance(row, rows.Lengths):
+                    self.measure_lengths(row)
+                else:
+                    self.measure(row)
+            except Failed as problem:
+                print(f"### {row.title}\n\nnot measured: {problem}\n", flush=True)
+            self.rates_of_products()
+        if self.summary:
+            print("### Summary\n\n| work | refrain, tokens/s | PyTorch's best, tokens/s | ratio | "
+                  "float32 alone | over the loop | memory, of PyTorch's best |\n"
+                  "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(self.summary) + "\n")
+        print("torch.mm (oneDNN) in this run: " + ", ".join(
+            f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in self.products.items()))
+
+
+def fastest(results, wanted):
+    return max((r for r in results if r.rate and not r.beside and wanted(r)),
+               key=lambda r: r.rate, default=None)
+
+
+def quick(row):
+    """Models and engines stay; batches, steps and lengths shrink, to see that all of it runs."""
+    if isinstance(row, rows.Lengths):
+        return dataclasses.replace(row, lengths=row.lengths[:2], tokens=row.tokens // 8, steps=1)
+    return dataclasses.replace(row, batch=max(1, row.batch // 4), context=min(row.context, 2048),
+                               steps=1, warm_up=1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refrain", help="the program")
+    parser.add_argument("--python", help="a Python with PyTorch; none = what setup.sh makes")
+    parser.add_argument("--data", help="a text of a million characters or more")
+    parser.add_argument("--rows", nargs="+", default=["*"], help="names or patterns of rows")
+    parser.add_argument("--list", action="store_true", help="print the rows' names, and stop")
+    parser.add_argument("--rounds", type=int, help="turns of each engine [3]")
+    parser.add_argument("--threads", type=int, default=2, help="[2]")
+    parser.add_argument("--seconds", type=float, help="of a turn in PyTorch; the step under way is "
+                        "finished [60]")
+    parser.add_argument("--limit", type=float, help="seconds of a process, then it is ended [900]")
+    parser.add_argument("--quick", action="store_true",
+                        help="one round of one step, small batches, short windows: to try it")
+    args = parser.parse_args()
+    chosen = [row for row in rows.ROWS if any(fnmatch.fnmatch(row.name, p) for p in args.rows)]
+    if args.list or not chosen:
+        print("\n".join(row.name for row in rows.ROWS))
+        return not chosen
+    if not args.refrain or not args.data:
+        parser.error("--refrain and --data are required")
+    for name, value in (("rounds", 1 if args.quick else 3), ("seconds", 20 if args.quick else 60),
+                        ("limit", 300 if args.quick else 900)):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if not args.python:
+        args.python = subprocess.run([HERE / "setup.sh"], stdout=subprocess.PIPE, text=True,
+                                     check=True).stdout.strip()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ending what it started, as Ctrl-C does
+    with tempfile.TemporaryDirectory(prefix="refrain-rivals-", ignore_cleanup_errors=True) as folder:
+        Table(args, pathlib.Path(folder)).print_all([quick(r) if args.quick else r for r in chosen])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+// Which instruction sets the kernels use: the best this machine has, or less (to try what another
+// machine would do, or to avoid a faulty unit).
+#pragma once
+#include <optional>
+#include <string_view>
+
+namespace refrain::kernels {
+
+enum class Isa { kScalar, kSse4, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+
+// scalar, sse4, avx2, avx512, avx512-bf16 or amx; nothing for other names.
+std::optional<Isa> isa_named(std::string_view name);
+
+// From here on nothing beyond `most` is used: to be called before the first kernel.
+void limit_isa(Isa most);
+Isa isa_limit();
+
+}  // namespace refrain::kernels
