@@ -15,6 +15,9 @@ namespace {
 
 using Complex = std::complex<double>;
 
+// What rounding operands to bfloat16 (2^-9 each, through three products) may do to a result.
+constexpr double kBf16Rounding = 0.03;
+
 // A mixer with weights, inputs and memory, over `sequences` of `length` tokens each.
 class MixerRun {
  public:
@@ -47,13 +50,13 @@ class MixerRun {
 
   void forward() {
     workspace_.run({}, [&](Context& ctx, Arena&) {
-      ctx.keep_every = setup_.checkpointing.keep_every;
+      set(ctx);
       mixer_->forward(ctx, window_, tensor(x_), tensor(y_), nullptr, nullptr);
     });
   }
   void train() {
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
-      ctx.keep_every = setup_.checkpointing.keep_every;
+      set(ctx);
       const size_t mark = saved.mark();
       mixer_->forward(ctx, window_, tensor(x_), tensor(y_), nullptr, &saved);
       saved.rewind(mark);
@@ -71,7 +74,8 @@ class MixerRun {
     double largest = 0;
     for (const double v : want) largest = std::max(largest, std::abs(v));
     for (size_t i = 0; i < want.size(); ++i)
-      check.near(fmt::format("output {}", i), static_cast<double>(y_[i]), want[i], 1e-4 * largest);
+      check.near(fmt::format("output {}", i), static_cast<double>(y_[i]), want[i],
+                 (setup_.bf16 ? kBf16Rounding : 1e-4) * largest);
     check.finite("outputs", tensor(y_));
     check.finite("gradients", tensor(dx_));
     return check;
@@ -105,7 +109,8 @@ class MixerRun {
     double want = 0;
     for (size_t i = 0; i < y.size(); ++i) want += static_cast<double>(dy_[i]) * y[i].imag();
     Check check;
-    check.near("gradients along a direction", along, want / kStep, 1e-3 * std::sqrt(squares));
+    check.near("gradients along a direction", along, want / kStep,
+               (setup_.bf16 ? kBf16Rounding : 1e-3) * std::sqrt(squares));
     return check;
   }
 
@@ -123,6 +128,11 @@ class MixerRun {
   }
 
  private:
+  void set(Context& ctx) const {
+    ctx.keep_every = setup_.checkpointing.keep_every;
+    ctx.bf16 = setup_.bf16;
+    ctx.pieces = window_.offset;
+  }
   Tensor tensor(Buffer<float>& values) const {
     return {values.data(), {window_.rows(), shape_.d_model}};
   }
@@ -183,7 +193,7 @@ void time_mixers(const Setup& setup, Report& report) {
       const auto tokens = static_cast<double>(run.tokens());
       const auto add = [&](const char* what, double passes, std::optional<double> peak_mib,
                            const Check& passed, const Work& work) {
-        row.name = fmt::format("{}: {}", kind, what);
+        row.name = fmt::format("{}{}: {}", kind, setup.bf16 ? ", bfloat16" : "", what);
         row.peak_mib = peak_mib;
         if (passed.passed()) {
           row.timing = time_of(setup.repetitions, work);

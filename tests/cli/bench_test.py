@@ -18,15 +18,7 @@ FIELDS = ["section", "name", "shape", "threads", "repeats", "mean_ms", "deviatio
           "refused"]
 
 
-class BenchCase(cli_test.Case):
-    @classmethod
-    def setUpClass(cls):
-        pass  # no converted models here
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
+class BenchCase(cli_test.PlainCase):
     TINY = ["--repeats", 2, "--threads", 2, "--batch-tokens", 48, "--layers", 2, "--d-model", 16,
             "--heads", 2, "--vocab-size", 30, "--product-size", 40, "--stream-mib", 1,
             "--new-tokens", 3]
@@ -65,6 +57,14 @@ class Rows(BenchCase):
                      "attention: checkpointing blocks", "attention: 8 heads"):
             self.assertIn(name, switches)
         self.assertNotIn("attention: checkpointing 64", switches)
+
+    def test_bfloat16_passes_its_checks(self):
+        rows = self.rows("mixers", "--bf16", "--lengths", 32, "--mixers",
+                         "attention,gla,attention_rnn,lstm")
+        names = [r["name"] for r in rows if r["section"] == "mixers"]
+        self.assertEqual(len(names), 8)
+        for name in names:
+            self.assertIn(", bfloat16: ", name)
 
     def test_settings_reach_what_is_timed(self):
         rows = self.rows("train", "mixers", "--lengths", 32, "--mixers", "attention,lstm,gla",

@@ -140,6 +140,18 @@ class Case(unittest.TestCase):
         return path
 
 
+class PlainCase(Case):
+    """A test that needs no converted models."""
+
+    @classmethod
+    def setUpClass(cls):
+        pass
+
+    @classmethod
+    def tearDownClass(cls):
+        pass
+
+
 class Flags(Case):
     def test_version_and_help(self):
         self.assertRegex(self.must("--version"), r"^refrain \d+\.\d+\.\d+\n$")

@@ -30,15 +30,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class TrainCase(cli_test.Case):
-    @classmethod
-    def setUpClass(cls):
-        pass  # no converted models here
-
-    @classmethod
-    def tearDownClass(cls):
-        pass
-
+class TrainCase(cli_test.PlainCase):
     SMALL = ["--layers", 2, "--heads", 2, "--d-model", 16, "--context", 24, "--warmup-steps", 2]
 
     def setUp(self):
