@@ -148,7 +148,7 @@ struct Bench {
     setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
                           static_cast<int64_t>(sizeof(float));
     setup.bf16 = bf16;
-    setup.checkpointing = parse_checkpointing(gradient_checkpointing);
+    setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;
     check_models(setup);

@@ -6,6 +6,7 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/reconstruct.h"
 #include "cli/similarity.h"
 #include "cli/translator.h"
 #include "cli/verbs.h"
@@ -55,6 +56,11 @@ struct Eval {
 
   int run(const CommandLine& line) {
     line.require({"model", "data"});
+    if (Autoencoder::is_model(model)) {
+      const io::Json scores = reconstruction_scores(model, data);
+      print(json ? io::to_text(scores) : reconstruction_text(scores));
+      return 0;
+    }
     const LoadedModel loaded = load_with_tokenizer(model);
     if (task.empty()) task = loaded.task.task;
     check_task(task);
@@ -198,7 +204,8 @@ Verb eval_verb() {
       "           tokens that each start from nothing\n"
       "translate  loss of the target's tokens; how many translations equal the reference (white\n"
       "           space aside); BLEU and chrF, as sacreBLEU computes them\n"
-      "probe      loss and exact accuracy where something is asked");
+      "probe      loss and exact accuracy where something is asked\n"
+      "a sequence autoencoder: mean loss and cosine, and how many words are recovered");
 }
 
 }  // namespace refrain::cli

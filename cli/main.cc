@@ -20,16 +20,19 @@ int main(int argc, char** argv) {
       sample_induction_verb(),
       sample_copy_verb(),
       sample_selective_copy_verb(),
+      sample_recall_after_gap_verb(),
       prepare_verb(),
       eval_verb(),
       generate_verb(),
       translate_verb(),
+      reconstruct_verb(),
       score_verb(),
       verify_verb(),
       logits_verb(),
       convert_verb(),
       info_verb(),
       bench_verb(),
+      plan_verb(),
   };
   return run_program(verbs, std::vector<std::string>(argv + 1, argv + argc));
 }

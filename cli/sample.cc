@@ -95,5 +95,8 @@ Verb sample_copy_verb() {
 Verb sample_selective_copy_verb() {
   return sample_probe<data::SelectiveCopy>("symbols among blanks to repeat in their order");
 }
+Verb sample_recall_after_gap_verb() {
+  return sample_probe<data::RecallAfterGap>("pairs of keys and values, noise, and one key again");
+}
 
 }  // namespace refrain::cli

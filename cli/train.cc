@@ -9,7 +9,10 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/plan_text.h"
+#include "cli/train_reconstruct.h"
 #include "cli/verbs.h"
+#include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
 #include "refrain/kernels/gemm_bf16.h"
@@ -98,12 +101,16 @@ struct Train {
   ModelConfig model;
   TrainConfig training;
   Options mixers;
+  ReconstructSettings reconstruct;
 
   template <class V>
   void visit(V&& v) {
-    v("task", source.task, "lm (running text), translate (pairs) or probe (ids, see sample)");
+    v("task", source.task,
+      "lm (running text), translate (pairs), probe (ids, see sample) or reconstruct (windows of "
+      "words, by a sequence autoencoder)");
     v("data", source.inputs,
-      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; probe: "
+      "lm and reconstruct: files of text; translate: source lines and target lines, or one .tsv or "
+      ".jsonl; probe: "
       "one .jsonl; or a prepared token file");
     v("valid", valid, "the same, to evaluate on");
     v("valid_split", valid_split,
@@ -129,6 +136,7 @@ struct Train {
     model.visit(v);
     visit_mixers(v, mixers);
     training.visit(v);
+    reconstruct.visit(v);
   }
 
   // What a run that goes on may change: how fast, how long and how often, never what.
@@ -139,6 +147,7 @@ struct Train {
                                                 "patience",      "save_total_limit",
                                                 "logging_steps", "gradient_checkpointing",
                                                 "batch_size",    "gradient_accumulation_steps",
+                                                "memory",        "spill_states",
                                                 "max_tokens",    "threads",
                                                 "verbose"};
     return names.contains(name);
@@ -188,7 +197,7 @@ struct Train {
     } else {
       line.require({"data", "out"});
     }
-    check(line);
+    check(line, goes_on);
     if (goes_on) return train(line, *directory, true);
     directory = RunDirectory::create(out, false);
     try {
@@ -200,17 +209,21 @@ struct Train {
     }
   }
 
-  void check(const CommandLine& line) {
+  bool is_reconstruction() const { return source.task == "reconstruct"; }
+
+  void check(const CommandLine& line, bool goes_on) {
     if (!mixer.empty()) {
       line.exclude("mixer", "pattern");
       model.pattern = mixer;
     }
     if (!valid.empty()) line.exclude("valid", "valid_split");
-    check_task(source.task);
+    if (!is_reconstruction()) check_task(source.task);
     if (!(valid_split >= 0 && valid_split < 1))
       throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
     training.check();
+    reconstruct.check(line, is_reconstruction(), goes_on);
+    if (is_reconstruction()) return;
     ModelConfig early = model;  // mistakes are told before any work is done
     if (early.vocab_size == 0) early.vocab_size = 1;
     early.resolve();
@@ -256,6 +269,13 @@ struct Train {
   }
 
   int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
+    if (is_reconstruction())
+      return train_reconstruct(
+          reconstruct, {line, directory, goes_on, source.inputs, valid, valid_split, stop_after,
+                        training, [&] { return settings(); },
+                        [&](const auto& run, const TrainerState& state) {
+                          return follow(run, state, directory);
+                        }});
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const data::Tokenizer made =
         has_tokenizer ? data::Tokenizer::load(directory.path()) : make_tokenizer(tokenizer, source);
@@ -263,7 +283,7 @@ struct Train {
     if (model.vocab_size < made.vocab_size())
       throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
                   model.vocab_size);
-    LanguageModel network(model, mixers);
+    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
     data::DataSet train_set = tokens(directory, source.inputs, "train", made);
     std::optional<data::DataSet> valid_set;
@@ -282,9 +302,11 @@ struct Train {
       train_set = std::move(parts.first);
       valid_set = std::move(parts.second);
     }
+    const Plan plan = plan_of(network, valid_set.has_value());
+    network.take_memory();
     network.initialise(static_cast<uint64_t>(training.seed));
     network.allocate_gradients();
-    Trainer trainer(network, train_set, valid_set, training, directory, describe);
+    Trainer trainer(network, train_set, valid_set, training, directory, plan, describe);
     const bool resumed = goes_on && trainer.resume();
     const int64_t done = trainer.state().step;
     if (done > trainer.total_steps())
@@ -295,6 +317,10 @@ struct Train {
                   directory.path(), stop_after);
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
+    if (plan.budget > 0) {
+      io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
+      for (const std::string& line : describe_plan(plan)) note(line);
+    }
     if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
     if (training.bf16) note(fmt::format("products in bfloat16: {}", bf16_products()));
@@ -302,10 +328,26 @@ struct Train {
       note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
                        100 * trainer.batches().padding_efficiency(),
                        trainer.batches().batches_in_epoch(), trainer.batches().skipped()));
-    return follow(trainer, directory);
+    return follow([&](const TrainerEvents& events) { return trainer.run(events, stop_after); },
+                  trainer.state(), directory);
   }
 
-  int follow(Trainer& trainer, const RunDirectory& directory) {
+  Plan plan_of(LanguageModel& network, bool evaluates) const {
+    if (training.memory.empty())
+      return Planner(network, training, evaluates, resident_bytes()).unbounded();
+    const size_t budget = parse_budget(training.memory);
+    settle_memory();
+    const Plan plan = Planner(network, training, evaluates, resident_bytes()).within(budget);
+    if (peak_memory_bytes() > budget)
+      throw_error(
+          "--memory: {} is too little: reading the data has taken {} already; refrain tokenizer "
+          "train and refrain prepare can do that beforehand",
+          bytes_text(budget), bytes_text(peak_memory_bytes()));
+    return plan;
+  }
+
+  int follow(const std::function<TrainingEnd(const TrainerEvents&)>& run, const TrainerState& state,
+             const RunDirectory& directory) {
     struct sigaction action = {};
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, nullptr);
@@ -321,12 +363,11 @@ struct Train {
     events.should_stop = [] { return signals_seen > 0; };
     TrainingEnd end;
     try {
-      end = trainer.run(events, stop_after);
+      end = run(events);
     } catch (...) {
       display.end_line();
       throw;
     }
-    const TrainerState& state = trainer.state();
     const char* why = end == TrainingEnd::kFinished   ? "finished"
                       : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
                                                       : "stopped";

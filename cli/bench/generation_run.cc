@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cli/bench/flops.h"
+#include "refrain/model/operations.h"
 
 namespace refrain::cli::bench {
 
@@ -66,7 +66,7 @@ Check GenerationRun::check() {
   return check;
 }
 
-double GenerationRun::prompt_operations() const {
+double GenerationRun::prompt_operations() {
   return static_cast<double>(prompt_) * model_operations(model_, prompt_);
 }
 

@@ -25,7 +25,7 @@ class GenerationRun {
 
   int64_t prompt() const { return prompt_; }
   int64_t new_tokens() const { return static_cast<int64_t>(tokens_.size()) - prompt_; }
-  double prompt_operations() const;
+  double prompt_operations();
   size_t token_bytes();  // that a token cannot do without: the weights it multiplies, its states
   size_t bytes();        // weights, packed weights, states, activations
   std::string shape_text() const;

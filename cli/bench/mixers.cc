@@ -4,10 +4,10 @@
 #include <complex>
 #include <numeric>
 
-#include "cli/bench/flops.h"
 #include "cli/bench/sections.h"
 #include "refrain/base/random.h"
 #include "refrain/mixers/registry.h"
+#include "refrain/model/operations.h"
 #include "refrain/model/workspace.h"
 
 namespace refrain::cli::bench {

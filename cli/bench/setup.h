@@ -34,7 +34,7 @@ struct Setup {
   int64_t new_tokens;                 // generated one by one
   int64_t product_size;               // rows and columns of the products of the ceiling
   int64_t stream_floats;              // of the arrays that memory is timed over
-  Checkpointing checkpointing;
+  Recompute checkpointing;
   bool bf16;
   ModelConfig model;  // but its pattern and context
   Options mixer_settings;

@@ -50,7 +50,7 @@ struct Variant {
   std::string name;
   ModelConfig model;
   Options mixer_settings;
-  Checkpointing checkpointing;
+  Recompute checkpointing;
   bool bf16;
 };
 
@@ -114,7 +114,7 @@ void time_switches(const Setup& setup, Report& report) {
       if (pattern == "attention" && value == "64") continue;
       variants.push_back(
           variant_of(setup, fmt::format("{}: checkpointing {}", pattern, value), pattern));
-      variants.back().checkpointing = parse_checkpointing(value);
+      variants.back().checkpointing = *parse_checkpointing(value);
     }
     time_steps(setup, report, variants);
   }

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "cli/bench/flops.h"
+#include "refrain/model/operations.h"
 #include "refrain/model/reference.h"
 
 namespace refrain::cli::bench {
@@ -14,8 +14,7 @@ constexpr double kLearningRate = 1e-4;
 }  // namespace
 
 TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
-                         const Options& mixer_settings, const Checkpointing& checkpointing,
-                         bool bf16)
+                         const Options& mixer_settings, const Recompute& checkpointing, bool bf16)
     : model_(config, mixer_settings),
       optimizer_(model_, TrainConfig()),
       checkpointing_(checkpointing),
@@ -29,12 +28,11 @@ TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
 }
 
 void TrainingRun::forward_backward() {
-  const LanguageModel::Lesson lesson{
-      .tokens = tokens_,
-      .targets = targets_,
-      .scale = 1 / static_cast<float>(tokens_.size()),
-      .recompute = {checkpointing_.blocks, checkpointing_.keep_every},
-      .bf16 = bf16_};
+  const LanguageModel::Lesson lesson{.tokens = tokens_,
+                                     .targets = targets_,
+                                     .scale = 1 / static_cast<float>(tokens_.size()),
+                                     .bf16 = bf16_,
+                                     .recompute = checkpointing_};
   model_.clear_gradients();
   workspace_.run({}, [&](Context& ctx, Arena& saved) {
     model_.train(ctx, window_, lesson, {losses_.data(), {window_.rows()}}, saved);
@@ -70,7 +68,7 @@ Check TrainingRun::check() {
   return check;
 }
 
-double TrainingRun::operations() const {
+double TrainingRun::operations() {
   return kTrainingPasses * static_cast<double>(tokens()) *
          model_operations(model_, model_.config().context);
 }

@@ -14,7 +14,7 @@ class TrainingRun {
  public:
   // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
   TrainingRun(const Setup&, const ModelConfig& config, const Options& mixer_settings,
-              const Checkpointing&, bool bf16);
+              const Recompute&, bool bf16);
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
@@ -24,8 +24,8 @@ class TrainingRun {
   void step();
 
   int64_t tokens() const { return window_.rows(); }
-  double operations() const;  // of a step, as MFU counts them
-  size_t bytes();             // weights, gradients, moments, activations
+  double operations();  // of a step, as MFU counts them
+  size_t bytes();       // weights, gradients, moments, activations
   std::string shape_text() const;
 
  private:
@@ -34,7 +34,7 @@ class TrainingRun {
 
   LanguageModel model_;
   Optimizer optimizer_;
-  Checkpointing checkpointing_;
+  Recompute checkpointing_;
   bool bf16_;
   WindowData data_;
   Window window_;

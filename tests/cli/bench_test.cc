@@ -5,9 +5,9 @@
 #include <limits>
 
 #include "cli/bench/check.h"
-#include "cli/bench/flops.h"
 #include "cli/bench/report.h"
 #include "cli/bench/timing.h"
+#include "refrain/model/operations.h"
 
 namespace refrain::cli::bench {
 namespace {

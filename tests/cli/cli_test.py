@@ -157,7 +157,7 @@ class Flags(Case):
         self.assertRegex(self.must("--version"), r"^refrain \d+\.\d+\.\d+\n$")
         help = self.must("--help")
         for verb in ("tokenizer train", "prepare", "sample calendar", "convert", "info", "eval",
-                     "generate", "translate", "score", "verify", "logits"):
+                     "generate", "translate", "reconstruct", "score", "verify", "logits"):
             self.assertIn(verb, help)
             own = self.must(*verb.split(), "--help")
             self.assertIn("--threads N", own)
@@ -345,7 +345,8 @@ class Data(Case):
         self.fails("sample", "calendar", "--out", self.put("file", "") / "c")
 
     def test_probes(self):
-        for kind in ("recall", "multi-query-recall", "induction", "copy", "selective-copy"):
+        for kind in ("recall", "multi-query-recall", "induction", "copy", "selective-copy",
+                     "recall-after-gap"):
             self.must("sample", kind, "--train", 20, "--test", 5, "--out", kind)
             lines = (self.dir / kind / "train.jsonl").read_text().splitlines()
             self.assertEqual(len(lines), 20)

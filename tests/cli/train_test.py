@@ -9,12 +9,14 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 import unittest
+import xml.etree.ElementTree
 
 import cli_test
 
@@ -118,11 +120,12 @@ class Promise(TrainCase):
                        "--gradient-checkpointing", "blocks"]}, 12)
 
     def test_every_mixer(self):
-        for mixer in ("attention_rnn", "gla", "gru", "lstm", "rnn", "simple_rnn",
-                      "gla attention", "lstm attention_rnn"):
+        for mixer in ("attention_rnn", "gla", "gru", "lstm", "mm_rec", "rnn", "simple_rnn",
+                      "gla attention", "lstm attention_rnn", "mm_rec attention"):
             name = mixer.replace(" ", "-")
+            kind = "gelu" if "mm_rec" in mixer else "swiglu"
             command = lambda out, *flags: self.lm(f"{name}-{out}", "--pattern", mixer,
-                                                  "--context", 150, *flags)
+                                                  "--feed-forward", kind, "--context", 150, *flags)
             with self.subTest(mixer):
                 self.same(command, {
                     "one": ["--threads", 1, "--batch-size", 4],
@@ -143,11 +146,12 @@ class Promise(TrainCase):
         source = self.put("s.jsonl", "".join(
             json.dumps({"prompt": " ".join(WORDS[i % 7:i % 7 + i % 5 + 1]),
                         "completion": " ".join(WORDS[:i % 11 + 1])}) + "\n" for i in range(150)))
-        for mixer in ("attention", "attention_rnn", "gla", "lstm"):
+        for mixer in ("attention", "attention_rnn", "gla", "lstm", "mm_rec"):
             name = mixer + "-"
             command = lambda out, *flags: [
                 "train", "--task", "translate", "--data", source, "--out", self.dir / (name + out),
-                *self.SMALL, "--tokenizer", "bpe:60", "--context", 64, "--pattern", mixer, *flags]
+                *self.SMALL, "--tokenizer", "bpe:60", "--context", 64, "--pattern", mixer,
+                "--feed-forward", "gelu" if mixer == "mm_rec" else "swiglu", *flags]
             with self.subTest(mixer):
                 narrow = self.same(command, {
                     "one": ["--bf16", "--threads", 1, "--batch-size", 12],
@@ -162,6 +166,57 @@ class Promise(TrainCase):
                 losses = [json.loads((self.dir / (name + out) / "metrics.jsonl").read_text()
                                      .splitlines()[-1])["eval_loss"] for out in ("one", "wide")]
                 self.assertLess(abs(losses[0] / losses[1] - 1), 0.01)
+
+    def smallest_budget(self, command):
+        """MiB that are just enough for a run, as the refusal of an impossible budget says."""
+        line = self.refuses(command("impossible", "--memory", "1K"),
+                            says="needs at least")
+        return int(re.search(r"at least (\d+) MiB", line).group(1)) + 1
+
+    def test_budgets(self):
+        """Threads x budgets x recomputation x micro-batches x stop and resume, for every mixer."""
+        for pattern in ("attention", "gla", "attention_rnn", "lstm", "gru", "rnn", "simple_rnn",
+                        "mm_rec", "gla attention"):
+            for bf16 in ([], ["--bf16"]):
+                name = f"{pattern.replace(' ', '-')}{'-bf16' if bf16 else ''}-"
+                command = lambda out, *flags: self.lm(
+                    name + out, "--pattern", pattern, "--d-model", 32, "--context", 160,
+                    "--batch-size", 16, *bf16, *flags)
+                with self.subTest(name):
+                    least = self.smallest_budget(command)
+                    want = self.same(command, {
+                        "none": ["--threads", 1],
+                        "smallest": ["--threads", 2, "--memory", f"{least}M"],
+                        "middle": ["--threads", 4, "--memory", f"{least + 5}M"],
+                        "parts": ["--threads", 2, "--batch-size", 4,
+                                  "--gradient-accumulation-steps", 4, "--gradient-checkpointing",
+                                  "mixers,feed_forwards"],
+                        "steps": ["--batch-size", 8, "--gradient-accumulation-steps", 2,
+                                  "--gradient-checkpointing", "blocks:1,48"]}, 3, name)
+                    plans = [json.loads((self.dir / (name + out) / "plan.json").read_text())
+                             for out in ("smallest", "middle")]
+                    self.assertLess(plans[0]["bytes"]["total"], plans[1]["bytes"]["total"])
+                    self.must(*command("stopped", "--memory", f"{least}M", "--max-steps", 3,
+                                       "--stop-after", 2))
+                    self.must("train", "--resume", self.dir / (name + "stopped"), "--memory",
+                              f"{least + 20}M", "--threads", 1)
+                    self.assertEqual(self.weights(name + "stopped"), want)
+
+    def test_long_sequences(self):
+        """Beyond 4,096 tokens: in segments, whose activations are kept or computed again."""
+        data = self.put("long.txt", text(6000))
+        command = lambda out, *flags: [
+            "train", "--data", data, "--out", self.dir / out, "--pattern", "gla lstm", "--layers", 2,
+            "--d-model", 64, "--heads", 2, "--context", 9000, "--batch-size", 2, *flags]
+        least = self.smallest_budget(command)
+        self.same(command, {
+            "kept": ["--threads", 1],
+            "again": ["--gradient-checkpointing", "segments", "--threads", 2],
+            "disk": ["--gradient-checkpointing", "segments,blocks", "--spill-states"],
+            "single": ["--batch-size", 1, "--gradient-accumulation-steps", 2],
+            "budget": ["--memory", f"{least}M"]}, 2)
+        self.assertIn("segments", json.loads((self.dir / "budget" / "plan.json").read_text())
+                      ["gradient_checkpointing"])
 
     def test_truncated_backpropagation(self):
         command = lambda out, *flags: self.lm(out, "--tbptt", 7, *flags)
@@ -179,6 +234,82 @@ class Promise(TrainCase):
         self.must(*self.lm("a", "--max-steps", 3, "--seed", 1))
         self.must(*self.lm("b", "--max-steps", 3, "--seed", 2))
         self.assertNotEqual(self.weights("a"), self.weights("b"))
+
+
+class Budgets(TrainCase):
+    """The whole process stays within the memory that was named."""
+
+    MODEL = ["--layers", 3, "--heads", 3, "--d-model", 192, "--context", 100]
+
+    def peak(self, *arguments, limit=None):
+        """Largest resident set of the program in bytes, which is more than this process's, for
+        the system counts that too; with a limit on the memory that the program may write."""
+        def enter():
+            if limit:
+                resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        process = subprocess.Popen([cli_test.REFRAIN, *map(str, arguments)], cwd=self.dir,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=enter)
+        errors = process.stderr.read()
+        process.stderr.close()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(process.returncode, 0, errors)
+        return usage.ru_maxrss * 1024
+
+    def test_peak_is_the_plan(self):
+        command = lambda out, *flags: ["train", "--data", self.data, "--out", self.dir / out,
+                                       *self.MODEL, "--batch-size", 16, "--max-steps", 3,
+                                       "--threads", 2, *flags]
+        line = self.refuses(command("no", "--memory", "1K"), says="needs at least")
+        least = int(re.search(r"at least (\d+) MiB", line).group(1)) + 1
+        for budget in (least, least + 10, least + 60):
+            # What the system counts and is not resident: the threads' stacks.
+            peak = self.peak(*command(str(budget), "--memory", f"{budget}M"),
+                             limit=(budget + 24 << 20))
+            plan = json.loads((self.dir / str(budget) / "plan.json").read_text())
+            self.assertLessEqual(peak, budget << 20)
+            self.assertLess(abs(peak / plan["bytes"]["total"] - 1), 0.05)
+
+    def test_variable_lengths_stay_flat(self):
+        draw = random.Random(2)
+        pairs = "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 40))) + "\tone two\n"
+                        for _ in range(400))
+        source = self.put("a.tsv", pairs)
+        self.must("train", "--task", "translate", "--data", source, "--out", self.dir / "run",
+                  *self.SMALL, "--tokenizer", "bpe:60", "--context", 256, "--max-tokens", 512,
+                  "--skip-long", "--max-steps", 600, "--logging-steps", 50, "--valid-split", 0)
+        peaks = [json.loads(line)["peak_memory_bytes"]
+                 for line in (self.dir / "run" / "metrics.jsonl").read_text().splitlines()]
+        self.assertLessEqual(peaks[-1], peaks[2] + (1 << 20))
+
+    def test_nonsense(self):
+        train = lambda memory: ["train", "--data", self.data, "--out", self.dir / "run",
+                                *self.MODEL, "--memory", memory]
+        for bad in ("0", "-5", "2.5.3G", "G", "1 G"):
+            self.fails(*train(bad), says=["memory", f"'{bad}'", "800M or 2G"])
+        self.refuses(train("1K"), says=["1 KiB is too little", "needs at least", "parameters"])
+        self.refuses(train("900T"), says=["is more than the", "of this machine"])
+        self.assertFalse((self.dir / "run").exists())
+
+    def test_plan(self):
+        os.environ["XDG_CACHE_HOME"] = str(self.dir / "cache")
+        self.addCleanup(os.environ.pop, "XDG_CACHE_HOME")
+        plan = lambda *flags: self.must("plan", "--vocab-size", 60, *self.MODEL, "--batch-size", 32,
+                                        *flags)
+        table = plan("--svg", self.dir / "curve.svg")
+        self.assertIn("every plan gives the same weights", table)
+        self.assertGreater(len(table.splitlines()), 5)
+        picture = xml.etree.ElementTree.parse(self.dir / "curve.svg")
+        self.assertGreater(len(list(picture.iter("{http://www.w3.org/2000/svg}circle"))), 2)
+        found = json.loads(plan("--json", "--budgets", "90M", "60M"))
+        self.assertEqual(len(found["plans"]), 2)
+        for one, budget in zip(found["plans"], (90, 60)):
+            self.assertLessEqual(one["bytes"]["total"], budget << 20)
+            self.assertGreater(one["predicted_seconds_per_step"], 0)
+        self.assertTrue((self.dir / "cache" / "refrain" / "speed.json").exists())
+        self.fails("plan", *self.MODEL, says="--vocab-size")
+        self.fails("plan", "--vocab-size", 60, *self.MODEL, "--budgets", "1M", says="needs at least")
 
 
 class Runs(TrainCase):

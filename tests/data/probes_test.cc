@@ -151,6 +151,28 @@ TEST(Probes, DelayedCopy) {
   EXPECT_EQ(answers(s).size(), 10u);
 }
 
+TEST(Probes, RecallAfterGap) {
+  for (const auto& [pairs, gap] : {std::pair{1, 0}, {3, 100}, {8, 7}}) {
+    const data::RecallAfterGap probe{8, pairs, gap, 5};
+    Random random(7);
+    for (int i = 0; i < 20; ++i) {
+      const ProbeSequence s = probe.draw(random);
+      ASSERT_EQ(std::ssize(s.input), 2 * pairs + gap + 2);
+      std::map<int32_t, int32_t> value;
+      for (size_t p = 0; p < 2 * static_cast<size_t>(pairs); p += 2) {
+        EXPECT_TRUE(s.input[p] >= 1 && s.input[p] <= 8);
+        EXPECT_TRUE(s.input[p + 1] >= 9 && s.input[p + 1] <= 16);
+        EXPECT_TRUE(value.emplace(s.input[p], s.input[p + 1]).second);
+      }
+      for (size_t p = 2 * static_cast<size_t>(pairs); p + 2 < s.input.size(); ++p)
+        EXPECT_TRUE(s.input[p] > 16 && s.input[p] < probe.ids());
+      EXPECT_EQ(s.input[s.input.size() - 2], 0);
+      EXPECT_EQ(answers(s),
+                (std::map<size_t, int32_t>{{s.input.size() - 1, value.at(s.input.back())}}));
+    }
+  }
+}
+
 TEST(Probes, SelectiveCopy) {
   for (const int64_t symbols : {1, 10, 39, 40}) {
     const data::SelectiveCopy probe{16, symbols, 40};
@@ -197,6 +219,18 @@ TEST(Probes, RefuseSettingsThatMakeNoSense) {
               data::SelectiveCopy{8, 10, 9}.check();
             }),
             "selective-copy: symbols: expected 1 to 9, found 10");
+  EXPECT_EQ(error_of([] {
+              data::RecallAfterGap{4, 5}.check();
+            }),
+            "recall-after-gap: pairs: expected 1 to 4, found 5");
+  EXPECT_EQ(error_of([] {
+              data::RecallAfterGap{4, 2, -1}.check();
+            }),
+            "recall-after-gap: gap: expected 0 to 1048576, found -1");
+  EXPECT_EQ(error_of([] {
+              data::RecallAfterGap{4, 2, 8, 0}.check();
+            }),
+            "recall-after-gap: noise: expected 1 to 262144, found 0");
 }
 
 template <class Probe>

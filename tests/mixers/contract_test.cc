@@ -4,6 +4,7 @@
 #include "refrain/mixers/gla/ref.h"
 #include "refrain/mixers/gru/ref.h"
 #include "refrain/mixers/lstm/ref.h"
+#include "refrain/mixers/mm_rec/ref.h"
 #include "refrain/mixers/rnn/ref.h"
 #include "support/mixer_contract.h"
 
@@ -94,6 +95,28 @@ TEST(MixerContract, Rnn) { cell_contract<Rnn, RnnRef, RnnConfig>(); }
 TEST(MixerContract, Lstm) { cell_contract<Lstm, LstmRef, LstmConfig>(); }
 TEST(MixerContract, Gru) { cell_contract<Gru, GruRef, GruConfig>(); }
 
+MmRecConfig mm_rec(int64_t slots, int64_t stretch, const std::string& recurrence = "full",
+                   bool memory = true) {
+  MmRecConfig config;
+  config.slots = slots;
+  config.stretch = stretch;
+  config.recurrence = recurrence;
+  config.memory = memory;
+  return config;
+}
+TEST(MixerContract, MmRec) {
+  for (const char* recurrence : {"full", "linear"})
+    for (const bool memory : {true, false}) {
+      // Stretches that end in a piece, rings that fill and that go round, all levels.
+      for (const int64_t stretch : {1, 3})
+        for (const int64_t found : {0, 2, 31, 107})
+          contract<MmRec, MmRecRef>(shape(8, 2, 2), mm_rec(4, stretch, recurrence, memory), found);
+      training_contract<MmRec>(shape(16, 2, 2), mm_rec(5, 7, recurrence, memory));
+      recompute_contract<MmRec>(shape(16, 2, 2), mm_rec(5, 7, recurrence, memory),
+                                {1, 16, 77, 1000});
+    }
+}
+
 TEST(MixerContract, PiecesWithoutRows) {
   empty_pieces_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
   empty_pieces_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});
@@ -103,6 +126,7 @@ TEST(MixerContract, PiecesWithoutRows) {
   empty_pieces_contract<Rnn>(shape(6, 2, 2), RnnConfig{9});
   empty_pieces_contract<Lstm>(shape(6, 2, 2), LstmConfig{9});
   empty_pieces_contract<Gru>(shape(6, 2, 2), GruConfig{9});
+  empty_pieces_contract<MmRec>(shape(6, 2, 2), mm_rec(4, 2));
 }
 TEST(MixerContract, LongSequences) {
   long_contract<Attention, AttentionRef>(shape(8, 1, 1), AttentionConfig{}, 1024);
@@ -115,6 +139,8 @@ TEST(MixerContract, LongSequences) {
   long_contract<Rnn, RnnRef>(shape(16, 2, 2), RnnConfig{});
   long_contract<Lstm, LstmRef>(shape(16, 2, 2), LstmConfig{});
   long_contract<Gru, GruRef>(shape(16, 2, 2), GruConfig{});
+  for (const char* recurrence : {"full", "linear"})
+    long_contract<MmRec, MmRecRef>(shape(16, 2, 2), mm_rec(16, 16, recurrence));
 }
 
 TEST(AttentionMixer, PositionsBeyondTheTrainedContextWork) {

@@ -59,6 +59,7 @@ constexpr const char* kRefrain = R"({
   "rms_norm_eps": 1e-06,
   "pattern": "attention",
   "block": "pre_norm",
+  "feed_forward": "swiglu",
   "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0, "stride": 8, "window": 32},
   "bos_token_id": 1,
   "eos_token_id": 2,
@@ -364,8 +365,11 @@ TEST(RefrainConfig, ReadsItsOwnNames) {
   // So does what models got later.
   Json older = io::parse_json(kRefrain, "config.json");
   older.erase("block");
+  older.erase("feed_forward");
   EXPECT_EQ(parse(io::to_text(older)).config.block, "pre_norm");
+  EXPECT_EQ(parse(io::to_text(older)).config.feed_forward, "swiglu");
   EXPECT_EQ(parse_changed("block", "\"bare\"", kRefrain).config.block, "bare");
+  EXPECT_EQ(parse_changed("feed_forward", "\"gelu\"", kRefrain).config.feed_forward, "gelu");
 }
 
 TEST(RefrainConfig, RefusesWhatItDoesNotKnow) {

@@ -23,6 +23,7 @@ struct Case {
   std::string name;
   bool tied = false;
   std::string pairing = "half", pattern = "attention", block = "pre_norm";
+  std::string feed_forward = "swiglu";
 };
 
 class ReferenceTest : public testing::TestWithParam<Case> {
@@ -40,10 +41,13 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                 .tie_embeddings = GetParam().tied,
                 .pattern = GetParam().pattern,
                 .block = GetParam().block,
+                .feed_forward = GetParam().feed_forward,
             },
             Options({{"attention.rope_theta", "100"},
                      {"attention.rope_pairing", GetParam().pairing},
-                     {"gla.conv", "3"}})) {
+                     {"gla.conv", "3"},
+                     {"mm_rec.slots", "4"},
+                     {"mm_rec.stretch", "2"}})) {
     // Large weights, so that attention is far from uniform and norms are far from one.
     Random random(7);
     model_.visit([&](const ParamSpec& spec, Param& param) {
@@ -125,12 +129,14 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
-                         testing::Values(Case{"untied"}, Case{"tied", true},
-                                         Case{"adjacent", false, "adjacent"},
-                                         Case{"bare", false, "half", "attention", "bare"},
-                                         Case{"convolved", false, "half", "gla"}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Models, ReferenceTest,
+    testing::Values(Case{"untied"}, Case{"tied", true}, Case{"adjacent", false, "adjacent"},
+                    Case{"bare", false, "half", "attention", "bare"},
+                    Case{"convolved", false, "half", "gla"},
+                    Case{"gelu", false, "half", "attention", "pre_norm", "gelu"},
+                    Case{"memories", false, "half", "mm_rec attention"}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace refrain

@@ -54,7 +54,7 @@ class MixerUnderTest {
   // Runs dry and then for real; the second must take what the first did.
   void forward(const Window& w, ConstTensor x, Tensor y, const State* state, bool keep) {
     Arena count, count_saved;
-    Context dry{count, {}, keep_every};
+    Context dry = context(count);
     mixer.forward(dry, w, x, y, state, keep ? &count_saved : nullptr);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     if (keep) {
@@ -62,7 +62,7 @@ class MixerUnderTest {
       saved_bytes_ = count_saved.peak();
     }
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx{scratch, {}, keep_every};
+    Context ctx = context(scratch);
     mixer.forward(ctx, w, x, y, state, keep ? &saved : nullptr);
     EXPECT_EQ(scratch.peak(), count.peak());
     EXPECT_EQ(saved.peak(), keep ? count_saved.peak() : 0);
@@ -70,11 +70,11 @@ class MixerUnderTest {
   void backward(const Window& w, ConstTensor x, ConstTensor dy, Tensor dx, const State* state,
                 const State* dstate) {
     Arena count, count_saved;
-    Context dry{count, {}, keep_every};
+    Context dry = context(count);
     mixer.backward(dry, w, x, dy, dx, state, dstate, count_saved);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx{scratch, {}, keep_every};
+    Context ctx = context(scratch);
     mixer.backward(ctx, w, x, dy, dx, state, dstate, saved);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
@@ -82,12 +82,21 @@ class MixerUnderTest {
   size_t saved_bytes() const { return saved_bytes_; }  // by the last forward that kept
 
   int64_t keep_every = 0;
+  bool recompute_gates = false, recompute_memory_attention = false, bf16 = false;
 
   static constexpr float kGradientStart = 0.25f;  // not zero: gradients must be added to
   M mixer;
   std::vector<std::vector<float>> weights, gradients;
 
  private:
+  Context context(Arena& scratch) const {
+    Context ctx{scratch, {}, keep_every};
+    ctx.recompute_gates = recompute_gates;
+    ctx.recompute_memory_attention = recompute_memory_attention;
+    ctx.bf16 = bf16;
+    return ctx;
+  }
+
   Buffer<std::byte> scratch_, saved_;
   size_t saved_bytes_ = 0;
 };

@@ -52,7 +52,7 @@ class Golden : public ::testing::TestWithParam<const char*> {
   }
 
   // Forward and backward; the mean loss.
-  double train(LanguageModel::Recompute recompute) {
+  double train(Recompute recompute) {
     losses_.assign(tokens_.size(), NAN);
     model_->clear_gradients();
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
@@ -100,7 +100,7 @@ TEST_P(Golden, LogitsAndLosses) {
 TEST_P(Golden, EveryGradient) {
   model_->allocate_gradients();
   for (bool blocks : {false, true}) {
-    EXPECT_NEAR(train({blocks}), values("loss")[0], 1e-6);
+    EXPECT_NEAR(train({.blocks = blocks ? Recompute::kAllBlocks : 0}), values("loss")[0], 1e-6);
     model_->visit([&](const ParamSpec& spec, Param& p) {
       int64_t row = 0;
       const auto compare = [&](const std::string& name, Tensor got) {

@@ -152,6 +152,27 @@ ProbeSequence SelectiveCopy::draw(Random& random) const {
   return sequence;
 }
 
+void RecallAfterGap::check() const {
+  check_range(kName, "keys", keys, 1, kMaxIds / 4);
+  check_range(kName, "pairs", pairs, 1, keys);
+  check_range(kName, "gap", gap, 0, kMaxLength);
+  check_range(kName, "noise", noise, 1, kMaxIds / 4);
+}
+
+ProbeSequence RecallAfterGap::draw(Random& random) const {
+  const std::vector<int32_t> shown = draw_different(random, 1, 1 + keys, pairs);
+  ProbeSequence sequence;
+  for (const int32_t key : shown) {
+    show(sequence, key);
+    show(sequence, draw_id(random, 1 + keys, 1 + 2 * keys));
+  }
+  for (int64_t i = 0; i < gap; ++i) show(sequence, draw_id(random, 1 + 2 * keys, ids()));
+  const size_t asked = random.below(static_cast<uint64_t>(pairs));
+  show(sequence, 0);
+  show(sequence, shown[asked], sequence.input[2 * asked + 1]);
+  return sequence;
+}
+
 void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
                   const std::string& folder) {
   constexpr int kMaxMisses = 10'000;  // draws in a row that stand in train

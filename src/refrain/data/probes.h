@@ -118,6 +118,26 @@ struct SelectiveCopy {
   ProbeSequence draw(Random&) const;
 };
 
+// Recall after a gap: pairs of different keys and values, `gap` ids of noise, then 0, a key that
+// was shown, and its value is asked for. Keys are the ids from 1 to `keys`, then come as many
+// values, and behind them the ids of noise.
+struct RecallAfterGap {
+  static constexpr const char* kName = "recall-after-gap";
+  static constexpr bool kText = false;
+  int64_t keys = 8, pairs = 2, gap = 512, noise = 16;
+
+  template <class V>
+  void visit(V&& v) {
+    v("keys", keys, "keys to draw from, and as many values");
+    v("pairs", pairs, "keys with their values");
+    v("gap", gap, "ids between them and the question");
+    v("noise", noise, "ids that these are drawn from");
+  }
+  void check() const;
+  int64_t ids() const { return 1 + 2 * keys + noise; }
+  ProbeSequence draw(Random&) const;
+};
+
 struct ProbeSizes {
   int64_t train = 5000, test = 500;
 };

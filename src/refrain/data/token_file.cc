@@ -109,6 +109,7 @@ TokenFile::TokenFile(const std::string& path) : file_(path) {
   }
   if (before != tail.ids)
     throw_error("{}: the last boundary is {}, expected {} ids", path, before, tail.ids);
+  file_.release();
 }
 
 bool TokenFile::is_one(const std::string& path) {
@@ -137,6 +138,7 @@ void TokenFile::read(int64_t first, std::span<int32_t> out) const {
                   id_limit(header_));
     out[static_cast<size_t>(i)] = static_cast<int32_t>(id);
   }
+  file_.release();
 }
 
 TokenFileWriter::TokenFileWriter(const std::string& path, const TokenFileHeader& header)

@@ -20,7 +20,7 @@ namespace refrain::io {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr size_t kBuffer = size_t{1} << 20;
+constexpr size_t kBuffer = size_t{1} << 17;
 constexpr std::string_view kTemporary = ".tmp-", kOld = ".old-";
 
 // The folder and the name in it. "a/b/" is "b" in "a".
@@ -102,6 +102,10 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+void MappedFile::release() const {
+  if (data_) (void)madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+}
+
 std::string read_file(const std::string& path, size_t max_bytes) {
   const Descriptor file(path, O_RDONLY);
   std::string text;
@@ -109,7 +113,7 @@ std::string read_file(const std::string& path, size_t max_bytes) {
   size_t got = 1;
   while (got > 0) {
     const size_t size = text.size();
-    text.resize(std::min(size + std::max(size, kBuffer / 16), max_bytes + 1));
+    text.resize(std::min(size + std::max(size, kBuffer), max_bytes + 1));
     got = file.read(text.data() + size, text.size() - size);
     text.resize(size + got);
     if (text.size() > max_bytes) throw_error("{}: longer than {} bytes", path, max_bytes);

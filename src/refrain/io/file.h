@@ -18,6 +18,8 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Pages that were read leave the process's memory until they are read again.
+  void release() const;
   const std::string& path() const { return path_; }
 
  private:

@@ -153,7 +153,20 @@ std::span<const std::byte> Safetensors::bytes(const TensorInfo& info) const {
 
 void Safetensors::read(const TensorInfo& info, std::span<float> to) const {
   REFRAIN_CHECK(static_cast<int64_t>(to.size()) == info.size());
+  if (to.empty()) return;
+  // In parts, so that the file does not come to stand in memory beside its copy.
+  constexpr size_t kPart = size_t{1} << 20;
   const std::span<const std::byte> from = bytes(info);
+  const size_t each = from.size() / to.size();
+  for (size_t first = 0; first < to.size(); first += kPart) {
+    const size_t count = std::min(kPart, to.size() - first);
+    read_part(info, from.subspan(first * each, count * each), to.subspan(first, count));
+    file_.release();
+  }
+}
+
+void Safetensors::read_part(const TensorInfo& info, std::span<const std::byte> from,
+                            std::span<float> to) const {
   if (info.dtype == "F32")
     convert<float>(from, to, [](float x) { return x; });
   else if (info.dtype == "BF16")

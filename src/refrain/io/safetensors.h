@@ -38,6 +38,8 @@ class Safetensors {
   const std::string& path() const { return file_.path(); }
 
  private:
+  void read_part(const TensorInfo&, std::span<const std::byte> from, std::span<float> to) const;
+
   MappedFile file_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, size_t> by_name_;

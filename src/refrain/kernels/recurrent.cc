@@ -5,23 +5,17 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/step_product.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/recurrent.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "refrain/kernels/tile-inl.h"
+#include "refrain/kernels/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_RECURRENT_ONCE
 #define REFRAIN_KERNELS_RECURRENT_ONCE
 namespace refrain::kernels {
-
-// A piece at its place in the order by length.
-struct RecurrentPlace {
-  int64_t first, length;
-  const float* found;
-  float* dstate;  // null: no gradient comes or goes by the state
-};
 
 // One call, either way. `edge` is what a step hands to the next, of all places, before and after
 // it: h going forward, dp going backward. Two steps must not share one, since a step reads every
@@ -44,69 +38,6 @@ struct RecurrentRun {
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
-
-// step(t, i0, i1, panel) for every step t, in ascending order or in descending, down to `last`; the
-// places i0 .. i1 all run at t. Threads share the places when the weights fit into a core's cache,
-// since they need not wait for one another then, else the panels of units.
-template <class Step>
-void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
-               int64_t last, Step&& step) {
-  constexpr int64_t kCoreCache = 1 << 20;  // bytes
-  const auto B = static_cast<int64_t>(places.size());
-  const int64_t panels = (H + tile_cols() - 1) / tile_cols();
-  const int64_t tasks = std::min<int64_t>(threads(), panels);
-  const int64_t a_row = 2 * gates * H * H;  // operations
-  const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
-  int64_t rows = 0, groups = 1;
-  for (int64_t i = 0; i < B; ++i) rows += length(i);
-  if (gates * H * H * static_cast<int64_t>(sizeof(float)) <= kCoreCache)
-    groups = std::min(B, round_up((B + kTileRows - 1) / kTileRows, threads()));
-  std::vector<int64_t> cuts = {0};  // between groups of about as many rows
-  for (int64_t i = 0, sum = 0; i < B; ++i) {
-    sum += length(i);
-    while (sum * groups >= rows * static_cast<int64_t>(cuts.size())) cuts.push_back(i + 1);
-  }
-  parallel_for(
-      groups,
-      [&](int64_t group) {
-        const int64_t i0 = cuts[static_cast<size_t>(group)];
-        const int64_t end = cuts[static_cast<size_t>(group) + 1];
-        if (i0 == end) return;
-        const auto at = [&](int64_t t, int64_t i1) {
-          parallel_for(
-              tasks,
-              [&](int64_t task) {
-                for (int64_t p = panels * task / tasks; p < panels * (task + 1) / tasks; ++p)
-                  step(t, i0, i1, p);
-              },
-              (i1 - i0) * a_row);
-        };
-        if (forward) {
-          int64_t i1 = end;
-          for (int64_t t = 0; t < length(i0); ++t) {
-            while (length(i1 - 1) <= t) --i1;
-            at(t, i1);
-          }
-        } else {
-          int64_t i1 = i0;
-          for (int64_t t = length(i0) - 1; t >= last; --t) {
-            while (i1 < end && length(i1) > t) ++i1;
-            at(t, i1);
-          }
-        }
-      },
-      rows * a_row);
-}
-
-// f(first, count) for the tiles of the places i0 .. i1.
-template <class F>
-HWY_INLINE void each_tile(int64_t i0, int64_t i1, F&& f) {
-  const int64_t rows = i1 - i0, tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t k = 0; k < tiles; ++k) {
-    const int64_t first = rows * k / tiles;
-    f(i0 + first, rows * (k + 1) / tiles - first);
-  }
-}
 
 // One place's units u .. u + n at step t. p: the product, a gate's units after another's, NR apart.
 template <Cell kCell>
@@ -283,6 +214,8 @@ void backward_steps(const RecurrentRun& run) {
       run.places, G, H, false, last,
       [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, H - u);
+        const float* columns =
+            run.panels + u / kWeightPanel * G * H * kWeightPanel + u % kWeightPanel;
         each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
           HWY_ALIGN float later[kTileRows * kMaxPanel];
           int64_t running = 0;  // since the step after
@@ -290,8 +223,7 @@ void backward_steps(const RecurrentRun& run) {
             ++running;
           if (running > 0)
             tile_of<Rows::kApart>(running, run.edge[(t + 1) & 1] + first * run.edge_row,
-                                  run.edge_row, run.panels + panel * G * H * NR, NR, G * H, later,
-                                  NR, NR, false);
+                                  run.edge_row, columns, kWeightPanel, G * H, later, NR, NR, false);
           for (int64_t k = running; k < count; ++k)
             begin_units<kCell>(run, first + k, u, n, later + k * NR);
           for (int64_t k = 0; k < count; ++k)
@@ -303,26 +235,13 @@ void backward_steps(const RecurrentRun& run) {
       });
 }
 
-// w_hh as panels of tile_cols() of its columns, [G H][units].
-void pack_columns(ConstTensor w, float* to) {
-  const int64_t H = w.cols(), NR = tile_cols(), panels = (H + NR - 1) / NR;
-  parallel_for(
-      panels,
-      [&](int64_t panel) {
-        pack_panel({w.data + panel * NR, H, 1}, w.rows(), std::min(NR, H - panel * NR),
-                   to + panel * w.rows() * NR, NR);
-      },
-      kPackingCost * w.size());
-}
-
 void forward_loop(Cell cell, const RecurrentRun& run) {
   if (cell == Cell::kRnn) return forward_steps<Cell::kRnn>(run);
   if (cell == Cell::kLstm) return forward_steps<Cell::kLstm>(run);
   forward_steps<Cell::kGru>(run);
 }
 
-void backward_loop(Cell cell, ConstTensor w_hh, float* panels, const RecurrentRun& run) {
-  pack_columns(w_hh, panels);
+void backward_loop(Cell cell, const RecurrentRun& run) {
   if (cell == Cell::kRnn) return backward_steps<Cell::kRnn>(run);
   if (cell == Cell::kLstm) return backward_steps<Cell::kLstm>(run);
   backward_steps<Cell::kGru>(run);
@@ -335,25 +254,6 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(forward_loop);
 HWY_EXPORT(backward_loop);
-namespace {
-
-// The pieces that have steps, longest first.
-std::vector<RecurrentPlace> in_order(std::span<const RecurrentPiece> pieces,
-                                     std::span<float* const> dstate) {
-  std::vector<RecurrentPlace> places;
-  for (size_t b = 0; b < pieces.size(); ++b)
-    if (pieces[b].length > 0)
-      places.push_back({pieces[b].first, pieces[b].length, pieces[b].found,
-                        dstate.empty() ? nullptr : dstate[b]});
-  std::stable_sort(places.begin(), places.end(),
-                   [](const auto& a, const auto& b) { return a.length > b.length; });
-  return places;
-}
-
-// Rows at a large power of two from each other fall into the same few cache sets.
-int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
-
-}  // namespace
 
 void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
                        const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch) {
@@ -396,22 +296,23 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
   REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
   const std::vector<RecurrentPlace> places = in_order(pieces, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
-  const Tensor panels = scratch.take({round_up(H, kMaxPanel), G * H});
+  Tensor panels;
+  if (!weights.packed_columns) panels = scratch.take({packed_size(H, G * H)});
   const Tensor even = scratch.take({B, apart(G * H)}), odd = scratch.take({B, apart(G * H)});
   const Tensor carry = scratch.take({B, H});
   if (scratch.counts_only() || B == 0) return;
+  if (panels) pack_columns(w_hh, panels.data);
   HWY_DYNAMIC_DISPATCH(backward_loop)
-  (cell, w_hh, panels.data,
-   {.places = places,
-    .H = H,
-    .panels = panels.data,
-    .rows = rows,
-    .b_hh = nullptr,
-    .edge = {even.data, odd.data},
-    .edge_row = apart(G * H),
-    .dh = gradients.dh,
-    .dp = gradients.dp,
-    .carry = carry.data});
+  (cell, {.places = places,
+          .H = H,
+          .panels = panels ? panels.data : weights.packed_columns,
+          .rows = rows,
+          .b_hh = nullptr,
+          .edge = {even.data, odd.data},
+          .edge_row = apart(G * H),
+          .dh = gradients.dh,
+          .dp = gradients.dp,
+          .carry = carry.data});
 }
 
 }  // namespace refrain::kernels

@@ -46,6 +46,8 @@ struct RecurrentWeights {
   ConstTensor w_hh, b_hh;  // [G H, H], [G H]
   // w_hh by pack_weight() (gemm.h), or null: forward packs it anew, which is longer than a step.
   const float* packed = nullptr;
+  // w_hh by pack_columns() (step_product.h), or null, likewise for backward.
+  const float* packed_columns = nullptr;
 };
 
 struct RecurrentGradients {

@@ -56,6 +56,10 @@ struct Context {
   // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
   // what is fastest. Mixers whose state grows with the rows ignore it.
   int64_t keep_every = 0;
+  // Parts of mm_rec that backward does again, to the same bits, instead of saving what they made:
+  // its decay's inside, its attention over the memory.
+  bool recompute_gates = false;
+  bool recompute_memory_attention = false;
   // Operands of products are rounded to bfloat16, and so is part of what is saved for backward.
   bool bf16 = false;
   // Of the rows that backward is given (Window::offset): products over rows are cut between them.

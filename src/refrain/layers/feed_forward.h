@@ -1,6 +1,7 @@
-// The gated feed-forward layer of a Llama block (Shazeer, 2020):
+// The feed-forward layer of a block: gated, as Llama's (Shazeer, 2020), or plain.
 //
-//   y = W2( SiLU(x W1ᵀ) ⊙ (x W3ᵀ) )      W1 and W3 are one product, gate rows before up rows
+//   swiglu   y = W2( SiLU(x W1ᵀ) ⊙ (x W3ᵀ) )    W1 and W3 are one product, gate rows before up rows
+//   gelu     y = W2( GELU(x W3ᵀ) )
 #pragma once
 #include <cmath>
 
@@ -12,12 +13,16 @@ namespace refrain {
 
 class FeedForward {
  public:
-  FeedForward(int64_t d_model, int64_t d_ff) : gate_up_{d_model, 2 * d_ff}, down_{d_ff, d_model} {}
+  FeedForward(int64_t d_model, int64_t d_ff, bool gated)
+      : gated_(gated), gate_up_{d_model, (gated ? 2 : 1) * d_ff}, down_{d_ff, d_model} {}
 
   void visit(const ParamVisitor& v, float std, float residual_std) {
     const int64_t d_ff = down_.in;
-    gate_up_.visit(v, "gate_up_proj.weight", Init::normal(std),
-                   {{"gate_proj.weight", d_ff}, {"up_proj.weight", d_ff}});
+    if (gated_)
+      gate_up_.visit(v, "gate_up_proj.weight", Init::normal(std),
+                     {{"gate_proj.weight", d_ff}, {"up_proj.weight", d_ff}});
+    else
+      gate_up_.visit(v, "up_proj.weight", Init::normal(std));
     down_.visit(v, "down_proj.weight", Init::normal(residual_std));
   }
 
@@ -35,28 +40,54 @@ class FeedForward {
   void forward(Context& ctx, ConstTensor x, const Saved& s, Tensor y) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    const Tensor gate_up = ctx.bf16 ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    gate_up_.forward(ctx, x, gate_up);
-    if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
-    if (!ctx.dry()) kernels::swiglu_forward(gate_up, a);
+    activate(ctx, before_activation(ctx, x, s), a);
     down_.forward(ctx, a, y);
+  }
+
+  // Fills s again, for backward, from forward's x.
+  void recompute(Context& ctx, ConstTensor x, const Saved& s) const {
+    Arena::Frame frame(ctx.scratch);
+    before_activation(ctx, x, s);
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
   void backward(Context& ctx, ConstTensor x, const Saved& s, ConstTensor dy, Tensor dx) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    const Tensor da = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = ctx.bf16 ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
     if (ctx.bf16 && !ctx.dry()) kernels::widen(s.narrow, gate_up);
-    if (!ctx.dry()) kernels::swiglu_forward(gate_up, a);
-    down_.backward(ctx, a, dy, da);
-    if (!ctx.dry()) kernels::swiglu_backward(gate_up, da, gate_up);
+    activate(ctx, gate_up, a);
+    down_.backward_weight(ctx, a, dy);
+    const Tensor da = a;  // in its place
+    kernels::linear_backward_input(dy, down_.w.w, da, ctx.scratch, ctx.over_features());
+    if (!ctx.dry()) {
+      if (gated_)
+        kernels::swiglu_backward(gate_up, da, gate_up);
+      else
+        kernels::activation_backward(kernels::Activation::kGelu, gate_up, da, gate_up);
+    }
     gate_up_.backward(ctx, x, gate_up, dx);
   }
 
  private:
-  Linear gate_up_, down_;
+  // In bfloat16 the values are those that s keeps, but from scratch.
+  Tensor before_activation(Context& ctx, ConstTensor x, const Saved& s) const {
+    const Tensor gate_up = ctx.bf16 ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
+    gate_up_.forward(ctx, x, gate_up);
+    if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
+    return gate_up;
+  }
+
+  void activate(const Context& ctx, ConstTensor gate_up, Tensor a) const {
+    if (ctx.dry()) return;
+    if (gated_)
+      kernels::swiglu_forward(gate_up, a);
+    else
+      kernels::activation_forward(kernels::Activation::kGelu, gate_up, a);
+  }
+
+  bool gated_;
+  Linear gate_up_, down_;  // without a gate, up alone
 };
 
 }  // namespace refrain

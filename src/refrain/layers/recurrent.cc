@@ -86,12 +86,9 @@ Recurrent::Run Recurrent::recall(Context& ctx, const Window& w, ConstTensor x, A
   return run;
 }
 
-void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTensor dh, Tensor dx,
-                         std::span<float* const> dstate) const {
-  Arena::Frame frame(ctx.scratch);
-  const int64_t R = run.rows.gates.rows(), H = hidden();
-  const Tensor h_before = ctx.scratch.take({R, H});  // of each row's step
-  const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({R, w_hh_.out}) : run.rows.gates;
+Tensor Recurrent::states_before(Context& ctx, const Run& run) const {
+  const int64_t H = hidden();
+  const Tensor h_before = ctx.scratch.take({run.rows.gates.rows(), H});
   if (!ctx.dry())
     for (const kernels::RecurrentPiece& piece : run.pieces) {
       if (piece.length == 0) continue;
@@ -99,10 +96,25 @@ void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTenso
       std::copy_n(piece.found, H, to);
       std::copy_n(run.rows.h.row(piece.first), (piece.length - 1) * H, to + H);
     }
+  return h_before;
+}
+
+void Recurrent::backward_weights(Context& ctx, ConstTensor x, ConstTensor h_before, ConstTensor da,
+                                 ConstTensor dp) const {
+  w_hh_.backward_weight(ctx, h_before, dp);
+  w_ih_.backward_weight(ctx, x, da);
+}
+
+void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTensor dh, Tensor dx,
+                         std::span<float* const> dstate) const {
+  Arena::Frame frame(ctx.scratch);
+  const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
+  const Tensor da = run.rows.gates;
+  const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
   kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp},
                               ctx.scratch);
-  w_hh_.backward_weight(ctx, h_before, dp);
-  w_ih_.backward(ctx, x, run.rows.gates, dx);
+  kernels::linear_backward_input(da, w_ih_.w.w, dx, ctx.scratch, ctx.over_features());
+  backward_weights(ctx, x, h_before, da, dp);
 }
 
 }  // namespace refrain

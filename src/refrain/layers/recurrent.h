@@ -18,7 +18,10 @@ class Recurrent {
   Recurrent(kernels::Cell cell, int64_t in, int64_t hidden);
 
   void visit(const ParamVisitor&);
+  kernels::Cell cell() const { return cell_; }
   int64_t hidden() const { return w_hh_.in; }
+  const Linear& input() const { return w_ih_; }  // what a loop over time of its own needs
+  const Linear& recurrence() const { return w_hh_; }
   int64_t state_floats() const { return kernels::states_of(cell_) * hidden(); }
 
   // What a run leaves: rows.h is its output. It lies in the arenas it was made with.
@@ -40,6 +43,11 @@ class Recurrent {
   // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
   void backward(Context&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
                 std::span<float* const> dstate) const;
+  // What is left of it after a loop over time: from h of the step before every row (states_before,
+  // in scratch), and the gradients by a and by p (one and the same but for a gru).
+  Tensor states_before(Context&, const Run&) const;
+  void backward_weights(Context&, ConstTensor x, ConstTensor h_before, ConstTensor da,
+                        ConstTensor dp) const;
 
  private:
   kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }

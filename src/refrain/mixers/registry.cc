@@ -7,6 +7,7 @@
 #include "refrain/mixers/gla/ref.h"
 #include "refrain/mixers/gru/ref.h"
 #include "refrain/mixers/lstm/ref.h"
+#include "refrain/mixers/mm_rec/ref.h"
 #include "refrain/mixers/rnn/ref.h"
 
 namespace refrain {
@@ -60,6 +61,7 @@ const std::map<std::string, Entry>& entries() {
       {"gla", entry<Gla, GlaConfig, GlaRef>()},
       {"gru", entry<Gru, GruConfig, GruRef>()},
       {"lstm", entry<Lstm, LstmConfig, LstmRef>()},
+      {"mm_rec", entry<MmRec, MmRecConfig, MmRecRef>()},
       {"rnn", entry<Rnn, RnnConfig, RnnRef>()},
       {"simple_rnn", entry<Gla, SimpleRnnConfig, GlaRef>()},
   };

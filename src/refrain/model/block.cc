@@ -11,7 +11,7 @@ namespace refrain {
 
 Block::Block(std::unique_ptr<Mixer> mixer, const ModelConfig& config, int64_t index)
     : mixer_(std::move(mixer)),
-      feed_forward_(config.d_model, config.d_ff),
+      feed_forward_(config.d_model, config.d_ff, config.gated()),
       D_(config.d_model),
       blocks_(config.layers),
       eps_(static_cast<float>(config.rms_norm_eps)),
@@ -28,27 +28,13 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), kInitStd, residual_std);
 }
 
-Block::Saved Block::carve(const Context& ctx, Arena& a, int64_t rows) const {
-  return {a.take({rows, D_}), a.take({rows}), a.take({rows}), feed_forward_.carve(ctx, a, rows)};
-}
-
-void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
-                    Arena* saved) const {
-  if (bare_) {
-    mixer_->forward(ctx, w, x, y, state, saved);
-    return apply_dropout(ctx, w, y, mixer_site_);
-  }
-  Arena::Frame frame(ctx.scratch);
+Block::Saved Block::carve(const Context& ctx, const Window& w, bool states, Arena& a,
+                          Again again) const {
   const int64_t R = w.rows();
-  const Saved s = carve(ctx, saved ? *saved : ctx.scratch, R);
-  const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
-  if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
-  mixer_->forward(ctx, w, normed, delta, state, saved);
-  apply_dropout(ctx, w, delta, mixer_site_);
-  if (!ctx.dry()) kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
-  feed_forward_.forward(ctx, normed, s.feed_forward, delta);
-  apply_dropout(ctx, w, delta, feed_forward_site_);
-  if (!ctx.dry()) kernels::add(s.h, delta, y);
+  Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
+  if (!again.feed_forward) s.feed_forward = feed_forward_.carve(ctx, a, R);
+  if (again.mixer && states) s.found = StateCopies(w, *mixer_, a);
+  return s;
 }
 
 ConstTensor Block::dropped(Context& ctx, const Window& w, ConstTensor d, uint64_t site) const {
@@ -59,8 +45,56 @@ ConstTensor Block::dropped(Context& ctx, const Window& w, ConstTensor d, uint64_
   return copy;
 }
 
+void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+                    Arena* saved, Again again) const {
+  if (!saved) return run(ctx, w, x, y, state, nullptr, {});
+  if (!again.all) return run(ctx, w, x, y, state, saved, again);
+  if (state) {
+    StateCopies found(w, *mixer_, *saved);
+    if (!ctx.dry()) found.copy(w, *mixer_, *state);
+  }
+  run(ctx, w, x, y, state, nullptr, {});
+}
+
 void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, const State* state,
-                     const State* dstate, Arena& saved) const {
+                     const State* dstate, Arena& saved, Again again) const {
+  if (!again.all) return run_back(ctx, w, x, d, state, dstate, saved, again);
+  std::optional<StateCopies> found;
+  if (state) found.emplace(w, *mixer_, saved);
+  const State own = found ? found->state() : State();
+  const State* left = found ? &own : nullptr;
+  const size_t mark = saved.mark();
+  {
+    Arena::Frame frame(ctx.scratch);
+    run(ctx, w, x, ctx.scratch.take({w.rows(), D_}), left, &saved, {});
+  }
+  saved.rewind(mark);
+  run_back(ctx, w, x, d, left, dstate, saved, {});
+}
+
+void Block::run(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+                Arena* saved, Again again) const {
+  if (bare_) {
+    mixer_->forward(ctx, w, x, y, state, saved);
+    return apply_dropout(ctx, w, y, mixer_site_);
+  }
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows();
+  Saved s = carve(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, again);
+  if (s.found && !ctx.dry()) s.found->copy(w, *mixer_, *state);
+  const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
+  if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
+  mixer_->forward(ctx, w, normed, delta, state, again.mixer ? nullptr : saved);
+  apply_dropout(ctx, w, delta, mixer_site_);
+  if (!ctx.dry()) kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
+  if (again.feed_forward) s.feed_forward = feed_forward_.carve(ctx, ctx.scratch, R);
+  feed_forward_.forward(ctx, normed, s.feed_forward, delta);
+  apply_dropout(ctx, w, delta, feed_forward_site_);
+  if (!ctx.dry()) kernels::add(s.h, delta, y);
+}
+
+void Block::run_back(Context& ctx, const Window& w, ConstTensor x, Tensor d, const State* state,
+                     const State* dstate, Arena& saved, Again again) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   if (bare_) {
@@ -69,16 +103,30 @@ void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, con
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
-  const Saved s = carve(ctx, saved, R);
+  Saved s = carve(ctx, w, state != nullptr, saved, again);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.dry()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
-  feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
-                         dnormed);
+  {
+    Arena::Frame half(ctx.scratch);
+    if (again.feed_forward) {
+      s.feed_forward = feed_forward_.carve(ctx, ctx.scratch, R);
+      feed_forward_.recompute(ctx, normed, s.feed_forward);
+    }
+    feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
+                           dnormed);
+  }
   if (!ctx.dry()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
 
   if (!ctx.dry()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
-  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, state, dstate, saved);
+  const State own = s.found ? s.found->state() : State();
+  const State* left = s.found ? &own : state;
+  if (again.mixer) {
+    const size_t mark = saved.mark();
+    mixer_->forward(ctx, w, normed, dnormed, left, &saved);
+    saved.rewind(mark);
+  }
+  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, left, dstate, saved);
   if (!ctx.dry()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
 }
 

@@ -8,10 +8,12 @@
 // what the mixer gives).
 #pragma once
 #include <memory>
+#include <optional>
 
 #include "refrain/layers/feed_forward.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/model/config.h"
+#include "refrain/model/state_copies.h"
 
 namespace refrain {
 
@@ -21,12 +23,20 @@ class Block {
 
   void visit(const ParamVisitor&);
 
-  // y = block(x), both [R, D], not the same memory. `saved` as in Mixer, the mixer's part last.
-  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*, Arena* saved) const;
+  // What backward computes again from x and, where there are states, from copies of those that
+  // forward found.
+  struct Again {
+    bool all = false;
+    bool mixer = false, feed_forward = false;  // of a block that is not bare
+  };
 
-  // d: dL/dy in, dL/dx out. x as in forward.
+  // y = block(x), both [R, D], not the same memory. `saved` as in Mixer.
+  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*, Arena* saved,
+               Again again) const;
+
+  // d: dL/dy in, dL/dx out. x and `again` as in forward.
   void backward(Context&, const Window&, ConstTensor x, Tensor d, const State* state,
-                const State* dstate, Arena& saved) const;
+                const State* dstate, Arena& saved, Again again) const;
 
   void finish_gradients() { mixer_->finish_gradients(); }
 
@@ -34,11 +44,17 @@ class Block {
 
  private:
   struct Saved {
-    Tensor h;       // [R, D]: the residual stream between the two halves
-    Tensor r1, r2;  // [R]: reciprocal root mean squares
-    FeedForward::Saved feed_forward;
+    Tensor h;                          // [R, D]: the residual stream between the two halves
+    Tensor r1, r2;                     // [R]: reciprocal root mean squares
+    FeedForward::Saved feed_forward;   // unless it is computed again
+    std::optional<StateCopies> found;  // if the mixer is to run again from them
   };
-  Saved carve(const Context&, Arena&, int64_t rows) const;
+  Saved carve(const Context&, const Window&, bool states, Arena&, Again) const;
+  // forward() and backward(), but for `again.all`.
+  void run(Context&, const Window&, ConstTensor x, Tensor y, const State*, Arena* saved,
+           Again again) const;
+  void run_back(Context&, const Window&, ConstTensor x, Tensor d, const State* state,
+                const State* dstate, Arena& saved, Again again) const;
   // The gradient of what dropout fell on; d itself where none did.
   ConstTensor dropped(Context&, const Window&, ConstTensor d, uint64_t site) const;
 

@@ -32,7 +32,9 @@ void ModelConfig::resolve() {
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0)
     throw_error("kv_heads: expected a divisor of heads = {}, found {}", heads, kv_heads);
-  if (d_ff == 0) d_ff = (8 * d_model / 3 + 31) / 32 * 32;
+  if (feed_forward != "swiglu" && feed_forward != "gelu")
+    throw_error("feed_forward: expected swiglu or gelu, found '{}'", feed_forward);
+  if (d_ff == 0) d_ff = gated() ? (8 * d_model / 3 + 31) / 32 * 32 : 4 * d_model;
   if (block != "pre_norm" && block != "bare")
     throw_error("block: expected pre_norm or bare, found '{}'", block);
   if (mixers().empty()) throw_error("pattern: expected the name of a mixer, found none");

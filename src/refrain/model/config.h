@@ -22,6 +22,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-5;
   std::string pattern = "attention";
   std::string block = "pre_norm";
+  std::string feed_forward = "swiglu";
 
   template <class V>
   void visit(V&& v) {
@@ -31,7 +32,8 @@ struct ModelConfig {
     v("heads", heads, "heads of a mixer");
     v("kv_heads", kv_heads, "key/value heads; 0 = heads");
     v("head_dim", head_dim, "width of a head; 0 = d_model / heads");
-    v("d_ff", d_ff, "width of the feed-forward layer; 0 = 8/3 d_model, rounded up to 32");
+    v("d_ff", d_ff,
+      "width of the feed-forward layer; 0 = 8/3 d_model, rounded up to 32, or 4 d_model for gelu");
     v("context", context, "tokens of a training sequence");
     v("tie_embeddings", tie_embeddings, "the output matrix is the embedding");
     v("rms_norm_eps", rms_norm_eps, "added to the mean square");
@@ -40,12 +42,14 @@ struct ModelConfig {
     v("block", block,
       "pre_norm: norm, mixer, norm, feed-forward, both halves residual; bare: the mixer alone, no "
       "norm before the output, whose matrix has a bias");
+    v("feed_forward", feed_forward, "swiglu: gated by silu; gelu: one map, gelu, another");
   }
 
   // Fills in what 0 stands for and checks the rest; an Error names the setting.
   void resolve();
 
   bool bare() const { return block == "bare"; }
+  bool gated() const { return feed_forward == "swiglu"; }
   std::vector<std::string> mixers() const;  // one per block
   MixerShape mixer_shape() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
 };

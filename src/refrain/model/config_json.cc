@@ -95,7 +95,7 @@ Json llama_fixed(bool mistral) {
 }
 
 // Our own settings that came after the first files: there, absent is the default.
-constexpr std::string_view kLater[] = {"block"};
+constexpr std::string_view kLater[] = {"block", "feed_forward"};
 
 template <class Range>
 bool contains(const Range& range, std::string_view key) {
@@ -372,7 +372,9 @@ Json refrain_to_json(ModelConfig config, const Options& mixer_settings) {
 bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_mistral) {
   ModelConfig resolved = config;
   resolved.resolve();
-  if (kinds_of(resolved) != std::set<std::string>{"attention"} || resolved.bare()) return false;
+  if (kinds_of(resolved) != std::set<std::string>{"attention"} || resolved.bare() ||
+      !resolved.gated())
+    return false;
   // transformers wants this even where head_dim says how wide a head is.
   if (resolved.d_model % resolved.heads != 0) return false;
   Options settings = settings_of(resolved, mixer_settings);

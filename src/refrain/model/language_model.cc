@@ -8,108 +8,50 @@
 #include "refrain/kernels/cross_entropy.h"
 #include "refrain/kernels/embedding.h"
 #include "refrain/kernels/gemm.h"
-#include "refrain/kernels/gemm_bf16.h"
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
-#include "refrain/layers/dropout.h"
 #include "refrain/mixers/registry.h"
+#include "refrain/model/supervised_rows.h"
 
 namespace refrain {
 namespace {
 
-constexpr uint64_t kEmbeddingSite = 0;
 constexpr int64_t kFloatsPerLine = 16;
 
 int64_t padded(int64_t n) { return (n + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine; }
 
-// The rows [first, first + count) of a per-row array.
-template <class T>
-std::span<T> part(std::span<T> all, int64_t first, int64_t count) {
-  return all.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-}
-
-std::vector<int32_t> supervised(std::span<const int32_t> targets) {
-  std::vector<int32_t> rows;
-  for (size_t i = 0; i < targets.size(); ++i)
-    if (targets[i] >= 0) rows.push_back(static_cast<int32_t>(i));
-  return rows;
-}
-
-std::vector<int32_t> chosen(std::span<const int32_t> all, std::span<const int32_t> rows) {
-  std::vector<int32_t> some;
-  for (const int32_t row : rows) some.push_back(all[static_cast<size_t>(row)]);
-  return some;
-}
-
-// Of the rows with a target: where those of each piece begin, [B + 1].
-std::vector<int32_t> chosen_offsets(const Window& w, std::span<const int32_t> targets) {
-  std::vector<int32_t> offsets = {0};
-  for (int64_t b = 0; b < w.sequences(); ++b) {
-    const auto piece = part(targets, w.first(b), w.length(b));
-    offsets.push_back(offsets.back() +
-                      static_cast<int32_t>(std::count_if(piece.begin(), piece.end(),
-                                                         [](int32_t t) { return t >= 0; })));
-  }
-  return offsets;
-}
-
-// Offsets of the pieces that rows [row, end) are of. Ends earlier where a piece would be cut
-// elsewhere than after a multiple of the rows that a product sums at a time.
-std::vector<int32_t> slice_pieces(std::span<const int32_t> offsets, int64_t row, int64_t end) {
-  const auto next = std::upper_bound(offsets.begin(), offsets.end() - 1, end);
-  const int64_t piece = *(next - 1);
-  if (end < *next) end = piece + (end - piece) / kernels::kGrain * kernels::kGrain;
-  std::vector<int32_t> pieces = {0};
-  for (const int32_t offset : offsets)
-    if (offset > row && offset < end) pieces.push_back(static_cast<int32_t>(offset - row));
-  pieces.push_back(static_cast<int32_t>(end - row));
-  return pieces;
-}
-
-// What a block's states hold before a window, for running the window again.
-class StateCopies {
- public:
-  StateCopies() = default;
-  StateCopies(const Context& ctx, const Window& w, const Block& block, const State& from,
-              Arena& arena) {
-    for (int64_t b = 0; b < w.sequences(); ++b) {
-      // Room for the window too; what there is to copy is what its start needs.
-      const size_t bytes = block.state_bytes(w.begins_at(b) + w.length(b));
-      const auto to = arena.take<std::byte>({static_cast<int64_t>(bytes)});
-      rows_.push_back(to.data);
-      if (!ctx.dry() && bytes > 0)
-        std::memcpy(to.data, from.row(b), block.state_bytes(w.begins_at(b)));
-    }
-  }
-  State state() const { return {rows_}; }
-
- private:
-  std::vector<std::byte*> rows_;
-};
-
 }  // namespace
 
-LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings)
+LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, Memory memory)
     : config_(std::move(config)), mixer_settings_(mixer_settings) {
   config_.resolve();
   const MixerShape shape = config_.mixer_shape();
   for (const std::string& kind : config_.mixers())
     blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_,
                          static_cast<int64_t>(blocks_.size()));
-  int64_t total = 0;
-  visit([&](const ParamSpec& spec, Param&) {
-    parameters_ += spec.size();
-    total += padded(spec.size());
-  });
-  weights_ = Buffer<float>(static_cast<size_t>(total));
-  float* at = weights_.data();
   visit([&](const ParamSpec& spec, Param& param) {
     REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
     param.w.rank = static_cast<int>(spec.shape.size());
     std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
+    parameters_ += spec.size();
+    floats_ += padded(spec.size());
+  });
+  if (memory == Memory::kTaken) take_memory();
+}
+
+void LanguageModel::take_memory() {
+  weights_ = Buffer<float>(static_cast<size_t>(floats_));
+  float* at = weights_.data();
+  visit([&](const ParamSpec& spec, Param& param) {
     param.w.data = at;
     at += padded(spec.size());
   });
+}
+
+size_t LanguageModel::training_bytes() const {
+  // Weights, gradients, two moments; and a tied embedding's second gradient.
+  const int64_t lookup = config_.tie_embeddings ? config_.vocab_size * config_.d_model : 0;
+  return static_cast<size_t>(4 * floats_ + lookup) * sizeof(float);
 }
 
 void LanguageModel::visit(const ParamVisitor& v) {
@@ -183,52 +125,9 @@ void LanguageModel::finish_gradients() {
 }
 
 // Rows whose logits exist at a time: few enough for the cache, but enough to fill the products.
-int64_t LanguageModel::slice_rows(int64_t rows) const {
+int64_t LanguageModel::slice_rows() const {
   constexpr int64_t kFloats = int64_t{1} << 18;
-  return std::min(rows, std::max<int64_t>(256, kFloats / config_.vocab_size));
-}
-
-void LanguageModel::train(const Context& context, const Window& w, const Lesson& lesson,
-                          Tensor losses, Arena& saved) {
-  Context ctx = context;
-  ctx.keep_every = lesson.recompute.keep_every;
-  ctx.bf16 = lesson.bf16;
-  ctx.pieces = w.offset;
-  Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
-  const int64_t R = w.rows(), D = config_.d_model;
-  const size_t L = blocks_.size();
-  const bool again = lesson.recompute.blocks;
-  std::vector<Tensor> x(L + 1);  // x[l]: what block l reads
-  for (Tensor& t : x) t = saved.take({R, D});
-  std::vector<StateCopies> found(L);
-  std::vector<size_t> marks(L);
-  const auto state = [&](size_t l) { return lesson.states.empty() ? nullptr : &lesson.states[l]; };
-
-  if (!ctx.dry()) kernels::embedding_forward(lesson.tokens, embedding_.w, x[0]);
-  apply_dropout(ctx, w, x[0], kEmbeddingSite);
-  if (again && !lesson.states.empty())
-    for (size_t l = 0; l < L; ++l) found[l] = StateCopies(ctx, w, blocks_[l], *state(l), saved);
-  for (size_t l = 0; l < L; ++l) {
-    marks[l] = saved.mark();
-    blocks_[l].forward(ctx, w, x[l], x[l + 1], state(l), again ? nullptr : &saved);
-  }
-
-  const Tensor d = ctx.scratch.take({R, D});
-  train_head(ctx, w, x[L], lesson, losses, d);
-
-  for (size_t l = L; l-- > 0;) {
-    saved.rewind(marks[l]);
-    if (again) {
-      Arena::Frame frame(ctx.scratch);
-      const Tensor y = ctx.scratch.take({R, D});
-      const State from_start = found[l].state();
-      blocks_[l].forward(ctx, w, x[l], y, state(l) ? &from_start : nullptr, &saved);
-      saved.rewind(marks[l]);
-    }
-    blocks_[l].backward(ctx, w, x[l], d, state(l), nullptr, saved);
-  }
-  apply_dropout(ctx, w, d, kEmbeddingSite);
-  if (!ctx.dry()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
+  return std::max<int64_t>(256, kFloats / config_.vocab_size);
 }
 
 LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
@@ -257,57 +156,13 @@ void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits
   if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
 }
 
-// In slices of the supervised rows, forward and backward at once: the logits never exist whole.
-void LanguageModel::train_head(Context& context, const Window& w, ConstTensor x,
-                               const Lesson& lesson, Tensor losses, Tensor d) {
-  Context ctx = context;
-  Arena::Frame frame(ctx.scratch);
-  const std::vector<int32_t> rows = supervised(lesson.targets);
-  const std::vector<int32_t> targets = chosen(lesson.targets, rows);
-  const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
-  const HeadInput in = head_input(ctx, x, rows);
-  const Tensor dnormed = ctx.scratch.take({n, D}), row_losses = ctx.scratch.take({n});
-  const int64_t slice = slice_rows(n);
-  const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
-  const std::vector<int32_t> offsets = chosen_offsets(w, lesson.targets);
-  for (int64_t row = 0, count = 0; row < n; row += count) {
-    const std::vector<int32_t> pieces = slice_pieces(offsets, row, std::min(n, row + slice));
-    ctx.pieces = pieces;
-    count = pieces.back();
-    const Tensor part_logits = logits.slice(0, count), part_normed = in.normed.slice(row, count);
-    head_forward(ctx, part_normed, part_logits);
-    if (!ctx.dry())
-      kernels::softmax_cross_entropy(part_logits, part(std::span(targets), row, count),
-                                     lesson.scale, lesson.label_smoothing,
-                                     row_losses.slice(row, count));
-    kernels::linear_backward_input(part_logits, head().w, dnormed.slice(row, count), ctx.scratch,
-                                   ctx.over_features());
-    kernels::linear_backward_weight(part_logits, part_normed, head().g, ctx.scratch,
-                                    ctx.over_rows());
-    if (config_.bare() && !ctx.dry()) kernels::column_sum_add(part_logits, head_bias_.g);
-  }
-  if (ctx.dry()) return;
-  Tensor dx = dnormed;
-  if (!config_.bare()) {
-    dx = in.normed;  // which nobody reads any more
-    kernels::rms_norm_backward(in.x, norm_.w, in.r, dnormed, dx, norm_.g, false);
-  }
-  std::fill(d.begin(), d.end(), 0.0f);
-  std::fill(losses.begin(), losses.end(), 0.0f);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t row = rows[static_cast<size_t>(i)];
-    std::copy_n(dx.row(i), D, d.row(row));
-    losses.data[row] = row_losses.data[i];
-  }
-}
-
 Tensor LanguageModel::hidden(Context& ctx, const Window& w, std::span<const int32_t> tokens,
                              std::span<const State> states) const {
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
   if (!ctx.dry()) kernels::embedding_forward(tokens, embedding_.w, x);
   for (size_t l = 0; l < blocks_.size(); ++l) {
-    blocks_[l].forward(ctx, w, x, y, states.empty() ? nullptr : &states[l], nullptr);
+    blocks_[l].forward(ctx, w, x, y, states.empty() ? nullptr : &states[l], nullptr, {});
     std::swap(x, y);
   }
   return x;
@@ -317,22 +172,23 @@ void LanguageModel::losses(Context& ctx, const Window& w, std::span<const int32_
                            std::span<const int32_t> targets, std::span<const State> states,
                            Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
-  const std::vector<int32_t> rows = supervised(targets);
-  const std::vector<int32_t> wanted = chosen(targets, rows);
-  const int64_t n = static_cast<int64_t>(rows.size()), slice = slice_rows(n);
-  const HeadInput in = head_input(ctx, hidden(ctx, w, tokens, states), rows);
+  const SupervisedRows all(w, targets);
+  const int64_t n = all.size(), slice = std::min(n, slice_rows());
+  const Tensor x = hidden(ctx, w, tokens, states);
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
-  const Tensor row_losses = ctx.scratch.take({n});
-  for (int64_t row = 0; row < n; row += slice) {
-    const int64_t count = std::min(slice, n - row);
-    head_forward(ctx, in.normed.slice(row, count), logits.slice(0, count));
-    if (!ctx.dry())
-      kernels::cross_entropy_forward(logits.slice(0, count), part(std::span(wanted), row, count),
-                                     row_losses.slice(row, count));
+  const Tensor row_losses = ctx.scratch.take({slice});
+  if (!ctx.dry()) std::fill(losses.begin(), losses.end(), 0.0f);
+  for (int64_t first = 0; first < n; first += slice) {
+    Arena::Frame slice_frame(ctx.scratch);
+    const int64_t count = std::min(slice, n - first);
+    const std::span<const int32_t> rows = all.rows(first, count);
+    head_forward(ctx, head_input(ctx, x, rows).normed, logits.slice(0, count));
+    if (ctx.dry()) continue;
+    kernels::cross_entropy_forward(logits.slice(0, count), all.targets(first, count),
+                                   row_losses.slice(0, count));
+    for (int64_t i = 0; i < count; ++i)
+      losses.data[rows[static_cast<size_t>(i)]] = row_losses.data[i];
   }
-  if (ctx.dry()) return;
-  std::fill(losses.begin(), losses.end(), 0.0f);
-  for (int64_t i = 0; i < n; ++i) losses.data[rows[static_cast<size_t>(i)]] = row_losses.data[i];
 }
 
 void LanguageModel::logits(Context& ctx, const Window& w, std::span<const int32_t> tokens,

@@ -16,14 +16,22 @@
 #include "refrain/base/options.h"
 #include "refrain/model/block.h"
 #include "refrain/model/config.h"
+#include "refrain/model/recompute.h"
 
 namespace refrain {
+namespace io {
+class ScratchFile;
+}
 
 class LanguageModel {
  public:
+  // kLater: shapes only, enough to plan with; take_memory() gives it weights.
+  enum class Memory { kTaken, kLater };
+
   // `mixer_settings` holds what mixers read under their prefix. Weights are zero until
   // initialise() or a checkpoint fills them.
-  LanguageModel(ModelConfig, const Options& mixer_settings);
+  LanguageModel(ModelConfig, const Options& mixer_settings, Memory memory = Memory::kTaken);
+  void take_memory();
 
   const ModelConfig& config() const { return config_; }
   const Options& mixer_settings() const { return mixer_settings_; }
@@ -42,28 +50,36 @@ class LanguageModel {
   std::span<float> weights() { return weights_.span(); }
   std::span<float> gradients() { return gradients_.span(); }
   void allocate_gradients();
+  size_t training_bytes() const;  // of weights, gradients and AdamW's moments
   void clear_gradients();
   // After the last train() of an optimiser step. A tied embedding has two chains of gradients, as
   // input and as output; they are joined here, so that it does not matter how the rows came.
   void finish_gradients();
 
-  // Memory policy of a training step: same gradients, to the bit.
-  struct Recompute {
-    bool blocks = false;     // keep only each block's input; run its forward again in backward
-    int64_t keep_every = 0;  // K-step recomputation inside the mixers (Context::keep_every)
-  };
-
   // What a window is trained on. `states`: per block, read and advanced, no gradient goes beyond
   // them (truncated backpropagation); or empty: whole sequences.
   struct Lesson {
-    std::span<const int32_t> tokens;   // [R]
-    std::span<const int32_t> targets;  // [R], negative: not supervised
-    float scale = 1;                   // of the loss
+    std::span<const int32_t> tokens{};   // [R]
+    std::span<const int32_t> targets{};  // [R], negative: not supervised
+    float scale = 1;                     // of the loss
     float label_smoothing = 0;
     std::span<const State> states{};
-    Recompute recompute{};
     bool bf16 = false;  // layers/context.h
+    int64_t segment = kSegment;
+
+    // These change time and memory only.
+    Recompute recompute{};
+    int64_t head_rows = 0;  // whose logits exist at a time, a multiple of 32; 0 = what is fast
+    io::ScratchFile* spill = nullptr;  // where recompute.segments keeps states; null: in memory
   };
+
+  // In a stack whose states do not grow, a sequence longer than `segment` tokens is trained alone
+  // and in segments, cut at multiples of so many tokens: forward from the first to the last with
+  // the states carried, backward from the last to the first with their gradients. It is exact, and
+  // the order in which rows are summed into the gradients, which is why it does not depend on
+  // memory: what is saved may be all segments' activations or only the states between them.
+  static constexpr int64_t kSegment = 4096;
+  bool bounded_state() const;  // no block's state grows with the sequence
 
   // Adds to the gradients those of scale * (sum of the cross entropies of the window's targets);
   // writes each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
@@ -94,16 +110,33 @@ class LanguageModel {
   HeadInput head_input(Context&, ConstTensor x, std::span<const int32_t> rows) const;
   // Part of the head's rows: logits [n, V].
   void head_forward(Context&, ConstTensor normed, Tensor logits) const;
+
+  // A window on its way from forward to backward.
+  struct Pass {
+    std::vector<Tensor> x;      // [L + 1] of [R, D]: what block l reads, and what the head does
+    std::vector<size_t> marks;  // [L]: where in `saved` block l's part begins
+  };
+  Pass forward(const Context&, const Window&, const Lesson&, std::span<const State> states,
+               Arena& saved) const;
+  void backward(const Context&, const Window&, const Lesson&, const Pass&,
+                std::span<const State> states, std::span<const State> dstates, Tensor losses,
+                Arena& saved);
+  // Piece b of the window, a long sequence.
+  void train_segments(const Context&, const Window&, int64_t b, const Lesson&, Tensor losses,
+                      Arena& saved);
+  void skim(const Context&, const Window&, const Lesson&, std::span<const State> states) const;
+  Block::Again again(const Lesson&, size_t block) const;
   // d [R, D] = dL/dx from the head, which also gets its own gradients.
-  void train_head(Context&, const Window&, ConstTensor x, const Lesson&, Tensor losses, Tensor d);
+  void train_head(const Context&, const Window&, ConstTensor x, const Lesson&, Tensor losses,
+                  Tensor d);
   Tensor lookup_gradient();
-  int64_t slice_rows(int64_t rows) const;
+  int64_t slice_rows() const;
 
   ModelConfig config_;
   Options mixer_settings_;
   std::vector<Block> blocks_;
   Param embedding_, norm_, head_, head_bias_;  // [V, D], [D], [V, D], [V]
-  int64_t parameters_ = 0;
+  int64_t parameters_ = 0, floats_ = 0;        // floats_: with what fills tensors up to whole lines
   Buffer<float> weights_, gradients_, packed_;
   Buffer<float> lookup_gradient_;  // [V, D], when tied
 };

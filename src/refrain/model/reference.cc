@@ -93,8 +93,12 @@ std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* s
 
 template <class T>
 std::vector<T> ReferenceModel<T>::feed_forward(const Vector& x, const std::string& prefix) const {
+  Vector up = linear(x, prefix + "up_proj.weight", config_.d_model);
+  if (!config_.gated()) {
+    for (T& value : up) value = kernels::activation_ref(kernels::Activation::kGelu, value);
+    return linear(up, prefix + "down_proj.weight", config_.d_ff);
+  }
   Vector gate = linear(x, prefix + "gate_proj.weight", config_.d_model);
-  const Vector up = linear(x, prefix + "up_proj.weight", config_.d_model);
   for (size_t i = 0; i < gate.size(); ++i)
     gate[i] = kernels::activation_ref(kernels::Activation::kSilu, gate[i]) * up[i];
   return linear(gate, prefix + "down_proj.weight", config_.d_ff);

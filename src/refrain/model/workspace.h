@@ -10,33 +10,71 @@
 
 namespace refrain {
 
+// Bytes that a step takes.
+struct StepBytes {
+  size_t scratch = 0, saved = 0;
+  size_t total() const { return scratch + saved; }
+};
+
+// step(Context&, Arena& saved), run dry.
+template <class Step>
+StepBytes count_bytes(Step&& step) {
+  Arena scratch, saved;
+  Context dry{scratch};
+  step(dry, saved);
+  return {scratch.peak(), saved.peak()};
+}
+
 class Workspace {
  public:
+  // From here on memory is `bytes`, taken now, and does not grow: a step that needs more is a fault
+  // of the program.
+  void fix(size_t bytes) {
+    reserve(bytes);
+    fixed_ = true;
+  }
+
+  // False when memory is fixed and the step needs more.
+  template <class Step>
+  bool fits(const Dropout& dropout, Step&& step) const {
+    return !fixed_ || count(dropout, step).total() <= memory_.size();
+  }
+
   // step(Context&, Arena& saved), called dry and then for real. Memory is kept for the next call
-  // and grows only when a step needs more than any before it.
+  // and, unless it is fixed, grows when a step needs more than any before it.
   template <class Step>
   void run(const Dropout& dropout, Step&& step) {
-    Arena counted_scratch, counted_saved;
-    Context dry{counted_scratch, dropout};
-    step(dry, counted_saved);
-    reserve(scratch_, counted_scratch.peak());
-    reserve(saved_, counted_saved.peak());
-    Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
+    const StepBytes needs = count(dropout, step);
+    REFRAIN_CHECK((!fixed_ || needs.total() <= memory_.size()) &&
+                  "the plan is smaller than its use");
+    // An arena without memory would only count.
+    const size_t least = Arena::kAlign, scratch_bytes = std::max(needs.scratch, least);
+    const size_t saved_bytes = std::max(needs.saved, least);
+    if (!fixed_) reserve(scratch_bytes + saved_bytes);
+    Arena scratch(memory_.data(), scratch_bytes);
+    Arena saved(memory_.data() + scratch_bytes, saved_bytes);
     Context ctx{scratch, dropout};
     step(ctx, saved);
   }
 
-  size_t bytes() const { return scratch_.size() + saved_.size(); }
+  size_t bytes() const { return memory_.size(); }
 
  private:
-  static void reserve(Buffer<std::byte>& buffer, size_t bytes) {
-    bytes = std::max<size_t>(bytes, 64);  // an arena without memory would only count
-    if (buffer.size() >= bytes) return;
-    buffer = Buffer<std::byte>();  // the old one goes before the new one comes
-    buffer = Buffer<std::byte>(bytes);
+  template <class Step>
+  static StepBytes count(const Dropout& dropout, Step&& step) {
+    return count_bytes([&](Context& ctx, Arena& saved) {
+      ctx.dropout = dropout;
+      step(ctx, saved);
+    });
+  }
+  void reserve(size_t bytes) {
+    if (memory_.size() >= bytes) return;
+    memory_ = Buffer<std::byte>();  // the old one goes before the new one comes
+    memory_ = Buffer<std::byte>(bytes);
   }
 
-  Buffer<std::byte> scratch_, saved_;
+  Buffer<std::byte> memory_;
+  bool fixed_ = false;
 };
 
 }  // namespace refrain

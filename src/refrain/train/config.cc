@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "refrain/base/bytes.h"
 #include "refrain/base/error.h"
 
 namespace refrain {
@@ -55,6 +56,7 @@ void TrainConfig::check() const {
   if (patience > 0 && eval_steps == 0)
     throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
+  if (!memory.empty()) parse_bytes("memory", memory);
   parse_checkpointing(gradient_checkpointing);
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
 }
@@ -76,17 +78,46 @@ TrainingLength parse_length(const std::string& text) {
   throw_error("max_steps: expected steps (2000), epochs (5e) or tokens (10Mt), found '{}'", text);
 }
 
-Checkpointing parse_checkpointing(const std::string& text) {
-  if (text == "off") return {};
-  if (text == "blocks") return {.blocks = true};
-  int64_t every = 0;
-  const char* last = text.data() + text.size();
-  const auto [end, error] = std::from_chars(text.data(), last, every);
-  if (error == std::errc() && end == last && every >= 1 && every <= 1 << 30)
-    return {.keep_every = every};
-  throw_error(
-      "gradient_checkpointing: expected off, blocks, or a number of tokens, 1 to {}, found '{}'",
-      1 << 30, text);
+std::optional<Recompute> parse_checkpointing(const std::string& text) {
+  constexpr int64_t kMostTokens = 1 << 30, kMostBlocks = 1 << 20;
+  if (text == "auto") return std::nullopt;
+  Recompute recompute;
+  if (text == "off") return recompute;
+  const auto number = [](std::string_view digits, int64_t most) {
+    int64_t value = 0;
+    const char* last = digits.data() + digits.size();
+    const auto [end, error] = std::from_chars(digits.data(), last, value);
+    return error == std::errc() && end == last && value >= 1 && value <= most ? value : 0;
+  };
+  for (std::string_view rest = text;;) {
+    const size_t comma = std::min(rest.find(','), rest.size());
+    const std::string_view item = rest.substr(0, comma);
+    constexpr std::string_view kSome = "blocks:";
+    if (item == "blocks")
+      recompute.blocks = Recompute::kAllBlocks;
+    else if (item.starts_with(kSome) && number(item.substr(kSome.size()), kMostBlocks) > 0)
+      recompute.blocks = number(item.substr(kSome.size()), kMostBlocks);
+    else if (item == "mixers")
+      recompute.mixers = true;
+    else if (item == "feed_forwards")
+      recompute.feed_forwards = true;
+    else if (item == "gates")
+      recompute.gates = true;
+    else if (item == "memory_attention")
+      recompute.memory_attention = true;
+    else if (item == "segments")
+      recompute.segments = true;
+    else if (number(item, kMostTokens) > 0)
+      recompute.keep_every = number(item, kMostTokens);
+    else
+      throw_error(
+          "gradient_checkpointing: expected off, auto, or a list of blocks, blocks:N, mixers, "
+          "feed_forwards, gates, memory_attention, segments and a number of tokens, 1 to {}, found "
+          "'{}'",
+          kMostTokens, text);
+    if (comma == rest.size()) return recompute;
+    rest.remove_prefix(comma + 1);
+  }
 }
 
 double learning_rate(const TrainConfig& c, int64_t step, int64_t total) {

@@ -1,7 +1,10 @@
 // The settings of a training run, apart from the model's and the data's. Names follow Hugging Face.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
+
+#include "refrain/model/recompute.h"
 
 namespace refrain {
 
@@ -30,7 +33,9 @@ struct TrainConfig {
   int64_t logging_steps = 10;
   int64_t patience = 0;
   int64_t seed = 1;
-  std::string gradient_checkpointing = "off";
+  std::string memory;
+  std::string gradient_checkpointing = "auto";
+  bool spill_states = false;
   int64_t tbptt = 0;
   bool bf16 = false;
 
@@ -63,9 +68,17 @@ struct TrainConfig {
     v("logging_steps", logging_steps, "record metrics every so many steps");
     v("patience", patience, "stop after so many evaluations without a better loss; 0 = never");
     v("seed", seed, "of weights, order and dropout");
+    v("memory", memory,
+      "the most that the whole process may take (800M, 2G): how the work is cut to fit, with the "
+      "same weights; empty = what is fast");
     v("gradient_checkpointing", gradient_checkpointing,
-      "what backward recomputes, with the same weights: off; blocks: all but each block's input; a "
-      "number K: recurrent mixers keep their state every K tokens only");
+      "what backward recomputes, with the same weights: off; auto: what --memory makes necessary; "
+      "or, by commas, blocks (all but each block's input; blocks:N of the first N), mixers, "
+      "feed_forwards, gates and memory_attention (of mm_rec), segments (of long sequences, all but "
+      "the states between segments), and a number K: recurrent mixers keep their state every K "
+      "tokens only");
+    v("spill_states", spill_states,
+      "keep the states between segments of long sequences on disk, in the run directory");
     v("tbptt", tbptt,
       "truncated backpropagation: gradients reach back within stretches of so many tokens, the "
       "state "
@@ -85,12 +98,8 @@ struct TrainingLength {
 };
 TrainingLength parse_length(const std::string& max_steps);
 
-// gradient_checkpointing taken apart.
-struct Checkpointing {
-  bool blocks = false;
-  int64_t keep_every = 0;  // tokens
-};
-Checkpointing parse_checkpointing(const std::string& gradient_checkpointing);
+// gradient_checkpointing taken apart; nothing for auto.
+std::optional<Recompute> parse_checkpointing(const std::string& gradient_checkpointing);
 
 // The learning rate of step `step` (from 1) of `total`.
 double learning_rate(const TrainConfig&, int64_t step, int64_t total);

@@ -7,8 +7,16 @@
 
 namespace refrain {
 
+Optimizer::Optimizer(LearnedWeights model, const TrainConfig& config)
+    : model_(std::move(model)),
+      config_(config),
+      m_(model_.weights().size()),
+      v_(model_.weights().size()) {}
+
 Optimizer::Optimizer(LanguageModel& model, const TrainConfig& config)
-    : model_(model), config_(config), m_(model.weights().size()), v_(model.weights().size()) {}
+    : Optimizer({[&model](const ParamVisitor& v) { model.visit(v); },
+                 [&model] { return model.weights(); }, [&model] { return model.gradients(); }},
+                config) {}
 
 double Optimizer::step(double learning_rate) {
   const double norm = std::sqrt(kernels::sum_of_squares(model_.gradients()));

@@ -1,6 +1,8 @@
 // AdamW (Loshchilov & Hutter, 2019) over all weights of a model, as docs of kernels/adamw.h define
 // the step. Moments have the layout of the weights: tensors in visiting order.
 #pragma once
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,8 +12,15 @@
 
 namespace refrain {
 
+// What is learned of a model, which must stay where it is.
+struct LearnedWeights {
+  std::function<void(const ParamVisitor&)> visit;
+  std::function<std::span<float>()> weights, gradients;  // as a model lays them out
+};
+
 class Optimizer {
  public:
+  Optimizer(LearnedWeights, const TrainConfig&);
   Optimizer(LanguageModel&, const TrainConfig&);
 
   // One step from the gradients that have been gathered. Returns the global norm of the gradients
@@ -25,7 +34,7 @@ class Optimizer {
   void load(const std::string& path, int64_t steps);
 
  private:
-  LanguageModel& model_;
+  LearnedWeights model_;
   TrainConfig config_;
   Buffer<float> m_, v_;
   int64_t steps_ = 0;

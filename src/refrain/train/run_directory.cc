@@ -101,11 +101,19 @@ io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettin
 void RunDirectory::save(LanguageModel& model, const Optimizer& optimizer, const TrainerState& state,
                         const std::function<void(const std::string&)>& describe,
                         int64_t keep) const {
+  save([&](const std::string& path) { save_weights(path, model); }, optimizer, state, describe,
+       keep);
+}
+
+void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& optimizer,
+                        const TrainerState& state,
+                        const std::function<void(const std::string&)>& describe,
+                        int64_t keep) const {
   const std::string final_path = checkpoint(state.step);
   {
     io::AtomicDirectory directory(final_path);
     describe(directory.path());
-    save_weights(directory.path() + "/" + kWeights, model);
+    write_weights(directory.path() + "/" + kWeights);
     optimizer.save(directory.path() + "/" + kOptimizer);
     io::write_file(directory.path() + "/" + kState, io::to_text(to_json(state)));
     directory.commit();
@@ -121,9 +129,14 @@ void RunDirectory::save(LanguageModel& model, const Optimizer& optimizer, const 
 
 void RunDirectory::save_best(LanguageModel& model,
                              const std::function<void(const std::string&)>& describe) const {
+  save_best([&](const std::string& path) { save_weights(path, model); }, describe);
+}
+
+void RunDirectory::save_best(const WriteWeights& write_weights,
+                             const std::function<void(const std::string&)>& describe) const {
   io::AtomicDirectory directory(file("best"));
   describe(directory.path());
-  save_weights(directory.path() + "/" + kWeights, model);
+  write_weights(directory.path() + "/" + kWeights);
   directory.commit();
 }
 
@@ -144,6 +157,12 @@ std::vector<int64_t> RunDirectory::checkpoints() const {
 
 std::optional<TrainerState> RunDirectory::load_newest(LanguageModel& model,
                                                       Optimizer& optimizer) const {
+  return load_newest([&](const std::string& directory) { load_weights(directory, model); },
+                     optimizer);
+}
+
+std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_weights,
+                                                      Optimizer& optimizer) const {
   const std::vector<int64_t> all = checkpoints();
   if (all.empty()) return {};
   const std::string from = checkpoint(all.back());
@@ -151,7 +170,7 @@ std::optional<TrainerState> RunDirectory::load_newest(LanguageModel& model,
   const TrainerState state = parse_trainer_state(io::read_json(name), name);
   if (state.step != all.back())
     throw_error("{}: expected global_step {}, found {}", name, all.back(), state.step);
-  load_weights(from, model);
+  read_weights(from);
   optimizer.load(from + "/" + kOptimizer, state.step);
   return state;
 }

@@ -17,14 +17,14 @@ double seconds_since(Clock::time_point t) {
 }
 
 // The end of the micro-batch that begins with sequence `first`.
-int64_t micro_batch_end(const data::Batch& batch, const TrainConfig& c, int64_t first) {
+int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t first) {
   const int64_t all = batch.sequences();
-  if (c.max_tokens == 0) return std::min(all, first + c.batch_size);
+  if (plan.tokens == 0) return std::min(all, first + plan.sequences);
   int64_t last = first, longest = 0;
   for (; last < all; ++last) {
     const auto b = static_cast<size_t>(last);
     longest = std::max<int64_t>(longest, batch.offset[b + 1] - batch.offset[b]);
-    if (last > first && longest * (last - first + 1) > c.max_tokens) break;
+    if (last > first && longest * (last - first + 1) > plan.tokens) break;
   }
   return last;
 }
@@ -124,10 +124,12 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
 
 Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
                  std::optional<data::DataSet> valid, const TrainConfig& config,
-                 const RunDirectory& directory, std::function<void(const std::string&)> describe)
+                 const RunDirectory& directory, const Plan& plan,
+                 std::function<void(const std::string&)> describe)
     : model_(model),
       valid_(std::move(valid)),
       config_(config),
+      plan_(plan),
       directory_(directory),
       describe_(std::move(describe)),
       batch_config_(optimiser_batch(config, model.config().context)),
@@ -143,20 +145,8 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
   if (length.unit == TrainingLength::kTokens)
     steps = length.amount * per_epoch / std::max(tokens_per_epoch, 1.0);
   total_steps_ = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(steps)));
-  try_settings();
-}
-
-// A dry step on one token: what mixers refuse, they refuse before the first real one.
-void Trainer::try_settings() {
-  const data::Batch batch{.tokens = {0}, .targets = {0}, .offset = {0, 1}, .supervised = 1};
-  const Part part(batch, 0, 1, 0, 1);
-  const Checkpointing checkpointing = parse_checkpointing(config_.gradient_checkpointing);
-  const LanguageModel::Lesson lesson{.tokens = part.tokens,
-                                     .targets = part.targets,
-                                     .recompute = {checkpointing.blocks, checkpointing.keep_every},
-                                     .bf16 = config_.bf16};
-  Arena scratch, saved;
-  model_.train(Context{scratch}, part.window, lesson, {nullptr, {1}}, saved);
+  if (plan_.budget > 0) workspace_.fix(plan_.activations());
+  if (config_.spill_states) spill_.emplace(directory_.path());
 }
 
 bool Trainer::resume() {
@@ -174,7 +164,6 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
   const Dropout dropout{
       static_cast<float>(config_.dropout),
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state_.step))};
-  const Checkpointing checkpointing = parse_checkpointing(config_.gradient_checkpointing);
   double sum = 0;
   std::vector<float> losses;
   model_.clear_gradients();
@@ -186,23 +175,33 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
   if (truncated) begin_sequences(model_, batch, states_);
   for (int64_t begin = 0; begin < longest; begin += length) {
     for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
-      last = micro_batch_end(batch, config_, first);
-      const Part part(batch, first, last, begin, begin + length);
-      const StateView found =
-          view(states_, first, truncated ? last : first, model_.config().layers);
-      losses.resize(part.tokens.size());
-      const Tensor row_losses(losses.data(), {part.window.rows()});
-      const LanguageModel::Lesson lesson{
-          .tokens = part.tokens,
-          .targets = part.targets,
-          .scale = scale,
-          .label_smoothing = static_cast<float>(config_.label_smoothing),
-          .states = truncated ? found.states() : std::span<const State>(),
-          .recompute = {checkpointing.blocks, checkpointing.keep_every},
-          .bf16 = config_.bf16};
-      workspace_.run(dropout, [&](Context& ctx, Arena& saved) {
-        model_.train(ctx, part.window, lesson, row_losses, saved);
-      });
+      last = micro_batch_end(batch, plan_, first);
+      for (bool done = false; !done;) {
+        const Part part(batch, first, last, begin, begin + length);
+        const StateView found =
+            view(states_, first, truncated ? last : first, model_.config().layers);
+        losses.resize(part.tokens.size());
+        const Tensor row_losses(losses.data(), {part.window.rows()});
+        const LanguageModel::Lesson lesson{
+            .tokens = part.tokens,
+            .targets = part.targets,
+            .scale = scale,
+            .label_smoothing = static_cast<float>(config_.label_smoothing),
+            .states = truncated ? found.states() : std::span<const State>(),
+            .bf16 = config_.bf16,
+            .recompute = plan_.recompute,
+            .head_rows = plan_.head_rows,
+            .spill = spill_ ? &*spill_ : nullptr};
+        const auto train = [&](Context& ctx, Arena& saved) {
+          model_.train(ctx, part.window, lesson, row_losses, saved);
+        };
+        // Sequences of other lengths than the plan's may take more; half of them take less.
+        done = last - first == 1 || workspace_.fits(dropout, train);
+        if (done)
+          workspace_.run(dropout, train);
+        else
+          last = first + (last - first) / 2;
+      }
       for (float loss : losses) sum += static_cast<double>(loss);
     }
   }
@@ -222,8 +221,9 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
 void Trainer::evaluate_and_keep(const TrainerEvents& events) {
   data::BatchConfig config = batch_config_;
   config.max_tokens = 0;
-  config.batch_size = std::max<int64_t>(1, 4096 / config.context);
-  const Evaluation result = evaluate(model_, *valid_, config, workspace_, config_.tbptt);
+  config.batch_size = plan_.evaluation_sequences;
+  const Evaluation result =
+      evaluate(model_, *valid_, config, workspace_, evaluation_stretch(model_, config_));
   last_evaluation_ = result;
   const bool best = state_.best_step == 0 || result.loss < state_.best_loss;
   if (best) {

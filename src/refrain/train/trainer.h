@@ -12,11 +12,13 @@
 
 #include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
+#include "refrain/io/scratch_file.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/sequence_state.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/config.h"
 #include "refrain/train/optimizer.h"
+#include "refrain/train/plan.h"
 #include "refrain/train/run_directory.h"
 
 namespace refrain {
@@ -60,7 +62,7 @@ class Trainer {
  public:
   // `describe` writes the small files of a model directory (config, tokenizer) into a directory.
   Trainer(LanguageModel&, const data::DataSet& train, std::optional<data::DataSet> valid,
-          const TrainConfig&, const RunDirectory&,
+          const TrainConfig&, const RunDirectory&, const Plan&,
           std::function<void(const std::string& directory)> describe);
 
   // Goes on from the newest checkpoint; false when there is none.
@@ -81,7 +83,6 @@ class Trainer {
   struct StepResult {
     double loss, grad_norm;
   };
-  void try_settings();
   StepResult step(const data::Batch&);
   void evaluate_and_keep(const TrainerEvents&);
   void save(const TrainerEvents&);
@@ -89,12 +90,14 @@ class Trainer {
   LanguageModel& model_;
   std::optional<data::DataSet> valid_;
   TrainConfig config_;
+  Plan plan_;
   const RunDirectory& directory_;
   std::function<void(const std::string&)> describe_;
   data::BatchConfig batch_config_;
   data::Batches batches_;
   Optimizer optimizer_;
   Workspace workspace_;
+  std::optional<io::ScratchFile> spill_;
   std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
   TrainerState state_;
   int64_t total_steps_ = 0, saved_step_ = -1;

@@ -1,0 +1,21 @@
+// A sequence autoencoder as verbs use it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "refrain/io/json.h"
+#include "refrain/train/reconstruction.h"
+
+namespace refrain::cli {
+
+// The documents of files as ids of the words that have a vector; how many have none is told on
+// standard error. An Error when all are hidden.
+Documents visible_documents(const std::vector<std::string>& files, const data::Embeddings& words);
+Documents visible_documents(const std::vector<data::Words>& documents,
+                            const data::Embeddings& words, const std::string& name);
+
+// eval's: loss, cosine, recovery, tokens.
+io::Json reconstruction_scores(const std::string& model, const std::vector<std::string>& data);
+std::string reconstruction_text(const io::Json& scores);
+
+}  // namespace refrain::cli

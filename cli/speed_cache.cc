@@ -1,0 +1,77 @@
+#include "cli/speed_cache.h"
+
+#include <cstdlib>
+#include <fstream>
+
+#include "cli/output.h"
+#include "refrain/base/parallel.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+#include "refrain/kernels/isa.h"
+
+namespace refrain::cli {
+namespace {
+
+std::string cache_directory() {
+  if (const char* path = std::getenv("XDG_CACHE_HOME"); path && *path)
+    return std::string(path) + "/refrain";
+  if (const char* home = std::getenv("HOME"); home && *home)
+    return std::string(home) + "/.cache/refrain";
+  return "";
+}
+
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 1);
+  return "";
+}
+
+// Whatever the measurement depends on.
+std::string key_of(const ModelConfig& config, const Options& mixer_settings,
+                   const TrainConfig& training) {
+  ModelConfig shape = config;
+  shape.resolve();
+  std::string key = fmt::format("{}; {} threads; isa {}; bf16 {}", processor(), threads(),
+                                static_cast<int>(kernels::isa_limit()), training.bf16);
+  shape.visit([&](const char* name, auto& value, const char*) {
+    if (std::string_view(name) != "layers") key += fmt::format("; {} {}", name, value);
+  });
+  for (const auto& [name, value] : mixer_settings.values())
+    key += fmt::format("; {} {}", name, value);
+  return key;
+}
+
+}  // namespace
+
+Calibration machine_speed(const ModelConfig& config, const Options& mixer_settings,
+                          const TrainConfig& training, bool again) {
+  const std::string directory = cache_directory(), path = directory + "/speed.json";
+  const std::string key = key_of(config, mixer_settings, training);
+  io::Json cache = io::Json::object();
+  try {
+    if (!directory.empty() && io::exists(path)) cache = io::read_json(path);
+    if (!cache.is_object()) cache = io::Json::object();
+  } catch (const Error& error) {
+    note(fmt::format("{}; measuring again", error.what()));
+  }
+  if (const io::Json* found = io::find(cache, key); found && !again) {
+    const Calibration speed{found->value("seconds_per_operation", 0.0),
+                            found->value("seconds_per_parameter", 0.0)};
+    if (speed.seconds_per_operation > 0 && speed.seconds_per_parameter > 0) return speed;
+  }
+  const Calibration speed = calibrate(config, mixer_settings, training);
+  cache[key] = {{"seconds_per_operation", speed.seconds_per_operation},
+                {"seconds_per_parameter", speed.seconds_per_parameter}};
+  try {
+    if (!directory.empty()) {
+      io::make_directories(directory);
+      io::write_file(path, io::to_text(cache));
+    }
+  } catch (const Error& error) {
+    note(fmt::format("{}; the measurement is not kept", error.what()));
+  }
+  return speed;
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,56 @@
+// `train --task reconstruct`: what it has that other tasks have not.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "refrain/model/autoencoder_config.h"
+#include "refrain/train/reconstruction.h"
+
+namespace refrain::cli {
+
+struct ReconstructSettings {
+  std::string embeddings = "random", preset;
+  int64_t embedding_width = 0;
+  Curriculum curriculum;
+  AutoencoderConfig model;
+
+  template <class V>
+  void visit(V&& v) {
+    v("embeddings", embeddings,
+      "reconstruct: a file of vectors in GloVe's text format, random (fixed) or learned");
+    v("embedding_width", embedding_width,
+      "reconstruct: numbers of a vector; 0 = the file's, or 300");
+    v("preset", preset,
+      "reconstruct: speed (4 heads), balanced (6) or quality (8, probabilities kept whole), each "
+      "of an eighth of the width, where heads are not given");
+    curriculum.visit([&](const char* name, auto& field, const char* help) {
+      v(name, field, ("reconstruct: " + std::string(help)).c_str());
+    });
+    model.visit([&](const char* name, auto& field, const char* help) {
+      v(("autoencoder." + std::string(name)).c_str(), field, help);
+    });
+  }
+
+  // An Error for what has no meaning: settings of other tasks with this one, and these with others.
+  void check(const CommandLine&, bool is_task, bool goes_on);
+};
+
+// What the verb has made ready.
+struct ReconstructRun {
+  const CommandLine& line;
+  const RunDirectory& directory;
+  bool goes_on;
+  std::vector<std::string> data, valid;
+  double valid_split;
+  int64_t stop_after;
+  const TrainConfig& training;
+  std::function<io::Json()> settings;
+  std::function<int(const std::function<TrainingEnd(const TrainerEvents&)>&, const TrainerState&)>
+      follow;
+};
+
+int train_reconstruct(const ReconstructSettings&, const ReconstructRun&);
+
+}  // namespace refrain::cli

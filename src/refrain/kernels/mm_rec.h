@@ -1,0 +1,66 @@
+// The time loop of a multi-memory recurrence (mixers/mm_rec), and the decay it reads. With z and γ,
+// which depend on the input alone, made outside for all rows at once:
+//
+//   r = σ(a_r + p_r),  p = σ(a_p + p_p)         full: [p_r p_p] = h[t-1] wᵀ + b, a_p = 0
+//                                               linear: p_r, p_p = b
+//   n = (1 - r) ⊙ h[t-1] + r ⊙ z + γ ⊙ h[t-1]
+//   h[t] = z ⊙ p + γ ⊙ h[t-1] + μ n
+//        = z ⊙ (p + μ r) + h[t-1] ⊙ (γ (1 + μ) + μ (1 - r))
+//
+//   γ = clamp(σ(s_1) ⊙ σ(s_2), 1e-6, (1 - μ) / (1 + μ))
+//
+// The bound keeps the factor of h[t-1] at 1 - μ r or less: without it, it reaches 1 + 2μ - μ r and
+// h grows without end. Pieces run side by side as in recurrent.h; every product is one chain in
+// ascending order, so no bit depends on threads or on what else runs.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+#include "refrain/kernels/recurrent.h"
+#include "refrain/kernels/step_product.h"
+
+namespace refrain::kernels {
+
+inline constexpr float kMmRecLeastDecay = 1e-6f;
+inline float mm_rec_most_decay(float mu) { return (1 - mu) / (1 + mu); }
+
+// decay [R, D]: γ, from both σ in a row of s [R, 2D].
+void mm_rec_decay_forward(float mu, ConstTensor s, Tensor decay);
+// The gradients by s_1 and s_2 take the place of their σ. Where γ was clamped they are 0.
+void mm_rec_decay_backward(float mu, Tensor s, ConstTensor ddecay);
+
+struct MmRecCell {
+  float mu;
+  ConstTensor b;                  // [2D]: of r, of p
+  ConstTensor w{};                // [2D, D]; none: linear
+  const float* packed = nullptr;  // w by pack_weight() (gemm.h), or null
+};
+
+// A row for every step of every piece.
+struct MmRecRows {
+  SpacedRows<const float> z;
+  Tensor decay;  // [R, D]; backward leaves its gradient
+  Tensor gates;  // [R, 2D]: forward finds a_r, and for linear a_p, and leaves r, p; backward leaves
+                 // the gradients by what σ was taken of
+  Tensor h;      // [R, D]
+};
+
+struct MmRecGradients {
+  ConstTensor dh;        // [R, D]: from what reads h
+  SpacedRows<float> dz;  // overwritten
+  // Per piece [D], or none: in, of the h it left; out, of the h it found.
+  std::span<float* const> dstate{};
+};
+
+// A piece's `found` is the h before it. Both take their buffers from `scratch` and do nothing else
+// when it only counts.
+void mm_rec_forward(const MmRecCell&, std::span<const RecurrentPiece>, const MmRecRows&,
+                    Arena& scratch);
+// `rows` as forward left them. Nothing comes out for w and b: theirs are dgatesᵀ h[t-1] and the sum
+// of dgates, products over all rows.
+void mm_rec_backward(const MmRecCell&, std::span<const RecurrentPiece>, const MmRecRows& rows,
+                     const MmRecGradients&, Arena& scratch);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,45 @@
+// Softmax attention of groups of neighbouring queries, each group over its own few slots:
+//
+//   P = softmax(scale q kᵀ),  o = P v            a slot is a row [k | v], heads side by side
+//
+// Slots are few and groups are many, so backward finds P again: it needs q, but nothing of o.
+//
+//   dV = Pᵀ dO,  dS = P (dP - rowsum(P dP)),  dQ = scale dS k,  dK = scale dSᵀ q
+//
+// What a query gives depends on its slots alone, not on its neighbours.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+#include "refrain/kernels/step_product.h"
+
+namespace refrain::kernels {
+
+struct SlotAttentionShape {
+  int64_t heads, head_dim;
+  float scale;
+};
+
+struct SlotGroup {
+  struct Run {
+    int64_t first, count;  // rows
+  };
+  Run queries;
+  std::array<Run, 3> slots;  // in this order; at least one of them is not empty
+};
+
+// q and o: a row per query, heads side by side; o may not be q. slots [S, 2 heads head_dim].
+void slot_attention_forward(const SlotAttentionShape&, std::span<const SlotGroup>,
+                            SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
+                            Arena& scratch);
+
+// Groups of one sequence after another's: those of sequence i are ends[i - 1] .. ends[i]. No two
+// sequences have slots in common. dq takes the place of q; dslots [S, ...] is added to.
+void slot_attention_backward(const SlotAttentionShape&, std::span<const SlotGroup>,
+                             std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
+                             ConstTensor d_o, Tensor dslots, Arena& scratch);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,148 @@
+#include "refrain/layers/cross_attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/parallel.h"
+
+namespace refrain {
+
+using kernels::SpacedRows;
+
+namespace {
+
+kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim) {
+  if (heads < 1) throw_error("heads: expected 1 or more, found {}", heads);
+  if (head_dim < 0) throw_error("head_dim: expected 0 or more, found {}", head_dim);
+  if (head_dim == 0) {
+    if (d_query % heads != 0)
+      throw_error("heads: expected a divisor of the width {}, or a head_dim, found {}", d_query,
+                  heads);
+    head_dim = d_query / heads;
+  }
+  return {heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))};
+}
+
+int64_t longest(const Window& w) {
+  int64_t rows = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b) rows = std::max(rows, w.length(b));
+  return rows;
+}
+
+}  // namespace
+
+CrossAttention::CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim)
+    : shape_(shape_of(d_query, heads, head_dim)),
+      q_{d_query, shape_.width()},
+      kv_{d_memory, 2 * shape_.width()} {}
+
+void CrossAttention::visit(const ParamVisitor& v) {
+  const auto normal = [](int64_t in) {
+    return Init::normal(1 / std::sqrt(static_cast<float>(in)));
+  };
+  q_.visit(v, "q_proj.weight", normal(q_.in));
+  kv_.visit(v, "kv_proj.weight", normal(kv_.in),
+            {{"k_proj.weight", shape_.width()}, {"v_proj.weight", shape_.width()}});
+}
+
+Tensor CrossAttention::project_only(Context& ctx, ConstTensor m, Arena& arena) const {
+  const Tensor kv = arena.take({m.rows(), kv_.out});
+  kv_.forward(ctx, m, kv);
+  return kv;
+}
+
+CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const Window& w, Tensor kv,
+                                               bool for_backward, Arena& arena) const {
+  Memory memory{kv, {}};
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    const auto pack = [&] {
+      return arena.take({kernels::cross_pack_floats(shape_, w.length(b))}).data;
+    };
+    kernels::CrossMemory one{w.length(b), {nullptr, pack()}, {pack(), nullptr}};
+    if (for_backward) {
+      one.keys.rows = pack();
+      one.values.panels = pack();
+    }
+    memory.sequences.push_back(one);
+  }
+  if (ctx.dry()) return memory;
+  parallel_for(
+      w.sequences(),
+      [&](int64_t b) {
+        const kernels::CrossMemory& one = memory.sequences[static_cast<size_t>(b)];
+        const float* from = memory.kv.row(w.first(b));
+        kernels::cross_pack(shape_, {from, kv_.out}, one.rows, one.keys);
+        kernels::cross_pack(shape_, {from + shape_.width(), kv_.out}, one.rows, one.values);
+      },
+      16 * memory.kv.size());
+  return memory;
+}
+
+CrossAttention::Asked CrossAttention::carve(Arena& arena, int64_t rows, SpacedRows<float> o,
+                                            const Window& memory, bool keep) const {
+  Asked asked{arena.take({rows, q_.out}), arena.take({rows, shape_.heads}), o, {}};
+  if (keep) asked.kept = arena.take({rows, shape_.heads, longest(memory)});
+  return asked;
+}
+
+kernels::CrossQueries CrossAttention::queries(const Asked& asked, int64_t first,
+                                              int64_t count) const {
+  const int64_t kept_row = asked.kept.rank > 0 ? shape_.heads * asked.kept.cols() : 0;
+  return {count,
+          {asked.q.row(first), q_.out},
+          {asked.o[first], asked.o.row},
+          asked.lse.row(first),
+          {asked.kept.data ? asked.kept.data + first * kept_row : nullptr, kept_row},
+          asked.kept.cols()};
+}
+
+std::vector<kernels::CrossQueries> CrossAttention::pieces(const Window& w,
+                                                          const Asked& asked) const {
+  std::vector<kernels::CrossQueries> all;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    all.push_back(queries(asked, w.first(b), w.length(b)));
+  return all;
+}
+
+std::vector<kernels::CrossGradients> CrossAttention::gradients(const Window& w,
+                                                               const Window& memory,
+                                                               SpacedRows<const float> d_o,
+                                                               Tensor dq, Tensor dkv) const {
+  std::vector<kernels::CrossGradients> all;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    float* dk = dkv.row(memory.first(b));
+    all.push_back({{d_o[w.first(b)], d_o.row},
+                   {dq.row(w.first(b)), q_.out},
+                   {dk, kv_.out},
+                   {dk + shape_.width(), kv_.out}});
+  }
+  return all;
+}
+
+void CrossAttention::forward(Context& ctx, const Window& w, ConstTensor x, const Memory& memory,
+                             const Asked& asked) const {
+  q_.forward(ctx, x, asked.q);
+  kernels::cross_forward(shape_, memory.sequences, pieces(w, asked), ctx.scratch);
+}
+
+void CrossAttention::backward(Context& ctx, const Window& w, const Window& of, ConstTensor x,
+                              const Memory& memory, const Asked& asked, SpacedRows<const float> d_o,
+                              Tensor dx, Tensor dkv) const {
+  Arena::Frame frame(ctx.scratch);
+  const Tensor dq = ctx.scratch.take({x.rows(), q_.out});
+  const auto all = pieces(w, asked);
+  const auto g = gradients(w, of, d_o, dq, dkv);
+  kernels::cross_backward_queries(shape_, memory.sequences, all, g, ctx.scratch);
+  kernels::cross_backward_memory(shape_, memory.sequences, all, g, ctx.scratch);
+  q_.backward(ctx, x, dq, dx);
+}
+
+void CrossAttention::backward_memory(Context& ctx, const Window& w, const Window& of,
+                                     const Memory& memory, const Asked& asked,
+                                     SpacedRows<const float> d_o, Tensor dkv) const {
+  const Tensor dq = asked.q;  // which this does not write
+  kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, asked),
+                                 gradients(w, of, d_o, dq, dkv), ctx.scratch);
+}
+
+}  // namespace refrain

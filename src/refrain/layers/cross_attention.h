@@ -1,0 +1,80 @@
+// Cross attention as a layer: rows that ask (a decoder's) and a memory of other rows (an encoder's
+// states) that they read, with as many heads as wanted.
+//
+//   q = x W_qᵀ,   [k v] = m W_kvᵀ,   o = softmax(q kᵀ / √d) v  in every head
+//
+// x [R, D], m [M, D_m], o [R, heads d]. A memory is given in pieces (Window), one per sequence, and
+// has no padding: what a mask hides is not there. Keys and values are projected and laid out once
+// (project) and read as often as wanted, by all rows at once or one at a time; their gradients are
+// gathered until finish() sends them on to W_kv and m. What follows o, an output projection or the
+// next layer, is the caller's.
+#pragma once
+#include <span>
+#include <vector>
+
+#include "refrain/kernels/cross_attention.h"
+#include "refrain/layers/linear.h"
+
+namespace refrain {
+
+class CrossAttention {
+ public:
+  // head_dim 0: d_query / heads, and an Error where heads do not divide it.
+  CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim = 0);
+
+  // q_proj.weight, k_proj.weight, v_proj.weight
+  void visit(const ParamVisitor&);
+
+  const kernels::CrossShape& shape() const { return shape_; }
+  const Linear& query() const { return q_; }
+  const Linear& key_value() const { return kv_; }
+
+  // Projected, and laid out for products, in the arenas it was made with.
+  struct Memory {
+    Tensor kv;  // [M, 2 width]: a row's keys, then its values
+    std::vector<kernels::CrossMemory> sequences;
+  };
+  // With `for_backward` laid out as backward reads it, too.
+  Memory project(Context& ctx, const Window& memory, ConstTensor m, bool for_backward,
+                 Arena& arena) const {
+    return lay_out(ctx, memory, project_only(ctx, m, arena), for_backward, arena);
+  }
+  // Its two halves.
+  Tensor project_only(Context&, ConstTensor m, Arena&) const;
+  Memory lay_out(Context&, const Window& memory, Tensor kv, bool for_backward, Arena&) const;
+
+  // What rows that ask leave.
+  struct Asked {
+    Tensor q, lse;                 // [R, width], [R, heads]
+    kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
+    Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
+  };
+  Asked carve(Arena&, int64_t rows, kernels::SpacedRows<float> o, const Window& memory,
+              bool keep) const;
+  // Rows [first, first + count), of one sequence.
+  kernels::CrossQueries queries(const Asked&, int64_t first, int64_t count) const;
+
+  // o of all rows of the window: its piece b reads sequence b of the memory.
+  void forward(Context&, const Window&, ConstTensor x, const Memory&, const Asked&) const;
+  // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
+  void backward(Context&, const Window&, const Window& memory, ConstTensor x, const Memory&,
+                const Asked&, kernels::SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const;
+  // Only what keys and values get, for a loop that has dealt with the queries row by row.
+  void backward_memory(Context&, const Window&, const Window& memory, const Memory&, const Asked&,
+                       kernels::SpacedRows<const float> d_o, Tensor dkv) const;
+  // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
+  void finish(Context& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
+    kv_.backward(ctx, m, dkv, dm);
+  }
+
+ private:
+  std::vector<kernels::CrossQueries> pieces(const Window&, const Asked&) const;
+  std::vector<kernels::CrossGradients> gradients(const Window&, const Window& memory,
+                                                 kernels::SpacedRows<const float> d_o, Tensor dq,
+                                                 Tensor dkv) const;
+
+  kernels::CrossShape shape_;
+  Linear q_, kv_;
+};
+
+}  // namespace refrain

@@ -1,0 +1,414 @@
+#include "refrain/mixers/mm_rec/mm_rec.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/activation.h"
+
+namespace refrain {
+namespace {
+
+// Shares of q in the query and of v in the output.
+constexpr float kQueryShare = 0.5f, kValueShare = 0.1f;
+
+void check_range(const char* setting, int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most)
+    throw_error("mm_rec.{}: expected {} to {}, found {}", setting, least, most, value);
+}
+
+// f(row) for every row, each `cols` floats.
+template <class F>
+void each_row(int64_t rows, int64_t cols, F&& f) {
+  parallel_ranges(rows, std::max<int64_t>(1, 16384 / cols), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) f(row);
+  });
+}
+
+// to = by from, of `count` columns.
+void copy_columns(ConstTensor from, int64_t from_column, Tensor to, int64_t to_column,
+                  int64_t count, float by = 1) {
+  each_row(to.rows(), count, [&](int64_t row) {
+    const float* a = from.row(row) + from_column;
+    float* b = to.row(row) + to_column;
+    for (int64_t j = 0; j < count; ++j) b[j] = by * a[j];
+  });
+}
+
+std::vector<float*> rows_of(const Window& w, const State* state) {
+  std::vector<float*> all;
+  for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
+  return all;
+}
+
+}  // namespace
+
+MmRec::MmRec(const MixerShape& s, const MmRecConfig& c)
+    : shape_(s),
+      config_(c),
+      layout_{s.d_model, c.slots, c.stretch, c.memory},
+      inner_(c.inner == 0 ? std::max<int64_t>(1, s.d_model / 4) : c.inner),
+      mu_(static_cast<float>(c.mu)) {
+  const int64_t heads = c.heads == 0 ? s.heads : c.heads;
+  check_range("heads", heads, 1, 4096);
+  if (s.d_model % heads != 0)
+    throw_error("mm_rec.heads: expected a divisor of d_model = {}, found {}", s.d_model, heads);
+  check_range("inner", inner_, 1, 1 << 16);
+  check_range("slots", c.slots, MmRecLayout::kFan, 4096);
+  check_range("stretch", c.stretch, 1, 1 << 20);
+  if (!(c.mu >= 0 && c.mu < 1))
+    throw_error("mm_rec.mu: expected 0 or more, below 1, found {}", c.mu);
+  if (c.recurrence != "full" && c.recurrence != "linear")
+    throw_error("mm_rec.recurrence: expected full or linear, found '{}'", c.recurrence);
+  const int64_t d = s.d_model / heads;
+  attention_ = {heads, d, static_cast<float>(1 / std::sqrt(static_cast<double>(d)))};
+}
+
+void MmRec::visit(const ParamVisitor& v) {
+  const int64_t D = shape_.d_model;
+  const Init normal = Init::normal(kInitStd);
+  std::vector<ParamPart> parts;
+  if (config_.memory) parts.push_back({"q_proj.weight", D});
+  for (const char* name : {"k_proj.weight", "v_proj.weight", "z_proj.weight"})
+    parts.push_back({name, D});
+  v({"qkvz_proj.weight", {columns(), D}, normal, true, parts}, qkvz_);
+  v({"z_decay.0.weight", {inner_, D}, normal, true}, z_in_);
+  v({"z_decay.1.weight", {D, inner_}, normal, true}, z_out_);
+  v({"k_decay.0.weight", {inner_, D}, normal, true}, k_in_);
+  v({"k_decay.1.weight", {D, inner_}, normal, true}, k_out_);
+  const bool full = config_.recurrence == "full";
+  if (full) v({"r_of_z.weight", {D, D}, normal, true}, r_of_z_);
+  const std::string r = full ? "r_of_h" : "r_of_z", p = full ? "p_of_h" : "p_of_z";
+  v({"gates.weight", {2 * D, D}, normal, true, {{r + ".weight", D}, {p + ".weight", D}}}, gates_);
+  v({"gates.bias", {2 * D}, Init::constant(0), false}, gates_bias_);
+  if (!config_.memory) return;
+  v({"memory_null", {D}, normal, false}, null_);
+  v({"memory_q.weight", {D, D}, normal, true}, q_of_h_);
+  v({"memory_kv.weight",
+     {2 * D, D},
+     normal,
+     true,
+     {{"memory_k.weight", D}, {"memory_v.weight", D}}},
+    kv_);
+  v({"o_proj.weight",
+     {D, D},
+     Init::normal(kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks))),
+     true},
+    o_);
+}
+
+size_t MmRec::state_bytes(int64_t) const {
+  return static_cast<size_t>(layout_.state_size()) * sizeof(float);
+}
+
+MmRec::Run MmRec::carve(const Context& ctx, const Window& w, const MmRecMemory& memory,
+                        Arena* saved) const {
+  const int64_t R = w.rows(), D = shape_.d_model;
+  const int64_t every = saved ? ctx.keep_every : 0;
+  Run run;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    const int64_t n = w.length(b), most = every > 0 ? every : n;
+    run.begins.push_back(static_cast<int64_t>(run.segments.size()));
+    run.pieces.push_back({w.first(b), n, nullptr});
+    run.segments.push_back({w.first(b), std::min(most, n), nullptr});
+    for (int64_t at = most; at < n; at += most)
+      run.segments.push_back({w.first(b) + at, std::min(most, n - at), nullptr});
+  }
+  Arena& scratch = ctx.scratch;
+  Arena& kept = saved ? *saved : scratch;
+  run.found = kept.take({static_cast<int64_t>(run.segments.size()), D});
+  for (size_t i = 0; run.found && i < run.segments.size(); ++i)
+    run.segments[i].found = run.found.row(static_cast<int64_t>(i));
+  for (size_t b = 0; run.found && b < run.pieces.size(); ++b)
+    run.pieces[b].found = run.found.row(run.begins[b]);
+  run.means = kept.take({memory.mean_rows(), D});
+  run.slots = kept.take({memory.slot_rows(), 2 * D});
+  Arena& rows = every > 0 ? scratch : kept;
+  const bool attends_again =
+      saved && every == 0 && config_.memory && ctx.recompute_memory_attention;
+  if (attends_again) run.kz = kept.take({R, 2 * D});
+  run.rows.qkvz = (attends_again ? scratch : rows).take({R, columns()});
+  if (!saved || !ctx.recompute_gates) run.decay = carve_decay(rows, R);
+  run.rows.gates = rows.take({R, 2 * D});
+  run.rows.h = rows.take({R, D});
+  return run;
+}
+
+void MmRec::product(Context& ctx, int64_t R, Operand x, const Param& w, int64_t first,
+                    int64_t outputs, Target y) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t K = w.w.cols();
+  const ConstTensor part = w.w.slice(first, outputs);
+  const float* packed = nullptr;
+  if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * K;
+  if (!config_.hoisted && !packed && !ctx.bf16) {  // once, or each row would pack it
+    const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
+    if (ctx.dry()) return;  // a product with it takes nothing
+    kernels::pack_weight(part, once.data);
+    packed = once.data;
+  }
+  const int64_t rows = config_.hoisted ? R : 1;
+  for (int64_t row = 0; row < R; row += rows)
+    kernels::gemm({x.data + row * x.row, x.row, 1}, {part.data, 1, K}, y.data + row * y.row, y.row,
+                  rows, outputs, K, y.add, ctx.scratch, packed, ctx.over_features());
+}
+
+void MmRec::input_gradient(Context& ctx, int64_t R, Operand dy, const Param& w, int64_t first,
+                           int64_t outputs, Target dx) const {
+  const int64_t K = w.w.cols();
+  kernels::gemm({dy.data, dy.row, 1}, {w.w.row(first), K, 1}, dx.data, dx.row, R, K, outputs,
+                dx.add, ctx.scratch, nullptr, ctx.over_features());
+}
+
+void MmRec::weight_gradient(Context& ctx, int64_t R, Operand dy, Operand x, const Param& w,
+                            int64_t first, int64_t outputs) const {
+  const int64_t K = w.w.cols(), rows = config_.hoisted ? R : 1;
+  for (int64_t row = 0; row < R; row += rows)
+    kernels::gemm({dy.data + row * dy.row, 1, dy.row}, {x.data + row * x.row, x.row, 1},
+                  w.g.row(first), K, outputs, K, rows, true, ctx.scratch, nullptr,
+                  config_.hoisted ? ctx.over_rows() : ctx.over_features());
+}
+
+// What products make the columns [first, end) of the projections.
+std::vector<std::pair<int64_t, int64_t>> MmRec::projections(int64_t first, int64_t end) const {
+  if (config_.fused) return {{first, end - first}};
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (; first < end; first += shape_.d_model) all.push_back({first, shape_.d_model});
+  return all;
+}
+
+void MmRec::project(Context& ctx, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const {
+  for (const auto& [column, count] : projections(first, end))
+    product(ctx, x.rows(), at(x, 0), qkvz_, column, count, {qkvz.data + column, columns(), false});
+}
+
+MmRec::Decay MmRec::carve_decay(Arena& a, int64_t rows) const {
+  return {a.take({rows, 2 * inner_}), a.take({rows, 2 * shape_.d_model})};
+}
+
+void MmRec::make_decay(Context& ctx, ConstTensor qkvz, const Decay& to) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;
+  const Tensor a = ctx.scratch.take({R, 2 * I});
+  product(ctx, R, at(qkvz, z_column()), z_in_, 0, I, {to.inner.data, 2 * I, false});
+  product(ctx, R, at(qkvz, k_column()), k_in_, 0, I, {to.inner.data + I, 2 * I, false});
+  if (!ctx.dry()) kernels::activation_forward(kernels::Activation::kGelu, to.inner, a);
+  product(ctx, R, at(a, 0), z_out_, 0, D, {to.outer.data, 2 * D, false});
+  product(ctx, R, at(a, I), k_out_, 0, D, {to.outer.data + D, 2 * D, false});
+  if (!ctx.dry()) kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
+}
+
+// γ; `kept`: from what forward left, if it did.
+void MmRec::find_decay(Context& ctx, const Run& run, bool kept, Tensor decay) const {
+  Arena::Frame frame(ctx.scratch);
+  const bool has_place = run.decay.outer.rank > 0;
+  const Decay from = has_place ? run.decay : carve_decay(ctx.scratch, decay.rows());
+  if (!has_place || !kept) make_decay(ctx, run.rows.qkvz, from);
+  if (!ctx.dry()) kernels::mm_rec_decay_forward(mu_, from.outer, decay);
+}
+
+kernels::MmRecCell MmRec::cell() const {
+  if (!is_full()) return {mu_, gates_bias_.w};
+  return {mu_, gates_bias_.w, gates_.w, gates_.packed};
+}
+
+kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
+  return {{rows.qkvz.data + z_column(), columns()}, decay, rows.gates, rows.h};
+}
+
+// What gates read of the input, then step after step.
+void MmRec::recur(Context& ctx, std::span<const kernels::RecurrentPiece> pieces, const Rows& rows,
+                  Tensor decay) const {
+  const int64_t R = rows.h.rows(), D = shape_.d_model;
+  const Target gates{rows.gates.data, 2 * D, false};
+  if (is_full())
+    product(ctx, R, at(rows.qkvz, z_column()), r_of_z_, 0, D, gates);
+  else
+    product(ctx, R, at(rows.qkvz, z_column()), gates_, 0, 2 * D, gates);
+  kernels::mm_rec_forward(cell(), pieces, loop_rows(rows, decay), ctx.scratch);
+}
+
+// Leaves the query in q's place and what it got in v's.
+void MmRec::attend(Context& ctx, const MmRecMemory& memory, ConstTensor slots,
+                   const Rows& rows) const {
+  const int64_t D = shape_.d_model, P = columns();
+  if (!ctx.dry()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
+  product(ctx, rows.h.rows(), at(rows.h, 0), q_of_h_, 0, D, {rows.qkvz.data, P, true});
+  kernels::slot_attention_forward(attention_, memory.groups(), {rows.qkvz.data, P}, slots,
+                                  {rows.qkvz.data + v_column(), P}, ctx.scratch);
+}
+
+void MmRec::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+                    Arena* saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows(), D = shape_.d_model;
+  const MmRecMemory memory = memory_of(w);
+  const Run run = carve(ctx, w, memory, saved);
+  const Rows& rows = run.rows;
+  const Tensor decay = ctx.scratch.take({R, D});
+  if (!ctx.dry()) {
+    std::fill(run.found.begin(), run.found.end(), 0.0f);
+    for (int64_t b = 0; state && b < w.sequences(); ++b)
+      std::copy_n(state->row(b), D, run.found.row(run.begins[static_cast<size_t>(b)]));
+  }
+  project(ctx, x, rows.qkvz, 0, columns());
+  if (run.kz.rank > 0 && !ctx.dry()) {
+    copy_columns(rows.qkvz, k_column(), run.kz, 0, D);
+    copy_columns(rows.qkvz, z_column(), run.kz, D, D);
+  }
+  find_decay(ctx, run, false, decay);
+  recur(ctx, run.pieces, rows, decay);
+  if (!ctx.dry()) {
+    for (size_t i = 0, b = 0; i < run.segments.size(); ++i)
+      if (b < run.begins.size() && run.begins[b] == static_cast<int64_t>(i))
+        ++b;
+      else
+        std::copy_n(rows.h.row(run.segments[i].first - 1), D,
+                    run.found.row(static_cast<int64_t>(i)));
+    for (int64_t b = 0; state && b < w.sequences(); ++b)
+      if (w.length(b) > 0) std::copy_n(rows.h.row(w.first(b) + w.length(b) - 1), D, state->row(b));
+    each_row(R, D, [&](int64_t row) {
+      const float *h = rows.h.row(row), *v = rows.qkvz.row(row) + v_column();
+      float* to = y.row(row);
+      for (int64_t j = 0; j < D; ++j) to[j] = h[j] + kValueShare * v[j];
+    });
+  }
+  if (!config_.memory) return;
+  const Tensor kv = ctx.scratch.take({memory.mean_rows(), 2 * D});
+  if (!ctx.dry()) memory.average(null_.w, rows.h, state, run.means);
+  kernels::linear_forward(run.means, kv_.w, kv, ctx.scratch, kv_.packed, ctx.over_features());
+  if (!ctx.dry()) memory.fill(kv, state, run.slots);
+  attend(ctx, memory, run.slots, rows);
+  product(ctx, R, at(rows.qkvz, v_column()), o_, 0, D, {y.data, D, true});
+}
+
+// What forward left, and what it did not leave once more.
+MmRec::Run MmRec::recall(Context& ctx, const Window& w, const MmRecMemory& memory, ConstTensor x,
+                         Tensor decay, Arena& saved) const {
+  const int64_t D = shape_.d_model;
+  const Run run = carve(ctx, w, memory, &saved);
+  const Rows& rows = run.rows;
+  const bool all = ctx.keep_every > 0;
+  if (all) {
+    project(ctx, x, rows.qkvz, 0, v_column());
+    project(ctx, x, rows.qkvz, z_column(), columns());
+  } else if (run.kz.rank > 0) {
+    project(ctx, x, rows.qkvz, 0, k_column());
+    if (!ctx.dry()) {
+      copy_columns(run.kz, 0, rows.qkvz, k_column(), D);
+      copy_columns(run.kz, D, rows.qkvz, z_column(), D);
+    }
+  }
+  find_decay(ctx, run, !all, decay);
+  if (all) recur(ctx, run.segments, rows, decay);
+  if (config_.memory && (all || run.kz.rank > 0)) attend(ctx, memory, run.slots, rows);
+  return run;
+}
+
+void MmRec::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+                     const State*, const State* dstate, Arena& saved) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows(), D = shape_.d_model, P = columns();
+  const MmRecMemory memory = memory_of(w);
+  const Tensor decay = ctx.scratch.take({R, D});
+  const Run run = recall(ctx, w, memory, x, decay, saved);
+  {
+    Arena::Frame inner(ctx.scratch);
+    const Tensor dh = ctx.scratch.take({R, D});
+    if (config_.memory) memory_backward(ctx, memory, run, dy, dh, dstate);
+    recur_backward(ctx, run, config_.memory ? dh : dy, dh, decay, rows_of(w, dstate));
+  }
+  decay_backward(ctx, run, decay);
+
+  // The projections become their gradients; k's are there already, z's in v's place.
+  const Tensor qkvz = run.rows.qkvz;
+  if (!ctx.dry()) {
+    if (config_.memory) copy_columns(qkvz, 0, qkvz, 0, D, kQueryShare);
+    copy_columns(qkvz, v_column(), qkvz, z_column(), D);
+    copy_columns(dy, 0, qkvz, v_column(), D, kValueShare);
+  }
+  for (const auto& [column, count] : projections(0, P)) {
+    input_gradient(ctx, R, at(qkvz, column), qkvz_, column, count, {dx.data, D, column > 0});
+    weight_gradient(ctx, R, at(qkvz, column), at(x, 0), qkvz_, column, count);
+  }
+}
+
+// dh [R, D] = dL/dh but for the recurrence. The query's gradient takes its place.
+void MmRec::memory_backward(Context& ctx, const MmRecMemory& memory, const Run& run, ConstTensor dy,
+                            Tensor dh, const State* dstate) const {
+  Arena::Frame frame(ctx.scratch);
+  const Rows& rows = run.rows;
+  const int64_t R = rows.h.rows(), D = shape_.d_model, P = columns();
+  const Tensor d_o = dh;  // whose turn comes later
+  weight_gradient(ctx, R, at(dy, 0), at(rows.qkvz, v_column()), o_, 0, D);
+  input_gradient(ctx, R, at(dy, 0), o_, 0, D, {d_o.data, D, false});
+  const Tensor dslots = ctx.scratch.take({memory.slot_rows(), 2 * D});
+  const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
+  const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
+  if (!ctx.dry()) memory.begin_backward(dstate, dslots);
+  kernels::slot_attention_backward(attention_, memory.groups(), memory.ends(), {rows.qkvz.data, P},
+                                   run.slots, d_o, dslots, ctx.scratch);
+  if (!ctx.dry()) memory.end_backward(dslots, dkv, dstate);
+  kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
+  kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
+                                  {ctx.bf16, memory.mean_offset()});
+  if (!ctx.dry()) kernels::copy(dy, dh);
+  input_gradient(ctx, R, at(rows.qkvz, 0), q_of_h_, 0, D, {dh.data, D, true});
+  weight_gradient(ctx, R, at(rows.qkvz, 0), at(rows.h, 0), q_of_h_, 0, D);
+  if (!ctx.dry()) memory.average_backward(dmeans, dh, null_.g, dstate);
+}
+
+// The loop, and what its gates read. γ becomes its gradient; z's takes v's place, which nobody
+// reads any more. h_before takes the h that each row's step found; it may be dh.
+void MmRec::recur_backward(Context& ctx, const Run& run, ConstTensor dh, Tensor h_before,
+                           Tensor decay, std::span<float* const> dstate) const {
+  Arena::Frame frame(ctx.scratch);
+  const Rows& rows = run.rows;
+  const int64_t R = rows.h.rows(), D = shape_.d_model;
+  const kernels::SpacedRows<float> dz{rows.qkvz.data + v_column(), columns()};
+  kernels::mm_rec_backward(cell(), run.pieces, loop_rows(rows, decay), {dh, dz, dstate},
+                           ctx.scratch);
+  const Operand z = at(rows.qkvz, z_column()), dgates = at(rows.gates, 0);
+  if (is_full()) {
+    for (const kernels::RecurrentPiece& piece : run.pieces) {
+      if (ctx.dry() || piece.length == 0) continue;
+      float* to = h_before.row(piece.first);
+      std::copy_n(piece.found, D, to);
+      std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
+    }
+    weight_gradient(ctx, R, dgates, at(h_before, 0), gates_, 0, 2 * D);
+    weight_gradient(ctx, R, dgates, z, r_of_z_, 0, D);
+    input_gradient(ctx, R, dgates, r_of_z_, 0, D, {dz.data, dz.row, true});
+  } else {
+    weight_gradient(ctx, R, dgates, z, gates_, 0, 2 * D);
+    input_gradient(ctx, R, dgates, gates_, 0, 2 * D, {dz.data, dz.row, true});
+  }
+  if (!ctx.dry()) kernels::column_sum_add(rows.gates, gates_bias_.g);
+}
+
+// z's gradient is added to, and k becomes its own.
+void MmRec::decay_backward(Context& ctx, const Run& run, ConstTensor ddecay) const {
+  Arena::Frame frame(ctx.scratch);
+  const Tensor qkvz = run.rows.qkvz;
+  const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;
+  const bool has_place = run.decay.outer.rank > 0;
+  const Decay decay = has_place ? run.decay : carve_decay(ctx.scratch, R);
+  if (!has_place) make_decay(ctx, qkvz, decay);
+  const Tensor inner = decay.inner, outer = decay.outer, a = ctx.scratch.take({R, 2 * I});
+  if (!ctx.dry()) {
+    kernels::mm_rec_decay_backward(mu_, outer, ddecay);
+    kernels::activation_forward(kernels::Activation::kGelu, inner, a);
+  }
+  weight_gradient(ctx, R, at(outer, 0), at(a, 0), z_out_, 0, D);
+  weight_gradient(ctx, R, at(outer, D), at(a, I), k_out_, 0, D);
+  const Tensor da = a;  // in its place
+  input_gradient(ctx, R, at(outer, 0), z_out_, 0, D, {da.data, 2 * I, false});
+  input_gradient(ctx, R, at(outer, D), k_out_, 0, D, {da.data + I, 2 * I, false});
+  if (!ctx.dry()) kernels::activation_backward(kernels::Activation::kGelu, inner, da, inner);
+  weight_gradient(ctx, R, at(inner, 0), at(qkvz, z_column()), z_in_, 0, I);
+  weight_gradient(ctx, R, at(inner, I), at(qkvz, k_column()), k_in_, 0, I);
+  input_gradient(ctx, R, at(inner, 0), z_in_, 0, I, {qkvz.data + v_column(), columns(), true});
+  input_gradient(ctx, R, at(inner, I), k_in_, 0, I, {qkvz.data + k_column(), columns(), false});
+}
+
+}  // namespace refrain

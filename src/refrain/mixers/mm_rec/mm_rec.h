@@ -1,0 +1,152 @@
+// Multi-memory recurrence: a gated recurrence whose gates read what was before, and attention over
+// a causal memory of what is further back.
+//
+//   q, k, v, z = x W_qᵀ, x W_kᵀ, x W_vᵀ, x W_zᵀ                                one product
+//   γ = clamp( σ(G_2 gelu(G_1 z)) ⊙ σ(X_2 gelu(X_1 k)), 1e-6, (1 - μ) / (1 + μ) )
+//   r[t] = σ(W_m [z[t]; h[t-1]] + b_m),   p[t] = σ(W_g h[t-1] + b_g)
+//   n[t] = (1 - r) ⊙ h[t-1] + r ⊙ z[t] + γ ⊙ h[t-1]
+//   h[t] = z[t] ⊙ p[t] + γ[t] ⊙ h[t-1] + μ n[t]
+//   y = h + W_o MHA(W_q' h + q / 2; memory) + v / 10
+//
+// `linear` is another model: its gates are σ(W_m z + b_m) and σ(W_g z + b_g), and h[t] is A[t] ⊙
+// h[t-1] + B[t]. The memory is told in memory.h, the derivation in docs/models/mm_rec.md.
+//
+// Its state is h and, behind it, the memory's: the same size after any number of tokens.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "refrain/kernels/mm_rec.h"
+#include "refrain/layers/linear.h"
+#include "refrain/mixers/mixer.h"
+#include "refrain/mixers/mm_rec/memory.h"
+#include "refrain/mixers/shape.h"
+
+namespace refrain {
+
+struct MmRecConfig {
+  int64_t heads = 0;
+  int64_t inner = 0;
+  int64_t slots = 16;
+  int64_t stretch = 64;
+  double mu = 0.1;
+  std::string recurrence = "full";
+  bool memory = true;
+  bool fused = true;
+  bool hoisted = true;
+
+  template <class V>
+  void visit(V&& v) {
+    v("heads", heads, "heads of the attention over the memory; 0 = as many as the model's");
+    v("inner", inner, "width between the two maps of a decay; 0 = a quarter of the model's");
+    v("slots", slots, "slots of each of the memory's three levels");
+    v("stretch", stretch, "tokens that are averaged to one slot");
+    v("mu", mu, "share of the integrated memory in h");
+    v("recurrence", recurrence, "full: gates read the h before; linear: they read the input alone");
+    v("memory", memory, "attend to the memory");
+    v("fused", fused, "one product for all projections of the input; same numbers without");
+    v("hoisted", hoisted,
+      "products over all tokens at once; false: a product a token, a yardstick of the same "
+      "numbers");
+  }
+};
+
+class MmRec final : public Mixer {
+ public:
+  MmRec(const MixerShape&, const MmRecConfig&);
+
+  void visit(const ParamVisitor&) override;
+  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+               Arena* saved) const override;
+  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
+                const State* dstate, Arena& saved) const override;
+  size_t state_bytes(int64_t tokens) const override;
+
+ private:
+  struct Rows {
+    // [R, columns]: projections [q k v z], without memory [k v z]. Once attention is done, q's
+    // place holds W_q' h + q / 2, and v's what the memory gave.
+    Tensor qkvz;
+    Tensor gates;  // [R, 2D]: r and p
+    Tensor h;      // [R, D]
+  };
+  struct Decay {
+    Tensor inner;  // [R, 2 inner]: G_1 z and X_1 k
+    Tensor outer;  // [R, 2D]: both σ
+  };
+  // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
+  struct Run {
+    std::vector<kernels::RecurrentPiece> pieces;    // the window's
+    std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
+    std::vector<int64_t> begins;                    // the first segment of each piece
+    Tensor found;                                   // [segments, D]: the h before each
+    Tensor means, slots;                            // memory.h
+    Tensor kz;  // [R, 2D]: k and z, where attention is done again
+    Rows rows;
+    Decay decay;  // none where it is made again
+  };
+  // Columns of wider rows.
+  struct Operand {
+    const float* data;
+    int64_t row;
+  };
+  struct Target {
+    float* data;
+    int64_t row;
+    bool add;
+  };
+
+  int64_t columns() const { return (config_.memory ? 4 : 3) * shape_.d_model; }
+  int64_t k_column() const { return columns() - 3 * shape_.d_model; }
+  int64_t v_column() const { return columns() - 2 * shape_.d_model; }
+  int64_t z_column() const { return columns() - shape_.d_model; }
+  Operand at(ConstTensor rows, int64_t column) const { return {rows.data + column, rows.cols()}; }
+
+  MmRecMemory memory_of(const Window& w) const { return {layout_, config_.memory ? w : Window()}; }
+  Run carve(const Context&, const Window&, const MmRecMemory&, Arena* saved) const;
+  Run recall(Context&, const Window&, const MmRecMemory&, ConstTensor x, Tensor decay,
+             Arena& saved) const;
+
+  // Of rows [first, first + outputs) of w: y = x wᵀ,  dx = dy w,  dw += dyᵀ x.
+  void product(Context&, int64_t R, Operand x, const Param& w, int64_t first, int64_t outputs,
+               Target y) const;
+  void input_gradient(Context&, int64_t R, Operand dy, const Param& w, int64_t first,
+                      int64_t outputs, Target dx) const;
+  void weight_gradient(Context&, int64_t R, Operand dy, Operand x, const Param& w, int64_t first,
+                       int64_t outputs) const;
+  std::vector<std::pair<int64_t, int64_t>> projections(int64_t first, int64_t end) const;
+
+  bool is_full() const { return config_.recurrence == "full"; }
+  kernels::MmRecCell cell() const;
+  kernels::MmRecRows loop_rows(const Rows&, Tensor decay) const;
+
+  void project(Context&, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const;
+  Decay carve_decay(Arena&, int64_t rows) const;
+  void make_decay(Context&, ConstTensor qkvz, const Decay&) const;
+  void find_decay(Context&, const Run&, bool kept, Tensor decay) const;
+  void recur(Context&, std::span<const kernels::RecurrentPiece>, const Rows&, Tensor decay) const;
+  void attend(Context&, const MmRecMemory&, ConstTensor slots, const Rows&) const;
+
+  void memory_backward(Context&, const MmRecMemory&, const Run&, ConstTensor dy, Tensor dh,
+                       const State* dstate) const;
+  void recur_backward(Context&, const Run&, ConstTensor dh, Tensor h_before, Tensor decay,
+                      std::span<float* const> dstate) const;
+  void decay_backward(Context&, const Run&, ConstTensor ddecay) const;
+
+  MixerShape shape_;
+  MmRecConfig config_;
+  MmRecLayout layout_;
+  kernels::SlotAttentionShape attention_;
+  int64_t inner_;
+  float mu_;
+  Param qkvz_;                // [columns, D]
+  Param z_in_, z_out_;        // G_1 [inner, D], G_2 [D, inner]
+  Param k_in_, k_out_;        // X_1, X_2
+  Param r_of_z_;              // [D, D]: W_m's half for z; none if linear
+  Param gates_, gates_bias_;  // [2D, D], [2D]: of r and p; they read h, or z if linear
+  Param null_;                // [D]: what the memory holds while it is empty
+  Param q_of_h_, kv_, o_;     // [D, D], [2D, D], [D, D]
+};
+
+}  // namespace refrain

@@ -1,0 +1,192 @@
+#include "refrain/model/autoencoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+#include "refrain/kernels/embedding.h"
+#include "refrain/kernels/rms_norm.h"
+
+namespace refrain {
+namespace {
+
+constexpr float kNormEps = 1e-5f;
+constexpr const char* kModelType = "refrain_autoencoder";
+
+AutoencoderConfig checked(const AutoencoderConfig& config) {
+  config.check();
+  return config;
+}
+
+void check_lengths(const Window& w) {
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    if (w.length(b) < 1)
+      throw_error("sequence {}: expected a token that no mask hides, found none", b + 1);
+}
+
+}  // namespace
+
+Autoencoder::Autoencoder(const AutoencoderConfig& config)
+    : config_(checked(config)), squeeze_{config.hidden, config.bottleneck, true}, decoder_(config) {
+  for (int64_t l = 0; l < config_.layers; ++l)
+    encoder_.emplace_back(config_.kind_of_cell(), l == 0 ? config_.width : config_.hidden,
+                          config_.hidden);
+  parameters_.allocate([this](const ParamVisitor& v) { visit(v); });
+}
+
+void Autoencoder::visit(const ParamVisitor& v) {
+  if (config_.vocab_size > 0)
+    v({"table.weight", {config_.vocab_size, config_.width}, Init::normal(1), false}, table_);
+  for (size_t l = 0; l < encoder_.size(); ++l)
+    encoder_[l].visit(prefixed(v, "encoder." + std::to_string(l) + "."));
+  squeeze_.visit(v, "bottleneck.weight",
+                 Init::normal(1 / std::sqrt(static_cast<float>(config_.hidden))));
+  if (config_.bottleneck_norm == "rms_norm")
+    v({"bottleneck_norm.weight", {config_.bottleneck}, Init::constant(1), false}, norm_);
+  decoder_.visit(prefixed(v, "decoder."));
+}
+
+Autoencoder::Encoded Autoencoder::encode(Context& ctx, const Window& w, ConstTensor x, Arena* saved,
+                                         Arena& rows) const {
+  Encoded e;
+  ConstTensor in = x;
+  for (const Recurrent& cell : encoder_) {
+    e.runs.push_back(cell.forward(ctx, w, in, {}, saved));
+    in = e.runs.back().rows.h;
+  }
+  const int64_t B = w.sequences(), H = config_.hidden, Z = config_.bottleneck;
+  e.last = rows.take({B, H});
+  e.z = rows.take({B, Z});
+  if (!ctx.dry())
+    for (int64_t b = 0; b < B; ++b)
+      std::copy_n(in.row(w.first(b) + w.length(b) - 1), H, e.last.row(b));
+  squeeze_.forward(ctx, e.last, e.z);
+  if (norm_.w.rank == 0) return e;
+  e.r = rows.take({B});
+  e.normed = rows.take({B, Z});
+  if (!ctx.dry()) kernels::rms_norm_forward(e.z, norm_.w, kNormEps, e.normed, e.r);
+  return e;
+}
+
+void Autoencoder::encode_backward(Context& ctx, const Window& w, ConstTensor x, const Encoded& e,
+                                  Tensor dcode, Tensor dm, Tensor dx) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t B = w.sequences(), H = config_.hidden;
+  const Tensor dlast = ctx.scratch.take({B, H});
+  Tensor dz = dcode;
+  if (norm_.w.rank > 0) {
+    dz = ctx.scratch.take({B, config_.bottleneck});
+    if (!ctx.dry()) kernels::rms_norm_backward(e.z, norm_.w, e.r, dcode, dz, norm_.g, false);
+  }
+  squeeze_.backward(ctx, e.last, dz, dlast);
+  for (int64_t b = 0; b < B && !ctx.dry(); ++b) {
+    float* to = dm.row(w.first(b) + w.length(b) - 1);
+    for (int64_t j = 0; j < H; ++j) to[j] += dlast.row(b)[j];
+  }
+  Tensor dh = dm;
+  for (size_t l = encoder_.size(); l-- > 0;) {
+    const Tensor din = l == 0 ? dx : ctx.scratch.take({w.rows(), H});
+    encoder_[l].backward(ctx, l == 0 ? x : e.runs[l - 1].rows.h, e.runs[l], dh, din, {});
+    dh = din;
+  }
+}
+
+void Autoencoder::train(const Context& context, const Window& w, const Lesson& lesson,
+                        Tensor losses, Tensor cosines, Arena& saved) {
+  check_lengths(w);
+  Context ctx = context;
+  Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
+  const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
+  const Encoded e = encode(ctx, w, lesson.x, &saved, saved);
+  const Decoder::Input in{e.code(), e.m(), lesson.x, lesson.forced};
+  const Decoder::Run run = decoder_.forward(ctx, w, in, true, saved);
+
+  const Tensor dy = ctx.scratch.take({R, E}), dm = ctx.scratch.take({R, H});
+  const Tensor dz = ctx.scratch.take({w.sequences(), config_.bottleneck});
+  const Tensor dx = ctx.scratch.take({R, E});
+  Tensor given;  // gradient by x where the decoder was given it
+  if (!lesson.tokens.empty()) given = ctx.scratch.take({R, E});
+  if (!ctx.dry()) {
+    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, lesson.x, lesson.scale, losses,
+                                 cosines, dy);
+    if (given) std::fill(given.begin(), given.end(), 0.0f);
+  }
+  decoder_.backward(ctx, w, in, run, dy, dz, dm, given);
+  encode_backward(ctx, w, lesson.x, e, dz, dm, dx);
+  if (given.rank == 0 || ctx.dry()) return;
+  kernels::add(dx, given, dx);
+  kernels::embedding_backward(lesson.tokens, dx, table_.g);
+}
+
+void Autoencoder::reconstruct(Context& ctx, const Window& w, ConstTensor x, Tensor y,
+                              std::vector<std::vector<float>>* map) const {
+  check_lengths(w);
+  Arena::Frame frame(ctx.scratch);
+  const Encoded e = encode(ctx, w, x, nullptr, ctx.scratch);
+  const Decoder::Run run = decoder_.forward(ctx, w, {e.code(), e.m(), {}, {}}, false, ctx.scratch);
+  if (ctx.dry()) return;
+  kernels::copy(run.y, y);
+  if (!map) return;
+  map->clear();
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    for (int64_t t = 0; t < w.length(b); ++t)
+      map->push_back(decoder_.attention_weights(w, run, b, t));
+}
+
+void Autoencoder::score(ConstTensor y, ConstTensor x, Tensor losses, Tensor cosines) const {
+  kernels::reconstruction_loss(config_.kind_of_loss(), y, x, 1, losses, cosines);
+}
+
+bool Autoencoder::is_model(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  if (!io::exists(path)) return false;
+  const io::Json json = io::read_json(path);
+  const io::Json* type = io::find(json, "model_type");
+  return type && *type == kModelType;
+}
+
+void Autoencoder::save_config(const std::string& directory) const {
+  io::Json json = {{"architectures", {"RefrainAutoencoder"}},
+                   {"model_type", kModelType},
+                   {"width", config_.width},
+                   {"vocab_size", config_.vocab_size}};
+  AutoencoderConfig config = config_;
+  config.visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+  io::write_file(directory + "/config.json", io::to_text(json));
+}
+
+std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  const io::Json json = io::read_json(path);
+  if (io::get_string(json, "model_type", path) != kModelType)
+    throw_error("{}: model_type: expected \"{}\", found {}", path, kModelType,
+                io::describe(json.at("model_type")));
+  constexpr int64_t kMost = int64_t{1} << 24;
+  AutoencoderConfig config;
+  config.width = io::get_int(json, "width", path, 1, kMost);
+  config.vocab_size = io::get_int(json, "vocab_size", path, 0, kMost);
+  config.visit([&](const char* name, auto& field, const char*) {
+    using Field = std::decay_t<decltype(field)>;
+    if constexpr (std::is_same_v<Field, bool>)
+      field = io::get_bool(json, name, path);
+    else if constexpr (std::is_integral_v<Field>)
+      field = io::get_int(json, name, path, 0, kMost);
+    else
+      field = io::get_string(json, name, path);
+  });
+  std::unique_ptr<Autoencoder> model;
+  try {
+    model = std::make_unique<Autoencoder>(config);
+  } catch (const Error& error) {
+    throw_error("{}: {}", path, error.what());
+  }
+  model->load_weights(directory);
+  return model;
+}
+
+void Autoencoder::load_weights(const std::string& directory) {
+  parameters_.load(directory + "/model.safetensors");
+}
+
+}  // namespace refrain

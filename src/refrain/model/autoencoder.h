@@ -1,0 +1,85 @@
+// A sequence autoencoder: a window of vectors goes through a recurrent encoder, whose last state is
+// squeezed into a few numbers, the bottleneck; a recurrent decoder makes the window again.
+//
+//   m[t] = encoder(x[0 .. t])                 rnn, lstm or gru, some layers
+//   z = W_z m[last] + b_z, or its RMS norm    [B, Z]
+//   y = decoder(z; m; x where it is forced)   model/autoencoder_decoder.h
+//
+// Vectors x are given (an embedding of words) or rows of a table that is learned with the model.
+// The loss is per token (kernels/reconstruction_loss.h). There is no padding: what a mask hides is
+// not in the window, so the last state is the last valid one. A decoder with cross attention can
+// read the encoder's states past the bottleneck: docs/models/autoencoder.md.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "refrain/layers/recurrent.h"
+#include "refrain/model/autoencoder_decoder.h"
+#include "refrain/model/parameters.h"
+
+namespace refrain {
+
+class Autoencoder {
+ public:
+  // Weights are zero until initialised or loaded.
+  explicit Autoencoder(const AutoencoderConfig&);
+  Autoencoder(const Autoencoder&) = delete;
+  Autoencoder& operator=(const Autoencoder&) = delete;
+
+  const AutoencoderConfig& config() const { return config_; }
+  Parameters& parameters() { return parameters_; }
+  const Parameters& parameters() const { return parameters_; }
+  // [vocab_size, width] when it is learned.
+  ConstTensor table() const { return table_.w; }
+
+  // What a window is trained on.
+  struct Lesson {
+    ConstTensor x;                      // [R, E]
+    std::span<const uint8_t> forced{};  // per step: its input is the true vector before it
+    float scale = 1;                    // of the loss
+    std::span<const int32_t> tokens{};  // [R]: x's rows of the learned table, to teach it too
+  };
+  // Adds to the gradients those of scale * (sum of the rows' losses); losses and cosines [R].
+  // As target x is given: the table is taught by what x is as an input only.
+  void train(const Context&, const Window&, const Lesson&, Tensor losses, Tensor cosines,
+             Arena& saved);
+
+  // y [R, E] from x with no step forced. `map`, if given, takes row by row what each has read of
+  // its own sequence's rows, mean over the heads (cross attention only).
+  void reconstruct(Context&, const Window&, ConstTensor x, Tensor y,
+                   std::vector<std::vector<float>>* map = nullptr) const;
+  // Losses and cosines of rows of y.
+  void score(ConstTensor y, ConstTensor x, Tensor losses, Tensor cosines) const;
+
+  // config.json and model.safetensors of a directory.
+  static bool is_model(const std::string& directory);
+  static std::unique_ptr<Autoencoder> load(const std::string& directory);
+  void save_config(const std::string& directory) const;
+  void save_weights(const std::string& path) const { parameters_.save(path); }
+  void load_weights(const std::string& directory);
+
+ private:
+  struct Encoded {
+    std::vector<Recurrent::Run> runs;
+    Tensor last, z, r, normed;  // [B, H], [B, Z], [B], [B, Z]
+    ConstTensor m() const { return runs.back().rows.h; }
+    ConstTensor code() const { return normed.rank > 0 ? normed : z; }
+  };
+  Encoded encode(Context&, const Window&, ConstTensor x, Arena* saved, Arena& rows) const;
+  void encode_backward(Context&, const Window&, ConstTensor x, const Encoded&, Tensor dcode,
+                       Tensor dm, Tensor dx) const;
+  void visit(const ParamVisitor&);
+
+  AutoencoderConfig config_;
+  std::vector<Recurrent> encoder_;
+  Linear squeeze_;  // [Z, H]
+  Param norm_;      // [Z]
+  Decoder decoder_;
+  Param table_;
+  Parameters parameters_;
+};
+
+}  // namespace refrain

@@ -1,0 +1,55 @@
+#include "refrain/model/autoencoder_config.h"
+
+#include <initializer_list>
+#include <string_view>
+
+#include "refrain/base/error.h"
+
+namespace refrain {
+namespace {
+
+void expect_in(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high)
+    throw_error("autoencoder.{}: expected {} to {}, found {}", name, low, high, value);
+}
+
+void expect_one_of(const char* name, const std::string& value,
+                   std::initializer_list<std::string_view> choices) {
+  for (const std::string_view choice : choices)
+    if (value == choice) return;
+  throw_error("autoencoder.{}: expected one of {}, found '{}'", name, fmt::join(choices, ", "),
+              value);
+}
+
+}  // namespace
+
+void AutoencoderConfig::check() const {
+  constexpr int64_t kWidest = 1 << 16;
+  expect_in("width", width, 1, kWidest);
+  expect_in("vocab_size", vocab_size, 0, int64_t{1} << 24);
+  expect_in("hidden", hidden, 1, kWidest);
+  expect_in("layers", layers, 1, 64);
+  expect_in("bottleneck", bottleneck, 1, kWidest);
+  expect_in("heads", heads, 1, 4096);
+  expect_in("head_dim", head_dim, 0, 4096);
+  if (has_attention() && head_dim == 0 && hidden % heads != 0)
+    throw_error(
+        "autoencoder.heads: expected a divisor of autoencoder.hidden = {}, or a head_dim, found {}",
+        hidden, heads);
+  expect_one_of("cell", cell, {"rnn", "lstm", "gru"});
+  expect_one_of("decoder", decoder, {"plain", "cross_attention", "self_attention"});
+  expect_one_of("bottleneck_norm", bottleneck_norm, {"none", "rms_norm"});
+  expect_one_of("loss", loss, {"cosine", "mse"});
+}
+
+kernels::Cell AutoencoderConfig::kind_of_cell() const {
+  return cell == "rnn"    ? kernels::Cell::kRnn
+         : cell == "lstm" ? kernels::Cell::kLstm
+                          : kernels::Cell::kGru;
+}
+
+kernels::ReconstructionLoss AutoencoderConfig::kind_of_loss() const {
+  return loss == "mse" ? kernels::ReconstructionLoss::kMse : kernels::ReconstructionLoss::kCosine;
+}
+
+}  // namespace refrain

@@ -1,0 +1,58 @@
+// What a sequence autoencoder is, apart from its weights (model/autoencoder.h).
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "refrain/kernels/reconstruction_loss.h"
+#include "refrain/kernels/recurrent.h"
+
+namespace refrain {
+
+struct AutoencoderConfig {
+  int64_t width = 0;       // E, of the vectors
+  int64_t vocab_size = 0;  // rows of a learned table of vectors; 0: vectors are given
+  int64_t hidden = 512;
+  int64_t layers = 2;
+  int64_t bottleneck = 128;
+  int64_t heads = 8;
+  int64_t head_dim = 0;
+  std::string cell = "lstm";
+  std::string decoder = "cross_attention";
+  std::string bottleneck_norm = "none";
+  std::string loss = "cosine";
+  bool flash = true;
+  bool fused = true;
+  // Keys and values projected once per sequence; false, anew at every step, is there to be measured
+  // against: its weight gradients are gathered step by step, in an order that depends on what else
+  // is in the micro-batch.
+  bool cached = true;
+
+  // The settings a user has; the others follow from the vectors.
+  template <class V>
+  void visit(V&& v) {
+    v("hidden", hidden, "units of encoder and decoder");
+    v("layers", layers, "recurrent layers of each");
+    v("bottleneck", bottleneck, "numbers between the encoder and the decoder's first state");
+    v("heads", heads, "heads of the decoder's attention");
+    v("head_dim", head_dim, "width of a head; 0 = hidden / heads");
+    v("cell", cell, "rnn, lstm or gru");
+    v("decoder", decoder,
+      "plain: the bottleneck is all it knows; cross_attention: it reads the encoder's states at "
+      "every step; self_attention: it reads its own past states");
+    v("bottleneck_norm", bottleneck_norm, "none or rms_norm");
+    v("loss", loss, "cosine: 0.9 (1 - cos) + 0.1 squared distance to the unit vector; mse");
+    v("flash", flash, "attention block by block; false: the probabilities are kept whole");
+    v("fused", fused, "context and initial states by one product each instead of several");
+  }
+
+  void check() const;  // an Error names the setting
+
+  kernels::Cell kind_of_cell() const;
+  kernels::ReconstructionLoss kind_of_loss() const;
+  bool reads_encoder() const { return decoder == "cross_attention"; }
+  bool reads_itself() const { return decoder == "self_attention"; }
+  bool has_attention() const { return reads_encoder() || reads_itself(); }
+  int64_t attention_width() const { return head_dim > 0 ? heads * head_dim : hidden; }
+};
+
+}  // namespace refrain

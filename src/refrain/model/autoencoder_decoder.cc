@@ -1,0 +1,301 @@
+#include "refrain/model/autoencoder_decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/activation.h"
+#include "refrain/kernels/cross_attention_ref.h"
+
+namespace refrain {
+
+using kernels::Cell;
+
+namespace {
+
+Init normal_for(int64_t in) { return Init::normal(1 / std::sqrt(static_cast<float>(in))); }
+
+}  // namespace
+
+void position_codes(Tensor codes) {
+  const int64_t D = codes.cols();
+  std::vector<double> frequency(static_cast<size_t>((D + 1) / 2));
+  for (size_t i = 0; i < frequency.size(); ++i)
+    frequency[i] = std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(D));
+  parallel_for(
+      codes.rows(),
+      [&](int64_t t) {
+        for (int64_t j = 0; j < D; ++j) {
+          const double angle = static_cast<double>(t) * frequency[static_cast<size_t>(j / 2)];
+          codes.row(t)[j] = static_cast<float>(j % 2 == 0 ? std::sin(angle) : std::cos(angle));
+        }
+      },
+      64 * codes.size());
+}
+
+Decoder::Decoder(const AutoencoderConfig& c)
+    : config_(c),
+      start_{c.bottleneck, c.layers * kernels::states_of(c.kind_of_cell()) * c.hidden, true},
+      context_{c.hidden + c.attention_width(), c.hidden, true},
+      out_{c.hidden, c.width, true} {
+  for (int64_t l = 0; l < c.layers; ++l)
+    cells_.emplace_back(c.kind_of_cell(), l == 0 ? c.width : c.hidden, c.hidden);
+  if (c.reads_encoder()) cross_.emplace(c.hidden, c.hidden, c.heads, c.head_dim);
+  if (c.reads_itself()) self_.emplace(Linear{c.hidden, 3 * c.attention_width()});
+}
+
+void Decoder::visit(const ParamVisitor& v) {
+  start_.visit(v, "start.weight", normal_for(start_.in));
+  for (size_t l = 0; l < cells_.size(); ++l)
+    cells_[l].visit(prefixed(v, "cells." + std::to_string(l) + "."));
+  if (cross_) cross_->visit(prefixed(v, "attention."));
+  if (self_)
+    self_->visit(v, "attention.qkv_proj.weight", normal_for(self_->in),
+                 {{"attention.q_proj.weight", attention_width()},
+                  {"attention.k_proj.weight", attention_width()},
+                  {"attention.v_proj.weight", attention_width()}});
+  if (config_.has_attention()) context_.visit(v, "context.weight", normal_for(context_.in));
+  out_.visit(v, "out.weight", normal_for(out_.in));
+}
+
+kernels::AttentionShape Decoder::self_shape() const {
+  const int64_t d = attention_width() / config_.heads;
+  return {config_.heads, config_.heads, d, 1 / std::sqrt(static_cast<float>(d)),
+          self_->out,    joined_width()};
+}
+
+Decoder::Run Decoder::carve(const Window& w, Arena& a) const {
+  const int64_t R = w.rows(), H = hidden();
+  Run run;
+  run.start = a.take({w.sequences(), start_.out});
+  for (const Recurrent& cell : cells_) {
+    kernels::RecurrentRows rows{a.take({R, cell.recurrence().out}), a.take({R, H})};
+    if (cell.cell() != Cell::kRnn) rows.extra = a.take({R, H});
+    run.cells.push_back(rows);
+  }
+  run.y = a.take({R, config_.width});
+  if (!config_.has_attention()) return run;
+  run.joined = a.take({R, joined_width()});
+  run.s = a.take({R, H});
+  if (cross_)
+    run.asked = cross_->carve(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
+  if (self_) {
+    run.qkv = a.take({R, self_->out});
+    run.lse = a.take({R * config_.heads});
+  }
+  return run;
+}
+
+// By one product, or one for each layer's vectors.
+void Decoder::start(Context& ctx, ConstTensor z, Tensor start) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t parts = config_.fused ? 1 : start_.out / hidden(), n = start_.out / parts;
+  for (int64_t i = 0; i < parts; ++i)
+    kernels::gemm({z.data, z.cols(), 1}, {start_.w.w.data + i * n * start_.in, 1, start_.in},
+                  start.data + i * n, start_.out, z.rows(), n, start_.in, false, ctx.scratch);
+  if (ctx.dry()) return;
+  kernels::add_row(start, start_.b.w);
+  kernels::activation_forward(kernels::Activation::kTanh, start, start);
+}
+
+kernels::RecurrentWeights Decoder::weights(int64_t layer) const {
+  const Linear& w = cells_[static_cast<size_t>(layer)].recurrence();
+  return {w.w.w, w.b.w, w.w.packed};
+}
+
+std::vector<kernels::RecurrentPiece> Decoder::pieces(const Window& w, const Run& run,
+                                                     int64_t layer) const {
+  std::vector<kernels::RecurrentPiece> all;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    all.push_back({w.first(b), w.length(b), start_of(run.start, b, layer)});
+  return all;
+}
+
+Tensor Decoder::inputs(Context& ctx, const Window& w, const Input& in, const Run& run) const {
+  const int64_t E = config_.width;
+  const Tensor u = ctx.scratch.take({w.rows(), E});
+  if (ctx.dry()) return u;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    std::fill_n(u.row(w.first(b)), E, 0.0f);
+    for (int64_t t = 1; t < w.length(b); ++t) {
+      const int64_t row = w.first(b) + t;
+      std::copy_n(in.is_forced(t) ? in.x.row(row - 1) : run.y.row(row - 1), E, u.row(row));
+    }
+  }
+  return u;
+}
+
+bool Decoder::needs_no_loop(const Window& w, const Input& in) const {
+  if (!config_.cached || config_.reads_itself()) return false;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    for (int64_t t = 1; t < w.length(b); ++t)
+      if (!in.is_forced(t)) return false;
+  return true;
+}
+
+Decoder::Run Decoder::forward(Context& ctx, const Window& w, const Input& in, bool for_backward,
+                              Arena& arena) const {
+  Run run = carve(w, arena);
+  start(ctx, in.z, run.start);
+  if (cross_ && config_.cached)
+    run.memory.push_back(cross_->project(ctx, w, in.m, for_backward, arena));
+  if (needs_no_loop(w, in))
+    forward_rows(ctx, w, in, run);
+  else
+    forward_steps(ctx, w, in, for_backward, run, arena);
+  return run;
+}
+
+void Decoder::forward_rows(Context& ctx, const Window& w, const Input& in, const Run& run) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows(), H = hidden(), J = joined_width();
+  ConstTensor x = inputs(ctx, w, in, run);
+  for (size_t l = 0; l < cells_.size(); ++l) {
+    const auto layer = static_cast<int64_t>(l);
+    cells_[l].input().forward(ctx, x, run.cells[l].gates);
+    kernels::recurrent_forward(cells_[l].cell(), pieces(w, run, layer), weights(layer),
+                               run.cells[l], ctx.scratch);
+    x = run.cells[l].h;
+  }
+  if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
+  int64_t longest = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
+  const Tensor codes = ctx.scratch.take({longest, H});
+  if (!ctx.dry()) {
+    position_codes(codes);
+    for (int64_t row = 0; row < R; ++row) {
+      const float *h = x.row(row), *code = codes.row(w.position[static_cast<size_t>(row)]);
+      for (int64_t j = 0; j < H; ++j) run.joined.row(row)[j] = h[j] + code[j];
+    }
+  }
+  const Linear& query = cross_->query();
+  kernels::gemm({run.joined.data, J, 1}, {query.w.w.data, 1, H}, run.asked.q.data, query.out, R,
+                query.out, H, false, ctx.scratch);
+  std::vector<kernels::CrossQueries> queries;
+  for (int64_t b = 0; b < w.sequences(); ++b)
+    queries.push_back(cross_->queries(run.asked, w.first(b), w.length(b)));
+  kernels::cross_forward(cross_->shape(), run.memory[0].sequences, queries, ctx.scratch);
+  context_.forward(ctx, run.joined, run.s);
+  if (!ctx.dry())
+    for (float& s : run.s) s = std::max(s, 0.0f);
+  out_.forward(ctx, run.s, run.y);
+}
+
+void Decoder::backward(Context& ctx, const Window& w, const Input& in, const Run& run, Tensor dy,
+                       Tensor dz, Tensor dm, Tensor dx) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows(), H = hidden();
+  Gradients g;
+  g.start = ctx.scratch.take({w.sequences(), start_.out});
+  for (size_t l = 0; l < cells_.size(); ++l)
+    g.p.push_back(cells_[l].cell() == Cell::kGru ? ctx.scratch.take({R, cells_[l].recurrence().out})
+                                                 : run.cells[l].gates);
+  if (config_.has_attention()) {
+    g.context = ctx.scratch.take({R, H});
+    g.joined = ctx.scratch.take({R, joined_width()});
+  }
+  if (cross_) {
+    g.q = ctx.scratch.take({R, attention_width()});
+    g.kv = ctx.scratch.take({R, 2 * attention_width()});
+  }
+  if (self_) g.qkv = ctx.scratch.take({R, self_->out});
+  if (!ctx.dry())
+    for (const Tensor& t : {g.start, g.kv, g.qkv, dm})
+      if (t) std::fill(t.begin(), t.end(), 0.0f);
+  if (needs_no_loop(w, in))
+    backward_rows(ctx, w, run, g, dy, dx);
+  else
+    backward_steps(ctx, w, in, run, g, dy, dm, dx);
+  backward_weights(ctx, w, in, run, g, dy, dz, dm);
+}
+
+void Decoder::backward_rows(Context& ctx, const Window& w, const Run& run, const Gradients& g,
+                            ConstTensor dy, Tensor dx) const {
+  Arena::Frame frame(ctx.scratch);
+  const int64_t R = w.rows(), H = hidden(), J = joined_width(), E = config_.width;
+  const Tensor dh = ctx.scratch.take({R, H});
+  if (!config_.has_attention()) {
+    kernels::linear_backward_input(dy, out_.w.w, dh, ctx.scratch);
+  } else {
+    kernels::linear_backward_input(dy, out_.w.w, g.context, ctx.scratch);
+    for (int64_t i = 0; i < g.context.size() && !ctx.dry(); ++i)
+      if (!(run.s.data[i] > 0)) g.context.data[i] = 0;
+    kernels::linear_backward_input(g.context, context_.w.w, g.joined, ctx.scratch);
+    std::vector<kernels::CrossQueries> queries;
+    std::vector<kernels::CrossGradients> gradients;
+    for (int64_t b = 0; b < w.sequences(); ++b) {
+      const int64_t first = w.first(b);
+      queries.push_back(cross_->queries(run.asked, first, w.length(b)));
+      gradients.push_back({{g.joined.row(first) + H, J}, {g.q.row(first), g.q.cols()}, {}, {}});
+    }
+    kernels::cross_backward_queries(cross_->shape(), run.memory[0].sequences, queries, gradients,
+                                    ctx.scratch);
+    kernels::gemm({g.q.data, g.q.cols(), 1}, {cross_->query().w.w.data, H, 1}, g.joined.data, J, R,
+                  H, g.q.cols(), true, ctx.scratch);
+    for (int64_t row = 0; row < R && !ctx.dry(); ++row)
+      std::copy_n(g.joined.row(row), H, dh.row(row));
+  }
+  for (size_t l = cells_.size(); l-- > 0;) {
+    const auto layer = static_cast<int64_t>(l);
+    std::vector<float*> dstate;
+    for (int64_t b = 0; b < w.sequences(); ++b) dstate.push_back(start_of(g.start, b, layer));
+    kernels::recurrent_backward(cells_[l].cell(), pieces(w, run, layer), weights(layer),
+                                run.cells[l], {dh, dstate, g.p[l]}, ctx.scratch);
+    if (l > 0)
+      kernels::linear_backward_input(run.cells[l].gates, cells_[l].input().w.w, dh, ctx.scratch);
+  }
+  if (dx.rank == 0) return;
+  const Tensor du = ctx.scratch.take({R, E});
+  kernels::linear_backward_input(run.cells[0].gates, cells_[0].input().w.w, du, ctx.scratch);
+  for (int64_t row = 1; row < R && !ctx.dry(); ++row)
+    if (w.position[static_cast<size_t>(row)] > 0)
+      for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
+}
+
+void Decoder::backward_weights(Context& ctx, const Window& w, const Input& in, const Run& run,
+                               const Gradients& g, ConstTensor dy, Tensor dz, Tensor dm) const {
+  const int64_t R = w.rows(), H = hidden(), J = joined_width();
+  out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
+  if (config_.has_attention()) {
+    context_.backward_weight(ctx, run.joined, g.context);
+    const Tensor dq = cross_ ? g.q : g.qkv;
+    kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, asking().w.g.data, H, dq.cols(),
+                  H, R, true, ctx.scratch);
+  }
+  if (cross_ && config_.cached) {
+    cross_->backward_memory(ctx, w, w, run.memory[0], run.asked, {g.joined.data + H, J}, g.kv);
+    cross_->finish(ctx, in.m, g.kv, dm);
+  }
+  for (size_t l = 0; l < cells_.size(); ++l) {
+    Arena::Frame frame(ctx.scratch);
+    const ConstTensor x = l == 0 ? ConstTensor(inputs(ctx, w, in, run)) : run.cells[l - 1].h;
+    const Recurrent::Run of_layer{run.cells[l], pieces(w, run, static_cast<int64_t>(l)), {}, {}};
+    const Tensor h_before = cells_[l].states_before(ctx, of_layer);
+    cells_[l].backward_weights(ctx, x, h_before, run.cells[l].gates, g.p[l]);
+  }
+  for (int64_t i = 0; i < g.start.size() && !ctx.dry(); ++i)  // tanh' = 1 - tanh²
+    g.start.data[i] *= 1 - run.start.data[i] * run.start.data[i];
+  start_.backward(ctx, in.z, g.start, dz);
+}
+
+std::vector<float> Decoder::attention_weights(const Window& w, const Run& run, int64_t b,
+                                              int64_t t) const {
+  REFRAIN_CHECK(cross_ && run.memory.size() == 1);
+  const kernels::CrossShape& shape = cross_->shape();
+  const int64_t d = shape.head_dim, keys = w.length(b);
+  std::vector<float> sum(static_cast<size_t>(keys), 0.0f);
+  std::vector<double> q(static_cast<size_t>(d)), k(static_cast<size_t>(keys * d)), o(q.size()),
+      weights(sum.size());
+  for (int64_t h = 0; h < shape.heads; ++h) {
+    std::copy_n(run.asked.q.row(w.first(b) + t) + h * d, d, q.begin());
+    for (int64_t j = 0; j < keys; ++j)
+      std::copy_n(run.memory[0].kv.row(w.first(b) + j) + h * d, d, k.begin() + j * d);
+    kernels::cross_attention_ref(1, keys, d, static_cast<double>(shape.scale), q.data(), k.data(),
+                                 k.data(), o.data(), weights.data());
+    for (size_t j = 0; j < sum.size(); ++j)
+      sum[j] += static_cast<float>(weights[j] / static_cast<double>(shape.heads));
+  }
+  return sum;
+}
+
+}  // namespace refrain

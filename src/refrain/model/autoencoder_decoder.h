@@ -1,0 +1,123 @@
+// The decoder of a sequence autoencoder (model/autoencoder.h): a stack of recurrent cells that
+// begins with what the bottleneck says and gives a vector a step.
+//
+//   [h0 c0 ...] = tanh(W_s z + b_s)       for every layer
+//   u[t] = x[t-1] where step t is forced, else y[t-1]; 0 at t = 0
+//   h[t] = cells(u[t])                    of the topmost layer
+//
+//   plain            y[t] = W_y h[t] + b_y
+//   cross_attention  r[t] = h[t] + code(t),  o[t] = attention(r[t]; the encoder's states)
+//                    s[t] = relu(W_c [r[t]; o[t]] + b_c),  y[t] = W_y s[t] + b_y
+//   self_attention   the same, with o[t] = attention(r[t]; r[0 .. t])
+//
+// code(t) is the sinusoid of Vaswani et al. (2017). An output that is fed back is part of the
+// graph: backward goes through it. When every step is forced, all but the cells runs for all steps
+// at once (not with self-attention: the order of its gradients is the loop's); otherwise the loop
+// holds everything, for it depends on y[t-1].
+//
+// Rows are the window's, sequence by sequence; sequences are whole and have at least one row.
+// Weight gradients are products over all rows at the end, each a chain in the order of the rows.
+#pragma once
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "refrain/kernels/attention.h"
+#include "refrain/layers/cross_attention.h"
+#include "refrain/layers/recurrent.h"
+#include "refrain/model/autoencoder_config.h"
+
+namespace refrain {
+
+class Decoder {
+ public:
+  explicit Decoder(const AutoencoderConfig&);
+
+  void visit(const ParamVisitor&);
+
+  struct Input {
+    ConstTensor z;                    // [B, Z]
+    ConstTensor m;                    // [R, H]: the encoder's states
+    ConstTensor x;                    // [R, E]: what forced steps are given; or nothing
+    std::span<const uint8_t> forced;  // per step; beyond its end none is
+    bool is_forced(int64_t t) const {
+      return t < static_cast<int64_t>(forced.size()) && forced[static_cast<size_t>(t)] != 0;
+    }
+  };
+
+  // What a run leaves for backward, in the arena it was made with.
+  struct Run {
+    Tensor start;                                // [B, layers S H]
+    std::vector<kernels::RecurrentRows> cells;   // [R, ...]
+    Tensor joined, s, y;                         // [R, H + width]: r, o; [R, H]; [R, E]
+    CrossAttention::Asked asked;                 // its o is in `joined`
+    std::vector<CrossAttention::Memory> memory;  // one, or one a step
+    Tensor qkv, lse;                             // self-attention: [R, 3 width], [R, heads]
+  };
+  Run forward(Context&, const Window&, const Input&, bool for_backward, Arena&) const;
+
+  // dy [R, E] in, out with what came back through fed outputs. dz overwritten, and dm [R, H], with
+  // zeros where the encoder is not read. dx [R, E], if wanted, is added to where steps were given
+  // x. The run is used up.
+  void backward(Context&, const Window&, const Input&, const Run&, Tensor dy, Tensor dz, Tensor dm,
+                Tensor dx) const;
+
+  // How much of each row of the memory row r of the run has read, summed up over the heads and
+  // divided by their number. The encoder must be read.
+  std::vector<float> attention_weights(const Window&, const Run&, int64_t b, int64_t t) const;
+
+ private:
+  // By all rows.
+  struct Gradients {
+    Tensor start;            // [B, layers S H]
+    Tensor context, joined;  // of relu's input and of what W_c reads
+    Tensor q, kv, qkv;
+    std::vector<Tensor> p;  // per layer (kernels/recurrent.h): a gru's own, else where da is
+  };
+
+  int64_t hidden() const { return config_.hidden; }
+  int64_t attention_width() const { return config_.attention_width(); }
+  int64_t joined_width() const { return hidden() + attention_width(); }
+  kernels::AttentionShape self_shape() const;
+  const Linear& asking() const { return cross_ ? cross_->query() : *self_; }
+
+  Run carve(const Window&, Arena&) const;
+  void start(Context&, ConstTensor z, Tensor start) const;
+  // The state of layer l before row 0 of sequence b.
+  float* start_of(Tensor start, int64_t b, int64_t l) const {
+    return start.row(b) + l * cells_[0].state_floats();
+  }
+  kernels::RecurrentWeights weights(int64_t layer) const;
+  std::vector<kernels::RecurrentPiece> pieces(const Window&, const Run&, int64_t layer) const;
+  // u of all rows, in scratch.
+  Tensor inputs(Context&, const Window&, const Input&, const Run&) const;
+  std::vector<kernels::AttentionSequence> self_steps(const Window&, const Run&, int64_t t) const;
+  // The same bits with a loop and without, since a micro-batch decides.
+  bool needs_no_loop(const Window&, const Input&) const;
+
+  void forward_rows(Context&, const Window&, const Input&, const Run&) const;
+  void forward_steps(Context&, const Window&, const Input&, bool for_backward, Run&, Arena&) const;
+  void backward_rows(Context&, const Window&, const Run&, const Gradients&, ConstTensor dy,
+                     Tensor dx) const;
+  void backward_steps(Context&, const Window&, const Input&, const Run&, const Gradients&,
+                      Tensor dy, Tensor dm, Tensor dx) const;
+  // What attention gets of step t: gradients of its queries, and of keys and values where they
+  // cannot wait for the other steps.
+  void backward_cross_step(Context&, const Window&, const Input&, const Run&, const Gradients&,
+                           int64_t t, Tensor dm) const;
+  void backward_self_step(Context&, const Window&, const Run&, const Gradients&, int64_t t) const;
+  void backward_weights(Context&, const Window&, const Input&, const Run&, const Gradients&,
+                        ConstTensor dy, Tensor dz, Tensor dm) const;
+
+  AutoencoderConfig config_;
+  Linear start_;  // [layers S H, Z]
+  std::vector<Recurrent> cells_;
+  std::optional<CrossAttention> cross_;
+  std::optional<Linear> self_;  // q, k, v: [3 width, H]
+  Linear context_, out_;        // [H, H + width], [E, H]
+};
+
+// Sine and cosine of every position before `positions`, [positions, width].
+void position_codes(Tensor codes);
+
+}  // namespace refrain

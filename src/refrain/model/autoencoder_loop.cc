@@ -1,0 +1,363 @@
+// The decoder's loop over time, both ways, for runs in which an output is fed back. Of each step
+// only what the next one waits for is inside; weight gradients are made of the rows it leaves.
+//
+// Matrices are packed once for all steps. The sequences that still run lie side by side in compact
+// rows, the longest first; what backward needs goes to the window's rows as well.
+#include <algorithm>
+#include <numeric>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/step_product.h"
+#include "refrain/model/autoencoder_decoder.h"
+
+namespace refrain {
+
+using kernels::Cell;
+using kernels::SpacedRows;
+using kernels::StepOutput;
+using kernels::StepWeights;
+
+namespace {
+
+class Places {
+ public:
+  explicit Places(const Window& w) : w_(w), order_(static_cast<size_t>(w.sequences())) {
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(),
+                     [&](int64_t a, int64_t b) { return w.length(a) > w.length(b); });
+  }
+  int64_t steps() const { return order_.empty() ? 0 : w_.length(order_[0]); }
+  int64_t sequence(int64_t i) const { return order_[static_cast<size_t>(i)]; }
+  // Sequences that have a step t: the first so many.
+  int64_t running(int64_t t) const {
+    int64_t n = 0;
+    while (n < std::ssize(order_) && w_.length(sequence(n)) > t) ++n;
+    return n;
+  }
+  int64_t row(int64_t i, int64_t t) const { return w_.first(sequence(i)) + t; }
+
+  // Where the rows of step t lie in a [R, ...] tensor.
+  std::vector<float*> rows(Tensor all, int64_t t, int64_t n, int64_t column = 0) const {
+    std::vector<float*> some;
+    for (int64_t i = 0; i < n; ++i) some.push_back(all.row(row(i, t)) + column);
+    return some;
+  }
+
+ private:
+  const Window& w_;
+  std::vector<int64_t> order_;
+};
+
+// Copying a number takes as long as so many operations.
+constexpr int64_t kCopy = 32;
+
+void gather(std::span<float* const> from, int64_t width, SpacedRows<float> to) {
+  const auto n = static_cast<int64_t>(from.size());
+  parallel_for(
+      n, [&](int64_t i) { std::copy_n(from[static_cast<size_t>(i)], width, to[i]); },
+      kCopy * n * width);
+}
+void scatter(SpacedRows<float> from, int64_t width, std::span<float* const> to) {
+  for (size_t i = 0; i < to.size(); ++i) std::copy_n(from[static_cast<int64_t>(i)], width, to[i]);
+}
+
+std::vector<const float*> to_read(const std::vector<float*>& rows) {
+  return {rows.begin(), rows.end()};
+}
+
+// A loop's scratch. Dry, nothing but sizes is right in it.
+struct Bench {
+  Context& ctx;
+
+  SpacedRows<float> rows(int64_t n, int64_t width) const {
+    const int64_t row = kernels::spaced(width);
+    return {ctx.scratch.take({n, row}).data, row};
+  }
+  // y = x wᵀ + b
+  StepWeights by_rows(const Linear& linear) const {
+    const float* packed = linear.w.packed;
+    if (!packed) {
+      const Tensor to = ctx.scratch.take({kernels::packed_size(linear.out, linear.in)});
+      if (!ctx.dry()) kernels::pack_weight(linear.w.w, to.data);
+      packed = to.data;
+    }
+    return {packed, linear.out, linear.in, linear.bias ? linear.b.w.data : nullptr};
+  }
+  // y = x w
+  StepWeights by_columns(const Linear& linear) const {
+    const Tensor to = ctx.scratch.take({kernels::packed_size(linear.in, linear.out)});
+    if (!ctx.dry()) kernels::pack_columns(linear.w.w, to.data);
+    return {to.data, linear.in, linear.out};
+  }
+  // The kernels take memory of their own unless they are given packed matrices: dry, any address
+  // tells them that they will be.
+  const float* given(const StepWeights& w, const Linear& linear) const {
+    return ctx.dry() ? linear.w.w.data : w.packed;
+  }
+  void product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
+               const StepOutput& out) const {
+    if (!ctx.dry()) kernels::step_product(w, x, n, out);
+  }
+};
+
+SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.row}; }
+
+}  // namespace
+
+void Decoder::forward_steps(Context& ctx, const Window& w, const Input& in, bool for_backward,
+                            Run& run, Arena& arena) const {
+  Arena::Frame frame(ctx.scratch);
+  const Bench bench{ctx};
+  const Places places(w);
+  const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
+  const int64_t state_floats = cells_[0].state_floats();
+  std::vector<StepWeights> to_gates, recurrent;
+  std::vector<SpacedRows<float>> state;
+  for (const Recurrent& cell : cells_) {
+    to_gates.push_back(bench.by_rows(cell.input()));
+    recurrent.push_back(bench.by_rows(cell.recurrence()));
+    state.push_back(bench.rows(B, state_floats));
+  }
+  const StepWeights to_y = bench.by_rows(out_);
+  StepWeights to_q{}, to_s{};
+  const SpacedRows<float> u = bench.rows(B, E), joined = bench.rows(B, J), s = bench.rows(B, H);
+  Tensor codes;
+  if (config_.has_attention()) {
+    to_q = bench.by_rows(asking());
+    to_s = bench.by_rows(context_);
+    codes = ctx.scratch.take({places.steps(), H});
+  }
+  if (!ctx.dry()) {
+    if (codes) position_codes(codes);
+    for (int64_t i = 0; i < B; ++i)
+      for (size_t l = 0; l < state.size(); ++l)
+        std::copy_n(start_of(run.start, places.sequence(i), static_cast<int64_t>(l)), state_floats,
+                    state[l][i]);
+  }
+
+  for (int64_t t = 0; t < places.steps(); ++t) {
+    const int64_t n = places.running(t);
+    const Arena::Frame step_frame(ctx.scratch);
+    for (int64_t i = 0; i < n && !ctx.dry(); ++i) {
+      const int64_t before = places.row(i, t) - 1;
+      if (t == 0)
+        std::fill_n(u[i], E, 0.0f);
+      else
+        std::copy_n(in.is_forced(t) ? in.x.row(before) : run.y.row(before), E, u[i]);
+    }
+    for (size_t l = 0; l < cells_.size(); ++l) {
+      const kernels::RecurrentRows& rows = run.cells[l];
+      bench.product(to_gates[l], read(l == 0 ? u : state[l - 1]), n,
+                    {.also = places.rows(rows.gates, t, n)});
+      std::vector<kernels::RecurrentPiece> pieces;
+      for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l][i]});
+      const Linear& w_hh = cells_[l].recurrence();
+      kernels::recurrent_forward(cells_[l].cell(), pieces,
+                                 {w_hh.w.w, w_hh.b.w, bench.given(recurrent[l], w_hh)}, rows,
+                                 ctx.scratch);
+      if (ctx.dry()) continue;
+      gather(places.rows(rows.h, t, n), H, state[l]);
+      if (state_floats > H)
+        gather(places.rows(rows.extra, t, n), H, {state[l].data + H, state[l].row});
+    }
+    const SpacedRows<float> h = state.back();
+    const std::vector<float*> y = places.rows(run.y, t, n);
+    if (!config_.has_attention()) {
+      bench.product(to_y, read(h), n, {.also = y});
+      continue;
+    }
+    const std::vector<float*> joined_rows = places.rows(run.joined, t, n);
+    for (int64_t i = 0; i < n && !ctx.dry(); ++i) {
+      for (int64_t j = 0; j < H; ++j) joined[i][j] = h[i][j] + codes.row(t)[j];
+      std::copy_n(joined[i], H, joined_rows[static_cast<size_t>(i)]);
+    }
+    bench.product(to_q, read(joined), n,
+                  {.also = places.rows(cross_ ? run.asked.q : run.qkv, t, n)});
+    if (cross_) {
+      if (!config_.cached) {
+        // What backward needs is kept for every step; how it is laid out goes with the step.
+        const Tensor kv = cross_->project_only(ctx, in.m, for_backward ? arena : ctx.scratch);
+        if (!for_backward) run.memory.clear();
+        run.memory.push_back(cross_->lay_out(ctx, w, kv, false, ctx.scratch));
+      }
+      std::vector<kernels::CrossMemory> memory;
+      std::vector<kernels::CrossQueries> queries;
+      for (int64_t i = 0; i < n; ++i) {
+        memory.push_back(run.memory.back().sequences[static_cast<size_t>(places.sequence(i))]);
+        queries.push_back(cross_->queries(run.asked, places.row(i, t), 1));
+      }
+      kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
+    } else {
+      kernels::attention_forward(self_shape(), self_steps(w, run, t), ctx.scratch);
+    }
+    if (!ctx.dry()) gather(places.rows(run.joined, t, n, H), J - H, {joined.data + H, joined.row});
+    const std::vector<float*> s_rows = places.rows(run.s, t, n);
+    if (config_.fused) {
+      bench.product(to_s, read(joined), n, {.y = s, .also = s_rows, .relu = true});
+    } else {
+      StepWeights part = to_s;
+      part.bias = nullptr;
+      part.panel_depth = J;
+      part.K = H;
+      bench.product(part, read(joined), n, {.y = s});
+      part.bias = to_s.bias;
+      part.packed = to_s.packed + H * kernels::kWeightPanel;
+      part.K = J - H;
+      bench.product(part, {joined.data + H, joined.row}, n,
+                    {.y = s, .also = s_rows, .relu = true, .add = true});
+    }
+    bench.product(to_y, read(s), n, {.also = y});
+  }
+}
+
+// The sequences that have a step t: one query each, that sees what came before it and itself.
+std::vector<kernels::AttentionSequence> Decoder::self_steps(const Window& w, const Run& run,
+                                                            int64_t t) const {
+  std::vector<kernels::AttentionSequence> all;
+  const int64_t width = attention_width();
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) <= t) continue;
+    const int64_t row = w.first(b) + t;
+    const float *q = run.qkv.row(row), *past = run.qkv.row(w.first(b)) + width;
+    kernels::AttentionSequence one{
+        1, t, q, {}, run.joined.row(row) + hidden(), run.lse.data + row * config_.heads};
+    one.keys.own = {q + width, q + 2 * width, self_->out};
+    one.keys.past = {past, past + width, self_->out};
+    all.push_back(one);
+  }
+  return all;
+}
+
+void Decoder::backward_steps(Context& ctx, const Window& w, const Input& in, const Run& run,
+                             const Gradients& g, Tensor dy, Tensor dm, Tensor dx) const {
+  Arena::Frame frame(ctx.scratch);
+  const Bench bench{ctx};
+  const Places places(w);
+  const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
+  const int64_t state_floats = cells_[0].state_floats();
+  std::vector<StepWeights> from_gates, recurrent;
+  for (const Recurrent& cell : cells_) {
+    from_gates.push_back(bench.by_columns(cell.input()));
+    recurrent.push_back(bench.by_columns(cell.recurrence()));
+  }
+  const StepWeights from_y = bench.by_columns(out_);
+  StepWeights from_q{}, from_s{};
+  const int64_t gates = cells_[0].input().out;
+  const SpacedRows<float> dy_now = bench.rows(B, E), du = bench.rows(B, E);
+  const SpacedRows<float> ds = bench.rows(B, H), djoined = bench.rows(B, J);
+  const SpacedRows<float> dq = bench.rows(B, config_.has_attention() ? asking().out : 0);
+  const SpacedRows<float> da = bench.rows(B, gates), before = bench.rows(B, state_floats);
+  const Tensor dh = ctx.scratch.take({w.rows(), H});
+  if (config_.has_attention()) {
+    from_q = bench.by_columns(asking());
+    from_s = bench.by_columns(context_);
+  }
+
+  for (int64_t t = places.steps() - 1; t >= 0; --t) {
+    const int64_t n = places.running(t);
+    const std::vector<float*> dy_rows = places.rows(dy, t, n), dh_rows = places.rows(dh, t, n);
+    if (!ctx.dry()) {
+      // Those whose next step read this one's output.
+      const int64_t fed = in.is_forced(t + 1) ? 0 : places.running(t + 1);
+      for (int64_t i = 0; i < fed; ++i)
+        for (int64_t j = 0; j < E; ++j) dy_rows[static_cast<size_t>(i)][j] += du[i][j];
+      gather(dy_rows, E, dy_now);
+    }
+    if (!config_.has_attention()) {
+      bench.product(from_y, read(dy_now), n, {.also = dh_rows});
+    } else {
+      bench.product(from_y, read(dy_now), n,
+                    {.y = ds,
+                     .also = places.rows(g.context, t, n),
+                     .where_positive = to_read(places.rows(run.s, t, n))});
+      bench.product(from_s, read(ds), n, {.y = djoined, .also = places.rows(g.joined, t, n)});
+      if (cross_)
+        backward_cross_step(ctx, w, in, run, g, t, dm);
+      else
+        backward_self_step(ctx, w, run, g, t);
+      if (!ctx.dry()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), asking().out, dq);
+      bench.product(from_q, read(dq), n, {.y = djoined, .add = true});
+      if (!ctx.dry()) scatter(djoined, H, dh_rows);
+    }
+    for (size_t l = cells_.size(); l-- > 0;) {
+      const auto layer = static_cast<int64_t>(l);
+      const kernels::RecurrentRows& rows = run.cells[l];
+      std::vector<kernels::RecurrentPiece> pieces;
+      std::vector<float*> dstate;
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t row = places.row(i, t);
+        pieces.push_back(
+            {row, 1, t == 0 ? start_of(run.start, places.sequence(i), layer) : before[i]});
+        dstate.push_back(start_of(g.start, places.sequence(i), layer));
+        if (ctx.dry() || t == 0) continue;
+        std::copy_n(rows.h.row(row - 1), H, before[i]);
+        if (state_floats > H) std::copy_n(rows.extra.row(row - 1), H, before[i] + H);
+      }
+      const Linear& w_hh = cells_[l].recurrence();
+      kernels::recurrent_backward(cells_[l].cell(), pieces,
+                                  {w_hh.w.w, w_hh.b.w, nullptr, bench.given(recurrent[l], w_hh)},
+                                  rows, {dh, dstate, g.p[l]}, ctx.scratch);
+      if (l == 0 && (t == 0 || (in.is_forced(t) && dx.rank == 0))) continue;
+      if (!ctx.dry()) gather(places.rows(rows.gates, t, n), gates, da);
+      if (l > 0)
+        bench.product(from_gates[l], read(da), n, {.also = dh_rows});
+      else
+        bench.product(from_gates[0], read(da), n, {.y = du});
+    }
+    if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.dry()) continue;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t j = 0; j < E; ++j) dx.row(places.row(i, t) - 1)[j] += du[i][j];
+  }
+}
+
+void Decoder::backward_cross_step(Context& ctx, const Window& w, const Input& in, const Run& run,
+                                  const Gradients& g, int64_t t, Tensor dm) const {
+  const int64_t J = joined_width(), width = attention_width();
+  Arena::Frame frame(ctx.scratch);
+  const CrossAttention::Memory projected =
+      config_.cached
+          ? run.memory[0]
+          : cross_->lay_out(ctx, w, run.memory[static_cast<size_t>(t)].kv, true, ctx.scratch);
+  std::vector<kernels::CrossMemory> memory;
+  std::vector<kernels::CrossQueries> queries;
+  std::vector<kernels::CrossGradients> gradients;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) <= t) continue;
+    const int64_t row = w.first(b) + t;
+    float* dk = g.kv.row(w.first(b));
+    memory.push_back(projected.sequences[static_cast<size_t>(b)]);
+    queries.push_back(cross_->queries(run.asked, row, 1));
+    gradients.push_back({{g.joined.row(row) + hidden(), J},
+                         {g.q.row(row), width},
+                         {dk, 2 * width},
+                         {dk + width, 2 * width}});
+  }
+  kernels::cross_backward_queries(cross_->shape(), memory, queries, gradients, ctx.scratch);
+  if (config_.cached) return;  // keys and values get theirs from all steps at once
+
+  const Tensor dm_now = ctx.scratch.take({w.rows(), hidden()});
+  if (!ctx.dry()) std::fill(g.kv.begin(), g.kv.end(), 0.0f);
+  kernels::cross_backward_memory(cross_->shape(), memory, queries, gradients, ctx.scratch);
+  cross_->finish(ctx, in.m, g.kv, dm_now);
+  if (!ctx.dry()) kernels::add(dm, dm_now, dm);
+}
+
+void Decoder::backward_self_step(Context& ctx, const Window& w, const Run& run, const Gradients& g,
+                                 int64_t t) const {
+  const int64_t width = attention_width();
+  std::vector<kernels::AttentionGradients> gradients;
+  for (int64_t b = 0; b < w.sequences(); ++b) {
+    if (w.length(b) <= t) continue;
+    const int64_t row = w.first(b) + t;
+    float *q = g.qkv.row(row), *past = g.qkv.row(w.first(b)) + width;
+    kernels::AttentionGradients one{g.joined.row(row) + hidden(), q, {}};
+    one.keys.own = {q + width, q + 2 * width, self_->out};
+    one.keys.past = {past, past + width, self_->out};
+    gradients.push_back(one);
+  }
+  // What later steps sent to this row's key and value is there already: add.
+  kernels::attention_backward(self_shape(), self_steps(w, run, t), gradients, self_->out, true,
+                              ctx.scratch);
+}
+
+}  // namespace refrain

@@ -1,0 +1,24 @@
+// What backward computes again instead of reading what forward saved: less memory for more time,
+// the same gradients to the bit.
+#pragma once
+#include <cstdint>
+#include <limits>
+
+namespace refrain {
+
+struct Recompute {
+  static constexpr int64_t kAllBlocks = std::numeric_limits<int64_t>::max();
+
+  int64_t blocks = 0;          // of so many blocks, from the first on, all but their input
+  bool mixers = false;         // of the other blocks, what their mixers save, and
+  bool feed_forwards = false;  // the feed-forward layers' values before the activation
+  int64_t keep_every = 0;      // inside mixers: states every so many tokens (Context::keep_every)
+  bool gates = false, memory_attention = false;  // inside mm_rec (Context)
+  // Of a sequence that is trained segment by segment (LanguageModel::kSegment): all but the states
+  // that segments begin with.
+  bool segments = false;
+
+  bool operator==(const Recompute&) const = default;
+};
+
+}  // namespace refrain

@@ -1,0 +1,32 @@
+// What one mixer's states hold before a window, for running the window again.
+#pragma once
+#include <cstring>
+#include <vector>
+
+#include "refrain/layers/context.h"
+#include "refrain/mixers/mixer.h"
+
+namespace refrain {
+
+class StateCopies {
+ public:
+  // Takes room for what the states hold after the window; what is there stays.
+  StateCopies(const Window& w, const Mixer& mixer, Arena& arena) {
+    for (int64_t b = 0; b < w.sequences(); ++b)
+      rows_.push_back(arena
+                          .take<std::byte>({static_cast<int64_t>(
+                              mixer.state_bytes(w.begins_at(b) + w.length(b)))})
+                          .data);
+  }
+  void copy(const Window& w, const Mixer& mixer, const State& from) {
+    for (int64_t b = 0; b < w.sequences(); ++b)
+      if (const size_t bytes = mixer.state_bytes(w.begins_at(b)); bytes > 0)
+        std::memcpy(rows_[static_cast<size_t>(b)], from.row(b), bytes);
+  }
+  State state() const { return {rows_}; }
+
+ private:
+  std::vector<std::byte*> rows_;
+};
+
+}  // namespace refrain

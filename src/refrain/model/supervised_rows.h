@@ -1,0 +1,53 @@
+// Which rows of a window have a target, and in what slices the head works through them.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "refrain/kernels/gemm_bf16.h"
+#include "refrain/layers/context.h"
+
+namespace refrain {
+
+class SupervisedRows {
+ public:
+  // Negative targets are none.
+  SupervisedRows(const Window& w, std::span<const int32_t> targets) : offsets_{0} {
+    for (int64_t b = 0; b < w.sequences(); ++b) {
+      for (int64_t row = w.first(b); row < w.first(b) + w.length(b); ++row)
+        if (const int32_t target = targets[static_cast<size_t>(row)]; target >= 0) {
+          rows_.push_back(static_cast<int32_t>(row));
+          targets_.push_back(target);
+        }
+      offsets_.push_back(static_cast<int32_t>(rows_.size()));
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(rows_.size()); }
+  std::span<const int32_t> rows(int64_t first, int64_t count) const {
+    return std::span(rows_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  }
+  std::span<const int32_t> targets(int64_t first, int64_t count) const {
+    return std::span(targets_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  }
+
+  // Offsets of the pieces that supervised rows [first, end) are of. Ends earlier where a piece
+  // would be cut elsewhere than after a multiple of the rows that a product sums at a time.
+  std::vector<int32_t> pieces(int64_t first, int64_t end) const {
+    const auto next = std::upper_bound(offsets_.begin(), offsets_.end() - 1, end);
+    const int64_t piece = *(next - 1);
+    if (end < *next) end = piece + (end - piece) / kernels::kGrain * kernels::kGrain;
+    std::vector<int32_t> pieces = {0};
+    for (const int32_t offset : offsets_)
+      if (offset > first && offset < end) pieces.push_back(static_cast<int32_t>(offset - first));
+    pieces.push_back(static_cast<int32_t>(end - first));
+    return pieces;
+  }
+
+ private:
+  std::vector<int32_t> rows_, targets_;
+  std::vector<int32_t> offsets_;  // [B + 1]: of each piece's among them
+};
+
+}  // namespace refrain

@@ -1,0 +1,283 @@
+#include "refrain/train/plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/bytes.h"
+#include "refrain/base/parallel.h"
+#include "refrain/io/scratch_file.h"
+#include "refrain/model/operations.h"
+
+namespace refrain {
+namespace {
+
+// What threads touch of their stacks; what the heap takes for small things, a checkpoint's header
+// among them, and loses between them, and pages of data on their way.
+constexpr size_t kStackBytes = size_t{192} << 10, kHeapBytes = size_t{512} << 10;
+// Of a batch: ids and targets, twice while a part of it is copied; of a micro-batch: ids, targets,
+// losses, a window, the rows with a target.
+constexpr int64_t kBytesPerBatchToken = 12, kBytesPerToken = 48;
+
+// A few rows cannot hide what a product spends on packing its weights; a step of a recurrence over
+// few sequences reads its weights for little work.
+constexpr double kPackingRows = 96, kPackingHeadRows = 64, kReadingSequences = 8;
+
+// Micro-batches beyond this are no faster.
+constexpr int64_t kEnoughTokens = 16384;
+
+bool steps_alone(const std::string& kind) {
+  return kind == "rnn" || kind == "lstm" || kind == "gru" || kind == "mm_rec";
+}
+
+// n, half of it, ... down to `least`.
+std::vector<int64_t> halvings(int64_t n, int64_t least) {
+  std::vector<int64_t> all;
+  for (; n > least; n = (n + 1) / 2) all.push_back(n);
+  all.push_back(std::max<int64_t>(least, 1));
+  return all;
+}
+
+}  // namespace
+
+int64_t evaluation_stretch(const LanguageModel& model, const TrainConfig& config) {
+  if (config.tbptt > 0) return config.tbptt;
+  const bool is_long = model.config().context > LanguageModel::kSegment;
+  return is_long && model.bounded_state() ? LanguageModel::kSegment : 0;
+}
+
+Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates, size_t process)
+    : model_(model), config_(config), evaluates_(evaluates), process_(process) {
+  const int64_t context = model.config().context;
+  longest_ = config.tbptt > 0 ? std::min(config.tbptt, context) : context;
+  if (config.max_tokens > 0)
+    optimiser_tokens_ = config.max_tokens * config.gradient_accumulation_steps;
+  else
+    optimiser_sequences_ = config.batch_size * config.gradient_accumulation_steps;
+}
+
+StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) const {
+  WindowData data;
+  const Window window = data.whole(pieces, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  const std::vector<std::byte*> rows(static_cast<size_t>(pieces));
+  const std::vector<State> states(
+      config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
+  io::ScratchFile spill("");  // nothing is written in a dry run
+  const LanguageModel::Lesson lesson{.tokens = ids,
+                                     .targets = ids,
+                                     .states = states,
+                                     .bf16 = config_.bf16,
+                                     .recompute = plan.recompute,
+                                     .head_rows = plan.head_rows,
+                                     .spill = config_.spill_states ? &spill : nullptr};
+  return count_bytes([&](Context& ctx, Arena& saved) {
+    ctx.dropout.rate = static_cast<float>(config_.dropout);
+    model_.train(ctx, window, lesson, {nullptr, {window.rows()}}, saved);
+  });
+}
+
+size_t Planner::evaluation_bytes(int64_t sequences) const {
+  const int64_t stretch = evaluation_stretch(model_, config_);
+  const int64_t length =
+      stretch > 0 ? std::min(stretch, model_.config().context) : model_.config().context;
+  WindowData data;
+  const Window window = data.whole(sequences, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  const std::vector<std::byte*> rows(static_cast<size_t>(sequences));
+  const std::vector<State> states(stretch > 0 ? static_cast<size_t>(model_.config().layers) : 0,
+                                  State{rows});
+  return count_bytes([&](Context& ctx, Arena&) {
+           model_.losses(ctx, window, ids, ids, states, {nullptr, {window.rows()}});
+         })
+      .total();
+}
+
+Plan Planner::measured(Plan plan) const {
+  const int64_t context = model_.config().context;
+  int64_t rows = plan.tokens, all = optimiser_tokens_, sequences = 0;
+  if (plan.tokens > 0) {
+    // Few long sequences take most, or many short ones; which depends on the mixers.
+    const int64_t length = std::min(longest_, plan.tokens), brief = std::min<int64_t>(16, length);
+    const StepBytes few = step_bytes(plan, std::max<int64_t>(1, plan.tokens / length), length);
+    const StepBytes many = step_bytes(plan, plan.tokens / brief, brief);
+    plan.step = few.total() > many.total() ? few : many;
+    sequences = all / brief;
+  } else {
+    rows = plan.sequences * longest_;
+    sequences = optimiser_sequences_;
+    all = sequences * context;
+    plan.step = step_bytes(plan, plan.sequences, longest_);
+  }
+  plan.model = model_.training_bytes();
+  plan.batch = static_cast<size_t>(kBytesPerBatchToken * all + kBytesPerToken * rows);
+  size_t state = 0;
+  for (int64_t l = 0; l < model_.config().layers; ++l) state += model_.state_bytes(l, context);
+  if (config_.tbptt > 0) plan.batch += static_cast<size_t>(sequences) * state;
+  plan.process = process_ + kHeapBytes + kStackBytes * static_cast<size_t>(std::max(threads(), 1));
+  // Evaluation takes what training has, or as little as it can.
+  for (int64_t n = std::max<int64_t>(1, LanguageModel::kSegment / context); evaluates_;
+       n = (n + 1) / 2) {
+    plan.evaluation_sequences = n;
+    plan.evaluation = evaluation_bytes(n);
+    if (n == 1 || plan.evaluation <= plan.step.total()) break;
+  }
+  if (evaluates_ && evaluation_stretch(model_, config_) > 0)
+    plan.batch += static_cast<size_t>(plan.evaluation_sequences) * state;
+  plan.cost = cost(plan);
+  return plan;
+}
+
+double Planner::cost(const Plan& plan) const {
+  const int64_t context = model_.config().context;
+  const std::vector<std::string> kinds = model_.config().mixers();
+  const std::vector<BlockOperations> blocks = block_operations(model_, context);
+  const Recompute& r = plan.recompute;
+  const bool segments = r.segments && model_.bounded_state() && longest_ > LanguageModel::kSegment;
+  const bool alone = model_.bounded_state() && longest_ > LanguageModel::kSegment;
+  const double rows = static_cast<double>(alone             ? LanguageModel::kSegment
+                                          : plan.tokens > 0 ? plan.tokens
+                                                            : plan.sequences * longest_);
+  const double sequences = alone ? 1 : rows / static_cast<double>(longest_);
+  double all = 0;
+  for (size_t l = 0; l < blocks.size(); ++l) {
+    double mixer = blocks[l].mixer, feed_forward = blocks[l].feed_forward;
+    if (steps_alone(kinds[l])) mixer *= 1 + kReadingSequences / sequences;
+    double again = 0;
+    if (static_cast<int64_t>(l) < r.blocks) {
+      again = mixer + feed_forward;
+    } else {
+      if (r.mixers) again += mixer;
+      // All of its products but the last.
+      if (r.feed_forwards) again += feed_forward * (model_.config().gated() ? 2.0 / 3 : 1.0 / 2);
+    }
+    if (r.keep_every > 0 && kinds[l] != "attention") again += mixer;
+    if (r.gates && kinds[l] == "mm_rec") again += mixer / 8;  // half of its two pairs of maps
+    if (segments) again += mixer + feed_forward;
+    all += kTrainingPasses * (mixer + feed_forward) + again;
+  }
+  const double head_rows = plan.head_rows > 0 ? static_cast<double>(plan.head_rows) : 256;
+  const double head = kTrainingPasses * head_operations(model_.config());
+  return all * (1 + kPackingRows / rows) +
+         head * (1 + kPackingHeadRows / std::min(rows, head_rows));
+}
+
+Plan Planner::unbounded() const {
+  Plan plan;
+  (config_.max_tokens > 0 ? plan.tokens : plan.sequences) =
+      config_.max_tokens > 0 ? config_.max_tokens : config_.batch_size;
+  plan.recompute = parse_checkpointing(config_.gradient_checkpointing).value_or(Recompute());
+  return measured(plan);
+}
+
+const std::vector<Plan>& Planner::frontier() const {
+  if (!all_.empty()) return all_;
+  const int64_t layers = model_.config().layers;
+  const std::vector<std::string> kinds = model_.config().mixers();
+  const bool recurrent =
+      std::any_of(kinds.begin(), kinds.end(), [](const auto& kind) { return kind != "attention"; });
+  std::vector<Recompute> choices;
+  if (const auto given = parse_checkpointing(config_.gradient_checkpointing)) {
+    choices.push_back(*given);
+  } else {
+    choices.push_back({});
+    if (!model_.config().bare()) {
+      choices.push_back({.feed_forwards = true});
+      choices.push_back({.mixers = true, .feed_forwards = true});
+    }
+    const int64_t stride = std::max<int64_t>(1, layers / 8);
+    for (int64_t n = 1; n < layers; n += stride) choices.push_back({.blocks = n});
+    choices.push_back({.blocks = Recompute::kAllBlocks});
+    for (size_t i = 0, n = choices.size(); recurrent && i < n; ++i)
+      for (const int64_t every : {64, 256}) {
+        Recompute more = choices[i];
+        more.keep_every = every;
+        choices.push_back(more);
+      }
+    if (std::find(kinds.begin(), kinds.end(), "mm_rec") != kinds.end())
+      choices.push_back({.gates = true, .memory_attention = true});
+    if (model_.bounded_state() && longest_ > LanguageModel::kSegment)
+      for (size_t i = 0, n = choices.size(); i < n; ++i) {
+        Recompute more = choices[i];
+        more.segments = true;
+        choices.push_back(more);
+      }
+  }
+  const bool by_tokens = optimiser_tokens_ > 0;
+  for (const int64_t part :
+       by_tokens ? halvings(optimiser_tokens_, longest_) : halvings(optimiser_sequences_, 1)) {
+    const int64_t rows = by_tokens ? part : part * longest_;
+    const bool smallest = by_tokens ? part <= longest_ : part == 1;
+    if (rows > kEnoughTokens && !smallest) continue;
+    for (const Recompute& recompute : choices)
+      for (const int64_t head_rows : {0, 64}) {
+        Plan plan;
+        (by_tokens ? plan.tokens : plan.sequences) = part;
+        plan.recompute = recompute;
+        plan.head_rows = head_rows;
+        all_.push_back(measured(plan));
+      }
+  }
+  std::sort(all_.begin(), all_.end(), [](const Plan& a, const Plan& b) {
+    return std::pair(a.total(), a.cost) < std::pair(b.total(), b.cost);
+  });
+  std::vector<Plan> best;
+  for (const Plan& plan : all_)
+    if (best.empty() || plan.cost < best.back().cost) best.push_back(plan);
+  all_ = std::move(best);
+  return all_;
+}
+
+Plan Planner::within(size_t budget) const {
+  const std::vector<Plan>& plans = frontier();
+  const auto beyond = std::find_if(plans.begin(), plans.end(),
+                                   [&](const Plan& plan) { return plan.total() > budget; });
+  if (beyond == plans.begin()) {
+    const Plan& least = plans.front();
+    throw_error(
+        "--memory: {} is too little: this run needs at least {} ({} for the program and its data, "
+        "{} for weights, gradients and moments of {} parameters, {} for activations of {} tokens "
+        "at a time); a smaller model, --context or --vocab-size would need less",
+        bytes_text(budget), bytes_text(least.total()), bytes_text(least.process + least.batch),
+        bytes_text(least.model), model_.parameters(), bytes_text(least.activations()), longest_);
+  }
+  Plan plan = *(beyond - 1);
+  plan.budget = budget;
+  return plan;
+}
+
+std::string to_text(const Recompute& r) {
+  std::string text;
+  const auto item = [&](bool set, const std::string& word) {
+    if (set) text += (text.empty() ? "" : ",") + word;
+  };
+  item(r.blocks == Recompute::kAllBlocks, "blocks");
+  item(r.blocks > 0 && r.blocks != Recompute::kAllBlocks, fmt::format("blocks:{}", r.blocks));
+  item(r.mixers, "mixers");
+  item(r.feed_forwards, "feed_forwards");
+  item(r.gates, "gates");
+  item(r.memory_attention, "memory_attention");
+  item(r.segments, "segments");
+  item(r.keep_every > 0, fmt::format("{}", r.keep_every));
+  return text.empty() ? "off" : text;
+}
+
+io::Json to_json(const Plan& plan) {
+  io::Json json = {{"memory_budget_bytes", plan.budget},
+                   {"gradient_checkpointing", to_text(plan.recompute)},
+                   {"logits_rows", plan.head_rows},
+                   {"evaluation_sequences", plan.evaluation_sequences},
+                   {"operations_per_token", plan.cost},
+                   {"bytes",
+                    {{"process", plan.process},
+                     {"model", plan.model},
+                     {"batch", plan.batch},
+                     {"saved", plan.step.saved},
+                     {"scratch", plan.step.scratch},
+                     {"evaluation", plan.evaluation},
+                     {"total", plan.total()}}}};
+  json[plan.tokens > 0 ? "micro_batch_tokens" : "micro_batch_sequences"] =
+      plan.tokens > 0 ? plan.tokens : plan.sequences;
+  return json;
+}
+
+}  // namespace refrain

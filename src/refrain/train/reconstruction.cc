@@ -1,0 +1,398 @@
+#include "refrain/train/reconstruction.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <sstream>
+
+#include "refrain/base/process.h"
+#include "refrain/base/random.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+#include "refrain/kernels/embedding.h"
+
+namespace refrain {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kTask = "/refrain.json";
+constexpr int64_t kLongest = 1 << 16;
+
+double seconds_since(Clock::time_point t) {
+  return std::chrono::duration<double>(Clock::now() - t).count();
+}
+
+template <class T>
+std::vector<T> parse_list(const char* name, const std::string& text, T low, T high) {
+  std::vector<T> all;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) {
+    T value;
+    Options::parse(name, word, value);
+    if (!(value >= low && value <= high))
+      throw_error("{}: expected {} to {}, found {}", name, low, high, value);
+    all.push_back(value);
+  }
+  if (all.empty()) throw_error("{}: expected a number or more, found none", name);
+  return all;
+}
+
+template <class T>
+T stage_of(const std::vector<T>& stages, int64_t step, int64_t total) {
+  const auto n = std::ssize(stages);
+  return stages[static_cast<size_t>(std::min(n - 1, n * step / std::max<int64_t>(total, 1)))];
+}
+
+// Windows end to end, as a model takes them.
+struct Rows {
+  Rows(std::span<const std::span<const int32_t>> windows, int64_t first_sequence) {
+    std::vector<int32_t> offset = {0};
+    for (const std::span<const int32_t> one : windows) {
+      ids.insert(ids.end(), one.begin(), one.end());
+      offset.push_back(static_cast<int32_t>(ids.size()));
+    }
+    window = data_.set(offset, std::vector<int32_t>(windows.size(), 0), first_sequence);
+  }
+  std::vector<int32_t> ids;
+  Window window;
+
+ private:
+  WindowData data_;
+};
+
+}  // namespace
+
+Stages::Stages(const Curriculum& c) : shortest(c.min_window) {
+  if (shortest < 1 || shortest > kLongest)
+    throw_error("min_window: expected 1 to {}, found {}", kLongest, shortest);
+  window = parse_list<int64_t>("window", c.window, shortest, kLongest);
+  forcing = parse_list<double>("teacher_forcing", c.teacher_forcing, 0, 1);
+}
+int64_t Stages::window_at(int64_t step, int64_t total) const {
+  return stage_of(window, step, total);
+}
+double Stages::forcing_at(int64_t step, int64_t total) const {
+  return stage_of(forcing, step, total);
+}
+int64_t Stages::longest() const { return *std::max_element(window.begin(), window.end()); }
+
+void WordAutoencoder::describe(const std::string& directory) const {
+  model->save_config(directory);
+  words.save(directory);
+  io::write_file(
+      directory + kTask,
+      io::to_text({{"task", "reconstruct"}, {"window", window}, {"min_window", min_window}}));
+}
+
+WordAutoencoder WordAutoencoder::load(const std::string& directory) {
+  const std::string path = directory + kTask;
+  const io::Json json = io::read_json(path);
+  if (io::get_string(json, "task", path) != "reconstruct")
+    throw_error("{}: task: expected \"reconstruct\", found {}", path, io::describe(json["task"]));
+  const int64_t shortest = io::get_int(json, "min_window", path, 1, kLongest);
+  const int64_t window = io::get_int(json, "window", path, shortest, kLongest);
+  data::Embeddings words = data::Embeddings::load(directory);
+  std::unique_ptr<Autoencoder> model = Autoencoder::load(directory);
+  const AutoencoderConfig& config = model->config();
+  if (config.vocab_size > 0 ? config.vocab_size != words.size()
+                            : words.values().empty() || config.width != words.width())
+    throw_error(
+        "{}: the model's vectors ([{}, {}]) and its words ([{}, {}]) do not belong together",
+        directory, config.vocab_size, config.width, words.size(), words.width());
+  return {std::move(model), std::move(words), window, shortest};
+}
+
+std::vector<std::span<const int32_t>> cut_windows(std::span<const int32_t> document, int64_t window,
+                                                  int64_t shortest) {
+  std::vector<std::span<const int32_t>> all;
+  while (std::ssize(document) >= shortest) {
+    const auto n = std::min(document.size(), static_cast<size_t>(window));
+    all.push_back(document.first(n));
+    document = document.subspan(n);
+  }
+  return all;
+}
+
+std::vector<float> reconstruct_windows(const WordAutoencoder& model,
+                                       std::span<const std::span<const int32_t>> windows,
+                                       Workspace& workspace, std::vector<std::vector<float>>* map) {
+  constexpr size_t kTogether = 32;
+  const int64_t E = model.model->config().width;
+  std::vector<float> all;
+  std::vector<std::vector<float>> part_map;
+  for (size_t first = 0; first < windows.size(); first += kTogether) {
+    const Rows rows(windows.subspan(first, std::min(kTogether, windows.size() - first)), 0);
+    const int64_t R = rows.window.rows();
+    all.resize(all.size() + static_cast<size_t>(R * E));
+    const Tensor y(all.data() + all.size() - static_cast<size_t>(R * E), {R, E});
+    workspace.run({}, [&](Context& ctx, Arena&) {
+      const Tensor x = ctx.scratch.take({R, E});
+      if (!ctx.dry()) kernels::embedding_forward(rows.ids, model.table(), x);
+      model.model->reconstruct(ctx, rows.window, x, y, map ? &part_map : nullptr);
+    });
+    if (map) std::move(part_map.begin(), part_map.end(), std::back_inserter(*map));
+  }
+  return all;
+}
+
+std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace& workspace) {
+  constexpr int64_t kSlice = 256;
+  const int64_t V = table.rows(), E = table.cols();
+  std::vector<int32_t> nearest;
+  for (int64_t first = 0; first < y.rows(); first += kSlice) {
+    const ConstTensor part = y.slice(first, std::min(kSlice, y.rows() - first));
+    workspace.run({}, [&](Context& ctx, Arena&) {
+      // |y| does not matter, |x| does.
+      const Tensor units = ctx.scratch.take({V, E}), scores = ctx.scratch.take({part.rows(), V});
+      for (int64_t v = 0; v < V && !ctx.dry(); ++v) {
+        double squares = 0;
+        for (int64_t i = 0; i < E; ++i)
+          squares += static_cast<double>(table.row(v)[i]) * static_cast<double>(table.row(v)[i]);
+        const auto to_unit = static_cast<float>(squares > 0 ? 1 / std::sqrt(squares) : 0);
+        for (int64_t i = 0; i < E; ++i) units.row(v)[i] = to_unit * table.row(v)[i];
+      }
+      kernels::linear_forward(part, units, scores, ctx.scratch);
+      for (int64_t r = 0; r < part.rows() && !ctx.dry(); ++r)
+        nearest.push_back(static_cast<int32_t>(std::max_element(scores.row(r), scores.row(r) + V) -
+                                               scores.row(r)));
+    });
+  }
+  return nearest;
+}
+
+ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Documents& documents,
+                                          Workspace& workspace) {
+  const auto start = Clock::now();
+  ReconstructionScores scores;
+  std::vector<std::span<const int32_t>> windows;
+  for (const auto& document : documents)
+    for (const auto& one : cut_windows(document, model.window, model.min_window))
+      windows.push_back(one);
+  if (windows.empty())
+    throw_error("expected a document of at least {} words that have vectors, found none",
+                model.min_window);
+  const int64_t E = model.model->config().width;
+  const std::vector<float> made = reconstruct_windows(model, windows, workspace);
+  const Rows rows(windows, 0);
+  const int64_t R = rows.window.rows();
+  std::vector<float> x(made.size()), losses(rows.ids.size()), cosines(rows.ids.size());
+  kernels::embedding_forward(rows.ids, model.table(), {x.data(), {R, E}});
+  model.model->score({made.data(), {R, E}}, {x.data(), {R, E}}, {losses.data(), {R}},
+                     {cosines.data(), {R}});
+  const std::vector<int32_t> nearest =
+      nearest_words({made.data(), {R, E}}, model.table(), workspace);
+  for (size_t r = 0; r < rows.ids.size(); ++r) {
+    scores.loss += static_cast<double>(losses[r]);
+    scores.cosine += static_cast<double>(cosines[r]);
+    scores.recovery += nearest[r] == rows.ids[r] ? 1 : 0;
+  }
+  for (double* mean : {&scores.loss, &scores.cosine, &scores.recovery})
+    *mean /= static_cast<double>(R);
+  scores.words = R;
+  scores.windows = std::ssize(windows);
+  scores.seconds = seconds_since(start);
+  return scores;
+}
+
+ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents train,
+                                             Documents valid, const TrainConfig& config,
+                                             const Curriculum& curriculum,
+                                             const RunDirectory& directory)
+    : model_(model),
+      train_(std::move(train)),
+      valid_(std::move(valid)),
+      config_(config),
+      stages_(curriculum),
+      directory_(directory),
+      optimizer_({[this](const ParamVisitor& v) { model_.model->parameters().visit(v); },
+                  [this] { return model_.model->parameters().weights(); },
+                  [this] { return model_.model->parameters().gradients(); }},
+                 config) {
+  config_.check();
+  const TrainingLength length = parse_length(config_.max_steps);
+  if (length.unit != TrainingLength::kSteps)
+    throw_error("max_steps: expected steps (2000), as windows are drawn, found '{}'",
+                config_.max_steps);
+  total_steps_ = static_cast<int64_t>(length.amount);
+  for (const auto& document : train_) {
+    places_before_.push_back(places_);
+    places_ += std::max<int64_t>(0, std::ssize(document) - stages_.shortest + 1);
+  }
+  if (places_ == 0)
+    throw_error(
+        "expected a document to learn from of at least {} words that have vectors "
+        "(min_window), found none",
+        stages_.shortest);
+  const auto has_window = [&](const auto& d) { return std::ssize(d) >= stages_.shortest; };
+  if (!valid_.empty() && std::none_of(valid_.begin(), valid_.end(), has_window))
+    throw_error(
+        "expected a held-out document of at least {} words that have vectors "
+        "(min_window), found none",
+        stages_.shortest);
+}
+
+bool ReconstructionTrainer::resume() {
+  const std::optional<TrainerState> state = directory_.load_newest(
+      [&](const std::string& from) { model_.model->load_weights(from); }, optimizer_);
+  if (!state) return false;
+  state_ = *state;
+  saved_step_ = state_.step;
+  directory_.cut_metrics(state_.step);
+  return true;
+}
+
+std::span<const int32_t> ReconstructionTrainer::draw_window(int64_t i) const {
+  Random random(mix_key(
+      mix_key(static_cast<uint64_t>(config_.seed), "window", static_cast<uint64_t>(state_.step)),
+      "of the batch", static_cast<uint64_t>(i)));
+  const auto place = static_cast<int64_t>(random.below(static_cast<uint64_t>(places_)));
+  // The last document that begins at or before it; those without a place share their successor's.
+  const auto next = std::upper_bound(places_before_.begin(), places_before_.end(), place);
+  const auto d = static_cast<size_t>(next - places_before_.begin() - 1);
+  const std::span<const int32_t> rest =
+      std::span<const int32_t>(train_[d]).subspan(static_cast<size_t>(place - places_before_[d]));
+  const auto length = static_cast<size_t>(stages_.window_at(state_.step, total_steps_));
+  return rest.first(std::min(rest.size(), length));
+}
+
+ReconstructionTrainer::StepResult ReconstructionTrainer::step() {
+  const int64_t batch = config_.batch_size * config_.gradient_accumulation_steps;
+  std::vector<std::span<const int32_t>> windows;
+  int64_t words = 0;
+  for (int64_t i = 0; i < batch; ++i) {
+    windows.push_back(draw_window(i));
+    words += std::ssize(windows.back());
+  }
+  std::vector<uint8_t> forced;
+  Random coins(mix_key(static_cast<uint64_t>(config_.seed), "teacher forcing",
+                       static_cast<uint64_t>(state_.step)));
+  const double chance = stages_.forcing_at(state_.step, total_steps_);
+  for (int64_t t = 0; t < stages_.longest(); ++t) forced.push_back(coins.uniform() < chance);
+
+  Autoencoder& model = *model_.model;
+  const int64_t E = model.config().width;
+  StepResult result{0, 0, 0, words};
+  std::vector<float> losses, cosines;
+  model.parameters().clear_gradients();
+  for (int64_t first = 0; first < batch; first += config_.batch_size) {
+    const auto part = std::span(windows).subspan(static_cast<size_t>(first),
+                                                 static_cast<size_t>(config_.batch_size));
+    const Rows rows(part, first);
+    const int64_t R = rows.window.rows();
+    losses.resize(rows.ids.size());
+    cosines.resize(rows.ids.size());
+    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      const Tensor x = saved.take({R, E});
+      if (!ctx.dry()) kernels::embedding_forward(rows.ids, model_.table(), x);
+      const Autoencoder::Lesson lesson{.x = x,
+                                       .forced = forced,
+                                       .scale = 1 / static_cast<float>(words),
+                                       .tokens = model.config().vocab_size > 0
+                                                     ? std::span<const int32_t>(rows.ids)
+                                                     : std::span<const int32_t>()};
+      model.train(ctx, rows.window, lesson, {losses.data(), {R}}, {cosines.data(), {R}}, saved);
+    });
+    for (size_t r = 0; r < losses.size(); ++r) {
+      result.loss += static_cast<double>(losses[r]) / static_cast<double>(words);
+      result.cosine += static_cast<double>(cosines[r]) / static_cast<double>(words);
+    }
+  }
+  result.grad_norm = std::isfinite(result.loss)
+                         ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
+                         : result.loss;
+  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
+    throw_error(
+        "step {}: the {} is not a finite number; the weights of the last checkpoint are "
+        "untouched (try a lower --learning-rate or more --warmup-steps)",
+        state_.step + 1, std::isfinite(result.loss) ? "gradient" : "loss");
+  return result;
+}
+
+void ReconstructionTrainer::evaluate_and_keep(const TrainerEvents& events) {
+  const ReconstructionScores scores = score_reconstruction(model_, valid_, workspace_);
+  const bool best = state_.best_step == 0 || scores.loss < state_.best_loss;
+  if (best) {
+    state_.best_loss = scores.loss;
+    state_.best_step = state_.step;
+    state_.evaluations_without_gain = 0;
+    directory_.save_best([&](const std::string& path) { model_.model->save_weights(path); },
+                         [&](const std::string& to) { model_.describe(to); });
+  } else {
+    ++state_.evaluations_without_gain;
+  }
+  directory_.record({{"step", state_.step},
+                     {"eval_loss", scores.loss},
+                     {"eval_cosine", scores.cosine},
+                     {"eval_recovery", scores.recovery},
+                     {"eval_tokens", scores.words},
+                     {"eval_runtime", scores.seconds}});
+  events.on_evaluation(state_.step, {scores.loss, scores.words, scores.seconds}, best);
+}
+
+void ReconstructionTrainer::save(const TrainerEvents& events) {
+  directory_.save([&](const std::string& path) { model_.model->save_weights(path); }, optimizer_,
+                  state_, [&](const std::string& to) { model_.describe(to); },
+                  config_.save_total_limit);
+  saved_step_ = state_.step;
+  events.on_save(state_.step);
+}
+
+TrainingEnd ReconstructionTrainer::run(const TrainerEvents& events, int64_t stop_after) {
+  Progress progress;
+  progress.total_steps = total_steps_;
+  auto since = Clock::now();
+  const auto begin = since;
+  const int64_t first_step = state_.step;
+  int64_t words_since = 0;
+  TrainingEnd end = TrainingEnd::kFinished;
+  while (state_.step < total_steps_) {
+    const StepResult result = step();
+    ++state_.step;
+    state_.tokens_seen += result.words;
+    words_since += result.words;
+    progress.step = state_.step;
+    progress.epoch = static_cast<double>(state_.tokens_seen) / static_cast<double>(places_);
+    progress.loss = result.loss;
+    progress.grad_norm = result.grad_norm;
+    progress.learning_rate = learning_rate(config_, state_.step, total_steps_);
+    progress.tokens_seen = state_.tokens_seen;
+    progress.tokens_per_second = static_cast<double>(words_since) / seconds_since(since);
+    progress.seconds_left = seconds_since(begin) / static_cast<double>(state_.step - first_step) *
+                            static_cast<double>(total_steps_ - state_.step);
+    events.on_step(progress);
+    const bool last = state_.step == total_steps_;
+    if (state_.step % config_.logging_steps == 0 || last) {
+      directory_.record({{"step", state_.step},
+                         {"epoch", progress.epoch},
+                         {"loss", result.loss},
+                         {"cosine", result.cosine},
+                         {"grad_norm", result.grad_norm},
+                         {"learning_rate", progress.learning_rate},
+                         {"num_input_tokens_seen", state_.tokens_seen},
+                         {"tokens_per_second", progress.tokens_per_second},
+                         {"peak_memory_bytes", peak_memory_bytes()}});
+      since = Clock::now();
+      words_since = 0;
+    }
+    const bool due = config_.eval_steps > 0 && state_.step % config_.eval_steps == 0;
+    if (!valid_.empty() && (due || last)) {
+      const auto pause = Clock::now();
+      evaluate_and_keep(events);
+      since += Clock::now() - pause;
+    }
+    if (config_.save_steps > 0 && state_.step % config_.save_steps == 0) save(events);
+    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience) {
+      end = TrainingEnd::kPatience;
+      break;
+    }
+    if (!last && (state_.step == stop_after || events.should_stop())) {
+      end = TrainingEnd::kStopped;
+      break;
+    }
+  }
+  if (saved_step_ != state_.step) save(events);
+  return end;
+}
+
+}  // namespace refrain

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Tests of sequence autoencoders as their users meet them: training, its promise of bits,
+reconstruction beside the original, scores, mistakes.
+
+usage: reconstruct_test.py REFRAIN [unittest's arguments]
+"""
+import json
+import os
+import random
+import sys
+import unittest
+
+import cli_test
+import train_test
+
+WORDS = train_test.WORDS
+
+
+def poems(count, seed=5):
+    """Poems of two stanzas, three blank lines between them."""
+    draw = random.Random(seed)
+    line = lambda: " ".join(draw.choices(WORDS, k=6)).capitalize() + ",\n"
+    stanza = lambda: line() + line()
+    return "\n\n\n".join(stanza() + "\n" + stanza() for _ in range(count))
+
+
+def glove(words, width, seed=1):
+    draw = random.Random(seed)
+    return "".join(" ".join([w, *(f"{draw.gauss(0, 1):.4f}" for _ in range(width))]) + "\n"
+                   for w in words)
+
+
+class ReconstructCase(train_test.TrainCase):
+    SMALL = ["--autoencoder.hidden", 16, "--autoencoder.layers", 1, "--autoencoder.bottleneck", 8,
+             "--autoencoder.heads", 2, "--embedding-width", 12, "--window", "6 9",
+             "--min-window", 3, "--warmup-steps", 2, "--logging-steps", 1]
+
+    def setUp(self):
+        super().setUp()
+        self.data = self.put("poems.txt", poems(30))
+
+    def lm(self, out, *more):
+        return ["train", "--task", "reconstruct", "--data", self.data, "--out", self.dir / out,
+                *self.SMALL, *more]
+
+
+class Promise(ReconstructCase):
+    def test_bits(self):
+        for decoder in ("plain", "cross_attention", "self_attention"):
+            with self.subTest(decoder):
+                command = lambda out, *flags: self.lm(
+                    f"{decoder}-{out}", "--autoencoder.decoder", decoder, "--embeddings",
+                    "learned" if decoder == "plain" else "random", *flags)
+                want = None
+                for out, flags in {
+                        "one": ["--threads", 1, "--batch-size", 12],
+                        "three": ["--threads", 3, "--batch-size", 12],
+                        "micro": ["--batch-size", 4, "--gradient-accumulation-steps", 3]}.items():
+                    self.must(*command(out, "--max-steps", 16, *flags))
+                    got = self.weights(f"{decoder}-{out}")
+                    want = want or got
+                    self.assertEqual(got, want, out)
+                self.must(*command("stopped", "--max-steps", 16, "--batch-size", 12,
+                                   "--stop-after", 7))
+                self.assertNotEqual(self.weights(f"{decoder}-stopped"), want)
+                self.must("train", "--resume", self.dir / f"{decoder}-stopped", "--batch-size", 6,
+                          "--gradient-accumulation-steps", 2)
+                self.assertEqual(self.weights(f"{decoder}-stopped"), want)
+
+
+class Use(ReconstructCase):
+    def test_training_reconstruction_and_scores(self):
+        self.must(*self.lm("run", "--max-steps", 60, "--batch-size", 16, "--eval-steps", 20,
+                           "--learning-rate", 0.01))
+        records = [json.loads(line) for line in
+                   (self.dir / "run" / "metrics.jsonl").read_text().splitlines()]
+        steps = [r for r in records if "loss" in r]
+        self.assertEqual(len(steps), 60)
+        self.assertLess(steps[-1]["loss"], 0.8 * steps[0]["loss"])
+        found = [r for r in records if "eval_cosine" in r]
+        self.assertEqual([r["step"] for r in found], [20, 40, 60])
+        for name in ("vocab.txt", "embeddings.safetensors", "config.json", "model.safetensors"):
+            self.assertTrue((self.dir / "run" / "best" / name).exists(), name)
+
+        scores = json.loads(self.must("eval", "-m", self.dir / "run", "--data", self.data, "--json"))
+        self.assertEqual(scores["task"], "reconstruct")
+        self.assertGreater(scores["cosine"], 0.2)
+        self.assertTrue(0 <= scores["recovery"] <= 1)
+        self.assertIn("mean cosine", self.must("eval", "-m", self.dir / "run", "--data", self.data))
+
+        text = "The quick brown fox, jumps over unheardof dogs\n"
+        shown = self.must("reconstruct", "-m", self.dir / "run", "--attention-map",
+                          self.dir / "map.svg", input=text)
+        lines = shown.splitlines()
+        self.assertRegex(lines[0], r"^window 1: 7 words, mean cosine -?0\.\d+, \d recovered$")
+        self.assertEqual([line.split()[0] for line in lines[2:9]],
+                         ["the", "quick", "brown", "fox", ",", "jumps", "over"])
+        svg = (self.dir / "map.svg").read_text()
+        self.assertTrue(svg.startswith("<svg") and svg.endswith("</svg>\n"))
+        self.assertEqual(svg.count("<title>"), 49)
+        rows = [json.loads(line) for line in self.must(
+            "reconstruct", "-m", self.dir / "run", "--input", self.data, "--json",
+            "--max-windows", 3).splitlines()]
+        self.assertEqual(len(rows), 3)
+        self.assertEqual(len(rows[0]["original"]), 9)
+        self.assertEqual(len(rows[0]["original"]), len(rows[0]["cosine"]))
+
+    def test_embeddings_of_a_file(self):
+        path = self.put("glove.txt", glove(WORDS[:-1], 5))
+        self.must(*[a for a in self.lm("run", "--max-steps", 3, "--embeddings", path)
+                    if a not in ("--embedding-width", 12)])
+        config = json.loads((self.dir / "run" / "config.json").read_text())
+        self.assertEqual(config["width"], 5)
+        vocabulary = (self.dir / "run" / "vocab.txt").read_text().split()
+        self.assertNotIn(WORDS[-1], vocabulary)
+        self.assertNotIn(",", vocabulary)
+        self.must("reconstruct", "-m", self.dir / "run", input="the quick brown fox")
+
+    def test_presets(self):
+        for preset, heads in {"speed": 4, "balanced": 6, "quality": 8}.items():
+            self.must("train", "--task", "reconstruct", "--data", self.data, "--out",
+                      self.dir / preset, "--preset", preset, "--autoencoder.hidden", 32,
+                      "--embedding-width", 4, "--max-steps", 1, "--batch-size", 2)
+            config = json.loads((self.dir / preset / "config.json").read_text())
+            self.assertEqual((config["heads"], config["head_dim"], config["flash"]),
+                             (heads, 4, preset != "quality"))
+
+
+class Mistakes(ReconstructCase):
+    def test_settings(self):
+        for flags, says in {
+                ("--autoencoder.heads", 3): "expected a divisor of autoencoder.hidden = 16",
+                ("--autoencoder.cell", "lstn"): "expected one of rnn, lstm, gru",
+                ("--window", "2"): "window: expected 3 to 65536, found 2",
+                ("--preset", "fast"): "expected speed, balanced or quality",
+                ("--teacher-forcing", "1.1"): "teacher_forcing: expected 0 to 1",
+                ("--max-steps", "3e"): "max_steps: expected steps",
+                ("--d-model", 8): "--d-model: has no meaning with --task reconstruct",
+                ("--dropout", 0.1): "--dropout: has no meaning with --task reconstruct",
+                ("--window", "500", "--min-window", "500"): "of at least 500 words",
+                ("--valid-split", 0.999): "expected documents to learn from"}.items():
+            with self.subTest(flags):
+                self.refuses(self.lm("run", *flags), says)
+        self.refuses(["train", "--data", self.data, "--out", self.dir / "run", "--preset", "speed"],
+                     "--preset: has a meaning with --task reconstruct only")
+
+    def test_embeddings(self):
+        for text, says in {
+                "the 1 2\nquick 1 2 3\n": "line 2: expected 2 numbers behind the word, found 3",
+                "the 1 2\nquick 1 two\n": 'line 2: expected a number, found "two"',
+                "the 1 2\nthe 3 4\n": "line 2: the word \"the\" was on line 1 already",
+                "": "expected a word on every line, found none",
+                "unheard 1 2\n": "found none of its"}.items():
+            with self.subTest(text):
+                path = self.put("glove.txt", text)
+                self.refuses(self.lm("run", "--embeddings", path, "--embedding-width", 0),
+                             ["glove.txt", says])
+        self.refuses(self.lm("run", "--embeddings", self.put("g.txt", "the 1 2\n")),
+                     "line 1: expected 12 numbers behind the word, found 2")
+
+    def test_use(self):
+        self.must(*self.lm("run", "--max-steps", 1, "--autoencoder.decoder", "plain"))
+        use = ["reconstruct", "-m", self.dir / "run"]
+        self.fails(*use, "--attention-map", "a.svg", says="expected a model with cross attention",
+                   input="the quick brown fox")
+        self.fails(*use, says=["windows of at least 3 words", "found 2"], input="the quick")
+        self.fails(*use, says=["expected words that have vectors", "2 are hidden"],
+                   input="unheard words")
+        self.fails("generate", "-m", self.dir / "run", "-p", "the", says="tokenizer.json")
+        self.fails("reconstruct", "-m", self.dir, says="refrain.json")
+
+
+if __name__ == "__main__":
+    cli_test.REFRAIN = os.path.abspath(sys.argv[1])
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])

@@ -1,0 +1,153 @@
+#include "refrain/kernels/slot_attention.h"
+
+#include "refrain/base/buffer.h"
+#include "refrain/kernels/slot_attention_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+namespace {
+
+// Two sequences of some groups each, over slots in up to three runs.
+struct Attention {
+  Attention(int64_t heads, int64_t d, int64_t most)
+      : shape{heads, d, static_cast<float>(1 / std::sqrt(static_cast<double>(d)))} {
+    const auto group = [&](int64_t queries, std::array<kernels::SlotGroup::Run, 3> slots) {
+      groups.push_back({{R, queries}, slots});
+      R += queries;
+    };
+    group(3, {{{0, 1}, {}, {}}});
+    group(70, {{{1, most}, {2, 1}, {}}});
+    group(17, {{{2, most - 1}, {most, 0}, {most + 1, most}}});
+    ends.push_back(groups.size());
+    const int64_t next = 2 * most + 1;
+    group(1, {{{next, 2}, {next + 2, most}, {next + most + 2, 1}}});
+    group(5, {{{}, {}, {next, most}}});
+    ends.push_back(groups.size());
+    S = next + most + 3;
+  }
+
+  int64_t width() const { return shape.heads * shape.head_dim; }
+
+  void forward(const Floats& q, const Floats& slots, const Floats& o) const {
+    run([&](Arena& scratch) {
+      kernels::slot_attention_forward(shape, groups, {q.tensor().data, width()}, slots,
+                                      {o.tensor().data, width()}, scratch);
+    });
+  }
+  void backward(const Floats& q, const Floats& slots, const Floats& d_o,
+                const Floats& dslots) const {
+    run([&](Arena& scratch) {
+      kernels::slot_attention_backward(shape, groups, ends, {q.tensor().data, width()}, slots, d_o,
+                                       dslots, scratch);
+    });
+  }
+
+  std::vector<Complex> twin(const std::vector<Complex>& q,
+                            const std::vector<Complex>& slots) const {
+    std::vector<Complex> o(q.size());
+    const int64_t D = width(), d = shape.head_dim;
+    for (const kernels::SlotGroup& g : groups)
+      for (int64_t row = g.queries.first; row < g.queries.first + g.queries.count; ++row)
+        for (int64_t h = 0; h < shape.heads; ++h) {
+          std::vector<const Complex*> k, v;
+          for (const auto& [first, count] : g.slots)
+            for (int64_t i = first; i < first + count; ++i) {
+              k.push_back(&slots[static_cast<size_t>(i * 2 * D + h * d)]);
+              v.push_back(k.back() + D);
+            }
+          const auto at = static_cast<size_t>(row * D + h * d);
+          kernels::slot_attention_ref(d, 1 / std::sqrt(static_cast<double>(d)), &q[at], k, v,
+                                      &o[at]);
+        }
+    return o;
+  }
+
+  kernels::SlotAttentionShape shape;
+  std::vector<kernels::SlotGroup> groups;
+  std::vector<size_t> ends;
+  int64_t R = 0, S = 0;
+
+ private:
+  template <class F>
+  static void run(F&& f) {
+    Arena count;
+    f(count);
+    Buffer<std::byte> memory(count.peak() + 64);
+    Arena scratch(memory.data(), memory.size());
+    f(scratch);
+    EXPECT_EQ(scratch.peak(), count.peak());
+  }
+};
+
+template <class T>
+std::vector<T> as(std::span<const float> from) {
+  return {from.begin(), from.end()};
+}
+
+TEST(SlotAttention, MatchesTwinBothWays) {
+  for (const auto& [heads, d, most] :
+       {std::tuple{1, 1, 2}, {2, 3, 5}, {1, 8, 16}, {3, 5, 33}, {2, 17, 9}}) {
+    SCOPED_TRACE(d);
+    const Attention attention(heads, d, most);
+    const int64_t D = attention.width(), R = attention.R, S = attention.S;
+    const Floats q({R, D}, 1, 1, 2), slots({S, 2 * D}, 0, 2, 2), d_o({R, D}, 2, 3);
+    auto cq = as<Complex>(q.span()), cs = as<Complex>(slots.span());
+    std::vector<double> want;
+    for (const Complex& v : attention.twin(cq, cs)) want.push_back(v.real());
+    const auto loss = [&] { return dot(d_o.span(), attention.twin(cq, cs)); };
+    // Every eleventh of each, from another place on.
+    const auto some = [&](std::vector<Complex>& by, size_t from) {
+      std::vector<double> slope;
+      for (size_t i = from; i < by.size(); i += 11) {
+        const Complex keep = by[i];
+        by[i] += Complex(0, 1e-30);
+        slope.push_back(loss().imag() / 1e-30);
+        by[i] = keep;
+      }
+      return slope;
+    };
+    const auto thin = [](std::span<const float> all, size_t from) {
+      std::vector<float> kept;
+      for (size_t i = from; i < all.size(); i += 11) kept.push_back(all[i]);
+      return kept;
+    };
+    const std::vector<double> dq = some(cq, 1), dslots = some(cs, 2);
+    for_each_target([&] {
+      Floats o({R, D}), own({R, D}), got({S, 2 * D});
+      attention.forward(q, slots, o);
+      expect_close(o.span(), want, 32, 2);
+      std::copy(q.span().begin(), q.span().end(), own.span().begin());
+      got.fill(0.25f);  // gradients of slots are added to
+      attention.backward(own, slots, d_o, got);
+      for (float& v : got.span()) v -= 0.25f;
+      expect_close(thin(own.span(), 1), dq, 256, 4);
+      expect_close(thin(got.span(), 2), dslots, 512, 16);
+    });
+  }
+}
+
+TEST(SlotAttention, ThreadsDoNotChangeABit) {
+  const Attention attention(4, 32, 40);
+  const int64_t D = attention.width(), R = attention.R, S = attention.S;
+  const Floats q({R, D}, 0, 1), slots({S, 2 * D}, 0, 2), d_o({R, D}, 0, 3);
+  const auto all = [&] {
+    Floats o({R, D}), own({R, D}), dslots({S, 2 * D});
+    attention.forward(q, slots, o);
+    std::copy(q.span().begin(), q.span().end(), own.span().begin());
+    dslots.fill(0);
+    attention.backward(own, slots, d_o, dslots);
+    return all_of({&o, &own, &dslots});
+  };
+  for_each_target([&] {
+    set_threads(1);
+    const std::vector<float> want = all();
+    for (const int n : {2, 3}) {
+      set_threads(n);
+      EXPECT_TRUE(same_bits(all(), want)) << n << " threads";
+    }
+    set_threads(0);
+  });
+}
+
+}  // namespace
+}  // namespace refrain

@@ -1,0 +1,203 @@
+// What backward computes again changes no bit of the gradients; long sequences in segments have the
+// gradients of whole ones.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "refrain/base/random.h"
+#include "refrain/io/scratch_file.h"
+#include "refrain/model/language_model.h"
+#include "refrain/model/sequence_state.h"
+#include "refrain/model/workspace.h"
+#include "support/temporary_folder.h"
+
+namespace refrain {
+namespace {
+
+struct Stack {
+  const char* pattern;
+  const char* block = "pre_norm";
+  std::vector<std::pair<const char*, const char*>> settings{};
+};
+
+class RecomputeTest : public ::testing::TestWithParam<Stack> {
+ protected:
+  static constexpr int64_t kVocabulary = 23, kSegment = 64;
+
+  RecomputeTest() : model_(config(), settings()) {
+    model_.initialise(7);
+    model_.allocate_gradients();
+    // A short one between long ones, none, and one that ends where a segment does.
+    const std::vector<int32_t> lengths = {150, 20, 0, 128, 31, 70};
+    offset_ = {0};
+    for (const int32_t n : lengths) offset_.push_back(offset_.back() + n);
+    Random random(3);
+    for (int32_t i = 0; i < offset_.back(); ++i) {
+      tokens_.push_back(static_cast<int32_t>(random.bits() % kVocabulary));
+      targets_.push_back(i % 11 == 5 ? -1 : static_cast<int32_t>(random.bits() % kVocabulary));
+    }
+  }
+
+  static ModelConfig config() {
+    ModelConfig c;
+    c.vocab_size = kVocabulary;
+    c.d_model = 16;
+    c.layers = 3;
+    c.heads = 2;
+    c.context = 160;
+    c.pattern = GetParam().pattern;
+    c.block = GetParam().block;
+    return c;
+  }
+  static Options settings() {
+    Options options;
+    for (const auto& [name, value] : GetParam().settings) options.set(name, value);
+    return options;
+  }
+
+  struct Result {
+    std::vector<float> gradients, losses;
+    bool operator==(const Result& o) const {
+      return gradients.size() == o.gradients.size() && losses.size() == o.losses.size() &&
+             std::memcmp(gradients.data(), o.gradients.data(), gradients.size() * 4) == 0 &&
+             std::memcmp(losses.data(), o.losses.data(), losses.size() * 4) == 0;
+    }
+  };
+
+  // `together`: sequences of a window.
+  Result train(LanguageModel::Lesson lesson, size_t together = 6) {
+    model_.clear_gradients();
+    Result result;
+    const size_t all = offset_.size() - 1;
+    for (size_t first = 0; first < all; first += together) {
+      const size_t last = std::min(all, first + together);
+      std::vector<int32_t> offset;
+      for (size_t b = first; b <= last; ++b) offset.push_back(offset_[b] - offset_[first]);
+      WindowData data;
+      const Window w =
+          data.set(offset, std::vector<int32_t>(last - first), static_cast<int64_t>(first));
+      const auto rows = static_cast<size_t>(w.rows());
+      lesson.tokens = std::span(tokens_).subspan(static_cast<size_t>(offset_[first]), rows);
+      lesson.targets = std::span(targets_).subspan(static_cast<size_t>(offset_[first]), rows);
+      std::vector<float> losses(rows, NAN);
+      workspace_.run({.rate = 0.1f, .key = 5}, [&](Context& ctx, Arena& saved) {
+        model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
+      });
+      result.losses.insert(result.losses.end(), losses.begin(), losses.end());
+    }
+    model_.finish_gradients();
+    const auto gradients = model_.gradients();
+    result.gradients.assign(gradients.begin(), gradients.end());
+    return result;
+  }
+
+  LanguageModel model_;
+  std::vector<int32_t> offset_, tokens_, targets_;
+  Workspace workspace_;
+};
+
+const Recompute kPolicies[] = {
+    {.feed_forwards = true},
+    {.mixers = true},
+    {.mixers = true, .feed_forwards = true},
+    {.blocks = 1},
+    {.blocks = 2, .feed_forwards = true},
+    {.blocks = Recompute::kAllBlocks},
+    {.keep_every = 48},
+    {.gates = true},
+    {.keep_every = 32, .memory_attention = true},
+    {.blocks = 1, .mixers = true, .keep_every = 16},
+    {.segments = true},
+    {.feed_forwards = true, .keep_every = 32, .segments = true},
+    {.blocks = Recompute::kAllBlocks, .segments = true},
+};
+
+TEST_P(RecomputeTest, ChangesNoBit) {
+  for (const bool bf16 : {false, true}) {
+    const LanguageModel::Lesson plain{.bf16 = bf16, .segment = kSegment};
+    const Result want = train(plain);
+    for (const float g : want.gradients) ASSERT_TRUE(std::isfinite(g));
+    for (const Recompute& policy : kPolicies) {
+      LanguageModel::Lesson lesson = plain;
+      lesson.recompute = policy;
+      EXPECT_EQ(train(lesson), want) << "policy " << &policy - kPolicies << " bf16 " << bf16;
+    }
+    EXPECT_EQ(train(plain, 1), want) << "one sequence at a time";
+    EXPECT_EQ(train(plain, 2), want) << "two sequences at a time";
+    LanguageModel::Lesson slices = plain;
+    slices.head_rows = 32;
+    EXPECT_EQ(train(slices), want) << "small slices of logits";
+  }
+}
+
+TEST_P(RecomputeTest, SpilledStatesComeBack) {
+  const TemporaryFolder folder;
+  io::ScratchFile file(folder.path());
+  const Result want = train({.segment = kSegment});
+  EXPECT_EQ(train({.segment = kSegment, .recompute = {.segments = true}, .spill = &file}), want);
+}
+
+TEST_P(RecomputeTest, SegmentsAreExact) {
+  const Result whole = train({.segment = 1 << 20}), cut = train({.segment = kSegment});
+  double squares = 0, differences = 0;
+  for (size_t i = 0; i < whole.gradients.size(); ++i) {
+    const double a = static_cast<double>(whole.gradients[i]);
+    const double d = static_cast<double>(cut.gradients[i]) - a;
+    squares += a * a;
+    differences += d * d;
+  }
+  EXPECT_LT(std::sqrt(differences / squares), 2e-6);
+  for (size_t i = 0; i < whole.losses.size(); ++i)
+    ASSERT_NEAR(whole.losses[i], cut.losses[i], 1e-5) << i;
+}
+
+// Segments within the stretches of truncated backpropagation leave the states they should.
+TEST_P(RecomputeTest, StatesGoOn) {
+  const int32_t length = 300;
+  const std::vector<int32_t> ids(tokens_.begin(), tokens_.begin() + length);
+  std::vector<std::vector<std::byte>> left;
+  for (const bool segments : {false, true}) {
+    SequenceState state(model_, 2 * length);
+    SequenceState* const one[] = {&state};
+    const StateView view(one, model_.config().layers);
+    std::vector<float> losses(ids.size());
+    model_.clear_gradients();
+    for (int32_t start : {0, length}) {
+      WindowData data;
+      const Window w = data.set(std::vector<int32_t>{0, length}, std::vector<int32_t>{start});
+      const LanguageModel::Lesson lesson{.tokens = ids,
+                                         .targets = ids,
+                                         .states = view.states(),
+                                         .segment = kSegment,
+                                         .recompute = {.segments = segments}};
+      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+        model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
+      });
+    }
+    std::vector<std::byte> bytes;
+    for (int64_t l = 0; l < model_.config().layers; ++l) {
+      const std::byte* row = state.row(static_cast<size_t>(l));
+      bytes.insert(bytes.end(), row, row + model_.state_bytes(l, 2 * length));
+    }
+    for (const float g : model_.gradients()) {
+      const auto* from = reinterpret_cast<const std::byte*>(&g);
+      bytes.insert(bytes.end(), from, from + sizeof g);
+    }
+    left.push_back(bytes);
+  }
+  EXPECT_EQ(left[0], left[1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Stacks, RecomputeTest,
+    ::testing::Values(Stack{"attention"}, Stack{"gla"}, Stack{"attention_rnn"}, Stack{"lstm"},
+                      Stack{"gru"}, Stack{"rnn"}, Stack{"simple_rnn", "bare"},
+                      Stack{"mm_rec gla", "pre_norm", {{"mm_rec.stretch", "16"}}},
+                      Stack{"gla", "pre_norm", {{"gla.conv", "4"}, {"gla.gate", "sigmoid"}}},
+                      Stack{"gla gla attention"},
+                      Stack{"attention gla", "pre_norm", {{"attention.window", "24"}}}),
+    [](const auto& info) { return "stack" + std::to_string(info.index); });
+
+}  // namespace
+}  // namespace refrain

@@ -1,0 +1,123 @@
+#include "refrain/train/reconstruction.h"
+
+#include <gtest/gtest.h>
+
+#include "support/error_of.h"
+#include "support/temporary_folder.h"
+
+namespace refrain {
+namespace {
+
+TEST(Curriculum, GoesThroughItsStagesInEqualShares) {
+  const Stages stages({.window = "20 35 50", .teacher_forcing = "0.9 0.1", .min_window = 4});
+  EXPECT_EQ(stages.window_at(0, 90), 20);
+  EXPECT_EQ(stages.window_at(29, 90), 20);
+  EXPECT_EQ(stages.window_at(30, 90), 35);
+  EXPECT_EQ(stages.window_at(89, 90), 50);
+  EXPECT_EQ(stages.forcing_at(44, 90), 0.9);
+  EXPECT_EQ(stages.forcing_at(45, 90), 0.1);
+  EXPECT_EQ(stages.longest(), 50);
+}
+
+TEST(Curriculum, RefusesWhatCannotBe) {
+  const auto says = [](const Curriculum& c) { return error_of([&] { Stages stages(c); }); };
+  EXPECT_EQ(says({.window = "20 3", .min_window = 5}), "window: expected 5 to 65536, found 3");
+  EXPECT_EQ(says({.window = ""}), "window: expected a number or more, found none");
+  EXPECT_EQ(says({.window = "20 x"}), "window: expected a whole number, found 'x'");
+  EXPECT_EQ(says({.teacher_forcing = "0.5 1.5"}), "teacher_forcing: expected 0 to 1, found 1.5");
+  EXPECT_EQ(says({.min_window = 0}), "min_window: expected 1 to 65536, found 0");
+}
+
+TEST(Windows, FollowOneAnotherAndARestThatIsTooShortIsLeftOut) {
+  const std::vector<int32_t> document = {0, 1, 2, 3, 4, 5, 6, 7};
+  const auto windows = cut_windows(document, 3, 2);
+  ASSERT_EQ(windows.size(), 3u);
+  EXPECT_EQ(windows[2].size(), 2u);
+  EXPECT_EQ(windows[2][0], 6);
+  EXPECT_EQ(cut_windows(document, 3, 3).size(), 2u);
+  EXPECT_EQ(cut_windows(document, 20, 9).size(), 0u);
+}
+
+TEST(NearestWords, GoByDirectionNotByLength) {
+  const std::vector<float> table = {1, 0, 0, 100, 3, 3}, y = {5, 4, 0, 0.1f, 9, 1};
+  Workspace workspace;
+  EXPECT_EQ(nearest_words({y.data(), {3, 2}}, {table.data(), {3, 2}}, workspace),
+            (std::vector<int32_t>{2, 1, 0}));
+}
+
+// A model that has learned a little, over words of its own.
+WordAutoencoder small_model(bool learned = false) {
+  const data::Words words = {"a", "b", "c", "d", "e", "f", "g"};
+  AutoencoderConfig config;
+  config.width = 6;
+  config.vocab_size = learned ? std::ssize(words) : 0;
+  config.hidden = 16;
+  config.layers = 1;
+  config.bottleneck = 8;
+  config.heads = 2;
+  WordAutoencoder model{
+      std::make_unique<Autoencoder>(config),
+      learned ? data::Embeddings(words, 0, {}, "words") : data::random_embeddings(words, 6, 1), 6,
+      2};
+  model.model->parameters().initialise(1);
+  model.model->parameters().allocate_gradients();
+  return model;
+}
+
+Documents small_documents() {
+  Documents all;
+  for (int32_t d = 0; d < 6; ++d) {
+    all.emplace_back();
+    for (int32_t i = 0; i < 5 + 3 * d; ++i) all.back().push_back((i * (d + 1) + d) % 7);
+  }
+  return all;
+}
+
+TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
+  for (const bool learned : {false, true}) {
+    const TemporaryFolder folder;
+    const RunDirectory directory = RunDirectory::create(folder / "run", false);
+    WordAutoencoder model = small_model(learned);
+    TrainConfig config;
+    config.max_steps = "400";
+    config.batch_size = 8;
+    config.learning_rate = 0.01;
+    config.warmup_steps = 5;
+    const Curriculum curriculum{.window = "4 6", .teacher_forcing = "0.5 0", .min_window = 2};
+    Workspace workspace;
+    const double before = score_reconstruction(model, small_documents(), workspace).cosine;
+    ReconstructionTrainer trainer(model, small_documents(), small_documents(), config, curriculum,
+                                  directory);
+    EXPECT_EQ(trainer.run({}), TrainingEnd::kFinished);
+    const ReconstructionScores after = score_reconstruction(model, small_documents(), workspace);
+    EXPECT_GT(after.cosine, before + 0.3);
+    EXPECT_GT(after.recovery, 0.3);
+    EXPECT_EQ(after.words, 75);  // of 75, in windows of 6 and what is left
+
+    model.describe(directory.path());
+    const WordAutoencoder loaded = WordAutoencoder::load(directory.path());
+    EXPECT_EQ(score_reconstruction(loaded, small_documents(), workspace).cosine, after.cosine);
+  }
+}
+
+TEST(ReconstructionTrainer, NeedsAWindow) {
+  const TemporaryFolder folder;
+  const RunDirectory directory = RunDirectory::create(folder / "run", false);
+  WordAutoencoder model = small_model();
+  const Curriculum curriculum{.window = "9", .teacher_forcing = "0", .min_window = 9};
+  TrainConfig config;
+  EXPECT_EQ(error_of([&] {
+              ReconstructionTrainer(model, {{1, 2, 3}}, {}, config, curriculum, directory);
+            }),
+            "expected a document to learn from of at least 9 words that have vectors (min_window), "
+            "found none");
+  config.max_steps = "5e";
+  EXPECT_EQ(error_of([&] {
+              ReconstructionTrainer(model, {std::vector<int32_t>(9)}, {}, config, curriculum,
+                                    directory);
+            }),
+            "max_steps: expected steps (2000), as windows are drawn, found '5e'");
+}
+
+}  // namespace
+}  // namespace refrain
