@@ -7,6 +7,7 @@
 // loss, forward and as a training step (backward to both of them and to all weights). Each row runs
 // in a process of its own, whose peak memory it tells. Forms that must agree are compared first:
 // nothing is timed that gives other numbers.
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@
 namespace {
 
 using namespace refrain;
+
+constexpr int kRunsOfATurn = 3;
 
 struct Shape {
   int64_t sequences = 32, tokens = 50, hidden = 512;
@@ -146,24 +149,36 @@ int main(int argc, char** argv) {
       "peak memory, MiB: forward | step |\n",
       static_cast<long long>(shape.sequences), static_cast<long long>(shape.tokens));
   std::printf("|---|---:|---:|---:|---:|---:|---:|\n");
-  double plain[2] = {0, 0};
-  for (const Row& row : rows) {
-    bench::Measured measured[2];
-    for (const bool backward : {false, true}) {
-      measured[backward] = in_child(row, backward, [&](Pass& pass) {
-        const double got = pass.run();
-        const bool comparable = std::string(row.decoder) != "plain" && row.heads == 8;
-        if (comparable && !(std::abs(got - want) <= 1e-5 * want)) {
-          std::fprintf(stderr, "%s: loss %.9g, expected %.9g: refused\n", row.name, got, want);
-          std::exit(1);
-        }
-        return 1e3 * bench::median_seconds(repetitions, [&] { pass.run(); });
-      });
-      if (&row == rows.data()) plain[backward] = measured[backward].value;
-    }
-    std::printf("| %s | %.1f | %.2f | %.1f | %.2f | %.0f | %.0f |\n", row.name, measured[0].value,
-                measured[0].value / plain[0], measured[1].value, measured[1].value / plain[1],
-                measured[0].peak_mebibytes, measured[1].peak_mebibytes);
+  // Rows take turns, and a ratio is of one turn: a machine that slows down slows all of them.
+  struct Taken {
+    std::vector<double> milliseconds, ratios;
+    double peak = 0;
+  };
+  std::vector<std::array<Taken, 2>> taken(rows.size());
+  for (int turn = 0; turn < repetitions; ++turn)
+    for (size_t r = 0; r < rows.size(); ++r)
+      for (const bool backward : {false, true}) {
+        const Row& row = rows[r];
+        const bench::Measured measured = in_child(row, backward, [&](Pass& pass) {
+          const double got = pass.run();
+          const bool comparable = std::string(row.decoder) != "plain" && row.heads == 8;
+          if (comparable && !(std::abs(got - want) <= 1e-5 * want)) {
+            std::fprintf(stderr, "%s: loss %.9g, expected %.9g: refused\n", row.name, got, want);
+            std::exit(1);
+          }
+          return 1e3 * bench::median_seconds(kRunsOfATurn, [&] { pass.run(); });
+        });
+        Taken& to = taken[r][backward];
+        to.milliseconds.push_back(measured.value);
+        to.ratios.push_back(measured.value / taken[0][backward].milliseconds.back());
+        to.peak = std::max(to.peak, measured.peak_mebibytes);
+      }
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto& [forward, step] = taken[r];
+    std::printf("| %s | %.1f | %.2f | %.1f | %.2f | %.0f | %.0f |\n", rows[r].name,
+                bench::median(forward.milliseconds), bench::median(forward.ratios),
+                bench::median(step.milliseconds), bench::median(step.ratios), forward.peak,
+                step.peak);
   }
   return 0;
 }

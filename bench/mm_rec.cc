@@ -35,7 +35,6 @@ struct Setup {
 struct Row {
   std::string name;
   bool hoisted = true;
-  bool gates = false, attention = false;  // Context::recompute_gates, recompute_memory_attention
   Recompute recompute{};
 };
 
@@ -80,8 +79,6 @@ class Step {
 
  private:
   void train(Context& ctx, Arena& saved) {
-    ctx.recompute_gates = row_.gates;
-    ctx.recompute_memory_attention = row_.attention;
     const auto n = static_cast<size_t>(T_);
     model_.train(ctx, window_,
                  {.tokens = std::span(tokens_).first(n),
@@ -165,19 +162,16 @@ void print_recomputation(const Setup& setup) {
   constexpr int64_t kAll = Recompute::kAllBlocks;
   const std::vector<Row> rows = {
       {.name = "nothing"},
-      {.name = "inside of the decay", .gates = true},
-      {.name = "attention over the memory", .attention = true},
+      {.name = "inside of the decay", .recompute = {.gates = true}},
+      {.name = "attention over the memory", .recompute = {.memory_attention = true}},
       {.name = "feed-forward", .recompute = {.feed_forwards = true}},
-      {.name = "these three",
-       .gates = true,
-       .attention = true,
-       .recompute = {.feed_forwards = true}},
+      {.name = "decay, attention and feed-forward",
+       .recompute = {.feed_forwards = true, .gates = true, .memory_attention = true}},
       {.name = "mixers but for h every 64 tokens", .recompute = {.keep_every = 64}},
-      {.name = "that, inside of the decay and feed-forward",
-       .gates = true,
-       .recompute = {.feed_forwards = true, .keep_every = 64}},
+      {.name = "the same, inside of the decay and feed-forward",
+       .recompute = {.feed_forwards = true, .keep_every = 64, .gates = true}},
       {.name = "blocks", .recompute = {.blocks = kAll}},
-      {.name = "blocks, and inside of the decay", .gates = true, .recompute = {.blocks = kAll}},
+      {.name = "blocks, and inside of the decay", .recompute = {.blocks = kAll, .gates = true}},
   };
   std::printf("\n| recomputed, T %lld | activations, MiB | peak, MiB | seconds a step |\n",
               static_cast<long long>(T));

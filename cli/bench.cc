@@ -77,7 +77,7 @@ struct Bench {
     v("mixers", mixers, "kinds to time, in stacks of one kind");
     v("batch_tokens", batch_tokens, "rows of a training step and of products");
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
-    v("gradient_checkpointing", gradient_checkpointing, "as in train: off, blocks or a number K");
+    v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
     v("bf16", bf16, "mixers and training steps as with train's --bf16");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "

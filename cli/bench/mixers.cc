@@ -130,6 +130,8 @@ class MixerRun {
  private:
   void set(Context& ctx) const {
     ctx.keep_every = setup_.checkpointing.keep_every;
+    ctx.recompute_gates = setup_.checkpointing.gates;
+    ctx.recompute_memory_attention = setup_.checkpointing.memory_attention;
     ctx.bf16 = setup_.bf16;
     ctx.pieces = window_.offset;
   }

@@ -203,6 +203,11 @@ class Table:
 
     def engines(self, row, model, loss):
         """(result, what a round of it does)."""
+        for result, work in self.all_engines(row, model, loss):
+            if not (self.args.float32 and result.bf16):
+                yield result, work
+
+    def all_engines(self, row, model, loss):
         ours = self.train_ours if row.part == "training" else self.time_ours
         has_bf16 = self.trains_bf16 if row.part == "training" else self.times_bf16
         for bf16 in (False, True) if has_bf16 else (False,):
@@ -329,7 +334,7 @@ class Table:
                                    steps=row.steps, warm_up=row.warm_up)
                     try:
                         self.train_ours(one, (*row.flags, "--mixer", result.name),
-                                        self.trains_bf16, result)
+                                        self.trains_bf16 and not self.args.float32, result)
                     except Failed as problem:
                         result.failed = str(problem)
                         say(f"  {problem}")
@@ -383,6 +388,8 @@ def main():
     parser.add_argument("--seconds", type=float, help="of a turn in PyTorch; the step under way is "
                         "finished [60]")
     parser.add_argument("--limit", type=float, help="seconds of a process, then it is ended [900]")
+    parser.add_argument("--float32", action="store_true",
+                        help="leave bf16 out: without instructions for it, it is the slower one")
     parser.add_argument("--quick", action="store_true",
                         help="one round of one step, small batches, short windows: to try it")
     args = parser.parse_args()

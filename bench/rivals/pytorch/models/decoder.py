@@ -82,9 +82,11 @@ class Decoder(nn.Module):
 
 def config_of(directory):
     c = json.loads((directory / "config.json").read_text())
-    if c["model_type"] == "llama":
-        return {ours: c[theirs] for ours, theirs in LLAMA.items()} | {"pattern": "attention"}
-    return c
+    if c["model_type"] not in ("llama", "mistral"):
+        return c
+    window = c.get("sliding_window") or 0
+    return {ours: c[theirs] for ours, theirs in LLAMA.items()} | {
+        "pattern": "attention", "attention": {"window": window}}
 
 
 def sources(model):
