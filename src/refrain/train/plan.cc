@@ -14,9 +14,9 @@ namespace {
 // What threads touch of their stacks; what the heap takes for small things, a checkpoint's header
 // among them, and loses between them, and pages of data on their way.
 constexpr size_t kStackBytes = size_t{192} << 10, kHeapBytes = size_t{512} << 10;
-// Of a batch: ids and targets, twice while a part of it is copied; of a micro-batch: ids, targets,
-// losses, a window, the rows with a target.
-constexpr int64_t kBytesPerBatchToken = 12, kBytesPerToken = 48;
+// Of a batch: ids and targets; of a micro-batch: copies of them, losses, a window, the rows with a
+// target.
+constexpr int64_t kBytesPerBatchToken = 8, kBytesPerToken = 48;
 
 // A few rows cannot hide what a product spends on packing its weights; a step of a recurrence over
 // few sequences reads its weights for little work.
