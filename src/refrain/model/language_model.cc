@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "refrain/base/parallel.h"
-#include "refrain/base/random.h"
 #include "refrain/kernels/cross_entropy.h"
 #include "refrain/kernels/embedding.h"
 #include "refrain/kernels/gemm.h"
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
 #include "refrain/mixers/registry.h"
+#include "refrain/model/parameters.h"
 #include "refrain/model/supervised_rows.h"
 
 namespace refrain {
@@ -65,16 +65,7 @@ void LanguageModel::visit(const ParamVisitor& v) {
 }
 
 void LanguageModel::initialise(uint64_t seed) {
-  visit([&](const ParamSpec& spec, Param& param) {
-    if (spec.init.kind == Init::kConstant) {
-      for (int64_t i = 0; i < param.w.size(); ++i)
-        param.w.data[i] = i >= spec.init.first && i < spec.init.end ? spec.init.value : 0;
-      return;
-    }
-    Random random(mix_key(seed, spec.name));
-    for (float& w : param.w)
-      w = spec.init.mean + static_cast<float>(random.normal()) * spec.init.value;
-  });
+  visit([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, seed); });
 }
 
 void LanguageModel::pack_weights() {

@@ -11,6 +11,9 @@
 
 namespace refrain {
 
+// The weights that a parameter begins with: a function of (seed, name) alone.
+void draw_initial(const ParamSpec&, Param&, uint64_t seed);
+
 class Parameters {
  public:
   using Visit = std::function<void(const ParamVisitor&)>;

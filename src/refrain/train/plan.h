@@ -5,6 +5,7 @@
 // use. Time is compared by operations: those of the formulas, those computed again, and what small
 // products lose. The cheapest plan that fits is taken.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -53,7 +54,6 @@ class Planner {
   const std::vector<Plan>& frontier() const;
 
  private:
-  void add(Plan) const;
   Plan measured(Plan) const;
   StepBytes step_bytes(const Plan&, int64_t pieces, int64_t length) const;
   size_t evaluation_bytes(int64_t sequences) const;
