@@ -174,6 +174,7 @@ TEST(Autoencoder, GradientsAreTheTwinsForEveryCellLossAndNorm) {
         config.bottleneck_norm = "rms_norm";
         config.loss = cell == "rnn" ? "mse" : "cosine";
         config.head_dim = 4;
+        config.position_codes = cell == "rnn" ? "all" : "queries";
         Trial trial(config);
         expect_gradients(trial, forced, 5);
       }

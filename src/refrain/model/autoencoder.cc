@@ -69,6 +69,14 @@ Autoencoder::Encoded Autoencoder::encode(Context& ctx, const Window& w, ConstTen
   return e;
 }
 
+ConstTensor Autoencoder::memory(Context& ctx, const Window& w, const Encoded& e,
+                                Arena& arena) const {
+  if (!config_.reads_positions()) return e.m();
+  const Tensor m = arena.take({w.rows(), config_.hidden});
+  add_position_codes(ctx, w, e.m(), {m.data, m.cols()});
+  return m;
+}
+
 void Autoencoder::encode_backward(Context& ctx, const Window& w, ConstTensor x, const Encoded& e,
                                   Tensor dcode, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
@@ -99,7 +107,7 @@ void Autoencoder::train(const Context& context, const Window& w, const Lesson& l
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
   const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
   const Encoded e = encode(ctx, w, lesson.x, &saved, saved);
-  const Decoder::Input in{e.code(), e.m(), lesson.x, lesson.forced};
+  const Decoder::Input in{e.code(), memory(ctx, w, e, saved), lesson.x, lesson.forced};
   const Decoder::Run run = decoder_.forward(ctx, w, in, true, saved);
 
   const Tensor dy = ctx.scratch.take({R, E}), dm = ctx.scratch.take({R, H});
@@ -124,7 +132,8 @@ void Autoencoder::reconstruct(Context& ctx, const Window& w, ConstTensor x, Tens
   check_lengths(w);
   Arena::Frame frame(ctx.scratch);
   const Encoded e = encode(ctx, w, x, nullptr, ctx.scratch);
-  const Decoder::Run run = decoder_.forward(ctx, w, {e.code(), e.m(), {}, {}}, false, ctx.scratch);
+  const Decoder::Input in{e.code(), memory(ctx, w, e, ctx.scratch), {}, {}};
+  const Decoder::Run run = decoder_.forward(ctx, w, in, false, ctx.scratch);
   if (ctx.dry()) return;
   kernels::copy(run.y, y);
   if (!map) return;

@@ -69,6 +69,8 @@ class Autoencoder {
     ConstTensor code() const { return normed.rank > 0 ? normed : z; }
   };
   Encoded encode(Context&, const Window&, ConstTensor x, Arena* saved, Arena& rows) const;
+  // What the decoder reads: m, or m[t] + code(t). The gradient by either is the same.
+  ConstTensor memory(Context&, const Window&, const Encoded&, Arena&) const;
   void encode_backward(Context&, const Window&, ConstTensor x, const Encoded&, Tensor dcode,
                        Tensor dm, Tensor dx) const;
   void visit(const ParamVisitor&);

@@ -39,6 +39,7 @@ void AutoencoderConfig::check() const {
   expect_one_of("cell", cell, {"rnn", "lstm", "gru"});
   expect_one_of("decoder", decoder, {"plain", "cross_attention", "self_attention"});
   expect_one_of("bottleneck_norm", bottleneck_norm, {"none", "rms_norm"});
+  expect_one_of("position_codes", position_codes, {"queries", "all"});
   expect_one_of("loss", loss, {"cosine", "mse"});
 }
 

@@ -19,6 +19,7 @@ struct AutoencoderConfig {
   std::string cell = "lstm";
   std::string decoder = "cross_attention";
   std::string bottleneck_norm = "none";
+  std::string position_codes = "queries";
   std::string loss = "cosine";
   bool flash = true;
   bool fused = true;
@@ -40,6 +41,8 @@ struct AutoencoderConfig {
       "plain: the bottleneck is all it knows; cross_attention: it reads the encoder's states at "
       "every step; self_attention: it reads its own past states");
     v("bottleneck_norm", bottleneck_norm, "none or rms_norm");
+    v("position_codes", position_codes,
+      "what attention knows the step of: queries, or all, the encoder's states that it reads too");
     v("loss", loss, "cosine: 0.9 (1 - cos) + 0.1 squared distance to the unit vector; mse");
     v("flash", flash, "attention block by block; false: the probabilities are kept whole");
     v("fused", fused, "context and initial states by one product each instead of several");
@@ -51,6 +54,7 @@ struct AutoencoderConfig {
   kernels::ReconstructionLoss kind_of_loss() const;
   bool reads_encoder() const { return decoder == "cross_attention"; }
   bool reads_itself() const { return decoder == "self_attention"; }
+  bool reads_positions() const { return reads_encoder() && position_codes == "all"; }
   bool has_attention() const { return reads_encoder() || reads_itself(); }
   int64_t attention_width() const { return head_dim > 0 ? heads * head_dim : hidden; }
 };

@@ -33,6 +33,20 @@ void position_codes(Tensor codes) {
       64 * codes.size());
 }
 
+void add_position_codes(Context& ctx, const Window& w, ConstTensor rows,
+                        kernels::SpacedRows<float> out) {
+  Arena::Frame frame(ctx.scratch);
+  int64_t longest = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
+  const Tensor codes = ctx.scratch.take({longest, rows.cols()});
+  if (ctx.dry()) return;
+  position_codes(codes);
+  for (int64_t row = 0; row < rows.rows(); ++row) {
+    const float *from = rows.row(row), *code = codes.row(w.position[static_cast<size_t>(row)]);
+    for (int64_t j = 0; j < rows.cols(); ++j) out[row][j] = from[j] + code[j];
+  }
+}
+
 Decoder::Decoder(const AutoencoderConfig& c)
     : config_(c),
       start_{c.bottleneck, c.layers * kernels::states_of(c.kind_of_cell()) * c.hidden, true},
@@ -158,16 +172,7 @@ void Decoder::forward_rows(Context& ctx, const Window& w, const Input& in, const
     x = run.cells[l].h;
   }
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
-  int64_t longest = 0;
-  for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
-  const Tensor codes = ctx.scratch.take({longest, H});
-  if (!ctx.dry()) {
-    position_codes(codes);
-    for (int64_t row = 0; row < R; ++row) {
-      const float *h = x.row(row), *code = codes.row(w.position[static_cast<size_t>(row)]);
-      for (int64_t j = 0; j < H; ++j) run.joined.row(row)[j] = h[j] + code[j];
-    }
-  }
+  add_position_codes(ctx, w, x, {run.joined.data, J});
   const Linear& query = cross_->query();
   kernels::gemm({run.joined.data, J, 1}, {query.w.w.data, 1, H}, run.asked.q.data, query.out, R,
                 query.out, H, false, ctx.scratch);

@@ -119,5 +119,7 @@ class Decoder {
 
 // Sine and cosine of every position before `positions`, [positions, width].
 void position_codes(Tensor codes);
+// To every row of the window the code of its position.
+void add_position_codes(Context&, const Window&, ConstTensor rows, kernels::SpacedRows<float> out);
 
 }  // namespace refrain

@@ -33,6 +33,9 @@ class AutoencoderRef {
     std::vector<Vector> state(static_cast<size_t>(c_.layers), Vector(size(S * H)));
     Vector memory;
     for (int64_t t = 0; t < tokens; ++t) append(memory, step("encoder.", state, part(x, t * E, E)));
+    Vector read = memory;
+    if (c_.reads_positions())
+      for (int64_t i = 0; i < tokens * H; ++i) read[size(i)] += position(i / H, i % H);
     Vector z = linear("bottleneck", part(memory, (tokens - 1) * H, H));
     if (c_.bottleneck_norm == "rms_norm") {
       T sum = 0;
@@ -58,7 +61,7 @@ class AutoencoderRef {
         for (int64_t j = 0; j < H; ++j) h[size(j)] += position(t, j);
         append(past, h);
         Vector joined = h;
-        append(joined, attend(h, c_.reads_encoder() ? memory : past));
+        append(joined, attend(h, c_.reads_encoder() ? read : past));
         h = linear("decoder.context", joined);
         for (T& s : h)
           if (!(kernels::real_part(s) > 0)) s = 0;

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <sstream>
 
-#include "refrain/base/process.h"
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -237,7 +236,6 @@ bool ReconstructionTrainer::resume() {
       [&](const std::string& from) { model_.model->load_weights(from); }, optimizer_);
   if (!state) return false;
   state_ = *state;
-  saved_step_ = state_.step;
   directory_.cut_metrics(state_.step);
   return true;
 }
@@ -256,7 +254,7 @@ std::span<const int32_t> ReconstructionTrainer::draw_window(int64_t i) const {
   return rest.first(std::min(rest.size(), length));
 }
 
-ReconstructionTrainer::StepResult ReconstructionTrainer::step() {
+TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
   const int64_t batch = config_.batch_size * config_.gradient_accumulation_steps;
   std::vector<std::span<const int32_t>> windows;
   int64_t words = 0;
@@ -272,7 +270,7 @@ ReconstructionTrainer::StepResult ReconstructionTrainer::step() {
 
   Autoencoder& model = *model_.model;
   const int64_t E = model.config().width;
-  StepResult result{0, 0, 0, words};
+  double loss = 0, cosine = 0;
   std::vector<float> losses, cosines;
   model.parameters().clear_gradients();
   for (int64_t first = 0; first < batch; first += config_.batch_size) {
@@ -294,105 +292,29 @@ ReconstructionTrainer::StepResult ReconstructionTrainer::step() {
       model.train(ctx, rows.window, lesson, {losses.data(), {R}}, {cosines.data(), {R}}, saved);
     });
     for (size_t r = 0; r < losses.size(); ++r) {
-      result.loss += static_cast<double>(losses[r]) / static_cast<double>(words);
-      result.cosine += static_cast<double>(cosines[r]) / static_cast<double>(words);
+      loss += static_cast<double>(losses[r]) / static_cast<double>(words);
+      cosine += static_cast<double>(cosines[r]) / static_cast<double>(words);
     }
   }
-  result.grad_norm = std::isfinite(result.loss)
-                         ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
-                         : result.loss;
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm))
-    throw_error(
-        "step {}: the {} is not a finite number; the weights of the last checkpoint are "
-        "untouched (try a lower --learning-rate or more --warmup-steps)",
-        state_.step + 1, std::isfinite(result.loss) ? "gradient" : "loss");
-  return result;
+  return {.loss = loss, .tokens = words, .metrics = {{"cosine", cosine}}};
 }
 
-void ReconstructionTrainer::evaluate_and_keep(const TrainerEvents& events) {
+TrainingLoop::Score ReconstructionTrainer::evaluate_held_out() {
   const ReconstructionScores scores = score_reconstruction(model_, valid_, workspace_);
-  const bool best = state_.best_step == 0 || scores.loss < state_.best_loss;
-  if (best) {
-    state_.best_loss = scores.loss;
-    state_.best_step = state_.step;
-    state_.evaluations_without_gain = 0;
-    directory_.save_best([&](const std::string& path) { model_.model->save_weights(path); },
-                         [&](const std::string& to) { model_.describe(to); });
-  } else {
-    ++state_.evaluations_without_gain;
-  }
-  directory_.record({{"step", state_.step},
-                     {"eval_loss", scores.loss},
-                     {"eval_cosine", scores.cosine},
-                     {"eval_recovery", scores.recovery},
-                     {"eval_tokens", scores.words},
-                     {"eval_runtime", scores.seconds}});
-  events.on_evaluation(state_.step, {scores.loss, scores.words, scores.seconds}, best);
-}
-
-void ReconstructionTrainer::save(const TrainerEvents& events) {
-  directory_.save([&](const std::string& path) { model_.model->save_weights(path); }, optimizer_,
-                  state_, [&](const std::string& to) { model_.describe(to); },
-                  config_.save_total_limit);
-  saved_step_ = state_.step;
-  events.on_save(state_.step);
+  return {.evaluation = {scores.loss, scores.words, scores.seconds},
+          .metrics = {{"eval_cosine", scores.cosine}, {"eval_recovery", scores.recovery}}};
 }
 
 TrainingEnd ReconstructionTrainer::run(const TrainerEvents& events, int64_t stop_after) {
-  Progress progress;
-  progress.total_steps = total_steps_;
-  auto since = Clock::now();
-  const auto begin = since;
-  const int64_t first_step = state_.step;
-  int64_t words_since = 0;
-  TrainingEnd end = TrainingEnd::kFinished;
-  while (state_.step < total_steps_) {
-    const StepResult result = step();
-    ++state_.step;
-    state_.tokens_seen += result.words;
-    words_since += result.words;
-    progress.step = state_.step;
-    progress.epoch = static_cast<double>(state_.tokens_seen) / static_cast<double>(places_);
-    progress.loss = result.loss;
-    progress.grad_norm = result.grad_norm;
-    progress.learning_rate = learning_rate(config_, state_.step, total_steps_);
-    progress.tokens_seen = state_.tokens_seen;
-    progress.tokens_per_second = static_cast<double>(words_since) / seconds_since(since);
-    progress.seconds_left = seconds_since(begin) / static_cast<double>(state_.step - first_step) *
-                            static_cast<double>(total_steps_ - state_.step);
-    events.on_step(progress);
-    const bool last = state_.step == total_steps_;
-    if (state_.step % config_.logging_steps == 0 || last) {
-      directory_.record({{"step", state_.step},
-                         {"epoch", progress.epoch},
-                         {"loss", result.loss},
-                         {"cosine", result.cosine},
-                         {"grad_norm", result.grad_norm},
-                         {"learning_rate", progress.learning_rate},
-                         {"num_input_tokens_seen", state_.tokens_seen},
-                         {"tokens_per_second", progress.tokens_per_second},
-                         {"peak_memory_bytes", peak_memory_bytes()}});
-      since = Clock::now();
-      words_since = 0;
-    }
-    const bool due = config_.eval_steps > 0 && state_.step % config_.eval_steps == 0;
-    if (!valid_.empty() && (due || last)) {
-      const auto pause = Clock::now();
-      evaluate_and_keep(events);
-      since += Clock::now() - pause;
-    }
-    if (config_.save_steps > 0 && state_.step % config_.save_steps == 0) save(events);
-    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience) {
-      end = TrainingEnd::kPatience;
-      break;
-    }
-    if (!last && (state_.step == stop_after || events.should_stop())) {
-      end = TrainingEnd::kStopped;
-      break;
-    }
-  }
-  if (saved_step_ != state_.step) save(events);
-  return end;
+  TrainingLoop::Learner learner{
+      .next_gradient = [this] { return next_gradient(); },
+      .epoch =
+          [this] { return static_cast<double>(state_.tokens_seen) / static_cast<double>(places_); },
+      .write_weights = [this](const std::string& path) { model_.model->save_weights(path); },
+      .describe = [this](const std::string& to) { model_.describe(to); }};
+  if (!valid_.empty()) learner.evaluate = [this] { return evaluate_held_out(); };
+  return TrainingLoop(std::move(learner), config_, total_steps_, directory_, optimizer_, state_)
+      .run(events, stop_after);
 }
 
 }  // namespace refrain

@@ -1,5 +1,5 @@
 // Training of a sequence autoencoder: windows of words drawn from documents, a curriculum, and the
-// loop of trainer.h around them.
+// loop of training_loop.h around them.
 //
 // Window i of step s is a function of (seed, s, i): it starts at a word of the data drawn with
 // equal chances among those with room for the shortest window behind them, and is as long as the
@@ -16,7 +16,7 @@
 #include "refrain/data/embeddings.h"
 #include "refrain/model/autoencoder.h"
 #include "refrain/model/workspace.h"
-#include "refrain/train/trainer.h"
+#include "refrain/train/training_loop.h"
 
 namespace refrain {
 
@@ -101,14 +101,9 @@ class ReconstructionTrainer {
   int64_t places() const { return places_; }  // where windows may start
 
  private:
-  struct StepResult {
-    double loss, cosine, grad_norm;
-    int64_t words;
-  };
   std::span<const int32_t> draw_window(int64_t i) const;
-  StepResult step();
-  void evaluate_and_keep(const TrainerEvents&);
-  void save(const TrainerEvents&);
+  TrainingLoop::Gradient next_gradient();
+  TrainingLoop::Score evaluate_held_out();
 
   WordAutoencoder& model_;
   Documents train_, valid_;
@@ -120,7 +115,7 @@ class ReconstructionTrainer {
   Optimizer optimizer_;
   Workspace workspace_;
   TrainerState state_;
-  int64_t total_steps_ = 0, saved_step_ = -1;
+  int64_t total_steps_ = 0;
 };
 
 }  // namespace refrain

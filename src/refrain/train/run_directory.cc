@@ -98,13 +98,6 @@ void RunDirectory::write_settings(const io::Json& settings) const {
 
 io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettings)); }
 
-void RunDirectory::save(LanguageModel& model, const Optimizer& optimizer, const TrainerState& state,
-                        const std::function<void(const std::string&)>& describe,
-                        int64_t keep) const {
-  save([&](const std::string& path) { save_weights(path, model); }, optimizer, state, describe,
-       keep);
-}
-
 void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& optimizer,
                         const TrainerState& state,
                         const std::function<void(const std::string&)>& describe,
@@ -125,11 +118,6 @@ void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& opti
   std::erase_if(all, [&](int64_t step) { return step > state.step; });
   for (size_t i = 0; keep > 0 && i + static_cast<size_t>(keep) < all.size(); ++i)
     io::remove_all(checkpoint(all[i]));
-}
-
-void RunDirectory::save_best(LanguageModel& model,
-                             const std::function<void(const std::string&)>& describe) const {
-  save_best([&](const std::string& path) { save_weights(path, model); }, describe);
 }
 
 void RunDirectory::save_best(const WriteWeights& write_weights,
@@ -153,12 +141,6 @@ std::vector<int64_t> RunDirectory::checkpoints() const {
   }
   std::sort(steps.begin(), steps.end());
   return steps;
-}
-
-std::optional<TrainerState> RunDirectory::load_newest(LanguageModel& model,
-                                                      Optimizer& optimizer) const {
-  return load_newest([&](const std::string& directory) { load_weights(directory, model); },
-                     optimizer);
 }
 
 std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_weights,

@@ -20,7 +20,6 @@
 
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
-#include "refrain/model/checkpoint.h"
 #include "refrain/train/optimizer.h"
 
 namespace refrain {
@@ -61,20 +60,15 @@ class RunDirectory {
 
   // Writes a checkpoint; `describe` puts the model directory's small files into a directory. The
   // run's own model.safetensors becomes the same file. Keeps the `keep` newest (0 = all).
-  void save(LanguageModel&, const Optimizer&, const TrainerState&,
-            const std::function<void(const std::string& directory)>& describe, int64_t keep) const;
   void save(const WriteWeights&, const Optimizer&, const TrainerState&,
             const std::function<void(const std::string& directory)>& describe, int64_t keep) const;
   // best/ becomes this model.
-  void save_best(LanguageModel&,
-                 const std::function<void(const std::string& directory)>& describe) const;
   void save_best(const WriteWeights&,
                  const std::function<void(const std::string& directory)>& describe) const;
 
   // Steps of the complete checkpoints, ascending.
   std::vector<int64_t> checkpoints() const;
   // Loads weights, moments and state of the newest checkpoint; nothing when there is none.
-  std::optional<TrainerState> load_newest(LanguageModel&, Optimizer&) const;
   std::optional<TrainerState> load_newest(const ReadWeights&, Optimizer&) const;
 
   // Appends a line to metrics.jsonl. cut_metrics() drops records after `step`: they belong to

@@ -4,8 +4,8 @@
 #include <chrono>
 #include <cmath>
 
-#include "refrain/base/process.h"
 #include "refrain/base/random.h"
+#include "refrain/model/checkpoint.h"
 
 namespace refrain {
 namespace {
@@ -150,16 +150,19 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
 }
 
 bool Trainer::resume() {
-  const std::optional<TrainerState> state = directory_.load_newest(model_, optimizer_);
+  const std::optional<TrainerState> state = directory_.load_newest(
+      [this](const std::string& from) { load_weights(from, model_); }, optimizer_);
   if (!state) return false;
   state_ = *state;
-  saved_step_ = state_.step;
   batches_.seek(state_.position);
   directory_.cut_metrics(state_.step);
   return true;
 }
 
-Trainer::StepResult Trainer::step(const data::Batch& batch) {
+TrainingLoop::Gradient Trainer::next_gradient() {
+  batches_.next(batch_);
+  state_.position = batches_.position();
+  const data::Batch& batch = batch_;
   const float scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1));
   const Dropout dropout{
       static_cast<float>(config_.dropout),
@@ -206,108 +209,34 @@ Trainer::StepResult Trainer::step(const data::Batch& batch) {
     }
   }
   model_.finish_gradients();
-  const double loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1));
-  const double norm = std::isfinite(loss)
-                          ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
-                          : loss;
-  if (!std::isfinite(loss) || !std::isfinite(norm))
-    throw_error(
-        "step {}: the {} is not a finite number; the weights of the last checkpoint are "
-        "untouched (try a lower --learning-rate or more --warmup-steps)",
-        state_.step + 1, std::isfinite(loss) ? "gradient" : "loss");
-  return {loss, norm};
+  return {.loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1)),
+          .tokens = batch.rows()};
 }
 
-void Trainer::evaluate_and_keep(const TrainerEvents& events) {
+Evaluation Trainer::evaluate_held_out() {
   data::BatchConfig config = batch_config_;
   config.max_tokens = 0;
   config.batch_size = plan_.evaluation_sequences;
-  const Evaluation result =
+  last_evaluation_ =
       evaluate(model_, *valid_, config, workspace_, evaluation_stretch(model_, config_));
-  last_evaluation_ = result;
-  const bool best = state_.best_step == 0 || result.loss < state_.best_loss;
-  if (best) {
-    state_.best_loss = result.loss;
-    state_.best_step = state_.step;
-    state_.evaluations_without_gain = 0;
-    directory_.save_best(model_, describe_);
-  } else {
-    ++state_.evaluations_without_gain;
-  }
-  directory_.record({{"step", state_.step},
-                     {"eval_loss", result.loss},
-                     {"eval_tokens", result.tokens},
-                     {"eval_runtime", result.seconds}});
-  events.on_evaluation(state_.step, result, best);
-}
-
-void Trainer::save(const TrainerEvents& events) {
-  directory_.save(model_, optimizer_, state_, describe_, config_.save_total_limit);
-  saved_step_ = state_.step;
-  events.on_save(state_.step);
+  return *last_evaluation_;
 }
 
 TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
-  data::Batch batch;
-  Progress progress;
-  progress.total_steps = total_steps_;
-  auto since = Clock::now();
-  const auto begin = since;
-  const int64_t first_step = state_.step;
-  int64_t tokens_since = 0;
-  TrainingEnd end = TrainingEnd::kFinished;
-
-  while (state_.step < total_steps_) {
-    batches_.next(batch);
-    const StepResult result = step(batch);
-    ++state_.step;
-    state_.position = batches_.position();
-    state_.tokens_seen += batch.rows();
-    tokens_since += batch.rows();
-
-    progress.step = state_.step;
-    progress.epoch = static_cast<double>(state_.position.epoch) +
-                     static_cast<double>(state_.position.index) /
-                         static_cast<double>(batches_.batches_in_epoch());
-    progress.loss = result.loss;
-    progress.grad_norm = result.grad_norm;
-    progress.learning_rate = learning_rate(config_, state_.step, total_steps_);
-    progress.tokens_seen = state_.tokens_seen;
-    progress.tokens_per_second = static_cast<double>(tokens_since) / seconds_since(since);
-    progress.seconds_left = seconds_since(begin) / static_cast<double>(state_.step - first_step) *
-                            static_cast<double>(total_steps_ - state_.step);
-    events.on_step(progress);
-    const bool last = state_.step == total_steps_;
-    if (state_.step % config_.logging_steps == 0 || last) {
-      directory_.record({{"step", state_.step},
-                         {"epoch", progress.epoch},
-                         {"loss", result.loss},
-                         {"grad_norm", result.grad_norm},
-                         {"learning_rate", progress.learning_rate},
-                         {"num_input_tokens_seen", state_.tokens_seen},
-                         {"tokens_per_second", progress.tokens_per_second},
-                         {"peak_memory_bytes", peak_memory_bytes()}});
-      since = Clock::now();
-      tokens_since = 0;
-    }
-    if (valid_ && ((config_.eval_steps > 0 && state_.step % config_.eval_steps == 0) || last)) {
-      const auto pause = Clock::now();
-      evaluate_and_keep(events);
-      since += Clock::now() - pause;
-    }
-    if (config_.save_steps > 0 && state_.step % config_.save_steps == 0) save(events);
-
-    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience) {
-      end = TrainingEnd::kPatience;
-      break;
-    }
-    if (!last && (state_.step == stop_after || events.should_stop())) {
-      end = TrainingEnd::kStopped;
-      break;
-    }
-  }
-  if (saved_step_ != state_.step) save(events);
-  return end;
+  TrainingLoop::Learner learner{
+      .next_gradient = [this] { return next_gradient(); },
+      .epoch =
+          [this] {
+            const data::Batches::Position& at = state_.position;
+            return static_cast<double>(at.epoch) +
+                   static_cast<double>(at.index) / static_cast<double>(batches_.batches_in_epoch());
+          },
+      .write_weights = [this](const std::string& path) { save_weights(path, model_); },
+      .describe = describe_};
+  if (valid_)
+    learner.evaluate = [this] { return TrainingLoop::Score{.evaluation = evaluate_held_out()}; };
+  return TrainingLoop(std::move(learner), config_, total_steps_, directory_, optimizer_, state_)
+      .run(events, stop_after);
 }
 
 }  // namespace refrain

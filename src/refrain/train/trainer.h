@@ -20,14 +20,9 @@
 #include "refrain/train/optimizer.h"
 #include "refrain/train/plan.h"
 #include "refrain/train/run_directory.h"
+#include "refrain/train/training_loop.h"
 
 namespace refrain {
-
-struct Evaluation {
-  double loss = 0;     // nats per supervised token
-  int64_t tokens = 0;  // supervised
-  double seconds = 0;
-};
 
 // Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
 // which only bounds memory. `stretch`: run sequences so many tokens at a time, the state carried
@@ -37,26 +32,6 @@ Evaluation evaluate(const LanguageModel&, const data::DataSet&, const data::Batc
 
 // The batch as the optimiser sees it: all of its micro-batches together.
 data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
-
-// What a listener is told after a step, an evaluation, a checkpoint.
-struct Progress {
-  int64_t step = 0, total_steps = 0;
-  double epoch = 0;
-  double loss = 0, grad_norm = 0, learning_rate = 0;
-  int64_t tokens_seen = 0;       // by the run
-  double tokens_per_second = 0;  // over the steps since the last record
-  double seconds_left = 0;
-};
-
-struct TrainerEvents {
-  std::function<void(const Progress&)> on_step = [](const Progress&) {};
-  std::function<void(int64_t step, const Evaluation&, bool best)> on_evaluation =
-      [](int64_t, const Evaluation&, bool) {};
-  std::function<void(int64_t step)> on_save = [](int64_t) {};
-  std::function<bool()> should_stop = [] { return false; };  // asked after every step
-};
-
-enum class TrainingEnd { kFinished, kPatience, kStopped };
 
 class Trainer {
  public:
@@ -68,9 +43,6 @@ class Trainer {
   // Goes on from the newest checkpoint; false when there is none.
   bool resume();
 
-  // Trains to the end, or for at most `stop_after` steps of the whole run (0 = no such limit);
-  // saves at the end. A loss that is not a number stops the run with an Error that names the step
-  // and leaves the checkpoints as they are.
   TrainingEnd run(const TrainerEvents&, int64_t stop_after = 0);
 
   const TrainerState& state() const { return state_; }
@@ -80,12 +52,8 @@ class Trainer {
   std::optional<Evaluation> last_evaluation() const { return last_evaluation_; }
 
  private:
-  struct StepResult {
-    double loss, grad_norm;
-  };
-  StepResult step(const data::Batch&);
-  void evaluate_and_keep(const TrainerEvents&);
-  void save(const TrainerEvents&);
+  TrainingLoop::Gradient next_gradient();
+  Evaluation evaluate_held_out();
 
   LanguageModel& model_;
   std::optional<data::DataSet> valid_;
@@ -95,12 +63,13 @@ class Trainer {
   std::function<void(const std::string&)> describe_;
   data::BatchConfig batch_config_;
   data::Batches batches_;
+  data::Batch batch_;
   Optimizer optimizer_;
   Workspace workspace_;
   std::optional<io::ScratchFile> spill_;
   std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
   TrainerState state_;
-  int64_t total_steps_ = 0, saved_step_ = -1;
+  int64_t total_steps_ = 0;
   std::optional<Evaluation> last_evaluation_;
 };
 
