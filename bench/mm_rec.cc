@@ -189,6 +189,12 @@ void print_recomputation(const Setup& setup) {
                 100 * (memory / first_memory - 1), step.peak_mebibytes, step.value,
                 100 * (step.value / first_seconds - 1));
   }
+  const Row& least = rows[6];
+  const double memory = Step(setup, 2 * T, least).activation_mebibytes();
+  const bench::Measured step = timed(setup, 2 * T, least, loss_of(setup, 2 * T, rows[0]));
+  std::printf("| T %lld: %s | %.0f (%+.0f %%) | %.0f | %.3f |\n", static_cast<long long>(2 * T),
+              "mixers but for h every 64 tokens, inside of the decay, feed-forward", memory,
+              100 * (memory / first_memory - 1), step.peak_mebibytes, step.value);
 }
 
 // [q k v z] of T tokens: one product, and four for each token, both of packed weights.

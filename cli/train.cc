@@ -271,11 +271,20 @@ struct Train {
   int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
     if (is_reconstruction())
       return train_reconstruct(
-          reconstruct, {line, directory, goes_on, source.inputs, valid, valid_split, stop_after,
-                        training, [&] { return settings(); },
-                        [&](const auto& run, const TrainerState& state) {
-                          return follow(run, state, directory);
-                        }});
+          reconstruct,
+          {.line = line,
+           .directory = directory,
+           .goes_on = goes_on,
+           .data = source.inputs,
+           .valid = valid,
+           .valid_split = valid_split,
+           .stop_after = stop_after,
+           .training = training,
+           .plan_by = [&](const auto& make) { return plan_by(make); },
+           .record_plan = [&](const Plan& plan) { record_plan(plan, directory); },
+           .settings = [&] { return settings(); },
+           .follow = [&](const auto& run,
+                         const TrainerState& state) { return follow(run, state, directory); }});
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const data::Tokenizer made =
         has_tokenizer ? data::Tokenizer::load(directory.path()) : make_tokenizer(tokenizer, source);
@@ -302,7 +311,10 @@ struct Train {
       train_set = std::move(parts.first);
       valid_set = std::move(parts.second);
     }
-    const Plan plan = plan_of(network, valid_set.has_value());
+    const Plan plan = plan_by([&](size_t process, size_t budget) {
+      const Planner planner(network, training, valid_set.has_value(), process);
+      return budget > 0 ? planner.within(budget) : planner.unbounded();
+    });
     network.take_memory();
     network.initialise(static_cast<uint64_t>(training.seed));
     network.allocate_gradients();
@@ -317,10 +329,7 @@ struct Train {
                   directory.path(), stop_after);
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
-    if (plan.budget > 0) {
-      io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
-      for (const std::string& line : describe_plan(plan)) note(line);
-    }
+    record_plan(plan, directory);
     if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
     if (training.bf16) note(fmt::format("products in bfloat16: {}", bf16_products()));
@@ -332,18 +341,24 @@ struct Train {
                   trainer.state(), directory);
   }
 
-  Plan plan_of(LanguageModel& network, bool evaluates) const {
-    if (training.memory.empty())
-      return Planner(network, training, evaluates, resident_bytes()).unbounded();
+  // make(resident bytes, budget), which is 0 when there is none.
+  Plan plan_by(const std::function<Plan(size_t process, size_t budget)>& make) const {
+    if (training.memory.empty()) return make(resident_bytes(), 0);
     const size_t budget = parse_budget(training.memory);
     settle_memory();
-    const Plan plan = Planner(network, training, evaluates, resident_bytes()).within(budget);
+    const Plan plan = make(resident_bytes(), budget);
     if (peak_memory_bytes() > budget)
       throw_error(
           "--memory: {} is too little: reading the data has taken {} already; refrain tokenizer "
           "train and refrain prepare can do that beforehand",
           bytes_text(budget), bytes_text(peak_memory_bytes()));
     return plan;
+  }
+
+  static void record_plan(const Plan& plan, const RunDirectory& directory) {
+    if (plan.budget == 0) return;
+    io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
+    for (const std::string& line : describe_plan(plan)) note(line);
   }
 
   int follow(const std::function<TrainingEnd(const TrainerEvents&)>& run, const TrainerState& state,

@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "cli/reconstruct.h"
 #include "refrain/io/file.h"
+#include "refrain/train/reconstruction_plan.h"
 
 namespace refrain::cli {
 namespace {
@@ -28,7 +29,7 @@ const std::set<std::string>& shared_settings() {
                                               "save_steps",    "save_total_limit",
                                               "logging_steps", "patience",
                                               "seed",          "threads",
-                                              "verbose"};
+                                              "memory",        "verbose"};
   return names;
 }
 
@@ -107,16 +108,19 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   config.width = !learned                       ? model.words.width()
                  : settings.embedding_width > 0 ? settings.embedding_width
                                                 : kUsualWidth;
-  model.model = std::make_unique<Autoencoder>(config);
   Documents seen = visible_documents(train, model.words, "--data");
   Documents held_out;
   if (!valid.empty())
     held_out = visible_documents(valid, model.words, run.valid.empty() ? "held out" : "--valid");
+  const Plan plan = run.plan_by([&](size_t process, size_t budget) {
+    model.model = std::make_unique<Autoencoder>(config);
+    model.model->parameters().allocate_gradients();
+    return plan_reconstruction(model, run.training, stages, !held_out.empty(), process, budget);
+  });
   model.model->parameters().initialise(seed);
-  model.model->parameters().allocate_gradients();
   if (!has_words) model.describe(directory.path());
   ReconstructionTrainer trainer(model, std::move(seen), std::move(held_out), run.training,
-                                settings.curriculum, directory);
+                                settings.curriculum, directory, plan);
   const bool resumed = run.goes_on && trainer.resume();
   const int64_t done = trainer.state().step;
   if (done > trainer.total_steps())
@@ -126,6 +130,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
     throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                 directory.path(), run.stop_after);
   directory.write_settings(run.settings());
+  run.record_plan(plan);
   if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
   note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
                    model.words.size(), config.width, train.size(), valid.size()));

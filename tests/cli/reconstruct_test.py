@@ -7,6 +7,7 @@ usage: reconstruct_test.py REFRAIN [unittest's arguments]
 import json
 import os
 import random
+import re
 import sys
 import unittest
 
@@ -66,6 +67,31 @@ class Promise(ReconstructCase):
                 self.must("train", "--resume", self.dir / f"{decoder}-stopped", "--batch-size", 6,
                           "--gradient-accumulation-steps", 2)
                 self.assertEqual(self.weights(f"{decoder}-stopped"), want)
+
+
+    def test_budgets(self):
+        # Wide enough that activations are most of what a run takes.
+        command = lambda out, *flags: self.lm(
+            out, "--autoencoder.hidden", 96, "--window", "60", "--batch-size", 64, "--max-steps", 3,
+            "--eval-steps", 2, "--threads", 2, *flags)
+        self.must(*command("free"))
+        line = self.refuses(command("no", "--memory", "1K"), says=["1 KiB is too little",
+                                                                   "needs at least", "a window"])
+        self.assertFalse((self.dir / "no").exists())
+        least = int(re.search(r"at least (\d+) MiB", line).group(1)) + 1
+        micro = []
+        for budget in (least, least + 4, least + 200):
+            out = f"within{budget}"
+            self.must(*command(out, "--memory", f"{budget}M"))
+            self.assertEqual(self.weights(out), self.weights("free"))
+            peak = max(json.loads(record).get("peak_memory_bytes", 0) for record in
+                       (self.dir / out / "metrics.jsonl").read_text().splitlines())
+            plan = json.loads((self.dir / out / "plan.json").read_text())
+            self.assertLessEqual(peak, budget << 20)
+            micro.append(plan["micro_batch_sequences"])
+        self.assertLess(micro[0], 8)
+        self.assertGreater(micro[1], micro[0])
+        self.assertEqual(micro[2], 64)
 
 
 class Use(ReconstructCase):

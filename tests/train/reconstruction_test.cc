@@ -1,7 +1,6 @@
-#include "refrain/train/reconstruction.h"
-
 #include <gtest/gtest.h>
 
+#include "refrain/train/reconstruction_plan.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -73,6 +72,10 @@ Documents small_documents() {
   return all;
 }
 
+Plan unbounded(const WordAutoencoder& model, const TrainConfig& config, const Curriculum& c) {
+  return plan_reconstruction(model, config, Stages(c), true, 0, 0);
+}
+
 TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
   for (const bool learned : {false, true}) {
     const TemporaryFolder folder;
@@ -87,7 +90,7 @@ TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
     Workspace workspace;
     const double before = score_reconstruction(model, small_documents(), workspace).cosine;
     ReconstructionTrainer trainer(model, small_documents(), small_documents(), config, curriculum,
-                                  directory);
+                                  directory, unbounded(model, config, curriculum));
     EXPECT_EQ(trainer.run({}), TrainingEnd::kFinished);
     const ReconstructionScores after = score_reconstruction(model, small_documents(), workspace);
     EXPECT_GT(after.cosine, before + 0.3);
@@ -107,14 +110,14 @@ TEST(ReconstructionTrainer, NeedsAWindow) {
   const Curriculum curriculum{.window = "9", .teacher_forcing = "0", .min_window = 9};
   TrainConfig config;
   EXPECT_EQ(error_of([&] {
-              ReconstructionTrainer(model, {{1, 2, 3}}, {}, config, curriculum, directory);
+              ReconstructionTrainer(model, {{1, 2, 3}}, {}, config, curriculum, directory, {});
             }),
             "expected a document to learn from of at least 9 words that have vectors (min_window), "
             "found none");
   config.max_steps = "5e";
   EXPECT_EQ(error_of([&] {
               ReconstructionTrainer(model, {std::vector<int32_t>(9)}, {}, config, curriculum,
-                                    directory);
+                                    directory, {});
             }),
             "max_steps: expected steps (2000), as windows are drawn, found '5e'");
 }

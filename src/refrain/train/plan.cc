@@ -39,6 +39,10 @@ std::vector<int64_t> halvings(int64_t n, int64_t least) {
 
 }  // namespace
 
+size_t overhead_bytes() {
+  return kHeapBytes + kStackBytes * static_cast<size_t>(std::max(threads(), 1));
+}
+
 int64_t evaluation_stretch(const LanguageModel& model, const TrainConfig& config) {
   if (config.tbptt > 0) return config.tbptt;
   const bool is_long = model.config().context > LanguageModel::kSegment;
@@ -113,7 +117,7 @@ Plan Planner::measured(Plan plan) const {
   size_t state = 0;
   for (int64_t l = 0; l < model_.config().layers; ++l) state += model_.state_bytes(l, context);
   if (config_.tbptt > 0) plan.batch += static_cast<size_t>(sequences) * state;
-  plan.process = process_ + kHeapBytes + kStackBytes * static_cast<size_t>(std::max(threads(), 1));
+  plan.process = process_ + overhead_bytes();
   // Evaluation takes what training has, or as little as it can.
   for (int64_t n = std::max<int64_t>(1, LanguageModel::kSegment / context); evaluates_;
        n = (n + 1) / 2) {

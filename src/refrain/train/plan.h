@@ -37,6 +37,9 @@ struct Plan {
   size_t total() const { return process + model + batch + activations(); }
 };
 
+// What any run takes besides: stacks of its threads, and the heap for small things.
+size_t overhead_bytes();
+
 io::Json to_json(const Plan&);
 std::string to_text(const Recompute&);  // as --gradient-checkpointing takes it
 

@@ -60,6 +60,26 @@ struct Rows {
   WindowData data_;
 };
 
+// Rows whose cosines to all words exist at a time, where so many windows are scored together.
+int64_t rows_compared(int64_t together) { return 8 * together; }
+
+void find_nearest(ConstTensor y, ConstTensor table, Context& ctx, std::vector<int32_t>* nearest) {
+  const int64_t V = table.rows(), E = table.cols();
+  // |y| does not matter, |x| does.
+  const Tensor units = ctx.scratch.take({V, E}), scores = ctx.scratch.take({y.rows(), V});
+  for (int64_t v = 0; v < V && !ctx.dry(); ++v) {
+    double squares = 0;
+    for (int64_t i = 0; i < E; ++i)
+      squares += static_cast<double>(table.row(v)[i]) * static_cast<double>(table.row(v)[i]);
+    const auto to_unit = static_cast<float>(squares > 0 ? 1 / std::sqrt(squares) : 0);
+    for (int64_t i = 0; i < E; ++i) units.row(v)[i] = to_unit * table.row(v)[i];
+  }
+  kernels::linear_forward(y, units, scores, ctx.scratch);
+  for (int64_t r = 0; r < y.rows() && !ctx.dry(); ++r)
+    nearest->push_back(
+        static_cast<int32_t>(std::max_element(scores.row(r), scores.row(r) + V) - scores.row(r)));
+}
+
 }  // namespace
 
 Stages::Stages(const Curriculum& c) : shortest(c.min_window) {
@@ -116,12 +136,12 @@ std::vector<std::span<const int32_t>> cut_windows(std::span<const int32_t> docum
 std::vector<float> reconstruct_windows(const WordAutoencoder& model,
                                        std::span<const std::span<const int32_t>> windows,
                                        Workspace& workspace, std::vector<std::vector<float>>* map) {
-  constexpr size_t kTogether = 32;
   const int64_t E = model.model->config().width;
   std::vector<float> all;
   std::vector<std::vector<float>> part_map;
-  for (size_t first = 0; first < windows.size(); first += kTogether) {
-    const Rows rows(windows.subspan(first, std::min(kTogether, windows.size() - first)), 0);
+  for (size_t first = 0; first < windows.size(); first += kWindowsTogether) {
+    const size_t n = std::min<size_t>(kWindowsTogether, windows.size() - first);
+    const Rows rows(windows.subspan(first, n), 0);
     const int64_t R = rows.window.rows();
     all.resize(all.size() + static_cast<size_t>(R * E));
     const Tensor y(all.data() + all.size() - static_cast<size_t>(R * E), {R, E});
@@ -135,33 +155,18 @@ std::vector<float> reconstruct_windows(const WordAutoencoder& model,
   return all;
 }
 
-std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace& workspace) {
-  constexpr int64_t kSlice = 256;
-  const int64_t V = table.rows(), E = table.cols();
+std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace& workspace,
+                                   int64_t together) {
   std::vector<int32_t> nearest;
-  for (int64_t first = 0; first < y.rows(); first += kSlice) {
-    const ConstTensor part = y.slice(first, std::min(kSlice, y.rows() - first));
-    workspace.run({}, [&](Context& ctx, Arena&) {
-      // |y| does not matter, |x| does.
-      const Tensor units = ctx.scratch.take({V, E}), scores = ctx.scratch.take({part.rows(), V});
-      for (int64_t v = 0; v < V && !ctx.dry(); ++v) {
-        double squares = 0;
-        for (int64_t i = 0; i < E; ++i)
-          squares += static_cast<double>(table.row(v)[i]) * static_cast<double>(table.row(v)[i]);
-        const auto to_unit = static_cast<float>(squares > 0 ? 1 / std::sqrt(squares) : 0);
-        for (int64_t i = 0; i < E; ++i) units.row(v)[i] = to_unit * table.row(v)[i];
-      }
-      kernels::linear_forward(part, units, scores, ctx.scratch);
-      for (int64_t r = 0; r < part.rows() && !ctx.dry(); ++r)
-        nearest.push_back(static_cast<int32_t>(std::max_element(scores.row(r), scores.row(r) + V) -
-                                               scores.row(r)));
-    });
+  for (int64_t first = 0; first < y.rows(); first += together) {
+    const ConstTensor part = y.slice(first, std::min(together, y.rows() - first));
+    workspace.run({}, [&](Context& ctx, Arena&) { find_nearest(part, table, ctx, &nearest); });
   }
   return nearest;
 }
 
 ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Documents& documents,
-                                          Workspace& workspace) {
+                                          Workspace& workspace, int64_t together) {
   const auto start = Clock::now();
   ReconstructionScores scores;
   std::vector<std::span<const int32_t>> windows;
@@ -172,38 +177,73 @@ ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Do
     throw_error("expected a document of at least {} words that have vectors, found none",
                 model.min_window);
   const int64_t E = model.model->config().width;
-  const std::vector<float> made = reconstruct_windows(model, windows, workspace);
-  const Rows rows(windows, 0);
-  const int64_t R = rows.window.rows();
-  std::vector<float> x(made.size()), losses(rows.ids.size()), cosines(rows.ids.size());
-  kernels::embedding_forward(rows.ids, model.table(), {x.data(), {R, E}});
-  model.model->score({made.data(), {R, E}}, {x.data(), {R, E}}, {losses.data(), {R}},
-                     {cosines.data(), {R}});
-  const std::vector<int32_t> nearest =
-      nearest_words({made.data(), {R, E}}, model.table(), workspace);
-  for (size_t r = 0; r < rows.ids.size(); ++r) {
-    scores.loss += static_cast<double>(losses[r]);
-    scores.cosine += static_cast<double>(cosines[r]);
-    scores.recovery += nearest[r] == rows.ids[r] ? 1 : 0;
+  std::vector<float> x, losses, cosines;
+  for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(together)) {
+    const size_t n = std::min(static_cast<size_t>(together), windows.size() - first);
+    const auto part = std::span(windows).subspan(first, n);
+    const std::vector<float> made = reconstruct_windows(model, part, workspace);
+    const Rows rows(part, 0);
+    const int64_t R = rows.window.rows();
+    const ConstTensor y(made.data(), {R, E});
+    x.resize(made.size());
+    losses.resize(rows.ids.size());
+    cosines.resize(rows.ids.size());
+    kernels::embedding_forward(rows.ids, model.table(), {x.data(), {R, E}});
+    model.model->score(y, {x.data(), {R, E}}, {losses.data(), {R}}, {cosines.data(), {R}});
+    const std::vector<int32_t> nearest =
+        nearest_words(y, model.table(), workspace, rows_compared(together));
+    for (size_t r = 0; r < rows.ids.size(); ++r) {
+      scores.loss += static_cast<double>(losses[r]);
+      scores.cosine += static_cast<double>(cosines[r]);
+      scores.recovery += nearest[r] == rows.ids[r] ? 1 : 0;
+    }
+    scores.words += R;
   }
   for (double* mean : {&scores.loss, &scores.cosine, &scores.recovery})
-    *mean /= static_cast<double>(R);
-  scores.words = R;
+    *mean /= static_cast<double>(scores.words);
   scores.windows = std::ssize(windows);
   scores.seconds = seconds_since(start);
   return scores;
 }
 
+size_t scoring_bytes(const WordAutoencoder& model, int64_t together) {
+  WindowData data;
+  const Window window = data.whole(together, model.window);
+  const int64_t R = window.rows(), E = model.model->config().width;
+  const StepBytes made = count_bytes([&](Context& ctx, Arena&) {
+    const Tensor x = ctx.scratch.take({R, E});
+    model.model->reconstruct(ctx, window, x, {nullptr, {R, E}});
+  });
+  const int64_t compared = std::min(R, rows_compared(together));
+  const StepBytes nearest = count_bytes([&](Context& ctx, Arena&) {
+    find_nearest({nullptr, {compared, E}}, model.table(), ctx, nullptr);
+  });
+  const auto kept = static_cast<size_t>(R * (2 * E + 4)) * sizeof(float);
+  return std::max(made.total(), nearest.total()) + kept;
+}
+
+void train_on_words(const WordAutoencoder& words, Context& ctx, const Window& w,
+                    std::span<const int32_t> ids, std::span<const uint8_t> forced, float scale,
+                    Tensor losses, Tensor cosines, Arena& saved) {
+  Autoencoder& model = *words.model;
+  const Tensor x = saved.take({w.rows(), model.config().width});
+  if (!ctx.dry()) kernels::embedding_forward(ids, words.table(), x);
+  Autoencoder::Lesson lesson{.x = x, .forced = forced, .scale = scale};
+  if (model.config().vocab_size > 0) lesson.tokens = ids;
+  model.train(ctx, w, lesson, losses, cosines, saved);
+}
+
 ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents train,
                                              Documents valid, const TrainConfig& config,
                                              const Curriculum& curriculum,
-                                             const RunDirectory& directory)
+                                             const RunDirectory& directory, const Plan& plan)
     : model_(model),
       train_(std::move(train)),
       valid_(std::move(valid)),
       config_(config),
       stages_(curriculum),
       directory_(directory),
+      plan_(plan),
       optimizer_({[this](const ParamVisitor& v) { model_.model->parameters().visit(v); },
                   [this] { return model_.model->parameters().weights(); },
                   [this] { return model_.model->parameters().gradients(); }},
@@ -218,6 +258,7 @@ ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents t
     places_before_.push_back(places_);
     places_ += std::max<int64_t>(0, std::ssize(document) - stages_.shortest + 1);
   }
+  if (plan_.budget > 0) workspace_.fix(plan_.activations());
   if (places_ == 0)
     throw_error(
         "expected a document to learn from of at least {} words that have vectors "
@@ -268,28 +309,20 @@ TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
   const double chance = stages_.forcing_at(state_.step, total_steps_);
   for (int64_t t = 0; t < stages_.longest(); ++t) forced.push_back(coins.uniform() < chance);
 
-  Autoencoder& model = *model_.model;
-  const int64_t E = model.config().width;
   double loss = 0, cosine = 0;
   std::vector<float> losses, cosines;
-  model.parameters().clear_gradients();
-  for (int64_t first = 0; first < batch; first += config_.batch_size) {
-    const auto part = std::span(windows).subspan(static_cast<size_t>(first),
-                                                 static_cast<size_t>(config_.batch_size));
-    const Rows rows(part, first);
+  model_.model->parameters().clear_gradients();
+  for (int64_t first = 0; first < batch; first += plan_.sequences) {
+    const int64_t n = std::min(plan_.sequences, batch - first);
+    const Rows rows(std::span<const std::span<const int32_t>>(windows).subspan(
+                        static_cast<size_t>(first), static_cast<size_t>(n)),
+                    first);
     const int64_t R = rows.window.rows();
     losses.resize(rows.ids.size());
     cosines.resize(rows.ids.size());
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
-      const Tensor x = saved.take({R, E});
-      if (!ctx.dry()) kernels::embedding_forward(rows.ids, model_.table(), x);
-      const Autoencoder::Lesson lesson{.x = x,
-                                       .forced = forced,
-                                       .scale = 1 / static_cast<float>(words),
-                                       .tokens = model.config().vocab_size > 0
-                                                     ? std::span<const int32_t>(rows.ids)
-                                                     : std::span<const int32_t>()};
-      model.train(ctx, rows.window, lesson, {losses.data(), {R}}, {cosines.data(), {R}}, saved);
+      train_on_words(model_, ctx, rows.window, rows.ids, forced, 1 / static_cast<float>(words),
+                     {losses.data(), {R}}, {cosines.data(), {R}}, saved);
     });
     for (size_t r = 0; r < losses.size(); ++r) {
       loss += static_cast<double>(losses[r]) / static_cast<double>(words);
@@ -300,7 +333,8 @@ TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
 }
 
 TrainingLoop::Score ReconstructionTrainer::evaluate_held_out() {
-  const ReconstructionScores scores = score_reconstruction(model_, valid_, workspace_);
+  const ReconstructionScores scores =
+      score_reconstruction(model_, valid_, workspace_, plan_.evaluation_sequences);
   return {.evaluation = {scores.loss, scores.words, scores.seconds},
           .metrics = {{"eval_cosine", scores.cosine}, {"eval_recovery", scores.recovery}}};
 }

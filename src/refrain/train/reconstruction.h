@@ -16,6 +16,7 @@
 #include "refrain/data/embeddings.h"
 #include "refrain/model/autoencoder.h"
 #include "refrain/model/workspace.h"
+#include "refrain/train/plan.h"
 #include "refrain/train/training_loop.h"
 
 namespace refrain {
@@ -82,16 +83,31 @@ std::vector<float> reconstruct_windows(const WordAutoencoder&,
                                        std::span<const std::span<const int32_t>> windows,
                                        Workspace&, std::vector<std::vector<float>>* map = nullptr);
 
-// For every row of y [n, width] the word whose vector has the highest cosine to it.
-std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace&);
+// For every row of y [n, width] the word whose vector has the highest cosine to it. So many rows
+// `together`, which bounds memory.
+std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace&,
+                                   int64_t together = 256);
 
-// An Error when no document has a whole window.
-ReconstructionScores score_reconstruction(const WordAutoencoder&, const Documents&, Workspace&);
+// Windows that are reconstructed together, where nothing else is asked for.
+inline constexpr int64_t kWindowsTogether = 32;
+
+// An Error when no document has a whole window. What comes out does not depend on `together`, which
+// bounds memory.
+ReconstructionScores score_reconstruction(const WordAutoencoder&, const Documents&, Workspace&,
+                                          int64_t together = kWindowsTogether);
+// Most of the memory that it takes with windows of the model's length.
+size_t scoring_bytes(const WordAutoencoder&, int64_t together);
+
+// Adds to the model's gradients those of scale * (sum of the losses of words `ids`, [R], laid out
+// as the window says); losses and cosines [R].
+void train_on_words(const WordAutoencoder&, Context&, const Window&, std::span<const int32_t> ids,
+                    std::span<const uint8_t> forced, float scale, Tensor losses, Tensor cosines,
+                    Arena& saved);
 
 class ReconstructionTrainer {
  public:
   ReconstructionTrainer(WordAutoencoder&, Documents train, Documents valid, const TrainConfig&,
-                        const Curriculum&, const RunDirectory&);
+                        const Curriculum&, const RunDirectory&, const Plan&);
 
   // As Trainer's.
   bool resume();
@@ -112,6 +128,7 @@ class ReconstructionTrainer {
   TrainConfig config_;
   Stages stages_;
   const RunDirectory& directory_;
+  Plan plan_;
   Optimizer optimizer_;
   Workspace workspace_;
   TrainerState state_;

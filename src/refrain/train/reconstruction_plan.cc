@@ -1,0 +1,67 @@
+#include "refrain/train/reconstruction_plan.h"
+
+#include "refrain/base/bytes.h"
+
+namespace refrain {
+namespace {
+
+// Of a word of the batch: its place among the windows; of a micro-batch: its id, losses, coins.
+constexpr int64_t kBytesPerWindow = 16, kBytesPerRow = 32;
+
+StepBytes larger(const StepBytes& a, const StepBytes& b) { return a.total() > b.total() ? a : b; }
+
+// The longest windows, with every step forced and with none: the decoder works in other ways.
+StepBytes step_bytes(const WordAutoencoder& model, int64_t windows, int64_t length) {
+  WindowData data;
+  const Window window = data.whole(windows, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  const auto with = [&](uint8_t is_forced) {
+    const std::vector<uint8_t> forced(static_cast<size_t>(length), is_forced);
+    return count_bytes([&](Context& ctx, Arena& saved) {
+      train_on_words(model, ctx, window, ids, forced, 1, {nullptr, {window.rows()}},
+                     {nullptr, {window.rows()}}, saved);
+    });
+  };
+  return larger(with(0), with(1));
+}
+
+Plan measured(const WordAutoencoder& model, const TrainConfig& config, const Stages& stages,
+              bool evaluates, size_t process, int64_t windows) {
+  const int64_t longest = stages.longest();
+  Plan plan;
+  plan.sequences = windows;
+  plan.step = step_bytes(model, windows, longest);
+  plan.process = process + overhead_bytes();
+  plan.model = static_cast<size_t>(model.model->parameters().count()) * 4 * sizeof(float);
+  plan.batch =
+      static_cast<size_t>(kBytesPerWindow * config.batch_size * config.gradient_accumulation_steps +
+                          kBytesPerRow * windows * longest);
+  // Evaluation takes what training has, or as little as it can.
+  for (int64_t n = kWindowsTogether; evaluates; n = (n + 1) / 2) {
+    plan.evaluation_sequences = n;
+    plan.evaluation = scoring_bytes(model, n);
+    if (n == 1 || plan.evaluation <= plan.step.total()) break;
+  }
+  return plan;
+}
+
+}  // namespace
+
+Plan plan_reconstruction(const WordAutoencoder& model, const TrainConfig& config,
+                         const Stages& stages, bool evaluates, size_t process, size_t budget) {
+  for (int64_t windows = config.batch_size;; windows = (windows + 1) / 2) {
+    Plan plan = measured(model, config, stages, evaluates, process, windows);
+    plan.budget = budget;
+    if (budget == 0 || plan.total() <= budget) return plan;
+    if (windows == 1)
+      throw_error(
+          "--memory: {} is too little: this run needs at least {} ({} for the program and its "
+          "data, {} for weights, gradients and moments of {} parameters, {} for activations of a "
+          "window); a smaller model or shorter windows would need less",
+          bytes_text(budget), bytes_text(plan.total()), bytes_text(plan.process + plan.batch),
+          bytes_text(plan.model), model.model->parameters().count(),
+          bytes_text(plan.activations()));
+  }
+}
+
+}  // namespace refrain

@@ -1,0 +1,18 @@
+// How training of an autoencoder is cut to fit a budget of memory: into micro-batches, which never
+// change a bit of the weights, and windows evaluated at a time. As for language models (plan.h)
+// bytes are counted by running the step dry; nothing is computed again.
+#pragma once
+#include <cstdint>
+
+#include "refrain/train/plan.h"
+#include "refrain/train/reconstruction.h"
+
+namespace refrain {
+
+// The model must have its gradients' memory. `process`: resident bytes of the process without the
+// model. With a budget the largest micro-batch that fits, or an Error that names the least budget;
+// with 0 the whole batch_size.
+Plan plan_reconstruction(const WordAutoencoder&, const TrainConfig&, const Stages&, bool evaluates,
+                         size_t process, size_t budget);
+
+}  // namespace refrain
