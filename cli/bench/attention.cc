@@ -6,6 +6,7 @@
 
 #include "cli/bench/plain_attention.h"
 #include "cli/bench/sections.h"
+#include "refrain/mixers/attention/attention.h"
 #include "refrain/model/workspace.h"
 
 namespace refrain::cli::bench {
@@ -15,8 +16,9 @@ constexpr double kMostPlainBytes = 2.0 * (1 << 30);
 
 // Inputs and what a form makes of them, all [T, heads d].
 struct Inputs {
-  Inputs(int64_t tokens, int64_t heads_, int64_t head_dim_)
-      : T(tokens), heads(heads_), head_dim(head_dim_) {
+  Inputs(int64_t tokens, int64_t heads_, int64_t head_dim_, int64_t window_ = 0,
+         int64_t stride_ = 0)
+      : T(tokens), heads(heads_), head_dim(head_dim_), window(window_), stride(stride_) {
     // Scores of standard deviation 2: their softmax is neither flat nor a single one.
     for (Buffer<float>* values : {&q, &k})
       for (float& value : values->span()) value *= 2.45f;
@@ -24,7 +26,20 @@ struct Inputs {
   int64_t row() const { return heads * head_dim; }
   float scale() const { return 1 / std::sqrt(static_cast<float>(head_dim)); }
 
-  int64_t T, heads, head_dim;
+  // What the query at position i sees of the keys up to its own (kernels/attention.h).
+  bool sees(int64_t i, int64_t j) const {
+    return window == 0 || j > i - window || (stride > 0 && (j + 1) % stride == 0);
+  }
+  double pairs() const {
+    double all = 0;
+    for (int64_t i = 0; i < T; ++i) {
+      const int64_t behind = window > 0 ? std::max<int64_t>(0, i + 1 - window) : 0;
+      all += static_cast<double>(i + 1 - behind + (stride > 0 ? behind / stride : 0));
+    }
+    return all;
+  }
+
+  int64_t T, heads, head_dim, window, stride;
   Buffer<float> q = uniform(T * heads * head_dim, 1), k = uniform(T * heads * head_dim, 2),
                 v = uniform(T * heads * head_dim, 3), d_o = uniform(T * heads * head_dim, 4);
 };
@@ -47,7 +62,9 @@ class Blockwise {
                                           .head_dim = in_.head_dim,
                                           .scale = in_.scale(),
                                           .q_row = row,
-                                          .o_row = row};
+                                          .o_row = row,
+                                          .window = in_.window,
+                                          .stride = in_.stride};
       const kernels::AttentionSequence sequence{.queries = in_.T,
                                                 .start = 0,
                                                 .q = in_.q.data(),
@@ -109,6 +126,7 @@ Query query(const Inputs& in, int64_t h, int64_t i) {
   double top = -INFINITY, sum = 0, mean = 0;
   for (int64_t j = 0; j <= i; ++j) {
     out.p.push_back(static_cast<double>(in.scale()) * dot(in.q, i, in.k, j));
+    if (!in.sees(i, j)) out.p.back() = -INFINITY;
     top = std::max(top, out.p.back());
   }
   for (double& p : out.p) sum += p = std::exp(p - top);
@@ -183,45 +201,93 @@ void against_each_other(Check& check, const Outputs& got, const Outputs& want) {
   compare("dv", got.dv, want.dv);
 }
 
+// A form with its outputs, and whether they are right.
+template <class Form>
+struct Trial {
+  explicit Trial(const Inputs& in_) : in(in_), out(in), form(in) {
+    form.run(out);
+    check = against_formula(in, out);
+  }
+  const Inputs& in;
+  Outputs out;
+  Form form;
+  Check check;
+};
+
+// The rows of one length and shape, in turns; the first is what the others' ratios are over.
+class Group {
+ public:
+  Group(const Setup& setup, Report& report) : setup_(setup), report_(report) {}
+
+  template <class Form>
+  void add(const std::string& name, Trial<Form>& trial) {
+    entries_.push_back({name, trial.in, trial.check, trial.form.bytes()});
+    if (trial.check.passed()) works_.emplace_back([&] { trial.form.run(trial.out); });
+  }
+
+  void time() {
+    const std::vector<Timing> timings =
+        works_.empty() ? std::vector<Timing>() : time_in_turns(setup_.repetitions, works_);
+    size_t at = 0;
+    for (const Entry& entry : entries_) {
+      const Inputs& in = entry.in;
+      Row row{.section = "attention",
+              .name = entry.name,
+              .shape = fmt::format("{} tokens, {} x {}", in.T, in.heads, in.head_dim)};
+      row.unit = "GFLOP/s";
+      row.ceiling = setup_.ceilings.products / 1e9;
+      row.peak_mib = mebibytes(entry.bytes);
+      if (entry.check.passed()) {
+        row.timing = timings[at++];
+        // Two products forward and five backward, over the pairs that the mask leaves.
+        row.rate = 7 * 2 * in.pairs() * static_cast<double>(in.row()) / row.timing.median / 1e9;
+        if (entries_.size() > 1 && entries_[0].check.passed())
+          row.ratio = timings[0].median / row.timing.median;
+      }
+      report_.add(row, entry.check);
+    }
+  }
+
+ private:
+  struct Entry {
+    std::string name;
+    const Inputs& in;
+    const Check& check;
+    size_t bytes;
+  };
+  const Setup& setup_;
+  Report& report_;
+  std::vector<Entry> entries_;
+  std::vector<Work> works_;
+};
+
 void time_length(const Setup& setup, Report& report, int64_t T, int64_t heads, int64_t head_dim,
                  bool with_plain) {
   const Inputs in(T, heads, head_dim);
-  Outputs blockwise_out(in), plain_out(in);
-  Blockwise blockwise(in);
-  std::optional<Plain> plain;
-  blockwise.run(blockwise_out);
-  Check check = against_formula(in, blockwise_out), plain_check;
+  Trial<Blockwise> blockwise(in);
+  std::optional<Trial<Plain>> plain;
+  Group group(setup, report);
   if (with_plain) {
     plain.emplace(in);
-    plain->run(plain_out);
-    plain_check = against_formula(in, plain_out);
-    if (plain_check.passed()) against_each_other(check, blockwise_out, plain_out);
+    if (plain->check.passed()) against_each_other(blockwise.check, blockwise.out, plain->out);
+    group.add("plain", *plain);
   }
-  // Two products forward and five backward, over the pairs that the mask leaves.
-  const double pairs = 0.5 * static_cast<double>(T) * static_cast<double>(T + 1);
-  const double operations = 7 * 2 * pairs * static_cast<double>(in.row());
-  Row row{.section = "attention",
-          .shape = fmt::format("{} tokens, {} x {}", T, in.heads, in.head_dim)};
-  row.unit = "GFLOP/s";
-  row.ceiling = setup.ceilings.products / 1e9;
-  std::vector<Work> works;
-  if (check.passed()) works.emplace_back([&] { blockwise.run(blockwise_out); });
-  const bool both = plain && plain_check.passed();
-  if (both) works.emplace_back([&] { plain->run(plain_out); });
-  const std::vector<Timing> timings =
-      works.empty() ? std::vector<Timing>() : time_in_turns(setup.repetitions, works);
-  const auto add = [&](const char* name, size_t bytes, const Check& passed, size_t i) {
-    row.name = name;
-    row.peak_mib = mebibytes(bytes);
-    if (passed.passed()) {
-      row.timing = timings[i];
-      row.rate = operations / row.timing.median / 1e9;
-      if (both) row.ratio = timings.back().median / row.timing.median;
-    }
-    report.add(row, passed);
-  };
-  if (plain) add("plain", plain->bytes(), plain_check, timings.size() - 1);
-  add("blockwise", blockwise.bytes(), check, 0);
+  group.add("blockwise", blockwise);
+  group.time();
+}
+
+// All keys beside a window of them.
+void time_sparse(const Setup& setup, Report& report, int64_t T, const ModelConfig& model,
+                 const AttentionConfig& sparse) {
+  const Inputs all(T, model.heads, model.head_dim);
+  const Inputs some(T, model.heads, model.head_dim, sparse.window, sparse.stride);
+  Trial<Blockwise> full(all), part(some);
+  Group group(setup, report);
+  group.add("blockwise", full);
+  group.add(sparse.stride > 0 ? fmt::format("window of {}, stride {}", sparse.window, sparse.stride)
+                              : fmt::format("window of {}", sparse.window),
+            part);
+  group.time();
 }
 
 }  // namespace
@@ -229,9 +295,11 @@ void time_length(const Setup& setup, Report& report, int64_t T, int64_t heads, i
 void time_attention(const Setup& setup, Report& report) {
   ModelConfig model = setup.model_of("attention", 1);
   model.resolve();
+  const auto sparse = setup.mixer_settings.get<AttentionConfig>("attention.");
   for (const int64_t T : setup.lengths) {
     const bool fits = PlainAttention::bytes(T, model.heads) <= kMostPlainBytes;
     time_length(setup, report, T, model.heads, model.head_dim, fits);
+    if (sparse.window > 0 && sparse.window < T) time_sparse(setup, report, T, model, sparse);
     for (const int64_t heads : {4, 6, 8})
       if (heads != model.heads && model.d_model % heads == 0)
         time_length(setup, report, T, heads, model.d_model / heads, false);

@@ -58,6 +58,15 @@ class Rows(BenchCase):
             self.assertIn(name, switches)
         self.assertNotIn("attention: checkpointing 64", switches)
 
+    def test_windows_stand_beside_all_keys(self):
+        rows = self.rows("attention", "--lengths", "24,100", "--attention.window", 30,
+                         "--attention.stride", 8)
+        names = [(r["name"], r["shape"].split(",")[0]) for r in rows if r["section"] == "attention"]
+        self.assertEqual([n for n in names if "window" in n[0]],
+                         [("window of 30, stride 8", "100 tokens")])
+        window = [r for r in rows if r["name"].startswith("window")][0]
+        self.assertGreater(window["ratio"], 0)
+
     def test_bfloat16_passes_its_checks(self):
         rows = self.rows("mixers", "--bf16", "--lengths", 32, "--mixers",
                          "attention,gla,attention_rnn,lstm")
