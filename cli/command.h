@@ -134,13 +134,14 @@ void assign(const Setting& setting, T& field) {
 
 }  // namespace detail
 
-// Lists the settings of all mixers, "attention.rope_theta", for a verb's visit(); `values` gets
-// what they are set to.
+// Lists the settings of all mixers, "attention.rope_theta", for a verb's visit(): as `values` has
+// them, or by default; `values` gets what they are set to.
 template <class V>
 void visit_mixers(V&& v, Options& values) {
   visit_mixer_settings(
       [&](const std::string& name, const std::string& by_default, const std::string& help) {
-        std::string value = by_default;
+        const auto known = values.values().find(name);
+        std::string value = known == values.values().end() ? by_default : known->second;
         v(name.c_str(), value, help.c_str());
         values.set(name, value);
       });

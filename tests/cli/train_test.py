@@ -202,6 +202,30 @@ class Promise(TrainCase):
                               f"{least + 20}M", "--threads", 1)
                     self.assertEqual(self.weights(name + "stopped"), want)
 
+    def test_settings_of_mixers_go_on(self):
+        """A run that goes on has the settings it began with, those of its mixers too."""
+        for pattern, name, value, other in (("attention", "attention.window", 5, 9),
+                                            ("gla", "gla.gate_divisor", 4, 8),
+                                            ("simple_rnn", "simple_rnn.conv", 3, 2),
+                                            ("mm_rec", "mm_rec.stretch", 4, 6)):
+            with self.subTest(name):
+                flag = f"--{name}"
+                command = lambda out, *flags: self.lm(f"{pattern}-{out}", "--pattern", pattern,
+                                                      flag, value, "--max-steps", 6, *flags)
+                self.must(*command("whole"))
+                want = self.weights(f"{pattern}-whole")
+                self.must(*self.lm(f"{pattern}-usual", "--pattern", pattern, "--max-steps", 6))
+                self.assertNotEqual(self.weights(f"{pattern}-usual"), want)
+                self.must(*command("stopped", "--stop-after", 3))
+                run = self.dir / f"{pattern}-stopped"
+                recorded = json.loads((run / "training_args.json").read_text())
+                self.assertEqual(recorded[name], str(value))
+                self.refuses(["train", "--resume", run, flag, other], says="cannot change")
+                self.must("train", "--resume", run)
+                self.assertEqual(self.weights(f"{pattern}-stopped"), want)
+                self.assertEqual((run / "config.json").read_text(),
+                                 (self.dir / f"{pattern}-whole" / "config.json").read_text())
+
     def test_long_sequences(self):
         """Beyond 4,096 tokens: in segments, whose activations are kept or computed again."""
         data = self.put("long.txt", text(6000))
