@@ -5,7 +5,6 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm.cc"
-#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/tile-inl.h"
@@ -60,13 +59,6 @@ HWY_INLINE void pack_adjacent(const float* HWY_RESTRICT from, int64_t step, int6
   }
 }
 
-// Asks for the lines of C that a tile will read.
-HWY_INLINE void prefetch_tile(const float* c, int64_t c_row, int64_t mr, int64_t n) {
-  constexpr int64_t kLine = 64 / sizeof(float);
-  for (int64_t m = 0; m < mr; ++m)
-    for (int64_t j = 0; j < n; j += kLine) hwy::Prefetch(c + m * c_row + j);
-}
-
 // Blocks of n > 0 of equal size, none beyond `most`, all but the last multiples of `of`.
 HWY_INLINE int64_t even_block(int64_t n, int64_t most, int64_t of) {
   const int64_t blocks = (n + most - 1) / most;
@@ -115,8 +107,6 @@ void block_task(const Block& x, const Panel& panel, int64_t tiles, int64_t t0, i
     }
     for (; p < p1; ++p) {
       const int64_t n = std::min(NR, x.width - p * NR);
-      if (x.add && p + 1 < p1)
-        prefetch_tile(to + (p + 1) * NR, x.c_row, mr, std::min(NR, x.width - (p + 1) * NR));
       if (x.pack_rows)
         tile_of<Rows::kAdjacent, V>(mr, packed_rows, mr, panel(p), x.b_row, x.depth, to + p * NR,
                                     x.c_row, n, x.add);
@@ -162,8 +152,6 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
       const int64_t want = 4 * threads();
       const int64_t row_tasks = std::min(tiles, want);
       const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, panels);
-      // Rows at a large power of two from each other fall into the same few cache sets.
-      const bool pack_rows = a.row == 1 || bf16 || (a.row % 256 == 0 && panels / col_tasks >= 4);
       const Block block{{a.data + k0 * a.col, a.row, a.col},
                         weights ? kWeightPanel : NR,
                         c + j0,
@@ -172,7 +160,7 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
                         width,
                         depth,
                         add || k0 > 0,
-                        pack_rows,
+                        a.row == 1 || bf16,
                         bf16};
       parallel_for(
           row_tasks * col_tasks,
