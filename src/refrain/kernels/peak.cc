@@ -15,8 +15,8 @@ int64_t multiply_add_chains(int64_t steps, float factor, float addend, double& s
   const FloatVec by = hn::Set(d, factor), plus = hn::Set(d, addend);
   FloatVec chain[kChains];
 #pragma GCC unroll 16
-  for (int i = 0; i < kChains; ++i)  // of equal chains a compiler makes one
-    chain[i] = hn::Set(d, static_cast<float>(i));
+  for (int i = 0; i < kChains; ++i)  // 1 on average; of equal chains a compiler makes one
+    chain[i] = hn::Set(d, static_cast<float>(i % 2 == 0 ? i + 2 : 1 - i));
   for (int64_t step = 0; step < steps; ++step) {
 #pragma GCC unroll 16
     for (int i = 0; i < kChains; ++i) chain[i] = hn::MulAdd(chain[i], by, plus);
