@@ -93,7 +93,10 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   if (run.valid.empty())
     std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split);
   if (train.empty())
-    throw_error("--data: expected documents to learn from besides those held out, found none");
+    throw_error(
+        "--data: expected documents to learn from besides the {} held out, found none (documents "
+        "have two blank lines between them; --valid-split 0 holds none out)",
+        valid.size());
   const auto seed = static_cast<uint64_t>(run.training.seed);
   WordAutoencoder model{nullptr,
                         has_words ? data::Embeddings::load(directory.path())
