@@ -294,6 +294,10 @@ struct Train {
                   model.vocab_size);
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    if (goes_on && io::read_json(directory.file("config.json")) !=
+                       to_json({network.config(), network.mixer_settings(), special}))
+      throw_error("{}: is not the model that the settings in training_args.json make",
+                  directory.file("config.json"));
     data::DataSet train_set = tokens(directory, source.inputs, "train", made);
     std::optional<data::DataSet> valid_set;
     if (!valid.empty()) valid_set = tokens(directory, valid, "valid", made);

@@ -221,6 +221,11 @@ class Promise(TrainCase):
                 recorded = json.loads((run / "training_args.json").read_text())
                 self.assertEqual(recorded[name], str(value))
                 self.refuses(["train", "--resume", run, flag, other], says="cannot change")
+                recorded[name] = str(other)
+                (run / "training_args.json").write_text(json.dumps(recorded))
+                self.refuses(["train", "--resume", run], says="is not the model that")
+                recorded[name] = str(value)
+                (run / "training_args.json").write_text(json.dumps(recorded))
                 self.must("train", "--resume", run)
                 self.assertEqual(self.weights(f"{pattern}-stopped"), want)
                 self.assertEqual((run / "config.json").read_text(),
