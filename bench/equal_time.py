@@ -25,19 +25,29 @@ MODELS = {  # 1.8 M parameters each, with a vocabulary of 65
                                        650, "--feed-forward", "gelu", "--mm-rec.stretch", 16],
 }
 MEASURED_STEPS = 30
+LOGGED = 10  # steps of a record
 
 
 def train(arguments, flags, out, steps, evaluations):
     """Records of the run's metrics.jsonl, and its number of parameters."""
     command = [arguments.refrain, "train", "--data", arguments.data, "--out", out, *COMMON, *flags,
                "--max-steps", steps, "--eval-steps", max(1, steps // max(1, evaluations)),
-               "--save-steps", 0, "--logging-steps", 10, "--learning-rate", arguments.rate,
+               "--save-steps", 0, "--logging-steps", LOGGED, "--learning-rate", arguments.rate,
                "--warmup-steps", min(100, steps // 10), "--threads", arguments.threads]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(done.stderr.strip().splitlines()[-1])
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return records, int(re.search(r"(\d+) parameters", done.stderr + done.stdout).group(1))
+
+
+def spans(records):
+    """Tokens and seconds of training between the records of steps; evaluations do not count."""
+    seen = 0
+    for record in records:
+        if "loss" in record:
+            tokens, seen = record["num_input_tokens_seen"] - seen, record["num_input_tokens_seen"]
+            yield tokens, tokens / record["tokens_per_second"]
 
 
 def main():
@@ -53,17 +63,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, flags) in enumerate(MODELS.items()):
             root = pathlib.Path(folder)
-            speed = lambda records: [r["tokens_per_second"] for r in records if "loss" in r][1:]
             before, _ = train(arguments, flags, root / f"speed{i}", MEASURED_STEPS, 0)
-            per_step = before[0]["num_input_tokens_seen"] / before[0]["step"]
-            rate = sum(speed(before)) / len(speed(before))
-            steps = round(arguments.seconds * rate / per_step)
+            # The first steps are slower than those that follow.
+            tokens, seconds = map(sum, zip(*list(spans(before))[1:]))
+            per_step = before[0]["num_input_tokens_seen"] / LOGGED
+            steps = round(arguments.seconds * tokens / seconds / per_step)
             records, parameters = train(arguments, flags, root / f"run{i}", steps, 8)
-            seconds = 0.0  # of training: evaluations do not count
-            for rate in speed(records):
-                seconds += 10 * per_step / rate
+            tokens, seconds = map(sum, zip(*spans(records)))
             losses = [r["eval_loss"] for r in records if "eval_loss" in r]
-            print(f"| {name} | {parameters:,} | {steps:,} | {steps * per_step / seconds:,.0f} | "
+            print(f"| {name} | {parameters:,} | {steps:,} | {tokens / seconds:,.0f} | "
                   f"{seconds:.0f} | {min(losses):.3f} |", flush=True)
 
 

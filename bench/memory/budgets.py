@@ -10,7 +10,6 @@ resident set of the whole process (what /usr/bin/time -v prints). Weights after 
 same under all three. Needs GNU time (apt-get install time). With --cgroup each process runs in a memory control group of exactly its
 budget (version 1, as root): one byte more and the kernel would end it.
 """
-import argparse
 import hashlib
 import json
 import os
@@ -21,6 +20,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+
+import arguments
 
 # Name, flags, optimiser steps.
 MODELS = {
@@ -68,10 +69,7 @@ def run(command, limit=None):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--refrain", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--threads", default="2")
+    parser = arguments.parser(__doc__)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--cgroup", action="store_true")
     args = parser.parse_args()

@@ -6,12 +6,13 @@ usage: lengths.py --refrain build/release/refrain --data input.txt [--threads 2]
 A row: what, tokens, peak MiB of the whole process, seconds of the step. The data needs a token more
 than the longest sequence, 1,048,576. Needs GNU time (apt-get install time).
 """
-import argparse
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
+
+import arguments
 
 MODEL = "--pattern gla --layers 2 --d-model 128 --heads 4 --batch-size 1 --valid-split 0".split()
 KINDS = {
@@ -23,12 +24,7 @@ KINDS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--refrain", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--threads", default="2")
-    args = parser.parse_args()
+    args = arguments.parser(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
         tokens = work / "text.tokens"

@@ -8,7 +8,6 @@ Without flags: the transformer of 124 M parameters (12 layers, 768 wide, 12 head
 two sequences of 1,024 tokens a step. Settings take turns, a process of one step after another that
 is not counted; seconds are the median. Weights must be the same after every run.
 """
-import argparse
 import hashlib
 import json
 import os
@@ -19,17 +18,15 @@ import subprocess
 import sys
 import tempfile
 
+import arguments
+
 MODEL = ("--layers 12 --d-model 768 --heads 12 --d-ff 2048 --vocab-size 50304 --tie-embeddings "
          "--context 1024 --batch-size 2").split()
 SETTINGS = ["off", "feed_forwards", "mixers", "mixers,feed_forwards", "blocks:6", "blocks"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--refrain", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--threads", default="2")
+    parser = arguments.parser(__doc__)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
     parser.add_argument("flags", nargs="*")

@@ -5,7 +5,7 @@
 namespace refrain {
 namespace {
 
-// Of a word of the batch: its place among the windows; of a micro-batch: its id, losses, coins.
+// Of a window of the batch: where its words are; of a word of a micro-batch: id, loss, cosine.
 constexpr int64_t kBytesPerWindow = 16, kBytesPerRow = 32;
 
 StepBytes larger(const StepBytes& a, const StepBytes& b) { return a.total() > b.total() ? a : b; }
