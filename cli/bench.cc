@@ -62,7 +62,7 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
-  bool bf16 = false;
+  bool bf16 = false, int16 = false;
   ModelConfig model = default_model();
   Options mixer_settings;
 
@@ -79,6 +79,7 @@ struct Bench {
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
     v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
     v("bf16", bf16, "mixers and training steps as with train's --bf16");
+    v("int16", int16, "mixers and training steps as with train's --int16");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");
@@ -147,7 +148,10 @@ struct Bench {
     setup.product_size = product_size;
     setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
                           static_cast<int64_t>(sizeof(float));
-    setup.bf16 = bf16;
+    if (bf16 && int16) throw_error("--int16: expected it or --bf16, found both");
+    setup.precision = bf16    ? kernels::Precision::kBf16
+                      : int16 ? kernels::Precision::kInt16
+                              : kernels::Precision::kFloat32;
     setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;

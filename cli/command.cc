@@ -235,8 +235,10 @@ void limit_instructions() {
   if (!name) return;
   const auto isa = kernels::isa_named(name);
   if (!isa)
-    throw_error("REFRAIN_ISA: expected scalar, sse4, avx2, avx512, avx512-bf16 or amx, found '{}'",
-                name);
+    throw_error(
+        "REFRAIN_ISA: expected scalar, sse4, avx2, avx512, avx512-vnni, avx512-bf16 or amx, found "
+        "'{}'",
+        name);
   kernels::limit_isa(*isa);
 }
 

@@ -16,6 +16,7 @@
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
 #include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/gemm_int16.h"
 #include "refrain/train/trainer.h"
 
 namespace refrain::cli {
@@ -230,9 +231,18 @@ struct Train {
     for (const std::string& kind : early.mixers()) make_mixer(kind, early.mixer_shape(), mixers);
   }
 
-  static std::string bf16_products() {
-    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel()) return kernel->name;
-    return "rounded operands in float32 units, for this machine has none for bfloat16: no faster";
+  // What multiplies rounded operands here.
+  static std::string units(kernels::Precision precision) {
+    if (precision == kernels::Precision::kInt16)
+      return kernels::int16_is_fast()
+                 ? "products of 16-bit integers: AVX512-VNNI"
+                 : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
+    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
+      return fmt::format("products in bfloat16: {}", kernel->name);
+    return fmt::format(
+        "products in bfloat16: rounded operands in float32 units, for this machine "
+        "has none for bfloat16: no faster{}",
+        kernels::int16_is_fast() ? "; --int16 is" : "");
   }
 
   // The token file of `inputs` in the run directory; a prepared one is used where it is.
@@ -336,7 +346,7 @@ struct Train {
     record_plan(plan, directory);
     if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
-    if (training.bf16) note(fmt::format("products in bfloat16: {}", bf16_products()));
+    if (training.precision() != kernels::Precision::kFloat32) note(units(training.precision()));
     if (train_set.has_pairs() && training.max_tokens > 0)
       note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
                        100 * trainer.batches().padding_efficiency(),

@@ -1,9 +1,11 @@
 // What the machine can do at most, in this run and with these threads.
+#include <cmath>
 #include <cstring>
 
 #include "cli/bench/sections.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/bf16.h"
+#include "refrain/kernels/gemm_int16.h"
 #include "refrain/kernels/peak.h"
 #include "refrain/model/workspace.h"
 
@@ -37,12 +39,26 @@ double multiply_adds(const Setup& setup, Report& report) {
   return check.passed() ? total / timing.median : 0;
 }
 
-double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K, bool bf16,
-               double most) {
+// Numbers that 16-bit integers with shared scales hold: multiples of 1 / largest, a 1 among each
+// grain of a row's K.
+void to_int16_grid(std::span<float> values, int64_t K) {
+  constexpr auto kLargest = static_cast<float>(kernels::int16_largest(kernels::kInt16Features));
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<int64_t>(i) % K % kernels::kInt16Features == 0
+                    ? 1.0f
+                    : std::round(values[i] * kLargest) / kLargest;
+}
+
+double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K,
+               kernels::Precision precision, double most) {
   Buffer<float> x = uniform(M * K, 1), w = uniform(N * K, 2);
-  if (bf16) {  // so that what is multiplied is what is checked
+  const bool exact = precision == kernels::Precision::kFloat32;
+  if (precision == kernels::Precision::kBf16) {  // so that what is multiplied is what is checked
     kernels::round_to_bf16({x.data(), {M * K}});
     kernels::round_to_bf16({w.data(), {N * K}});
+  }
+  if (precision == kernels::Precision::kInt16) {
+    for (Buffer<float>* operand : {&x, &w}) to_int16_grid(operand->span(), K);
   }
   Buffer<float> y(static_cast<size_t>(M * N));
   const ConstTensor tx(x.data(), {M, K}), tw(w.data(), {N, K});
@@ -50,11 +66,11 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
   Workspace workspace;
   const Work work = [&] {
     workspace.run({}, [&](Context& ctx, Arena&) {
-      kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {.bf16 = bf16});
+      kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {precision});
     });
   };
   Row row{.section = kSection,
-          .name = bf16 ? "product, bfloat16" : "product",
+          .name = "product" + in_precision(precision),
           .shape = fmt::format("{} x {} x {}", M, N, K)};
   Check check;
   work();
@@ -65,7 +81,7 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
     rate = 2 * static_cast<double>(M * N) * static_cast<double>(K) / row.timing.median;
     row.rate = rate / 1e9;
     row.unit = "GFLOP/s";
-    if (!bf16) row.ceiling = most / 1e9;
+    if (exact) row.ceiling = most / 1e9;
   }
   report.add(row, check);
   return rate;
@@ -129,9 +145,9 @@ Ceilings measure_ceilings(const Setup& setup, Report& report) {
   const int64_t n = setup.product_size, half = std::max<int64_t>(1, n / 2);
   for (const auto& [M, N, K] :
        {std::array{n, n, n}, std::array{2 * n, n, half}, std::array{2 * n, half, n}})
-    for (const bool bf16 : {false, true}) {
-      double& best = bf16 ? ceilings.bf16_products : ceilings.products;
-      best = std::max(best, product(setup, report, M, N, K, bf16, ceilings.multiply_adds));
+    for (const kernels::Precision precision : kPrecisions) {
+      double& best = ceilings.product(precision);
+      best = std::max(best, product(setup, report, M, N, K, precision, ceilings.multiply_adds));
     }
   ceilings.streaming = streaming(setup, report);
   report.end_section();

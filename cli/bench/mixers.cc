@@ -16,7 +16,7 @@ namespace {
 using Complex = std::complex<double>;
 
 // What rounding operands to bfloat16 (2^-9 each, through three products) may do to a result.
-constexpr double kBf16Rounding = 0.03;
+constexpr double kRounding = 0.03;
 
 // A mixer with weights, inputs and memory, over `sequences` of `length` tokens each.
 class MixerRun {
@@ -75,7 +75,7 @@ class MixerRun {
     for (const double v : want) largest = std::max(largest, std::abs(v));
     for (size_t i = 0; i < want.size(); ++i)
       check.near(fmt::format("output {}", i), static_cast<double>(y_[i]), want[i],
-                 (setup_.bf16 ? kBf16Rounding : 1e-4) * largest);
+                 (setup_.precision == kernels::Precision::kFloat32 ? 1e-4 : kRounding) * largest);
     check.finite("outputs", tensor(y_));
     check.finite("gradients", tensor(dx_));
     return check;
@@ -109,8 +109,9 @@ class MixerRun {
     double want = 0;
     for (size_t i = 0; i < y.size(); ++i) want += static_cast<double>(dy_[i]) * y[i].imag();
     Check check;
-    check.near("gradients along a direction", along, want / kStep,
-               (setup_.bf16 ? kBf16Rounding : 1e-3) * std::sqrt(squares));
+    check.near(
+        "gradients along a direction", along, want / kStep,
+        (setup_.precision == kernels::Precision::kFloat32 ? 1e-3 : kRounding) * std::sqrt(squares));
     return check;
   }
 
@@ -132,7 +133,7 @@ class MixerRun {
     ctx.keep_every = setup_.checkpointing.keep_every;
     ctx.recompute_gates = setup_.checkpointing.gates;
     ctx.recompute_memory_attention = setup_.checkpointing.memory_attention;
-    ctx.bf16 = setup_.bf16;
+    ctx.precision = setup_.precision;
     ctx.pieces = window_.offset;
   }
   Tensor tensor(Buffer<float>& values) const {
@@ -195,13 +196,13 @@ void time_mixers(const Setup& setup, Report& report) {
       const auto tokens = static_cast<double>(run.tokens());
       const auto add = [&](const char* what, double passes, std::optional<double> peak_mib,
                            const Check& passed, const Work& work) {
-        row.name = fmt::format("{}{}: {}", kind, setup.bf16 ? ", bfloat16" : "", what);
+        row.name = fmt::format("{}{}: {}", kind, in_precision(setup.precision), what);
         row.peak_mib = peak_mib;
         if (passed.passed()) {
           row.timing = time_of(setup.repetitions, work);
           row.rate = tokens / row.timing.median;
           row.mfu = utilisation(passes * run.operations() * tokens, row.timing.median,
-                                setup.ceilings.fastest());
+                                setup.ceilings.fastest(setup.precision));
         }
         report.add(row, passed);
       };

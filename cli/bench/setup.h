@@ -2,6 +2,7 @@
 // made inputs.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -18,12 +19,22 @@ namespace refrain::cli::bench {
 // Operations and bytes per second; 0 where a measurement was refused.
 struct Ceilings {
   double multiply_adds = 0;  // chains in registers
-  double products = 0;       // the fastest of a few large products
-  double bf16_products = 0;  // the same of operands in bfloat16
-  double streaming = 0;      // copies and sums of arrays beyond the caches
+  // The fastest of a few large products, by the precision of their operands.
+  std::array<double, 3> products{};
+  double streaming = 0;  // copies and sums of arrays beyond the caches
 
-  double fastest() const { return std::max(products, bf16_products); }  // what MFU is over
+  double& product(kernels::Precision p) { return products[static_cast<size_t>(p)]; }
+  // What MFU is over: the faster of a product in float32 and in what the work is done in.
+  double fastest(kernels::Precision p = kernels::Precision::kFloat32) const {
+    return std::max(products[0], products[static_cast<size_t>(p)]);
+  }
 };
+
+inline constexpr kernels::Precision kPrecisions[] = {
+    kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16};
+std::string name_of(kernels::Precision);
+// For the name of what runs in it: nothing for float32.
+std::string in_precision(kernels::Precision);
 
 struct Setup {
   Repetitions repetitions;
@@ -35,7 +46,7 @@ struct Setup {
   int64_t product_size;               // rows and columns of the products of the ceiling
   int64_t stream_floats;              // of the arrays that memory is timed over
   Recompute checkpointing;
-  bool bf16;
+  kernels::Precision precision;
   ModelConfig model;  // but its pattern and context
   Options mixer_settings;
   Ceilings ceilings{};

@@ -17,6 +17,7 @@ struct Candidate {
   Work work;
   int64_t tokens;         // of the work
   double operations = 0;  // of the work, as MFU counts them; 0 = not told
+  kernels::Precision precision = kernels::Precision::kFloat32;
 };
 
 // Takes the turns and adds the rows.
@@ -38,7 +39,8 @@ void time_group(const Setup& setup, Report& report, std::vector<Candidate> group
       row.rate = static_cast<double>(group[i].tokens) / row.timing.median;
       row.unit = "tokens/s";
       if (group[i].operations > 0)
-        row.mfu = utilisation(group[i].operations, row.timing.median, setup.ceilings.fastest());
+        row.mfu = utilisation(group[i].operations, row.timing.median,
+                              setup.ceilings.fastest(group[i].precision));
       if (group[0].check.passed()) row.ratio = timings[place[0]].median / row.timing.median;
     }
     report.add(row, group[i].check);
@@ -51,20 +53,20 @@ struct Variant {
   ModelConfig model;
   Options mixer_settings;
   Recompute checkpointing;
-  bool bf16;
+  kernels::Precision precision;
 };
 
 Variant variant_of(const Setup& setup, const std::string& name, const std::string& pattern) {
   return {name, setup.model_of(pattern, setup.lengths[0]), setup.mixer_settings,
-          setup.checkpointing, setup.bf16};
+          setup.checkpointing, setup.precision};
 }
 
 void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& variants) {
   std::vector<std::unique_ptr<TrainingRun>> runs;
   std::vector<Candidate> group;
   for (const Variant& v : variants) {
-    TrainingRun& run = *runs.emplace_back(
-        std::make_unique<TrainingRun>(setup, v.model, v.mixer_settings, v.checkpointing, v.bf16));
+    TrainingRun& run = *runs.emplace_back(std::make_unique<TrainingRun>(
+        setup, v.model, v.mixer_settings, v.checkpointing, v.precision));
     Candidate& c = group.emplace_back();
     c.check = run.check();
     c.row.name = v.name;
@@ -73,6 +75,7 @@ void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& 
     c.work = [&run] { run.step(); };
     c.tokens = run.tokens();
     c.operations = run.operations();
+    c.precision = v.precision;
   }
   time_group(setup, report, std::move(group));
 }
@@ -120,10 +123,10 @@ void time_switches(const Setup& setup, Report& report) {
   }
   for (const std::string& pattern : setup.patterns) {
     std::vector<Variant> variants;
-    for (const bool bf16 : {false, true}) {
-      variants.push_back(variant_of(
-          setup, fmt::format("{}: {}", pattern, bf16 ? "bfloat16" : "float32"), pattern));
-      variants.back().bf16 = bf16;
+    for (const kernels::Precision precision : kPrecisions) {
+      variants.push_back(
+          variant_of(setup, fmt::format("{}: {}", pattern, name_of(precision)), pattern));
+      variants.back().precision = precision;
     }
     time_steps(setup, report, variants);
   }

@@ -9,17 +9,18 @@ void time_training(const Setup& setup, Report& report) {
   for (const std::string& pattern : setup.patterns)
     for (const int64_t length : setup.lengths) {
       TrainingRun run(setup, setup.model_of(pattern, length), setup.mixer_settings,
-                      setup.checkpointing, setup.bf16);
+                      setup.checkpointing, setup.precision);
       const Check check = run.check();
       Row row{.section = "train",
-              .name = pattern + (setup.bf16 ? ", bfloat16" : ""),
+              .name = pattern + in_precision(setup.precision),
               .shape = run.shape_text()};
       if (check.passed()) {
         const ResidentPeak resident;  // not of the check
         row.timing = time_of(setup.repetitions, [&] { run.step(); });
         row.rate = static_cast<double>(run.tokens()) / row.timing.median;
         row.unit = "tokens/s";
-        row.mfu = utilisation(run.operations(), row.timing.median, setup.ceilings.fastest());
+        row.mfu = utilisation(run.operations(), row.timing.median,
+                              setup.ceilings.fastest(setup.precision));
         row.peak_mib = mebibytes(run.bytes());
         row.resident_mib = resident.mebibytes();
       }

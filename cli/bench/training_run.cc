@@ -14,11 +14,12 @@ constexpr double kLearningRate = 1e-4;
 }  // namespace
 
 TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
-                         const Options& mixer_settings, const Recompute& checkpointing, bool bf16)
+                         const Options& mixer_settings, const Recompute& checkpointing,
+                         kernels::Precision precision)
     : model_(config, mixer_settings),
       optimizer_(model_, TrainConfig()),
       checkpointing_(checkpointing),
-      bf16_(bf16),
+      precision_(precision),
       window_(data_.whole(setup.sequences(config.context), config.context)),
       tokens_(random_tokens(window_.rows(), config.vocab_size, 1)),
       targets_(random_tokens(window_.rows(), config.vocab_size, 2)),
@@ -31,7 +32,7 @@ void TrainingRun::forward_backward() {
   const LanguageModel::Lesson lesson{.tokens = tokens_,
                                      .targets = targets_,
                                      .scale = 1 / static_cast<float>(tokens_.size()),
-                                     .bf16 = bf16_,
+                                     .precision = precision_,
                                      .recompute = checkpointing_};
   model_.clear_gradients();
   workspace_.run({}, [&](Context& ctx, Arena& saved) {
@@ -62,7 +63,7 @@ Check TrainingRun::check() {
   const double got =
       std::accumulate(losses_.begin(), losses_.begin() + static_cast<long>(rows), 0.0);
   check.near(fmt::format("loss of the first {} tokens", rows), got, want,
-             (bf16_ ? 1e-2 : 1e-4) * want);
+             (precision_ == kernels::Precision::kFloat32 ? 1e-4 : 1e-2) * want);
   const double before = std::accumulate(losses_.begin(), losses_.end(), 0.0);
   check.that("a step does not lower the loss", loss() < before);
   return check;

@@ -14,7 +14,7 @@ class TrainingRun {
  public:
   // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
   TrainingRun(const Setup&, const ModelConfig& config, const Options& mixer_settings,
-              const Recompute&, bool bf16);
+              const Recompute&, kernels::Precision);
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
@@ -35,7 +35,7 @@ class TrainingRun {
   LanguageModel model_;
   Optimizer optimizer_;
   Recompute checkpointing_;
-  bool bf16_;
+  kernels::Precision precision_;
   WindowData data_;
   Window window_;
   std::vector<int32_t> tokens_, targets_;

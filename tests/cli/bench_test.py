@@ -67,13 +67,14 @@ class Rows(BenchCase):
         window = [r for r in rows if r["name"].startswith("window")][0]
         self.assertGreater(window["ratio"], 0)
 
-    def test_bfloat16_passes_its_checks(self):
-        rows = self.rows("mixers", "--bf16", "--lengths", 32, "--mixers",
-                         "attention,gla,attention_rnn,lstm")
-        names = [r["name"] for r in rows if r["section"] == "mixers"]
-        self.assertEqual(len(names), 8)
-        for name in names:
-            self.assertIn(", bfloat16: ", name)
+    def test_rounded_operands_pass_their_checks(self):
+        for flag, precision in (("--bf16", "bfloat16"), ("--int16", "int16")):
+            rows = self.rows("mixers", flag, "--lengths", 32, "--mixers",
+                             "attention,gla,attention_rnn,lstm")
+            names = [r["name"] for r in rows if r["section"] == "mixers"]
+            self.assertEqual(len(names), 8)
+            for name in names:
+                self.assertIn(f", {precision}: ", name)
 
     def test_settings_reach_what_is_timed(self):
         rows = self.rows("train", "mixers", "--lengths", 32, "--mixers", "attention,lstm,gla",
@@ -128,6 +129,7 @@ class Mistakes(BenchCase):
         self.fails("bench", "train", "--gradient-checkpointing", 7, says="7")
         self.fails("bench", "train", "--attention.stride", 4, says="stride")
         self.fails("bench", "--context", 64, says="--context")
+        self.fails("bench", "--bf16", "--int16", says=["--int16", "--bf16"])
         self.fails("bench", "--lengths", 24, "train", says="'train'")
 
 

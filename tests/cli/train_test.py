@@ -141,7 +141,7 @@ class Promise(TrainCase):
                                   "--gradient-accumulation-steps", 2,
                                   "--gradient-checkpointing", "blocks"]}, 6, name + "-")
 
-    def test_bfloat16(self):
+    def test_rounded_operands(self):
         """Pieces of all lengths: products over rows are cut where the micro-batches are."""
         source = self.put("s.jsonl", "".join(
             json.dumps({"prompt": " ".join(WORDS[i % 7:i % 7 + i % 5 + 1]),
@@ -152,20 +152,21 @@ class Promise(TrainCase):
                 "train", "--task", "translate", "--data", source, "--out", self.dir / (name + out),
                 *self.SMALL, "--tokenizer", "bpe:60", "--context", 64, "--pattern", mixer,
                 "--feed-forward", "gelu" if mixer == "mm_rec" else "swiglu", *flags]
-            with self.subTest(mixer):
-                narrow = self.same(command, {
-                    "one": ["--bf16", "--threads", 1, "--batch-size", 12],
-                    "two": ["--bf16", "--threads", 2, "--batch-size", 4,
-                            "--gradient-accumulation-steps", 3],
-                    "blocks": ["--bf16", "--batch-size", 1, "--gradient-accumulation-steps", 12,
-                               "--gradient-checkpointing", "blocks"],
-                    "steps": ["--bf16", "--batch-size", 6, "--gradient-accumulation-steps", 2,
-                              "--gradient-checkpointing", 16]}, 8, name)
-                wide = self.same(command, {"wide": ["--batch-size", 12]}, 8, name)
-                self.assertNotEqual(narrow, wide)
-                losses = [json.loads((self.dir / (name + out) / "metrics.jsonl").read_text()
-                                     .splitlines()[-1])["eval_loss"] for out in ("one", "wide")]
-                self.assertLess(abs(losses[0] / losses[1] - 1), 0.01)
+            loss = lambda out: json.loads((self.dir / (name + out) / "metrics.jsonl").read_text()
+                                          .splitlines()[-1])["eval_loss"]
+            wide = self.same(command, {"wide": ["--batch-size", 12]}, 8, name)
+            for flag in ("--bf16", "--int16"):
+                with self.subTest(f"{mixer} {flag}"):
+                    narrow = self.same(command, {
+                        "one" + flag: [flag, "--threads", 1, "--batch-size", 12],
+                        "two" + flag: [flag, "--threads", 2, "--batch-size", 4,
+                                       "--gradient-accumulation-steps", 3],
+                        "blocks" + flag: [flag, "--batch-size", 1, "--gradient-accumulation-steps",
+                                          12, "--gradient-checkpointing", "blocks"],
+                        "steps" + flag: [flag, "--batch-size", 6, "--gradient-accumulation-steps",
+                                         2, "--gradient-checkpointing", 16]}, 8, name)
+                    self.assertNotEqual(narrow, wide)
+                    self.assertLess(abs(loss("one" + flag) / loss("wide") - 1), 0.01)
 
     def smallest_budget(self, command):
         """MiB that are just enough for a run, as the refusal of an impossible budget says."""
@@ -177,11 +178,11 @@ class Promise(TrainCase):
         """Threads x budgets x recomputation x micro-batches x stop and resume, for every mixer."""
         for pattern in ("attention", "gla", "attention_rnn", "lstm", "gru", "rnn", "simple_rnn",
                         "mm_rec", "gla attention"):
-            for bf16 in ([], ["--bf16"]):
-                name = f"{pattern.replace(' ', '-')}{'-bf16' if bf16 else ''}-"
+            for precision in ([], ["--bf16"], ["--int16"]):
+                name = f"{pattern.replace(' ', '-')}{''.join(precision)}-"
                 command = lambda out, *flags: self.lm(
                     name + out, "--pattern", pattern, "--d-model", 32, "--context", 160,
-                    "--batch-size", 16, *bf16, *flags)
+                    "--batch-size", 16, *precision, *flags)
                 with self.subTest(name):
                     least = self.smallest_budget(command)
                     want = self.same(command, {
@@ -526,7 +527,7 @@ class Mistakes(TrainCase):
                 ("--learning-rate", "nan"): "learning", ("--dropout", 1.5): "dropout",
                 ("--max-steps", "5x"): "max_steps", ("--max-steps", 0): "max_steps",
                 ("--mixer", "mamba"): "mamba", ("--mixer", "attention", "--pattern", "gla"): "--pattern",
-                ("--clip-mode", "soft"): "clip_mode", ("--attention.rope_pairing", "x"): "rope_pairing",
+                ("--clip-mode", "soft"): "clip_mode", ("--bf16", "--int16"): "int16", ("--attention.rope_pairing", "x"): "rope_pairing",
                 ("--lr-scheduler-type", "cosin"): "cosine", ("--valid-split", 1): "valid-split",
                 ("--gradient-checkpointing", "maybe"): "blocks", ("--batch-size", -1): "batch",
                 ("--learning-rat", 1): "--learning-rate", ("--task", "poetry"): "translate",

@@ -23,7 +23,8 @@ MmRecConfig config_of(int64_t slots, int64_t stretch) {
 struct How {
   std::vector<int32_t> pieces;
   int64_t keep_every = 0;
-  bool recompute_gates = false, recompute_memory_attention = false, bf16 = false;
+  bool recompute_gates = false, recompute_memory_attention = false;
+  kernels::Precision precision = kernels::Precision::kFloat32;
 };
 
 // What a mixer gives for a sequence, forward and, piece by piece, back; and what it saved.
@@ -38,7 +39,7 @@ Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R 
   m.keep_every = how.keep_every;
   m.recompute_gates = how.recompute_gates;
   m.recompute_memory_attention = how.recompute_memory_attention;
-  m.bf16 = how.bf16;
+  m.precision = how.precision;
   StateRows states(1, m.mixer.state_bytes(R));
   const State state = states.state();
   Floats y({R, D}), dx({R, D});
@@ -88,9 +89,10 @@ TEST(MmRecMixer, FusedAndHoistedOrNotGiveTheSameBits) {
 }
 
 TEST(MmRecMixer, WhatIsRecomputedIsTheSameToTheBitAndNotSaved) {
-  for (const bool bf16 : {false, true}) {
+  for (const auto precision :
+       {kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16}) {
     const auto how = [&](int64_t every, bool gates, bool attention) {
-      return How{{200}, every, gates, attention, bf16};
+      return How{{200}, every, gates, attention, precision};
     };
     const MmRecConfig c = config_of(4, 5);
     const Outcome want = outcome(c, how(0, false, false));

@@ -114,19 +114,21 @@ const Recompute kPolicies[] = {
 };
 
 TEST_P(RecomputeTest, ChangesNoBit) {
-  for (const bool bf16 : {false, true}) {
-    const LanguageModel::Lesson plain{.bf16 = bf16, .segment = kSegment};
+  for (const auto precision :
+       {kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16}) {
+    SCOPED_TRACE(static_cast<int>(precision));
+    const LanguageModel::Lesson plain{.precision = precision, .segment = kSegment};
     const Result want = train(plain);
     for (const float g : want.gradients) ASSERT_TRUE(std::isfinite(g));
     for (const Recompute& policy : kPolicies) {
       LanguageModel::Lesson lesson = plain;
       lesson.recompute = policy;
-      EXPECT_EQ(train(lesson), want) << "policy " << &policy - kPolicies << " bf16 " << bf16;
+      EXPECT_EQ(train(lesson), want) << "policy " << &policy - kPolicies;
     }
     EXPECT_EQ(train(plain, 1), want) << "one sequence at a time";
     EXPECT_EQ(train(plain, 2), want) << "two sequences at a time";
     LanguageModel::Lesson slices = plain;
-    slices.head_rows = 32;
+    slices.head_rows = kernels::kRowGroup;
     EXPECT_EQ(train(slices), want) << "small slices of logits";
   }
 }

@@ -82,7 +82,8 @@ class MixerUnderTest {
   size_t saved_bytes() const { return saved_bytes_; }  // by the last forward that kept
 
   int64_t keep_every = 0;
-  bool recompute_gates = false, recompute_memory_attention = false, bf16 = false;
+  bool recompute_gates = false, recompute_memory_attention = false;
+  kernels::Precision precision = kernels::Precision::kFloat32;
 
   static constexpr float kGradientStart = 0.25f;  // not zero: gradients must be added to
   M mixer;
@@ -93,7 +94,7 @@ class MixerUnderTest {
     Context ctx{scratch, {}, keep_every};
     ctx.recompute_gates = recompute_gates;
     ctx.recompute_memory_attention = recompute_memory_attention;
-    ctx.bf16 = bf16;
+    ctx.precision = precision;
     return ctx;
   }
 

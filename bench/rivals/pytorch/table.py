@@ -30,6 +30,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 MIB = 2**20
 
 
+PRECISIONS = ("float32", "bf16", "int16")  # refrain's
+
+
+def flags_of(precision):
+    return [] if precision == "float32" else [f"--{precision}"]
+
+
 class Failed(Exception):
     """What an engine said when it did not do its work."""
 
@@ -77,7 +84,7 @@ def run(command, limit, env=None):
 class Result:
     """What one engine gave in all rounds."""
     name: str
-    bf16: bool = False
+    precision: str = "float32"
     mode: rows.Mode | None = None  # PyTorch's
     beside: bool = False           # other work than the row's
     rates: list = dataclasses.field(default_factory=list)
@@ -106,9 +113,6 @@ class Table:
         self.texts = {}
         self.products = {}
         self.summary = []
-        self.trains_bf16, self.times_bf16 = (
-            "--bf16" in subprocess.run([args.refrain, verb, "--help"], capture_output=True,
-                                       text=True).stdout for verb in ("train", "bench"))
 
     # -- refrain
 
@@ -157,20 +161,20 @@ class Table:
         info = json.loads(self.refrain("info", "-m", out, "--json")[0])
         return out, loss, info
 
-    def train_ours(self, row, flags, bf16, result):
+    def train_ours(self, row, flags, result):
         with tempfile.TemporaryDirectory(dir=self.folder) as out:
             steps, _ = self.train(row, pathlib.Path(out, "run"), flags, row.warm_up + row.steps,
-                                  "--batch-size", row.batch, *(["--bf16"] if bf16 else []))
+                                  "--batch-size", row.batch, *flags_of(result.precision))
         timed = steps[row.warm_up:]
         result.add([step["tokens_per_second"] for step in timed], timed[-1]["peak_memory_bytes"])
 
-    def time_ours(self, row, flags, bf16, result):
+    def time_ours(self, row, flags, result):
         out, peak = self.refrain(
             "bench", "mixers", "--mixers", "attention", "--lengths", row.context, "--batch-tokens",
             row.tokens, "--repeats", row.steps, "--warm-up", row.warm_up, *flags,
             # Its own ceilings are not wanted here.
             "--stream-mib", 16, "--product-size", 256,
-            "--threads", self.args.threads, "--format", "json", *(["--bf16"] if bf16 else []))
+            "--threads", self.args.threads, "--format", "json", *flags_of(result.precision))
         found = next(line for line in json.loads(out)
                      if line["section"] == "mixers" and "backward" in line["name"])
         result.add([found["rate"]], peak)
@@ -204,21 +208,21 @@ class Table:
     def engines(self, row, model, loss):
         """(result, what a round of it does)."""
         for result, work in self.all_engines(row, model, loss):
-            if not (self.args.float32 and result.bf16):
+            left_out = self.args.float32 and result.precision == "bf16"
+            if not left_out and any(fnmatch.fnmatch(result.name, p) for p in self.args.engines):
                 yield result, work
 
     def all_engines(self, row, model, loss):
         ours = self.train_ours if row.part == "training" else self.time_ours
-        has_bf16 = self.trains_bf16 if row.part == "training" else self.times_bf16
-        for bf16 in (False, True) if has_bf16 else (False,):
-            result = Result(f"refrain, {'bf16' if bf16 else 'float32'}", bf16)
-            yield result, lambda r=result, b=bf16: ours(row, row.flags, b, r)
+        for precision in PRECISIONS:
+            result = Result(f"refrain, {precision}", precision)
+            yield result, lambda r=result: ours(row, row.flags, r)
         for label, flags in row.beside:
-            for bf16 in (False, True) if has_bf16 else (False,):
-                result = Result(f"{label}, {'bf16' if bf16 else 'float32'}", bf16, beside=True)
-                yield result, lambda r=result, b=bf16, f=flags: ours(row, f, b, r)
+            for precision in PRECISIONS:
+                result = Result(f"{label}, {precision}", precision, beside=True)
+                yield result, lambda r=result, f=flags: ours(row, f, r)
         for mode in row.modes:
-            result = Result(str(mode), mode.bf16, mode)
+            result = Result(str(mode), "bf16" if mode.bf16 else "float32", mode)
             yield result, lambda r=result, m=mode: self.train_theirs(row, model, loss, m, r)
 
     def check_forms(self, row, model, loss):
@@ -308,7 +312,7 @@ class Table:
             return f"{mine.rate / other.rate:.2f}" if mine and other else ""
 
         mine, best = fastest(results, ours), fastest(results, theirs)
-        plain = [r for r in results if not r.bf16]
+        plain = [r for r in results if r.precision == "float32"]
         loop = fastest(results, lambda r: r.mode and r.mode.form == "loop")
         memory = f"{100 * mine.peak / best.peak:.0f} %" if mine and best else ""
         self.summary.append(
@@ -318,13 +322,16 @@ class Table:
             f"{memory} |")
 
     def measure_lengths(self, row):
-        print(f"### {row.title}\n\ntraining, refrain, {self.args.threads} threads\n\n| T | batch | "
+        print(f"### {row.title}\n\ntraining, refrain, {'int16' if self.args.float32 else 'bf16'}, "
+              f"{self.args.threads} threads\n\n| T | batch | "
               + " | ".join(f"{mixer}, tokens/s | {mixer}, MiB" for mixer, _ in row.mixers) +
               " |\n|---:|---:|" + "---:|---:|" * len(row.mixers))
         for T in row.lengths:
             batch = max(1, row.tokens // T)
             cells = [f"{T:,}", f"{batch}"]
-            results = [Result(mixer, beside=T > longest) for mixer, longest in row.mixers]
+            precision = "int16" if self.args.float32 else "bf16"
+            results = [Result(mixer, precision, beside=T > longest)
+                       for mixer, longest in row.mixers]
             for turn in range(self.args.rounds):
                 for result in results:
                     if result.beside or result.failed:
@@ -333,8 +340,7 @@ class Table:
                     one = rows.Row(f"{row.name}-{T}", "", row.flags, batch, T, (),
                                    steps=row.steps, warm_up=row.warm_up)
                     try:
-                        self.train_ours(one, (*row.flags, "--mixer", result.name),
-                                        self.trains_bf16 and not self.args.float32, result)
+                        self.train_ours(one, (*row.flags, "--mixer", result.name), result)
                     except Failed as problem:
                         result.failed = str(problem)
                         say(f"  {problem}")
@@ -382,6 +388,8 @@ def main():
     parser.add_argument("--python", help="a Python with PyTorch; none = what setup.sh makes")
     parser.add_argument("--data", help="a text of a million characters or more")
     parser.add_argument("--rows", nargs="+", default=["*"], help="names or patterns of rows")
+    parser.add_argument("--engines", nargs="+", default=["*"],
+                        help="names or patterns of engines, as the tables name them")
     parser.add_argument("--list", action="store_true", help="print the rows' names, and stop")
     parser.add_argument("--rounds", type=int, help="turns of each engine [3]")
     parser.add_argument("--threads", type=int, default=2, help="[2]")
@@ -389,7 +397,8 @@ def main():
                         "finished [60]")
     parser.add_argument("--limit", type=float, help="seconds of a process, then it is ended [900]")
     parser.add_argument("--float32", action="store_true",
-                        help="leave bf16 out: without instructions for it, it is the slower one")
+                        help="leave bf16 out: without instructions for it, it is the slower one, "
+                        "and refrain has int16")
     parser.add_argument("--quick", action="store_true",
                         help="one round of one step, small batches, short windows: to try it")
     args = parser.parse_args()

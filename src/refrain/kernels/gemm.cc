@@ -2,6 +2,7 @@
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/gemm_int16.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm.cc"
@@ -212,7 +213,10 @@ HWY_EXPORT(pack_weight);
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
           Arena& scratch, const float* packed, const Arithmetic& arithmetic) {
   REFRAIN_CHECK(arithmetic.pieces.empty() || arithmetic.pieces.back() == K);
-  if (arithmetic.bf16) {
+  if (arithmetic.precision == Precision::kInt16)
+    return gemm_int16(a, b, c, c_row, M, N, K, add, arithmetic.pieces, scratch);
+  const bool bf16 = arithmetic.precision == Precision::kBf16;
+  if (bf16) {
     if (const Bf16Kernel* kernel = bf16_kernel())
       return gemm_bf16(*kernel, a, b, c, c_row, M, N, K, add, arithmetic.pieces, scratch);
     packed = nullptr;  // not rounded
@@ -222,7 +226,7 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
   if (!packed) blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kPanels)});
   if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply)
-  (a, b, packed, c, c_row, M, N, K, add, arithmetic.bf16, blocks.data);
+  (a, b, packed, c, c_row, M, N, K, add, bf16, blocks.data);
 }
 
 void pack_weight(ConstTensor w, float* to) { HWY_DYNAMIC_DISPATCH(pack_weight)(w, to); }

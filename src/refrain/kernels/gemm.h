@@ -21,13 +21,23 @@ struct Strided {
   int64_t row, col;
 };
 
-// How operands enter a product. Sums are float32 in any case.
-struct Arithmetic {
+// How operands enter a product. It comes out as float32 in any case.
+enum class Precision : uint8_t {
+  kFloat32,
   // Rounded to bfloat16, and multiplied by the units there are for that (kernels/gemm_bf16.h), or
   // as float32 where there are none: slower than those, and not the same to the last bit.
-  bool bf16 = false;
-  // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: one piece. With
-  // units for bfloat16, sums may be cut between pieces, and within them at multiples of 32 rows.
+  kBf16,
+  // Rounded to 16-bit integers with scales that many numbers share (kernels/gemm_int16.h).
+  kInt16,
+};
+
+// What rounds operands reduces rows in groups that are cut from the start of each piece. A piece
+// may be given in several calls that are cut at multiples of so many rows.
+inline constexpr int64_t kRowGroup = 64;
+
+struct Arithmetic {
+  Precision precision = Precision::kFloat32;
+  // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: features are.
   std::span<const int32_t> pieces{};
 };
 

@@ -28,6 +28,7 @@ std::optional<Isa> isa_named(std::string_view name) {
   if (name == "sse4") return Isa::kSse4;
   if (name == "avx2") return Isa::kAvx2;
   if (name == "avx512") return Isa::kAvx512;
+  if (name == "avx512-vnni") return Isa::kAvx512Vnni;
   if (name == "avx512-bf16") return Isa::kAvx512Bf16;
   if (name == "amx") return Isa::kAmx;
   return std::nullopt;

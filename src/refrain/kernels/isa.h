@@ -6,9 +6,9 @@
 
 namespace refrain::kernels {
 
-enum class Isa { kScalar, kSse4, kAvx2, kAvx512, kAvx512Bf16, kAmx };
+enum class Isa { kScalar, kSse4, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
 
-// scalar, sse4, avx2, avx512, avx512-bf16 or amx; nothing for other names.
+// scalar, sse4, avx2, avx512, avx512-vnni, avx512-bf16 or amx; nothing for other names.
 std::optional<Isa> isa_named(std::string_view name);
 
 // From here on nothing beyond `most` is used: to be called before the first kernel.

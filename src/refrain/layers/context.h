@@ -60,13 +60,14 @@ struct Context {
   // its decay's inside, its attention over the memory.
   bool recompute_gates = false;
   bool recompute_memory_attention = false;
-  // Operands of products are rounded to bfloat16, and so is part of what is saved for backward.
-  bool bf16 = false;
+  // Of products. With kBf16, part of what is saved for backward is rounded too.
+  kernels::Precision precision = kernels::Precision::kFloat32;
   // Of the rows that backward is given (Window::offset): products over rows are cut between them.
   std::span<const int32_t> pieces{};
 
-  kernels::Arithmetic over_features() const { return {bf16, {}}; }
-  kernels::Arithmetic over_rows() const { return {bf16, pieces}; }
+  kernels::Arithmetic over_features() const { return {precision, {}}; }
+  kernels::Arithmetic over_rows() const { return {precision, pieces}; }
+  bool bf16() const { return precision == kernels::Precision::kBf16; }
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.
   bool dry() const { return scratch.counts_only(); }

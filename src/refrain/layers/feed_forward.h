@@ -26,13 +26,13 @@ class FeedForward {
     down_.visit(v, "down_proj.weight", Init::normal(residual_std));
   }
 
-  // What backward reads: the values before the activation; with ctx.bf16 rounded, and saved so.
+  // What backward reads: the values before the activation; with ctx.bf16() rounded, and saved so.
   struct Saved {
     Tensor gate_up;
     TensorOf<BFloat16> narrow;
   };
   Saved carve(const Context& ctx, Arena& a, int64_t rows) const {
-    if (ctx.bf16) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
+    if (ctx.bf16()) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
     return {a.take({rows, gate_up_.out}), {}};
   }
 
@@ -54,8 +54,8 @@ class FeedForward {
   void backward(Context& ctx, ConstTensor x, const Saved& s, ConstTensor dy, Tensor dx) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    const Tensor gate_up = ctx.bf16 ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    if (ctx.bf16 && !ctx.dry()) kernels::widen(s.narrow, gate_up);
+    const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
+    if (ctx.bf16() && !ctx.dry()) kernels::widen(s.narrow, gate_up);
     activate(ctx, gate_up, a);
     down_.backward_weight(ctx, a, dy);
     const Tensor da = a;  // in its place
@@ -72,9 +72,9 @@ class FeedForward {
  private:
   // In bfloat16 the values are those that s keeps, but from scratch.
   Tensor before_activation(Context& ctx, ConstTensor x, const Saved& s) const {
-    const Tensor gate_up = ctx.bf16 ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
+    const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
     gate_up_.forward(ctx, x, gate_up);
-    if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
+    if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
     return gate_up;
   }
 

@@ -64,12 +64,13 @@ class LanguageModel {
     float scale = 1;                     // of the loss
     float label_smoothing = 0;
     std::span<const State> states{};
-    bool bf16 = false;  // layers/context.h
+    kernels::Precision precision = kernels::Precision::kFloat32;
     int64_t segment = kSegment;
 
     // These change time and memory only.
     Recompute recompute{};
-    int64_t head_rows = 0;  // whose logits exist at a time, a multiple of 32; 0 = what is fast
+    // Whose logits exist at a time, kRowGroup or more; 0 = what is fast.
+    int64_t head_rows = 0;
     io::ScratchFile* spill = nullptr;  // where recompute.segments keeps states; null: in memory
   };
 

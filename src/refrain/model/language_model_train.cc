@@ -140,7 +140,7 @@ void LanguageModel::train(const Context& context, const Window& w, const Lesson&
   ctx.keep_every = lesson.recompute.keep_every;
   ctx.recompute_gates = lesson.recompute.gates;
   ctx.recompute_memory_attention = lesson.recompute.memory_attention;
-  ctx.bf16 = lesson.bf16;
+  ctx.precision = lesson.precision;
   const auto is_long = [&](int64_t b) { return w.length(b) > lesson.segment; };
   const bool segments = bounded_state();
   for (int64_t first = 0, last = 0; first < w.sequences(); first = last) {
@@ -294,6 +294,7 @@ void LanguageModel::train_head(const Context& context, const Window& w, ConstTen
   Arena::Frame frame(ctx.scratch);
   const SupervisedRows all(w, lesson.targets);
   const int64_t n = all.size(), D = config_.d_model;
+  REFRAIN_CHECK(lesson.head_rows == 0 || lesson.head_rows >= kernels::kRowGroup);
   const int64_t slice = std::min(n, lesson.head_rows > 0 ? lesson.head_rows : slice_rows());
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
   const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});

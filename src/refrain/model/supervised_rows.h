@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/gemm.h"
 #include "refrain/layers/context.h"
 
 namespace refrain {
@@ -37,7 +37,7 @@ class SupervisedRows {
   std::vector<int32_t> pieces(int64_t first, int64_t end) const {
     const auto next = std::upper_bound(offsets_.begin(), offsets_.end() - 1, end);
     const int64_t piece = *(next - 1);
-    if (end < *next) end = piece + (end - piece) / kernels::kGrain * kernels::kGrain;
+    if (end < *next) end = piece + (end - piece) / kernels::kRowGroup * kernels::kRowGroup;
     std::vector<int32_t> pieces = {0};
     for (const int32_t offset : offsets_)
       if (offset > first && offset < end) pieces.push_back(static_cast<int32_t>(offset - first));

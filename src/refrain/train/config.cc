@@ -56,9 +56,15 @@ void TrainConfig::check() const {
   if (patience > 0 && eval_steps == 0)
     throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
+  if (bf16 && int16) throw_error("int16: expected it or --bf16, found both");
   if (!memory.empty()) parse_bytes("memory", memory);
   parse_checkpointing(gradient_checkpointing);
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
+}
+
+kernels::Precision TrainConfig::precision() const {
+  if (bf16) return kernels::Precision::kBf16;
+  return int16 ? kernels::Precision::kInt16 : kernels::Precision::kFloat32;
 }
 
 TrainingLength parse_length(const std::string& text) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "refrain/kernels/gemm.h"
 #include "refrain/model/recompute.h"
 
 namespace refrain {
@@ -38,6 +39,7 @@ struct TrainConfig {
   bool spill_states = false;
   int64_t tbptt = 0;
   bool bf16 = false;
+  bool int16 = false;
 
   template <class V>
   void visit(V&& v) {
@@ -86,9 +88,13 @@ struct TrainConfig {
     v("bf16", bf16,
       "round operands of products and part of what is saved to bfloat16; weights, gradients, "
       "moments, sums and the residual stream stay float32");
+    v("int16", int16,
+      "round operands of products to 16-bit integers with shared scales: up to twice the speed of "
+      "float32 where there is AVX512-VNNI; the rest stays float32");
   }
 
   void check() const;  // an Error names the setting that is out of range
+  kernels::Precision precision() const;
 };
 
 // max_steps taken apart.

@@ -70,7 +70,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   const LanguageModel::Lesson lesson{.tokens = ids,
                                      .targets = ids,
                                      .states = states,
-                                     .bf16 = config_.bf16,
+                                     .precision = config_.precision(),
                                      .recompute = plan.recompute,
                                      .head_rows = plan.head_rows,
                                      .spill = config_.spill_states ? &spill : nullptr};

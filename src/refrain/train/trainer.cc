@@ -191,7 +191,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
             .scale = scale,
             .label_smoothing = static_cast<float>(config_.label_smoothing),
             .states = truncated ? found.states() : std::span<const State>(),
-            .bf16 = config_.bf16,
+            .precision = config_.precision(),
             .recompute = plan_.recompute,
             .head_rows = plan_.head_rows,
             .spill = spill_ ? &*spill_ : nullptr};

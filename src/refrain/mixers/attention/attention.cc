@@ -69,7 +69,7 @@ Attention::Saved Attention::carve(Context& ctx, Arena& a, const Window& w, bool 
   int64_t past = 0;
   for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.begins_at(b));
   Saved s;
-  if (ctx.bf16) {
+  if (ctx.bf16()) {
     s.qkv = ctx.scratch.take({rows, qkv_.out});
     s.o = ctx.scratch.take({rows, o_.in});
     s.narrow_qkv = a.take<BFloat16>({rows, qkv_.out});
@@ -148,7 +148,7 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
   const Saved s = carve(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
-  if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
+  if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
   kernels::attention_forward(attention_, sequences(w, s, state, false), ctx.scratch);
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
@@ -158,7 +158,7 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
       std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
     });
   }
-  if (ctx.bf16 && !ctx.dry()) kernels::round_to_bf16(s.o, s.narrow_o);
+  if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.o, s.narrow_o);
   o_.forward(ctx, s.o, y);
 }
 
@@ -167,7 +167,7 @@ void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTens
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
   const Saved s = carve(ctx, saved, w, rings);
-  if (ctx.bf16 && !ctx.dry()) {
+  if (ctx.bf16() && !ctx.dry()) {
     kernels::widen(s.narrow_qkv, s.qkv);
     kernels::widen(s.narrow_o, s.o);
   }

@@ -141,7 +141,7 @@ void MmRec::product(Context& ctx, int64_t R, Operand x, const Param& w, int64_t 
   const ConstTensor part = w.w.slice(first, outputs);
   const float* packed = nullptr;
   if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * K;
-  if (!config_.hoisted && !packed && !ctx.bf16) {  // once, or each row would pack it
+  if (!config_.hoisted && !packed && ctx.precision == kernels::Precision::kFloat32) {  // once, or each row would pack it
     const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
     if (ctx.dry()) return;  // a product with it takes nothing
     kernels::pack_weight(part, once.data);
@@ -351,7 +351,7 @@ void MmRec::memory_backward(Context& ctx, const MmRecMemory& memory, const Run& 
   if (!ctx.dry()) memory.end_backward(dslots, dkv, dstate);
   kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
   kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
-                                  {ctx.bf16, memory.mean_offset()});
+                                  {ctx.precision, memory.mean_offset()});
   if (!ctx.dry()) kernels::copy(dy, dh);
   input_gradient(ctx, R, at(rows.qkvz, 0), q_of_h_, 0, D, {dh.data, D, true});
   weight_gradient(ctx, R, at(rows.qkvz, 0), at(rows.h, 0), q_of_h_, 0, D);
