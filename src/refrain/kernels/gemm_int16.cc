@@ -16,13 +16,14 @@
 #ifndef REFRAIN_KERNELS_GEMM_INT16_ONCE
 #define REFRAIN_KERNELS_GEMM_INT16_ONCE
 namespace refrain::kernels {
-// Blocking: a panel of B of kPairsDeep pairs stays in L1 while a block of A, kBlockTiles tiles of
-// that depth, and of C pass by, which stay in L2. B is packed kPairsFar pairs and kInt16Width
-// columns at a time.
+// Blocking: a run of kPairsDeep pairs of a panel of B stays in the first-level cache while a block
+// of A, kBlockTiles tiles of the same pairs, passes by, and with it a panel of C. In the second are
+// all runs of the block, a part of the reduced index: kPairsFar pairs, for which kInt16Width columns
+// of B are packed at a time.
 inline constexpr int64_t kPairsDeep = 128, kGrainsDeep = 16, kBlockTiles = 16;
-inline constexpr int64_t kPairsFar = 2048, kInt16Width = 768;
-// Room for the widest tile and vector of any target.
-inline constexpr int64_t kMostTileRows = 14, kMostLanes = 16;
+inline constexpr int64_t kPairsFar = 512, kGrainsFar = 64, kInt16Width = 2304;
+// Room for the tallest tile and the widest vector of any target.
+inline constexpr int64_t kMostTileRows = 9, kMostLanes = 16;
 inline constexpr int64_t kBlockRows = kBlockTiles * kMostTileRows;
 
 // Two neighbours along the reduced index, the first in the lower half.
@@ -38,7 +39,7 @@ struct Int16Items {
 struct GrainRun {
   const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
   int64_t count, pairs;
-  int64_t grains_before, pairs_before;  // in the same part of B
+  int64_t runs_before, grains_before, pairs_before;  // in the same part
 
   int64_t begin(int64_t g) const { return edges[g]; }
   int64_t length(int64_t g) const { return edges[g + 1] - edges[g]; }
@@ -55,9 +56,9 @@ struct Int16Product {
   // Of the part of B that is packed: panels of [pairs][columns], and of [grains][columns].
   Pair* b_pairs;
   float* b_scales;
-  // Of the block of A that each thread works on.
-  TensorOf<Pair> a_pairs;  // [threads, kBlockRows kPairsDeep + kBlockTiles kMostLanes]
-  Tensor a_scales;         // [threads, kBlockTiles kGrainsDeep kMostLanes]
+  // Of the block of A that each thread works on, [threads, ...].
+  TensorOf<Pair> a_pairs;
+  Tensor a_scales;
 };
 
 inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -284,28 +285,33 @@ class TileRows {
   int64_t tiles() const { return tiles_; }
   int64_t row(int64_t t) const { return row_[t]; }
   int64_t rows() const { return row_[tiles_] - row_[0]; }
-  // Where tile t is packed; vectors may write beyond its end.
-  int64_t at(int64_t t, int64_t pairs) const { return t * (most_ * pairs + kMostLanes); }
+  // Where a run of tile t is packed; vectors may write beyond its end.
+  int64_t at(const GrainRun& run, int64_t t) const {
+    return tiles_ * (most_ * run.pairs_before + run.runs_before * kMostLanes) +
+           t * (most_ * run.pairs + kMostLanes);
+  }
 
  private:
   int64_t tiles_, most_, row_[kBlockTiles + 1];
 };
+// Where the scales of a tile's grains stand, kMostLanes for each grain.
+inline int64_t a_scales_at(const GrainRun& run, int64_t t) {
+  return (t * kGrainsFar + run.grains_before) * kMostLanes;
+}
 
 // A's items, whole rows of it: tile after tile, each [mr][pairs] with numbers along the reduced
-// index side by side, else [pairs][mr]. scales: [tile][grain][kMostLanes].
+// index side by side, else [pairs][mr].
 void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
                      const TileRows& tiles, Pair* to, float* scales) {
   const int64_t N = float_lanes(), first = tiles.row(0);
-  const auto scales_of = [&](int64_t t, int64_t g) {
-    return scales + (t * kGrainsDeep + g) * kMostLanes;
-  };
   if (x.along == 1) {
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
-      Pair* row = to + tiles.at(t, run.pairs);
-      for (int64_t i = tiles.row(t); i < tiles.row(t + 1); ++i, row += run.pairs) {
+      Pair* row = to + tiles.at(run, t);
+      float* scale = scales + a_scales_at(run, t);
+      for (int64_t i = tiles.row(t); i < tiles.row(t + 1); ++i, row += run.pairs, ++scale) {
         const float* from = x.data + i * x.item;
         for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g)
-          scales_of(t, g)[i - tiles.row(t)] =
+          scale[g * kMostLanes] =
               round_along(from + run.begin(g), run.length(g), largest, row + pair);
       }
     }
@@ -323,8 +329,8 @@ void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
                  run.length(g), largest, found, width, [&](int64_t i) { return wide + i; });
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
       const int64_t i = tiles.row(t) - first, mr = tiles.row(t + 1) - tiles.row(t);
-      std::copy_n(found + i, mr, scales_of(t, g));
-      Pair* tile = to + tiles.at(t, run.pairs) + pair * mr;
+      std::copy_n(found + i, mr, scales + a_scales_at(run, t) + g * kMostLanes);
+      Pair* tile = to + tiles.at(run, t) + pair * mr;
       for (int64_t p = 0; p < run.pairs_of(g); ++p)
         for (int64_t m = (mr - 1) / N * N; m >= 0; m -= N)
           hn::StoreU(hn::LoadU(di, wide + p * width + i + m), di, tile + p * mr + m);
@@ -447,68 +453,63 @@ struct Int16Part {
 template <class Dot, int V>
 void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int64_t t0, int64_t t1,
                 int64_t p0, int64_t p1, int worker) {
+  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
   const int64_t NR = V * float_lanes(), blocks = blocks_of(t1 - t0, kBlockTiles);
   const bool along = x.a.along == 1;
   Pair* rows = x.a_pairs.row(worker);
   float* scales = x.a_scales.row(worker);
-  const auto block = [&](int64_t b) {
+  const auto block_of = [&](int64_t b) {
     const int64_t first = t0 + (t1 - t0) * b / blocks, last = t0 + (t1 - t0) * (b + 1) / blocks;
     return TileRows{x.M * first / tiles, x.M * last / tiles - x.M * first / tiles, last - first};
   };
-  const auto run_of = [&](int64_t step) -> const GrainRun& {
-    return part.runs[static_cast<size_t>(step) % part.runs.size()];
-  };
-  const auto count = static_cast<int64_t>(part.runs.size()), steps = blocks * count;
-  for (int64_t step = 0; step < steps; ++step) {
-    const GrainRun& run = run_of(step);
-    const TileRows of = block(step / count);
-    const bool add = part.add || step % count > 0;
-    pack_int16_rows(x.a, run, x.largest, of, rows, scales);
-    Ahead next_rows;
-    if (step + 1 < steps) {
-      const TileRows next = block((step + 1) / count);
-      const GrainRun& r = run_of(step + 1);
-      const int64_t n = r.begin(r.count) - r.begin(0), calls = (p1 - p0) * of.tiles();
-      const float* from = x.a.data + next.row(0) * x.a.item + r.begin(0) * x.a.along;
-      constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-      next_rows = along ? Ahead(from, next.rows(), n * kFloat, x.a.item * kFloat, calls)
-                        : Ahead(from, n, next.rows() * kFloat, x.a.along * kFloat, calls);
+  const GrainRun &front = part.runs.front(), &back = part.runs.back();
+  const int64_t k0 = front.begin(0), depth = back.begin(back.count) - k0;
+  const auto runs = static_cast<int64_t>(part.runs.size());
+  for (int64_t b = 0; b < blocks; ++b) {
+    const TileRows block = block_of(b);
+    for (const GrainRun& run : part.runs) pack_int16_rows(x.a, run, x.largest, block, rows, scales);
+    Ahead next_block;
+    if (b + 1 < blocks) {
+      const TileRows next = block_of(b + 1);
+      const int64_t calls = (p1 - p0) * runs * block.tiles();
+      const float* from = x.a.data + next.row(0) * x.a.item + k0 * x.a.along;
+      next_block = along
+                       ? Ahead(from, next.rows(), depth * kFloat, x.a.item * kFloat, calls)
+                       : Ahead(from, depth, next.rows() * kFloat, x.a.along * kFloat, calls);
     }
     for (int64_t p = p0; p < p1; ++p) {
-      const auto panel = [&](int64_t q, const GrainRun& r) {
-        return x.b_pairs + (q * part.pairs + r.pairs_before) * NR;
-      };
-      const Pair* b = panel(p, run);
-      const float* b_scales = x.b_scales + (p * part.grains + run.grains_before) * NR;
-      Ahead next_panel;
-      if (p + 1 < p1 || step + 1 < steps) {
-        const GrainRun& r = run_of(p + 1 < p1 ? step : step + 1);
-        next_panel = Ahead(panel(p + 1 < p1 ? p + 1 : p0, r), 1,
-                           r.pairs * NR * static_cast<int64_t>(sizeof(Pair)), 0, of.tiles());
-      }
       const int64_t n = std::min(NR, part.width - p * NR);
-      for (int64_t t = 0; t < of.tiles(); ++t) {
-        const int64_t i = of.row(t), mr = of.row(t + 1) - i;
-        const Pair* a = rows + of.at(t, run.pairs);
-        const float* a_scales = scales + t * kGrainsDeep * kMostLanes;
-        float* c = x.c + i * x.c_row + part.j0 + p * NR;
-        const char* ask[kPairsDeep + kMostLanes];
-        const char **next = ask, **const end = ask + run.pairs;
-        if (t + 1 < of.tiles()) {
-          constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-          next = Ahead(c + mr * x.c_row, of.row(t + 2) - of.row(t + 1), n * kFloat,
-                       x.c_row * kFloat, 1)
-                     .put(next, end);
+      for (const GrainRun& run : part.runs) {
+        const Pair* panel = x.b_pairs + (p * part.pairs + run.pairs_before) * NR;
+        const float* panel_scales = x.b_scales + (p * part.grains + run.grains_before) * NR;
+        // What comes next of B lies behind this.
+        const bool last = p + 1 == p1 && &run == &back;
+        Ahead next_run;
+        if (!last)
+          next_run = Ahead(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
+        const bool first = &run == &front;
+        for (int64_t t = 0; t < block.tiles(); ++t) {
+          const int64_t i = block.row(t), mr = block.row(t + 1) - i;
+          float* c = x.c + i * x.c_row + part.j0 + p * NR;
+          const char* ask[kPairsDeep + kMostLanes];
+          const char **next = ask, **const end = ask + run.pairs;
+          if (first && t + 1 < block.tiles())
+            next = Ahead(c + mr * x.c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
+                         x.c_row * kFloat, 1)
+                       .put(next, end);
+          next = next_run.put(next, end);
+          next = next_block.put(next, end);
+          const Pair* a = rows + block.at(run, t);
+          Ahead::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
+          const float* a_scales = scales + a_scales_at(run, t);
+          const bool add = part.add || !first;
+          if (along)
+            int16_tile_of<Dot, Rows::kApart, V>(mr, a, run.pairs, a_scales, panel, panel_scales, NR,
+                                                run, ask, c, x.c_row, n, add);
+          else
+            int16_tile_of<Dot, Rows::kAdjacent, V>(mr, a, mr, a_scales, panel, panel_scales, NR,
+                                                   run, ask, c, x.c_row, n, add);
         }
-        next = next_panel.put(next, end);
-        next = next_rows.put(next, end);
-        Ahead::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
-        if (along)
-          int16_tile_of<Dot, Rows::kApart, V>(mr, a, run.pairs, a_scales, b, b_scales, NR, run, ask,
-                                              c, x.c_row, n, add);
-        else
-          int16_tile_of<Dot, Rows::kAdjacent, V>(mr, a, mr, a_scales, b, b_scales, NR, run, ask, c,
-                                                 x.c_row, n, add);
       }
     }
   }
@@ -598,11 +599,12 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
   const auto runs = scratch.take<GrainRun>({grains});
   const int64_t columns = round_up(std::min(N, kInt16Width), 3 * kMostLanes);
   const int64_t far = std::min(blocks_of(K + grains, 2), kPairsFar);
+  const int64_t far_grains = std::min(grains, kGrainsFar);
   const auto b_pairs = scratch.take<Pair>({far, columns});
-  const Tensor b_scales = scratch.take({std::min(grains, far), columns});
-  const auto a_pairs =
-      scratch.take<Pair>({threads(), kBlockRows * kPairsDeep + kBlockTiles * kMostLanes});
-  const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsDeep * kMostLanes});
+  const Tensor b_scales = scratch.take({far_grains, columns});
+  const int64_t spare = far_grains * kBlockTiles * kMostLanes;  // a run has a grain at least
+  const auto a_pairs = scratch.take<Pair>({threads(), kBlockRows * far + spare});
+  const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsFar * kMostLanes});
   if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
   REFRAIN_CHECK(pieces.front() == 0 && pieces.back() == K);
   int32_t* edge = edges.data;
@@ -610,16 +612,24 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
     for (int32_t k = pieces[p]; k < pieces[p + 1]; k += static_cast<int32_t>(most)) *edge++ = k;
   *edge = pieces.back();
   int64_t found = 0;
-  for (int64_t g = 0, far_grains = 0, far_pairs = 0; g < grains;) {
-    GrainRun& run = runs.data[found++] = {edges.data + g, 0, 0, far_grains, far_pairs};
+  for (int64_t g = 0; g < grains;) {
+    GrainRun run{edges.data + g, 0, 0, 0, 0, 0};
     for (; g < grains && run.count < kGrainsDeep; ++g, ++run.count) {
       const int64_t pairs = run.pairs_of(run.count);
       if (run.pairs + pairs > kPairsDeep) break;
       run.pairs += pairs;
     }
-    if (far_pairs + run.pairs > kPairsFar) run.grains_before = run.pairs_before = 0;
-    far_grains = run.grains_before + run.count;
-    far_pairs = run.pairs_before + run.pairs;
+    if (found > 0) {
+      const GrainRun& before = runs.data[found - 1];
+      const int64_t pairs = before.pairs_before + before.pairs;
+      const int64_t counted = before.grains_before + before.count;
+      if (pairs + run.pairs <= kPairsFar && counted + run.count <= kGrainsFar) {
+        run.runs_before = before.runs_before + 1;
+        run.grains_before = counted;
+        run.pairs_before = pairs;
+      }
+    }
+    runs.data[found++] = run;
   }
   constexpr int32_t kOfFeatures = int16_largest(kInt16Features),
                     kOfRows = int16_largest(kInt16Rows);
