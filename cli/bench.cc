@@ -78,8 +78,8 @@ struct Bench {
     v("batch_tokens", batch_tokens, "rows of a training step and of products");
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
     v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
-    v("bf16", bf16, "mixers and training steps as with train's --bf16");
-    v("int16", int16, "mixers and training steps as with train's --int16");
+    v("bf16", bf16, "products, mixers and training steps as with train's --bf16");
+    v("int16", int16, "products, mixers and training steps as with train's --int16");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");

@@ -24,7 +24,7 @@ void Check::finite(const std::string& what, ConstTensor values) {
 }
 
 void check_product(Check& check, kernels::Strided a, kernels::Strided b, int64_t depth,
-                   ConstTensor c) {
+                   ConstTensor c, double rounding) {
   constexpr int64_t kElements = 127;
   sample(c.size(), kElements, [&](int64_t at) {
     const int64_t i = at / c.cols(), j = at % c.cols();
@@ -37,7 +37,7 @@ void check_product(Check& check, kernels::Strided a, kernels::Strided b, int64_t
     }
     // A chain of that many float32 multiply-adds errs by at most so many half-ulps of the sum of
     // absolute products, twice that where they are not fused.
-    const double allowed = 0x1p-23 * static_cast<double>(depth + 1) * size;
+    const double allowed = (0x1p-23 * static_cast<double>(depth + 1) + rounding) * size;
     check.near(fmt::format("element ({}, {})", i, j), static_cast<double>(c.data[at]), sum,
                allowed);
   });

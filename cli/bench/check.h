@@ -24,7 +24,9 @@ class Check {
 };
 
 // Elements of c = a b, spread over it, against sums in float64; `depth` is the length of a sum.
-void check_product(Check&, kernels::Strided a, kernels::Strided b, int64_t depth, ConstTensor c);
+// rounding: what else an element may err by, as a share of the sum of absolute products.
+void check_product(Check&, kernels::Strided a, kernels::Strided b, int64_t depth, ConstTensor c,
+                   double rounding = 0);
 
 // f(i) for up to `count` of the indices [0, n), the first and the last among them.
 template <class F>

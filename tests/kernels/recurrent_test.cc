@@ -18,14 +18,17 @@ constexpr Cell kCells[] = {Cell::kRnn, Cell::kLstm, Cell::kGru};
 // Pieces of the given lengths, and everything a run over them reads and writes.
 class Loop {
  public:
-  Loop(Cell cell, int64_t H, std::vector<int64_t> lengths, uint64_t key = 1)
+  Loop(Cell cell, int64_t H, std::vector<int64_t> lengths,
+       kernels::Precision precision = kernels::Precision::kFloat32)
       : cell(cell),
+        precision(precision),
         H(H),
         G(kernels::gates_of(cell)),
         S(kernels::states_of(cell)),
         lengths(std::move(lengths)) {
     for (int64_t n : this->lengths) R += n;
     const auto B = static_cast<int64_t>(this->lengths.size());
+    constexpr uint64_t key = 1;
     const double scale = 1 / std::sqrt(static_cast<double>(H));
     w_hh.emplace(std::initializer_list<int64_t>{G * H, H}, H % 4, key, scale);
     b_hh.emplace(std::initializer_list<int64_t>{G * H}, H % 3, key + 1);
@@ -55,13 +58,13 @@ class Loop {
     const kernels::RecurrentRows rows{gates(), *h, *extra};
     const kernels::RecurrentGradients in{*dh, gradients, *dp};
     Arena count;
-    kernels::recurrent_forward(cell, pieces, weights, rows, count);
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, count);
+    kernels::recurrent_forward(cell, pieces, weights, rows, count, precision);
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, count, precision);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
-    kernels::recurrent_forward(cell, pieces, weights, rows, scratch);
+    kernels::recurrent_forward(cell, pieces, weights, rows, scratch, precision);
     forward_gates.assign(gates().begin(), gates().end());
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch);
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch, precision);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 
@@ -75,6 +78,7 @@ class Loop {
   }
 
   Cell cell;
+  kernels::Precision precision;
   int64_t H, G, S, R = 0;
   std::vector<int64_t> lengths;
   std::optional<Floats> w_hh, b_hh, a, found, dh, dstate, h, extra, dp;
@@ -123,9 +127,7 @@ TEST(Recurrent, MatchesTwinBothWays) {
       const Loop fresh(cell, H, lengths);
       std::vector<Twin> want;
       for (size_t b = 0; b < lengths.size(); ++b) want.emplace_back(fresh, b);
-      for_each_target([&] {
-        Loop run(cell, H, lengths);
-        run();
+      const auto expect_twins = [&](const Loop& run, double factor) {
         int64_t first = 0;
         for (size_t b = 0; b < lengths.size(); ++b) {
           const auto rows = [&](const Floats& all, int64_t width) {
@@ -133,12 +135,25 @@ TEST(Recurrent, MatchesTwinBothWays) {
                                       static_cast<size_t>(lengths[b] * width));
           };
           // Chains of H and G H terms of size 1, a few steps deep.
-          expect_close(rows(*run.h, H), want[b].h, 64, 1);
-          expect_close(rows(*run.a, run.G * H), want[b].da, 256, 1);
-          if (cell == Cell::kGru) expect_close(rows(*run.dp, run.G * H), want[b].dp, 256, 1);
+          expect_close(rows(*run.h, H), want[b].h, 64 * factor, 1);
+          expect_close(rows(*run.a, run.G * H), want[b].da, 256 * factor, 1);
+          if (cell == Cell::kGru)
+            expect_close(rows(*run.dp, run.G * H), want[b].dp, 256 * factor, 1);
           const auto state = static_cast<size_t>(run.S * H);
-          expect_close(run.dstate->span().subspan(b * state, state), want[b].dstate, 256, 1);
+          expect_close(run.dstate->span().subspan(b * state, state), want[b].dstate, 256 * factor,
+                       1);
           first += lengths[b];
+        }
+      };
+      for_each_target([&] {
+        Loop run(cell, H, lengths), rounded(cell, H, lengths, kernels::Precision::kInt16);
+        run();
+        expect_twins(run, 1);
+        // Steps of 2^-12 of the largest instead of 2^-24 of each.
+        rounded();
+        expect_twins(rounded, 0x1p12);
+        if (H >= 8) {
+          EXPECT_FALSE(same_bits(run.h->span(), rounded.h->span()));
         }
       });
     }
@@ -207,21 +222,26 @@ TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
   };
   // Weights within a core's cache, and beyond it.
   for (const Case& c : {Case{40, {90, 7, 0, 89, 50, 51}}, Case{300, {3, 4, 1}}}) {
-    for (Cell cell : kCells) {
-      const Loop fresh(cell, c.H, c.lengths);
+    for (const auto& [cell, precision] : {std::pair{Cell::kRnn, kernels::Precision::kFloat32},
+                                          {Cell::kLstm, kernels::Precision::kFloat32},
+                                          {Cell::kGru, kernels::Precision::kFloat32},
+                                          {Cell::kRnn, kernels::Precision::kInt16},
+                                          {Cell::kLstm, kernels::Precision::kInt16},
+                                          {Cell::kGru, kernels::Precision::kInt16}}) {
+      const Loop fresh(cell, c.H, c.lengths, precision);
       for_each_target([&] {
         set_threads(1);
-        Loop all(cell, c.H, c.lengths);
+        Loop all(cell, c.H, c.lengths, precision);
         all();
         for (int n : {2, 3}) {
           set_threads(n);
-          Loop again(cell, c.H, c.lengths);
+          Loop again(cell, c.H, c.lengths, precision);
           again();
           EXPECT_TRUE(same_bits(again.results(), all.results())) << n << " threads";
         }
         int64_t first = 0;
         for (size_t b = 0; b < c.lengths.size(); ++b) {
-          Loop alone(cell, c.H, {c.lengths[b]});
+          Loop alone(cell, c.H, {c.lengths[b]}, precision);
           const auto take = [&](const Floats& from, int64_t begin, const Floats& to) {
             std::copy_n(&from[begin], to.span().size(), to.span().begin());
           };

@@ -1,8 +1,6 @@
 #include "refrain/kernels/gemm_int16.h"
 
 #include <algorithm>
-#include <bit>
-#include <limits>
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/isa.h"
@@ -11,39 +9,23 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm_int16.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "refrain/kernels/tile-inl.h"
+#include "refrain/kernels/int16-inl.h"
 
 #ifndef REFRAIN_KERNELS_GEMM_INT16_ONCE
 #define REFRAIN_KERNELS_GEMM_INT16_ONCE
 namespace refrain::kernels {
 // Blocking: a run of kPairsDeep pairs of a panel of B stays in the first-level cache while a block
 // of A, kBlockTiles tiles of the same pairs, passes by, and with it a panel of C. In the second are
-// all runs of the block, a part of the reduced index: kPairsFar pairs, for which kInt16Width columns
-// of B are packed at a time.
+// all runs of the block, a part of the reduced index: kPairsFar pairs, for which kMostPacked
+// columns of B are packed at a time.
 inline constexpr int64_t kPairsDeep = 128, kGrainsDeep = 16, kBlockTiles = 16;
-inline constexpr int64_t kPairsFar = 512, kGrainsFar = 64, kInt16Width = 2304;
-// Room for the tallest tile and the widest vector of any target.
-inline constexpr int64_t kMostTileRows = 9, kMostLanes = 16;
+inline constexpr int64_t kPairsFar = 512, kGrainsFar = 64;
+inline constexpr int64_t kMostTileRows = 9;  // of any target
 inline constexpr int64_t kBlockRows = kBlockTiles * kMostTileRows;
 
-// Two neighbours along the reduced index, the first in the lower half.
-using Pair = int32_t;
-
-// An operand seen as items (rows of A, columns of B) of numbers along the reduced index.
-struct Int16Items {
-  const float* data;
-  int64_t item, along;  // steps from one item to the next, and along the reduced index
-};
-
-// Grains that are worked at a time.
-struct GrainRun {
-  const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
-  int64_t count, pairs;
-  int64_t runs_before, grains_before, pairs_before;  // in the same part
-
-  int64_t begin(int64_t g) const { return edges[g]; }
-  int64_t length(int64_t g) const { return edges[g + 1] - edges[g]; }
-  int64_t pairs_of(int64_t g) const { return (length(g) + 1) / 2; }
+// Grains of a tile's call, and those before them in the same part.
+struct GrainRun : Grains {
+  int64_t runs_before, grains_before, pairs_before;
 };
 
 struct Int16Product {
@@ -61,57 +43,11 @@ struct Int16Product {
   Tensor a_scales;
 };
 
-inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
 }  // namespace refrain::kernels
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
-
-using PairTag = hn::RebindToSigned<FloatTag>;
-using PairVec = hn::Vec<PairTag>;
-
-// acc + the sums of both products of each pair of a and b.
-struct MultiplyAdd {
-  static HWY_INLINE PairVec add(PairVec acc, PairVec a, PairVec b) {
-    const PairTag d;
-#if HWY_TARGET == HWY_SCALAR
-    const int32_t x = hn::GetLane(a), y = hn::GetLane(b);
-    const int32_t sum = static_cast<int16_t>(x) * static_cast<int16_t>(y) + (x >> 16) * (y >> 16);
-    return hn::Add(acc, hn::Set(d, sum));
-#else
-    const hn::Repartition<int16_t, PairTag> d16;
-    PairVec unused = hn::Zero(d);
-    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, a), hn::BitCast(d16, b), acc, unused);
-#endif
-  }
-};
-
-#if HWY_TARGET <= HWY_AVX3 && defined(__x86_64__)
-// The same in one instruction, which this target does not promise: by its name.
-struct Vnni {
-  static HWY_INLINE PairVec add(PairVec acc, PairVec a, PairVec b) {
-    asm("vpdpwssd %2, %1, %0" : "+v"(acc.raw) : "v"(a.raw), "v"(b.raw));
-    return acc;
-  }
-};
-#endif
-
-// What x is multiplied by, largest / magnitude, and what undoes it. Nothing but zeros: zero. Where
-// the magnitude is infinite or NaN, the scale is.
-struct Scale {
-  FloatVec inverse, scale;
-};
-HWY_INLINE Scale scale_of(FloatVec magnitude, int32_t largest) {
-  const FloatTag d;
-  const auto top = hn::Set(d, static_cast<float>(largest));
-  // Below, the quotient could overflow.
-  const auto counts = hn::Gt(magnitude, hn::Set(d, 0x1p-100f));
-  const auto none = hn::Le(magnitude, hn::Set(d, 0x1p-100f));
-  return {hn::IfThenElseZero(counts, hn::Div(top, magnitude)),
-          hn::IfThenZeroElse(none, hn::Div(magnitude, top))};
-}
 
 // What is needed next, rows of memory. A tile asks for a part of it, a line with each pair, which
 // hides how far away it is.
@@ -154,126 +90,6 @@ class Ahead {
   const char* at_ = nullptr;
   int64_t lines_ = 0, apart_ = 0, part_ = 0, left_ = 0, line_ = 0;
 };
-
-// The larger magnitude, NaN being the largest: as their bits are ordered.
-HWY_INLINE PairVec larger(PairVec so_far, FloatVec v) {
-  const PairTag di;
-  return hn::Max(so_far, hn::And(hn::BitCast(di, v), hn::Set(di, 0x7fffffff)));
-}
-
-// The integer nearest to x times inverse, of at most 2^15, in the lower half of the bits: added to
-// a number whose last bit counts ones, it stands there.
-HWY_INLINE PairVec rounded(FloatVec x, FloatVec inverse) {
-  return hn::BitCast(PairTag(), hn::MulAdd(x, inverse, hn::Set(FloatTag(), 0x1.8p23f)));
-}
-HWY_INLINE PairVec rounded_pair(FloatVec x, FloatVec y, FloatVec inverse) {
-  const auto low = hn::And(rounded(x, inverse), hn::Set(PairTag(), 0xffff));
-  return hn::Or(low, hn::ShiftLeft<16>(rounded(y, inverse)));
-}
-
-// n numbers of one item, one after another, to (n + 1) / 2 pairs. Returns their scale.
-HWY_INLINE float round_along(const float* HWY_RESTRICT from, int64_t n, int32_t largest,
-                             Pair* HWY_RESTRICT to) {
-  const FloatTag d;
-  const PairTag di;
-  PairVec most = hn::Zero(di);
-  each(n, [&](auto at, int64_t i) HWY_ATTR { most = larger(most, at.load(from + i)); });
-  const Scale s = scale_of(hn::BitCast(d, hn::MaxOfLanes(di, most)), largest);
-#if HWY_TARGET == HWY_SCALAR
-  for (int64_t p = 0; p < (n + 1) / 2; ++p) {
-    const auto x = hn::LoadU(d, from + 2 * p);
-    const auto y = 2 * p + 1 < n ? hn::LoadU(d, from + 2 * p + 1) : hn::Zero(d);
-    hn::StoreU(rounded_pair(x, y, s.inverse), di, to + p);
-  }
-#else
-  const int64_t N = float_lanes();
-  const hn::Repartition<uint32_t, FloatTag> d32;
-  const hn::Rebind<uint16_t, FloatTag> d16;
-  const auto halves = [&](FloatVec x) HWY_ATTR {
-    return hn::TruncateTo(d16, hn::BitCast(d32, rounded(x, s.inverse)));
-  };
-  auto* all = reinterpret_cast<uint16_t*>(to);
-  int64_t i = 0;
-  for (; i + N <= n; i += N) hn::StoreU(halves(hn::LoadU(d, from + i)), d16, all + i);
-  if (i < n) {
-    HWY_ALIGN uint16_t last[HWY_MAX_BYTES / sizeof(float)];
-    hn::StoreU(halves(Part{n - i}.load(from + i)), d16, last);
-    // A vector has an even number of lanes, those beyond n are zero.
-    std::copy_n(last, (n - i + 1) / 2 * 2, all + i);
-  }
-#endif
-  return hn::GetLane(s.scale);
-}
-
-// Of `count` items side by side, n numbers each, `along` apart: pair p of item j to
-// to(j)[p * to_row], in whole vectors. scales: [count], in whole vectors.
-template <class To>
-HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, int64_t n,
-                             int32_t largest, float* scales, int64_t to_row, To&& to) {
-  const FloatTag d;
-  const PairTag di;
-  const int64_t N = float_lanes();
-  // Row after row, as they lie in memory.
-  std::fill(scales, scales + round_up(count, N), 0.0f);
-  for (int64_t k = 0; k < n; ++k) {
-    const float* row = from + k * along;
-    each(count, [&](auto at, int64_t j) HWY_ATTR {
-      const PairVec most = hn::BitCast(di, hn::LoadU(d, scales + j));
-      hn::StoreU(hn::BitCast(d, larger(most, at.load(row + j))), d, scales + j);
-    });
-  }
-  each(count, [&](auto at, int64_t j) HWY_ATTR {
-    const Scale s = scale_of(hn::LoadU(d, scales + j), largest);
-    hn::StoreU(s.scale, d, scales + j);
-    const float* x = from + j;
-    Pair* pair = to(j);
-    int64_t k = 0;
-    for (; k + 1 < n; k += 2, x += 2 * along, pair += to_row)
-      hn::StoreU(rounded_pair(at.load(x), at.load(x + along), s.inverse), di, pair);
-    if (k < n) hn::StoreU(rounded_pair(at.load(x), hn::Zero(d), s.inverse), di, pair);
-  });
-}
-
-// Columns [item, item + count) of B: panels of `columns`, zero beyond the last one.
-struct PackedPanels {
-  Pair* pairs;
-  float* scales;
-  int64_t columns, pairs_apart, scales_apart;  // from a panel to the next
-};
-void pack_int16_panels(const Int16Items& x, const GrainRun& run, int32_t largest, int64_t item,
-                       int64_t count, PackedPanels to) {
-  const int64_t columns = to.columns;
-  if (const int64_t last = count / columns; count % columns > 0) {
-    Pair* pairs = to.pairs + last * to.pairs_apart;
-    float* scales = to.scales + last * to.scales_apart;
-    std::fill(pairs, pairs + run.pairs * columns, 0);
-    std::fill(scales, scales + run.count * columns, 0.0f);
-  }
-  HWY_ALIGN Pair rows[kMostLanes * kInt16Features / 2];
-  HWY_ALIGN float found[kInt16Width + kMostLanes];
-  for (int64_t g = 0; g < run.count; ++g) {
-    const int64_t pairs = run.pairs_of(g), n = run.length(g);
-    const float* from = x.data + item * x.item + run.begin(g) * x.along;
-    const auto pairs_at = [&](int64_t j) {
-      return to.pairs + j / columns * to.pairs_apart + j % columns;
-    };
-    if (x.along == 1) {
-      for (int64_t j = 0; j < count; j += kMostLanes) {
-        const int64_t some = std::min(count - j, kMostLanes);
-        for (int64_t i = 0; i < some; ++i)
-          found[j + i] = round_along(from + (j + i) * x.item, n, largest, rows + i * pairs);
-        transpose(reinterpret_cast<const float*>(rows), pairs, some, pairs,
-                  reinterpret_cast<float*>(pairs_at(j)), columns);
-      }
-    } else {
-      round_across(from, x.along, count, n, largest, found, columns, pairs_at);
-    }
-    for (int64_t j = 0; j < count; j += columns)
-      std::copy_n(found + j, std::min(columns, count - j),
-                  to.scales + j / columns * to.scales_apart + g * columns);
-    to.pairs += pairs * columns;
-  }
-}
 
 // A block of tiles: tile t has the rows [row(t), row(t + 1)).
 class TileRows {
@@ -338,110 +154,6 @@ void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
   }
 }
 
-// C [MR, n] (+)= A B over a run of grains. a: pairs, as tile() of tile-inl.h takes numbers; b: a
-// panel of V vectors; scales per grain, those of A [kMostLanes] apart.
-template <class Dot, int MR, Rows kRows, int V>
-HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
-                             const float* HWY_RESTRICT a_scales, const Pair* HWY_RESTRICT b,
-                             const float* HWY_RESTRICT b_scales, int64_t columns,
-                             const GrainRun& run, const char* const* ask, float* HWY_RESTRICT c,
-                             int64_t c_row, int64_t n, bool add) {
-  const FloatTag d;
-  const PairTag di;
-  const int64_t N = float_lanes();
-  const bool whole = n == V * N;
-  const Part last{n - (V - 1) * N};
-  constexpr int kGroups = (MR + 2) / 3;
-  for (int64_t g = 0; g < run.count; ++g) {
-    const int64_t pairs = run.pairs_of(g);
-    PairVec acc[MR][V];
-    REFRAIN_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      REFRAIN_UNROLL
-      for (int v = 0; v < V; ++v) acc[m][v] = hn::Zero(di);
-    }
-    const Pair* rows[kGroups];
-    REFRAIN_UNROLL
-    for (int i = 0; i < kGroups; ++i) rows[i] = a + 3 * i * a_step;
-    const Pair* adjacent = a;
-    for (int64_t p = 0; p < pairs; ++p, b += columns) {
-      __builtin_prefetch(*ask++, 0, 2);  // into the second-level cache
-      PairVec bv[V];
-      REFRAIN_UNROLL
-      for (int v = 0; v < V; ++v) bv[v] = hn::LoadU(di, b + v * N);
-      REFRAIN_UNROLL
-      for (int m = 0; m < MR; ++m) {
-        const PairVec am =
-            hn::Set(di, kRows == Rows::kAdjacent ? adjacent[m] : rows[m / 3][(m % 3) * a_step]);
-        REFRAIN_UNROLL
-        for (int v = 0; v < V; ++v) acc[m][v] = Dot::add(acc[m][v], am, bv[v]);
-      }
-      if constexpr (kRows == Rows::kAdjacent) {
-        adjacent += a_step;
-      } else {
-        REFRAIN_UNROLL
-        for (int i = 0; i < kGroups; ++i) ++rows[i];
-      }
-    }
-    a += kRows == Rows::kAdjacent ? pairs * a_step : pairs;
-    FloatVec sb[V];
-    REFRAIN_UNROLL
-    for (int v = 0; v < V; ++v) sb[v] = hn::LoadU(d, b_scales + v * N);
-    PairVec sums[MR][V];  // a copy, since what a lambda refers to would stand in memory
-    REFRAIN_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      REFRAIN_UNROLL
-      for (int v = 0; v < V; ++v) sums[m][v] = acc[m][v];
-    }
-    const auto put = [&](auto chain, auto at) HWY_ATTR {
-      REFRAIN_UNROLL
-      for (int m = 0; m < MR; ++m) {
-        float* to = c + m * c_row;
-        const FloatVec sa = hn::Set(d, a_scales[m]);
-        REFRAIN_UNROLL
-        for (int v = 0; v < V; ++v, to += N) {
-          const FloatVec s = hn::Mul(sa, sb[v]);
-          const auto one = [&](auto part) HWY_ATTR {
-            FloatVec before = hn::Zero(d);
-            if constexpr (chain) before = part.load(to);
-            part.store(hn::MulAdd(hn::ConvertTo(d, sums[m][v]), s, before), to);
-          };
-          v + 1 < V ? one(Whole()) : one(at);
-        }
-      }
-    };
-    const bool chain = add || g > 0;
-    if (chain && whole)
-      put(std::true_type(), Whole());
-    else if (chain)
-      put(std::true_type(), last);
-    else if (whole)
-      put(std::false_type(), Whole());
-    else
-      put(std::false_type(), last);
-    a_scales += kMostLanes;
-    b_scales += columns;
-  }
-}
-
-// int16_tile<mr> for mr and n known at run time.
-template <class Dot, Rows kRows, int V, int MR = tile_rows<V>()>
-HWY_INLINE void int16_tile_of(int64_t mr, const Pair* a, int64_t a_step, const float* a_scales,
-                              const Pair* b, const float* b_scales, int64_t columns,
-                              const GrainRun& run, const char* const* ask, float* c, int64_t c_row,
-                              int64_t n, bool add) {
-  if constexpr (V > 1)
-    if (n <= (V - 1) * float_lanes())
-      return int16_tile_of<Dot, kRows, V - 1, MR>(mr, a, a_step, a_scales, b, b_scales, columns,
-                                                  run, ask, c, c_row, n, add);
-  if (mr == MR)
-    return int16_tile<Dot, MR, kRows, V>(a, a_step, a_scales, b, b_scales, columns, run, ask, c,
-                                         c_row, n, add);
-  if constexpr (MR > 1)
-    int16_tile_of<Dot, kRows, V, MR - 1>(mr, a, a_step, a_scales, b, b_scales, columns, run, ask, c,
-                                         c_row, n, add);
-}
-
 // A part of a product: all rows of A, `width` columns of B from j0 on, packed over some runs.
 struct Int16Part {
   std::span<const GrainRun> runs;
@@ -473,9 +185,8 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
       const TileRows next = block_of(b + 1);
       const int64_t calls = (p1 - p0) * runs * block.tiles();
       const float* from = x.a.data + next.row(0) * x.a.item + k0 * x.a.along;
-      next_block = along
-                       ? Ahead(from, next.rows(), depth * kFloat, x.a.item * kFloat, calls)
-                       : Ahead(from, depth, next.rows() * kFloat, x.a.along * kFloat, calls);
+      next_block = along ? Ahead(from, next.rows(), depth * kFloat, x.a.item * kFloat, calls)
+                         : Ahead(from, depth, next.rows() * kFloat, x.a.along * kFloat, calls);
     }
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t n = std::min(NR, part.width - p * NR);
@@ -504,11 +215,11 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
           const float* a_scales = scales + a_scales_at(run, t);
           const bool add = part.add || !first;
           if (along)
-            int16_tile_of<Dot, Rows::kApart, V>(mr, a, run.pairs, a_scales, panel, panel_scales, NR,
-                                                run, ask, c, x.c_row, n, add);
+            int16_tile_of<Dot, Rows::kApart, V, true>(
+                mr, a, run.pairs, a_scales, panel, panel_scales, NR, run, ask, c, x.c_row, n, add);
           else
-            int16_tile_of<Dot, Rows::kAdjacent, V>(mr, a, mr, a_scales, panel, panel_scales, NR,
-                                                   run, ask, c, x.c_row, n, add);
+            int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
+                                                         NR, run, ask, c, x.c_row, n, add);
         }
       }
     }
@@ -518,7 +229,7 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
 template <class Dot, int V>
 void multiply_int16_by(const Int16Product& x) {
   const int64_t NR = V * float_lanes(), tiles = blocks_of(x.M, tile_rows<V>());
-  const int64_t most = kInt16Width / NR * NR;
+  const int64_t most = kMostPacked / NR * NR;
   const int64_t block_width = std::min(most, round_up(blocks_of(x.N, blocks_of(x.N, most)), NR));
   const int64_t row_tasks = std::min(tiles, 4 * int64_t{threads()});
   for (int64_t j0 = 0; j0 < x.N; j0 += block_width) {
@@ -534,9 +245,10 @@ void multiply_int16_by(const Int16Product& x) {
                            runs.back().grains_before + runs.back().count,
                            runs.back().pairs_before + runs.back().pairs,
                            x.add || first > 0};
-      // A few panels each, all in one task when their columns are read row by row.
-      const int64_t groups = x.b.along == 1 ? panels : 1;
+      // Of a run, a task packs one panel, or many when B's rows are read: the longer, the better.
       const auto count = static_cast<int64_t>(runs.size());
+      const int64_t enough = std::min(panels, blocks_of(4 * threads(), count));
+      const int64_t groups = x.b.along == 1 ? panels : enough;
       parallel_for(
           count * groups,
           [&](int64_t task) {
@@ -597,7 +309,7 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
     grains += blocks_of(pieces[p + 1] - pieces[p], most);
   const auto edges = scratch.take<int32_t>({grains + 1});
   const auto runs = scratch.take<GrainRun>({grains});
-  const int64_t columns = round_up(std::min(N, kInt16Width), 3 * kMostLanes);
+  const int64_t columns = round_up(std::min(N, kMostPacked), 3 * kMostLanes);
   const int64_t far = std::min(blocks_of(K + grains, 2), kPairsFar);
   const int64_t far_grains = std::min(grains, kGrainsFar);
   const auto b_pairs = scratch.take<Pair>({far, columns});
@@ -613,7 +325,7 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
   *edge = pieces.back();
   int64_t found = 0;
   for (int64_t g = 0; g < grains;) {
-    GrainRun run{edges.data + g, 0, 0, 0, 0, 0};
+    GrainRun run{{edges.data + g, 0, 0}, 0, 0, 0};
     for (; g < grains && run.count < kGrainsDeep; ++g, ++run.count) {
       const int64_t pairs = run.pairs_of(run.count);
       if (run.pairs + pairs > kPairsDeep) break;

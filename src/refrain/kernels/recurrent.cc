@@ -11,6 +11,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/recurrent.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/int16-inl.h"
 #include "refrain/kernels/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_RECURRENT_ONCE
@@ -31,7 +32,34 @@ struct RecurrentRun {
   ConstTensor dh;
   Tensor dp;
   float* carry;  // [places, H]: lstm: dL/dc, gru: z ⊙ dL/dh
+  // In place of `panels`, rounded: the columns that B has of every panel of units.
+  struct Int16 {
+    ConstTensor w_hh;
+    Grains grains;                // of what an edge holds
+    Pair* w_pairs = nullptr;      // panels of [pairs][columns]
+    float* w_scales = nullptr;    // and of [grains][columns]
+    TensorOf<Pair> edge_pairs{};  // [threads, places pairs]
+    Tensor edge_scales{};         // [threads, places grains kMostLanes]
+    explicit operator bool() const { return w_pairs != nullptr; }
+  } int16{};
 };
+
+// Takes what rounded products need of `scratch`: an edge of K numbers against `columns` of w_hh.
+inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t columns, int64_t places,
+                                      Arena& scratch) {
+  const int64_t count = blocks_of(K, kInt16Features), pairs = blocks_of(K, 2);
+  const auto edges = scratch.take<int32_t>({count + 1});
+  const int64_t width = round_up(columns, kMaxPanel);
+  RecurrentRun::Int16 x{.w_hh = w_hh, .grains = {edges.data, count, pairs}};
+  x.w_pairs = scratch.take<Pair>({width, pairs}).data;
+  x.w_scales = scratch.take({width, count}).data;
+  x.edge_pairs = scratch.take<Pair>({threads(), places * pairs});
+  x.edge_scales = scratch.take({threads(), places * count * kMostLanes});
+  if (scratch.counts_only()) return x;
+  for (int64_t g = 0; g < count; ++g) edges.data[g] = static_cast<int32_t>(g * kInt16Features);
+  edges.data[count] = static_cast<int32_t>(K);
+  return x;
+}
 
 }  // namespace refrain::kernels
 #endif
@@ -94,17 +122,82 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
   }
 }
 
+// Panels of `columns` of the items [0, n) of w, from panel `first` of the run's on.
+void pack_int16_units(const RecurrentRun& run, const Int16Items& w, int64_t n, int64_t first) {
+  const RecurrentRun::Int16& x = run.int16;
+  const int64_t NR = tile_cols(), panels = blocks_of(n, NR), pairs = x.grains.pairs;
+  constexpr int32_t kLargest = int16_largest(kInt16Features);
+  parallel_for(
+      panels,
+      [&](int64_t p) {
+        pack_int16_panels(w, x.grains, kLargest, p * NR, std::min(NR, n - p * NR),
+                          {x.w_pairs + (first + p) * pairs * NR,
+                           x.w_scales + (first + p) * x.grains.count * NR, NR, 0, 0});
+      },
+      kPackingCost * 2 * pairs * n);
+}
+
+// What a step finds of the first `n` of the places [i0, i1), rounded, tile after tile.
+void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t i1, int64_t n,
+                int worker) {
+  const RecurrentRun::Int16& x = run.int16;
+  const Grains& grains = x.grains;
+  constexpr int32_t kLargest = int16_largest(kInt16Features);
+  int64_t tile = 0;
+  each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
+    float* scales = x.edge_scales.row(worker) + tile++ * grains.count * kMostLanes;
+    for (int64_t i = 0; i < count && first + i < i0 + n; ++i) {
+      const float* from = edge + (first + i) * run.edge_row;
+      Pair* to = x.edge_pairs.row(worker) + (first + i - i0) * grains.pairs;
+      for (int64_t g = 0; g < grains.count; to += grains.pairs_of(g), ++g)
+        scales[g * kMostLanes + i] =
+            round_along(from + grains.begin(g), grains.length(g), kLargest, to);
+    }
+  });
+}
+
+// p [count, NR] at row stride p_row: rows [first, first + count) of what round_edge() left for the
+// places from i0 on, its tile-th tile, against a panel.
+HWY_INLINE void int16_step(const RecurrentRun& run, int64_t tile, int64_t row, int64_t count,
+                           int64_t panel, float* p, int64_t p_row, int worker) {
+  const RecurrentRun::Int16& x = run.int16;
+  const int64_t NR = tile_cols(), pairs = x.grains.pairs, grains = x.grains.count;
+  const auto multiply = [&](auto dot) HWY_ATTR {
+    int16_tile_of<decltype(dot), Rows::kApart, 2, false>(
+        count, x.edge_pairs.row(worker) + row * pairs, pairs,
+        x.edge_scales.row(worker) + tile * grains * kMostLanes, x.w_pairs + panel * pairs * NR,
+        x.w_scales + panel * grains * NR, NR, x.grains, nullptr, p, p_row, NR, false);
+  };
+#if HWY_TARGET <= HWY_AVX3 && defined(__x86_64__)
+  if (int16_is_fast()) return multiply(Vnni());
+#endif
+  multiply(MultiplyAdd());
+}
+
 template <Cell kCell>
 void forward_steps(const RecurrentRun& run) {
   constexpr int64_t G = gates_of(kCell);
-  const int64_t H = run.H, NR = tile_cols();
+  const int64_t H = run.H, NR = tile_cols(), panels = blocks_of(H, NR);
+  const bool int16{run.int16};
+  for (int64_t g = 0; int16 && g < G; ++g)
+    pack_int16_units(run, {run.int16.w_hh.row(g * H), H, 1}, H, g * panels);
   time_loop(
-      run.places, G, H, true, 0, [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
+      run.places, G, H, true, 0, int16 ? sizeof(int16_t) : sizeof(float),
+      [&](int64_t t, int64_t i0, int64_t i1, int worker) {
+        if (int16) round_edge(run, run.edge[t & 1], i0, i1, i1 - i0, worker);
+      },
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int worker) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, H - u);
-        const float* units = run.panels + u / kWeightPanel * H * kWeightPanel + u % kWeightPanel;
+        const float* units =
+            int16 ? nullptr : run.panels + u / kWeightPanel * H * kWeightPanel + u % kWeightPanel;
+        int64_t tile = 0;
         each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
           HWY_ALIGN float p[kTileRows * G * kMaxPanel];
-          for (int64_t g = 0; g < G; ++g)
+          for (int64_t g = 0; int16 && g < G; ++g)
+            int16_step(run, tile, first - i0, count, g * panels + panel, p + g * NR, G * NR,
+                       worker);
+          ++tile;
+          for (int64_t g = 0; !int16 && g < G; ++g)
             tile_of<Rows::kApart>(count, run.edge[t & 1] + first * run.edge_row, run.edge_row,
                                   units + g * packed_size(H, H), kWeightPanel, H, p + g * NR,
                                   G * NR, NR, false);
@@ -210,18 +303,31 @@ template <Cell kCell>
 void backward_steps(const RecurrentRun& run) {
   constexpr int64_t G = gates_of(kCell);
   const int64_t H = run.H, NR = tile_cols(), last = run.places[0].dstate ? -1 : 0;
+  const bool int16{run.int16};
+  if (int16) pack_int16_units(run, {run.int16.w_hh.data, 1, H}, H, 0);
+  const auto running_at = [&](int64_t t, int64_t i0, int64_t i1) {
+    int64_t n = 0;
+    while (n < i1 - i0 && run.places[static_cast<size_t>(i0 + n)].length > t) ++n;
+    return n;
+  };
   time_loop(
-      run.places, G, H, false, last,
-      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
+      run.places, G, H, false, last, int16 ? sizeof(int16_t) : sizeof(float),
+      [&](int64_t t, int64_t i0, int64_t i1, int worker) {
+        if (int16)
+          round_edge(run, run.edge[(t + 1) & 1], i0, i1, running_at(t + 1, i0, i1), worker);
+      },
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int worker) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, H - u);
         const float* columns =
-            run.panels + u / kWeightPanel * G * H * kWeightPanel + u % kWeightPanel;
+            int16 ? nullptr
+                  : run.panels + u / kWeightPanel * G * H * kWeightPanel + u % kWeightPanel;
+        int64_t tile = 0;
         each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
           HWY_ALIGN float later[kTileRows * kMaxPanel];
-          int64_t running = 0;  // since the step after
-          while (running < count && run.places[static_cast<size_t>(first + running)].length > t + 1)
-            ++running;
-          if (running > 0)
+          const int64_t running = running_at(t + 1, first, first + count);
+          if (running > 0 && int16)
+            int16_step(run, tile, first - i0, running, panel, later, NR, worker);
+          else if (running > 0)
             tile_of<Rows::kApart>(running, run.edge[(t + 1) & 1] + first * run.edge_row,
                                   run.edge_row, columns, kWeightPanel, G * H, later, NR, NR, false);
           for (int64_t k = running; k < count; ++k)
@@ -231,6 +337,7 @@ void backward_steps(const RecurrentRun& run) {
               end_units<kCell>(run, first + k, u, n, later + k * NR);
             else
               backward_units<kCell>(run, t, first + k, u, n, later + k * NR);
+          ++tile;
         });
       });
 }
@@ -256,7 +363,8 @@ HWY_EXPORT(forward_loop);
 HWY_EXPORT(backward_loop);
 
 void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
-                       const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch) {
+                       const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch,
+                       Precision precision) {
   Arena::Frame frame(scratch);
   const int64_t G = gates_of(cell), H = weights.w_hh.cols();
   REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
@@ -264,31 +372,37 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   const std::vector<RecurrentPlace> places = in_order(pieces, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
+  const bool int16 = precision == Precision::kInt16;
   const bool is_packed = weights.packed && H % kWeightPanel == 0;
   Tensor panels;
-  if (!is_packed) panels = scratch.take({G, packed_size(H, H)});
+  RecurrentRun::Int16 rounded{};
+  if (int16)
+    rounded = take_int16(weights.w_hh, H, G * round_up(H, kMaxPanel), B, scratch);
+  else if (!is_packed)
+    panels = scratch.take({G, packed_size(H, H)});
   const Tensor before = scratch.take({B, apart(H)}), after = scratch.take({B, apart(H)});
   if (scratch.counts_only() || B == 0) return;
-  for (int64_t g = 0; g < G && !is_packed; ++g)
+  for (int64_t g = 0; g < G && panels; ++g)
     pack_weight(weights.w_hh.slice(g * H, H), panels.row(g));
   for (int64_t i = 0; i < B; ++i)
     std::copy_n(places[static_cast<size_t>(i)].found, H, before.row(i));
   HWY_DYNAMIC_DISPATCH(forward_loop)
   (cell, {.places = places,
           .H = H,
-          .panels = is_packed ? weights.packed : panels.data,
+          .panels = panels ? panels.data : weights.packed,
           .rows = rows,
           .b_hh = weights.b_hh.data,
           .edge = {before.data, after.data},
           .edge_row = apart(H),
           .dh = {},
           .dp = {},
-          .carry = nullptr});
+          .carry = nullptr,
+          .int16 = rounded});
 }
 
 void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
                         const RecurrentWeights& weights, const RecurrentRows& rows,
-                        const RecurrentGradients& gradients, Arena& scratch) {
+                        const RecurrentGradients& gradients, Arena& scratch, Precision precision) {
   Arena::Frame frame(scratch);
   const ConstTensor w_hh = weights.w_hh;
   const int64_t G = gates_of(cell), H = w_hh.cols();
@@ -297,7 +411,11 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
   const std::vector<RecurrentPlace> places = in_order(pieces, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels;
-  if (!weights.packed_columns) panels = scratch.take({packed_size(H, G * H)});
+  RecurrentRun::Int16 rounded{};
+  if (precision == Precision::kInt16)
+    rounded = take_int16(w_hh, G * H, H, B, scratch);
+  else if (!weights.packed_columns)
+    panels = scratch.take({packed_size(H, G * H)});
   const Tensor even = scratch.take({B, apart(G * H)}), odd = scratch.take({B, apart(G * H)});
   const Tensor carry = scratch.take({B, H});
   if (scratch.counts_only() || B == 0) return;
@@ -312,7 +430,8 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
           .edge_row = apart(G * H),
           .dh = gradients.dh,
           .dp = gradients.dp,
-          .carry = carry.data});
+          .carry = carry.data,
+          .int16 = rounded});
 }
 
 }  // namespace refrain::kernels

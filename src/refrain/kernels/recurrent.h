@@ -18,6 +18,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/gemm.h"
 
 namespace refrain::kernels {
 
@@ -58,11 +59,14 @@ struct RecurrentGradients {
 };
 
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
+// With Precision::kInt16, the operands of the product with w_hh are rounded (gemm_int16.h); with
+// kBf16 they are not.
 void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
-                       const RecurrentRows&, Arena& scratch);
+                       const RecurrentRows&, Arena& scratch, Precision = Precision::kFloat32);
 // `rows` as forward left them. Nothing comes out for w_hh and b_hh: theirs are dpᵀ h[t-1] and the
 // sum of dp, products over all rows.
 void recurrent_backward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
-                        const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch);
+                        const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
+                        Precision = Precision::kFloat32);
 
 }  // namespace refrain::kernels

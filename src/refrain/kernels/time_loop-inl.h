@@ -50,12 +50,13 @@ inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// step(t, i0, i1, panel) for every step t, in ascending order or in descending, down to `last`; the
-// places i0 .. i1 all run at t. Threads share the places when the weights fit into a core's cache,
-// since they need not wait for one another then, else the panels of units.
-template <class Step>
+// step(t, i0, i1, panel, worker) for every step t, in ascending order or in descending, down to
+// `last`; the places i0 .. i1 all run at t. begin(t, i0, i1, worker) comes before the panels that a
+// worker takes of a step. Threads share the places when the weights, of so many bytes each, fit
+// into a core's cache, since they need not wait for one another then, else the panels of units.
+template <class Begin, class Step>
 void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
-               int64_t last, Step&& step) {
+               int64_t last, int64_t weight_bytes, Begin&& begin, Step&& step) {
   constexpr int64_t kCoreCache = 1 << 20;  // bytes
   const auto B = static_cast<int64_t>(places.size());
   const int64_t panels = (H + tile_cols() - 1) / tile_cols();
@@ -64,7 +65,7 @@ void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H,
   const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
   int64_t rows = 0, groups = 1;
   for (int64_t i = 0; i < B; ++i) rows += length(i);
-  if (gates * H * H * static_cast<int64_t>(sizeof(float)) <= kCoreCache)
+  if (gates * H * H * weight_bytes <= kCoreCache)
     groups = std::min(B, round_up((B + kTileRows - 1) / kTileRows, threads()));
   std::vector<int64_t> cuts = {0};  // between groups of about as many rows
   for (int64_t i = 0, sum = 0; i < B; ++i) {
@@ -80,11 +81,12 @@ void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H,
         const auto at = [&](int64_t t, int64_t i1) {
           parallel_for(
               tasks,
-              [&](int64_t task) {
+              [&](int64_t task, int worker) {
+                begin(t, i0, i1, worker);
                 const int64_t first = panels * task / tasks, end = panels * (task + 1) / tasks;
                 // To and fro: the panels that come first are those the cache still holds.
                 for (int64_t p = first; p < end; ++p)
-                  step(t, i0, i1, t % 2 == 0 ? p : first + end - 1 - p);
+                  step(t, i0, i1, t % 2 == 0 ? p : first + end - 1 - p, worker);
               },
               (i1 - i0) * a_row);
         };
@@ -103,6 +105,15 @@ void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H,
         }
       },
       rows * a_row);
+}
+
+template <class Step>
+void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+               int64_t last, Step&& step) {
+  time_loop(
+      places, gates, H, forward, last, sizeof(float), [](int64_t, int64_t, int64_t, int) {},
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int)
+          HWY_ATTR { step(t, i0, i1, panel); });
 }
 
 // f(first, count) for the tiles of the places i0 .. i1.

@@ -63,7 +63,7 @@ Recurrent::Run Recurrent::forward(Context& ctx, const Window& w, ConstTensor x,
       std::copy_n(state[b], S, run.found.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch);
+  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.precision);
   if (ctx.dry()) return run;
 
   const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
@@ -82,7 +82,7 @@ Recurrent::Run Recurrent::recall(Context& ctx, const Window& w, ConstTensor x, A
   if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
   const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch);
+  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch, ctx.precision);
   return run;
 }
 
@@ -111,8 +111,8 @@ void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTenso
   const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
   const Tensor da = run.rows.gates;
   const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
-  kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp},
-                              ctx.scratch);
+  kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
+                              ctx.precision);
   kernels::linear_backward_input(da, w_ih_.w.w, dx, ctx.scratch, ctx.over_features());
   backward_weights(ctx, x, h_before, da, dp);
 }
