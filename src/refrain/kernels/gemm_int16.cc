@@ -126,6 +126,8 @@ void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
       float* scale = scales + a_scales_at(run, t);
       for (int64_t i = tiles.row(t); i < tiles.row(t + 1); ++i, row += run.pairs, ++scale) {
         const float* from = x.data + i * x.item;
+        if (i + kRowsAhead < tiles.row(tiles.tiles()))
+          ask_for(from + kRowsAhead * x.item + run.begin(0), run.begin(run.count) - run.begin(0));
         for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g)
           scale[g * kMostLanes] =
               round_along(from + run.begin(g), run.length(g), largest, row + pair);

@@ -94,6 +94,13 @@ HWY_INLINE Scale scale_of(FloatVec magnitude, int32_t largest) {
           hn::IfThenZeroElse(none, hn::Div(magnitude, top))};
 }
 
+// Rows come from far: so many ahead of the one at hand are asked for.
+inline constexpr int64_t kRowsAhead = 4;
+HWY_INLINE void ask_for(const float* row, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(float);
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(row + i, 0, 3);
+}
+
 // The larger magnitude, NaN being the largest: as their bits are ordered.
 HWY_INLINE PairVec larger(PairVec so_far, FloatVec v) {
   const PairTag di;
@@ -159,6 +166,7 @@ HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, in
   std::fill(scales, scales + round_up(count, N), 0.0f);
   for (int64_t k = 0; k < n; ++k) {
     const float* row = from + k * along;
+    if (k + kRowsAhead < n) ask_for(row + kRowsAhead * along, count);
     each(count, [&](auto at, int64_t j) HWY_ATTR {
       const PairVec most = hn::BitCast(di, hn::LoadU(d, scales + j));
       hn::StoreU(hn::BitCast(d, larger(most, at.load(row + j))), d, scales + j);
