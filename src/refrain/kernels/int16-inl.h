@@ -55,15 +55,15 @@ using PairVec = hn::Vec<PairTag>;
 // acc + the sums of both products of each pair of a and b.
 struct MultiplyAdd {
   static HWY_INLINE PairVec add(PairVec acc, PairVec a, PairVec b) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR  // where a pair's two products are not reordered
     const PairTag d;
-#if HWY_TARGET == HWY_SCALAR
-    const int32_t x = hn::GetLane(a), y = hn::GetLane(b);
-    const int32_t sum = static_cast<int16_t>(x) * static_cast<int16_t>(y) + (x >> 16) * (y >> 16);
-    return hn::Add(acc, hn::Set(d, sum));
-#else
     const hn::Repartition<int16_t, PairTag> d16;
     PairVec unused = hn::Zero(d);
     return hn::ReorderWidenMulAccumulate(d, hn::BitCast(d16, a), hn::BitCast(d16, b), acc, unused);
+#else
+    const auto low = [](PairVec x) HWY_ATTR { return hn::ShiftRight<16>(hn::ShiftLeft<16>(x)); };
+    const auto high = [](PairVec x) HWY_ATTR { return hn::ShiftRight<16>(x); };
+    return hn::Add(acc, hn::Add(hn::Mul(low(a), low(b)), hn::Mul(high(a), high(b))));
 #endif
   }
 };
