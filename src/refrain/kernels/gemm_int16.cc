@@ -110,6 +110,7 @@ class TileRows {
  private:
   int64_t tiles_, most_, row_[kBlockTiles + 1];
 };
+
 // Where the scales of a tile's grains stand, kMostLanes for each grain.
 inline int64_t a_scales_at(const GrainRun& run, int64_t t) {
   return (t * kGrainsFar + run.grains_before) * kMostLanes;

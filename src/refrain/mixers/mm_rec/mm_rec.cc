@@ -141,7 +141,8 @@ void MmRec::product(Context& ctx, int64_t R, Operand x, const Param& w, int64_t 
   const ConstTensor part = w.w.slice(first, outputs);
   const float* packed = nullptr;
   if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * K;
-  if (!config_.hoisted && !packed && ctx.precision == kernels::Precision::kFloat32) {  // once, or each row would pack it
+  if (!config_.hoisted && !packed &&
+      ctx.precision == kernels::Precision::kFloat32) {  // once, or each row would pack it
     const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
     if (ctx.dry()) return;  // a product with it takes nothing
     kernels::pack_weight(part, once.data);
