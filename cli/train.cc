@@ -2,6 +2,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -228,7 +229,11 @@ struct Train {
     ModelConfig early = model;  // mistakes are told before any work is done
     if (early.vocab_size == 0) early.vocab_size = 1;
     early.resolve();
-    for (const std::string& kind : early.mixers()) make_mixer(kind, early.mixer_shape(), mixers);
+    const std::vector<std::string> kinds = early.mixers();
+    for (const std::string& kind : kinds) make_mixer(kind, early.mixer_shape(), mixers);
+    if (training.attention_dropout > 0 && std::ranges::count(kinds, "attention") == 0)
+      throw_error("--attention-dropout: expected a block with the mixer attention, found '{}'",
+                  early.pattern);
   }
 
   // What multiplies rounded operands here.

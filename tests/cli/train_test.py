@@ -79,8 +79,9 @@ class Promise(TrainCase):
         return want
 
     def test_language_model(self):
-        for name, extra in {"plain": [], "dropout-tied": ["--dropout", 0.1, "--tie-embeddings",
-                                                          "--kv-heads", 1]}.items():
+        for name, extra in {"plain": [],
+                            "dropout-tied": ["--dropout", 0.1, "--attention-dropout", 0.2,
+                                             "--tie-embeddings", "--kv-heads", 1]}.items():
             with self.subTest(name):
                 command = lambda out, *flags: self.lm(f"{name}-{out}", *extra, *flags)
                 want = None
@@ -124,7 +125,8 @@ class Promise(TrainCase):
                       "gla attention", "lstm attention_rnn", "mm_rec attention"):
             name = mixer.replace(" ", "-")
             kind = "gelu" if "mm_rec" in mixer else "swiglu"
-            command = lambda out, *flags: self.lm(f"{name}-{out}", "--pattern", mixer,
+            drop = ["--attention-dropout", 0.2] if "attention" in mixer.split() else []
+            command = lambda out, *flags: self.lm(f"{name}-{out}", "--pattern", mixer, *drop,
                                                   "--feed-forward", kind, "--context", 150, *flags)
             with self.subTest(mixer):
                 self.same(command, {
@@ -525,6 +527,8 @@ class Mistakes(TrainCase):
         for flags, says in {
                 ("--heads", 3): "heads", ("--kv-heads", 4): "kv_heads", ("--layers", 0): "layers",
                 ("--learning-rate", "nan"): "learning", ("--dropout", 1.5): "dropout",
+                ("--attention-dropout", 1.5): "attention_dropout: expected 0 to 0.999",
+                ("--attention-dropout", 0.1, "--pattern", "gla"): "--attention-dropout: expected a block",
                 ("--max-steps", "5x"): "max_steps", ("--max-steps", 0): "max_steps",
                 ("--mixer", "mamba"): "mamba", ("--mixer", "attention", "--pattern", "gla"): "--pattern",
                 ("--clip-mode", "soft"): "clip_mode", ("--bf16", "--int16"): "int16", ("--attention.rope_pairing", "x"): "rope_pairing",

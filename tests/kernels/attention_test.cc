@@ -10,9 +10,12 @@
 namespace refrain {
 namespace {
 
+constexpr uint64_t kKey = 0x0123456789abcdef;  // of dropout
+
 struct Case {
   int64_t queries, keys, heads, kv_heads, d;
   int64_t window = 0, stride = 0;
+  float dropout = 0;
 };
 
 // One sequence, of which the last `queries` of `keys` tokens come in the call.
@@ -27,11 +30,23 @@ class Attention {
         o({c.queries, c.heads * c.d}),
         lse({c.heads, c.queries}),
         dq({c.queries, c.heads * c.d}),
-        dkv({c.keys, width}) {}
+        dkv({c.keys, width}) {
+    for (int64_t t = c.keys - c.queries; t < c.keys; ++t)
+      row_ids.push_back(uint64_t{3} << 32 | static_cast<uint64_t>(t));
+  }
 
   kernels::AttentionShape shape() const {
     const int64_t row = c_.heads * c_.d;
-    return {c_.heads, c_.kv_heads, c_.d, scale(), row, row, c_.window, c_.stride};
+    return {c_.heads, c_.kv_heads, c_.d,      scale(),           row,
+            row,      c_.window,   c_.stride, {c_.dropout, kKey}};
+  }
+  // What dropout makes of head h's probabilities.
+  auto factor(int64_t h) const {
+    return [this, h](int64_t i, int64_t j) {
+      return kernels::attention_dropout_ref({c_.dropout, kKey}, c_.window, c_.stride,
+                                            row_ids[static_cast<size_t>(i)], h,
+                                            c_.keys - c_.queries + i, j);
+    };
   }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.d)); }
 
@@ -66,7 +81,8 @@ class Attention {
                                        q.tensor().row(first),
                                        rows<const float>(start, kv, kept),
                                        o.tensor().row(first),
-                                       part_lse.tensor().data};
+                                       part_lse.tensor().data,
+                                       row_ids.data() + first};
     kernels::attention_forward(shape(), {&s, 1}, arena);
     for (int64_t h = 0; h < c_.heads; ++h)
       for (int64_t i = 0; i < count; ++i)
@@ -82,7 +98,8 @@ class Attention {
     dkept.fill(0);
     const kernels::AttentionSequence s{c_.queries,      start,
                                        q.tensor().data, rows<const float>(start, kv, kept),
-                                       o.tensor().data, lse.tensor().data};
+                                       o.tensor().data, lse.tensor().data,
+                                       row_ids.data()};
     kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data,
                                   rows<float>(start, dkv, dkept)};
     if (!add) g.keys.past = g.keys.strided = {};
@@ -97,7 +114,7 @@ class Attention {
                const std::vector<Complex>& v_) const {
     std::vector<Complex> out(q_.size());
     kernels::attention_ref(c_.queries, c_.keys, c_.d, static_cast<double>(scale()), q_.data(),
-                           k_.data(), v_.data(), out.data(), c_.window, c_.stride);
+                           k_.data(), v_.data(), out.data(), c_.window, c_.stride, factor(h));
     Complex l = 0;
     for (int64_t i = 0; i < c_.queries; ++i)
       for (int64_t j = 0; j < c_.d; ++j)
@@ -116,6 +133,7 @@ class Attention {
   Case c_;
   int64_t width;  // of a row of keys and values
   Floats q, kv, d_o, o, lse, dq, dkv;
+  std::vector<uint64_t> row_ids;
 };
 
 TEST(Attention, ForwardIsThePlainTwins) {
@@ -132,7 +150,9 @@ TEST(Attention, ForwardIsThePlainTwins) {
                                            {260, 300, 4, 2, 16, 64},
                                            {260, 300, 1, 1, 8, 100, 1},
                                            {200, 420, 2, 1, 8, 40, 3},
-                                           {420, 420, 2, 2, 64, 70, 16}}) {
+                                           {420, 420, 2, 2, 64, 70, 16},
+                                           {150, 150, 4, 2, 16, 0, 0, 0.3f},
+                                           {420, 430, 2, 1, 8, 50, 3, 0.5f}}) {
       Attention a(c, 7);
       a.forward(0, c.queries);
       for (int64_t h = 0; h < c.heads; ++h) {
@@ -142,7 +162,7 @@ TEST(Attention, ForwardIsThePlainTwins) {
         const auto v = a.head<double>(a.kv, c.keys, a.width / 2 + g * c.d);
         std::vector<double> o(q.size());
         kernels::attention_ref(c.queries, c.keys, c.d, static_cast<double>(a.scale()), q.data(),
-                               k.data(), v.data(), o.data(), c.window, c.stride);
+                               k.data(), v.data(), o.data(), c.window, c.stride, a.factor(h));
         for (int64_t i = 0; i < c.queries; ++i)
           for (int64_t j = 0; j < c.d; ++j)
             ASSERT_NEAR(a.o.tensor().row(i)[h * c.d + j], o[static_cast<size_t>(i * c.d + j)],
@@ -163,7 +183,10 @@ TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
                                            {70, 70, 1, 1, 4, 1},
                                            {60, 100, 2, 2, 4, 7},
                                            {40, 60, 2, 1, 4, 6, 2},
-                                           {330, 340, 1, 1, 4, 66, 5}}) {
+                                           {330, 340, 1, 1, 4, 66, 5},
+                                           {70, 75, 2, 2, 4, 0, 0, 0.3f},
+                                           {8, 72, 2, 1, 6, 0, 0, 0.3f},
+                                           {330, 340, 1, 1, 4, 66, 5, 0.5f}}) {
       Attention a(c, 11);
       a.forward(0, c.queries);
       a.dkv.fill(0.125f);
@@ -215,7 +238,9 @@ TEST(Attention, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
     for (const Case& c : std::vector<Case>{{200, 230, 4, 2, 16},
                                            {700, 700, 1, 1, 8},
                                            {700, 700, 1, 1, 8, 100},
-                                           {700, 730, 2, 1, 8, 50, 2}}) {
+                                           {700, 730, 2, 1, 8, 50, 2},
+                                           {200, 230, 4, 2, 16, 0, 0, 0.2f},
+                                           {700, 730, 2, 1, 8, 50, 2, 0.2f}}) {
       Attention whole(c, 5);
       set_threads(1);
       whole.forward(0, c.queries);

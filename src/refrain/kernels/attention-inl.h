@@ -12,6 +12,7 @@
 
 #include "hwy/highway.h"
 #include "refrain/kernels/attention_pattern.h"
+#include "refrain/kernels/dropout-inl.h"
 #include "refrain/kernels/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_ATTENTION_INL_ONCE
@@ -23,6 +24,12 @@ inline constexpr float kLog2E = 1.44269504f;
 inline constexpr int64_t kMaxTileRows = 16;
 // Floats of a row of head_dim that whole vectors of any target cover.
 inline int64_t padded_head(int64_t head_dim) { return round_up(head_dim, kMaxPanel / 2); }
+
+inline DropoutRow dropout_row(const AttentionShape& shape, const AttentionSequence& s,
+                              int64_t query, int64_t head, KeyList::Kind kind) {
+  return {shape.dropout.key, s.row_ids[query],
+          static_cast<uint32_t>(2 * head + (kind == KeyList::kLocal ? 1 : 0))};
+}
 }  // namespace refrain::kernels
 #endif
 
@@ -125,6 +132,33 @@ HWY_INLINE hn::Mask<FloatTag> lanes_in(Range range, int64_t j) {
   };
   return hn::AndNot(first_n(range.low - j), first_n(range.high - j));
 }
+
+// What dropout multiplies probabilities of one query and head by: 0 or 1 / (1 - rate).
+template <int64_t kMostColumns>
+struct DropoutFactors {
+  // Of keys k0 + columns.low, ..., in whole vectors.
+  HWY_INLINE DropoutFactors(const DropoutRate& rate, DropoutRow row, int64_t k0, Range columns)
+      : columns_(columns) {
+    const FloatTag d;
+    const int64_t first = (k0 + columns.low) / drawn_columns() * drawn_columns();
+    const auto scale = hn::Set(d, rate.scale);
+    of_column_ = memory_ + k0 - first;
+    each_drawn(row, first, k0 + columns.low + round_up(columns.high - columns.low, float_lanes()),
+               rate.threshold, [&](KeptMask keep, int64_t j) HWY_ATTR {
+                 hn::StoreU(hn::IfThenElseZero(keep, scale), d, memory_ + j - first);
+               });
+  }
+  HWY_INLINE void multiply(float* x) const {
+    const FloatTag d;
+    for (int64_t j = columns_.low; j < columns_.high; j += float_lanes())
+      hn::StoreU(hn::Mul(hn::LoadU(d, x + j), hn::LoadU(d, of_column_ + j)), d, x + j);
+  }
+
+ private:
+  Range columns_;
+  const float* of_column_;
+  HWY_ALIGN float memory_[kMostColumns + 2 * kMaxDrawn];
+};
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -110,6 +110,7 @@ void attention_forward_task(const AttentionShape& shape, const AttentionSequence
               queries + (i - first) * group * d);
 
   const float unit = shape.scale * kLog2E;
+  const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions
   for (const auto kind : {KeyList::kStrided, KeyList::kLocal}) {
     const KeyList list(shape, kind);
@@ -131,28 +132,33 @@ void attention_forward_task(const AttentionShape& shape, const AttentionSequence
       }
       const Range see =
           intersection({begin, end}, {list.seen_by(k0).low, list.seen_by(k0 + n - 1).high});
-      each_tile({(see.low - begin) * group, (see.high - begin) * group},
-                [&](int64_t r0, int64_t m) HWY_ATTR {
-                  const auto seen_at = [&](int64_t position) {
-                    return intersection({0, n}, shifted(list.seen(position), -k0));
-                  };
-                  const Range earliest = seen_at(begin + r0 / group);
-                  const Range latest = seen_at(begin + (r0 + m - 1) / group);
-                  const Range seen{earliest.low, latest.high};
-                  const int64_t from = seen.low / N * N, to = round_up(seen.high, N);
-                  tile_row<Rows::kApart>(m, {from, seen.high}, d, queries + r0 * d, d,
-                                         transposed_panels(keys, d), scores, kKeyBlock, false);
-                  const Running to_date{maximum + r0, sum + r0, out + r0 * d};
-                  if (latest.low == 0 && earliest.high == n && n == to)
-                    softmax_tile<true>(
-                        m, scores, [&](int64_t) { return seen; }, from, to, unit, d, to_date);
-                  else
-                    softmax_tile<false>(
-                        m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); },
-                        from, to, unit, d, to_date);
-                  tile_row<Rows::kApart>(m, {0, d}, seen.high - seen.low, scores + seen.low,
-                                         kKeyBlock, v.from_row(seen.low), out + r0 * d, d, true);
-                });
+      each_tile({(see.low - begin) * group, (see.high - begin) * group}, [&](int64_t r0,
+                                                                             int64_t m) HWY_ATTR {
+        const auto seen_at = [&](int64_t position) {
+          return intersection({0, n}, shifted(list.seen(position), -k0));
+        };
+        const Range earliest = seen_at(begin + r0 / group);
+        const Range latest = seen_at(begin + (r0 + m - 1) / group);
+        const Range seen{earliest.low, latest.high};
+        const int64_t from = seen.low / N * N, to = round_up(seen.high, N);
+        tile_row<Rows::kApart>(m, {from, seen.high}, d, queries + r0 * d, d,
+                               transposed_panels(keys, d), scores, kKeyBlock, false);
+        const Running to_date{maximum + r0, sum + r0, out + r0 * d};
+        if (latest.low == 0 && earliest.high == n && n == to)
+          softmax_tile<true>(
+              m, scores, [&](int64_t) { return seen; }, from, to, unit, d, to_date);
+        else
+          softmax_tile<false>(
+              m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); }, from, to,
+              unit, d, to_date);
+        for (int64_t i = 0; shape.dropout.rate > 0 && i < m; ++i) {
+          const int64_t query = first + (r0 + i) / group, h = g * group + (r0 + i) % group;
+          DropoutFactors<kKeyBlock>(rate, dropout_row(shape, s, query, h, kind), k0, {from, to})
+              .multiply(scores + i * kKeyBlock);
+        }
+        tile_row<Rows::kApart>(m, {0, d}, seen.high - seen.low, scores + seen.low, kKeyBlock,
+                               v.from_row(seen.low), out + r0 * d, d, true);
+      });
     }
   }
   for (int64_t r = 0; r < rows; ++r) {

@@ -11,6 +11,10 @@
 // recomputes P from it:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),  dQ = scale dS k,  dK = scale dSᵀ
 // q.
 //
+// With dropout (Vaswani et al., 2017), an element of P that multiplies a row of v is zeroed with a
+// probability, or else divided by 1 minus that; the sum that P is normalised by has them all. With
+// m the mask so scaled:  o = (m P) v,  dV = (m P)ᵀ dO,  dP = m (dO vᵀ), the rest as above.
+//
 // Blocks of keys stand at absolute multiples of a fixed length, so what a query gives does not
 // depend on which other queries come in the same call: whole, chunked and stepped are the same to
 // the bit. Grouped queries: query head h reads key/value head h / (heads / kv_heads).
@@ -22,11 +26,20 @@
 
 namespace refrain::kernels {
 
+// Of the probabilities; rate 0 = none. The mask of a query is a row of dropout.h whose columns are
+// the keys, by number in their list (attention_pattern.h), with 2 head + list (0: strided, 1:
+// local) as the last word of the counter: a function of key, row id, head and position.
+struct AttentionDropout {
+  float rate = 0;
+  uint64_t key = 0;
+};
+
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;
   float scale;
   int64_t q_row, o_row;  // floats from one token's row to the next; heads lie side by side
   int64_t window = 0, stride = 0;  // 0: all, none. A stride needs a window.
+  AttentionDropout dropout{};
 };
 
 // Rows of keys and values of one sequence, those of the call's tokens and those before them. Within
@@ -48,7 +61,8 @@ struct AttentionSequence {
   const float* q;
   AttentionKeys<const float> keys;
   float* o;
-  float* lse;  // [heads, queries], to base 2
+  float* lse;                         // [heads, queries], to base 2
+  const uint64_t* row_ids = nullptr;  // [queries], for dropout only
 };
 
 // Writes o and lse of every sequence. Takes scratch; does nothing else when it only counts.

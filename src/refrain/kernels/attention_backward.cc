@@ -173,9 +173,25 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, Range pos
                            kKeyBlock, false);
   });
   const float* lse = task.sequence.lse + h * task.sequence.queries + t0 - task.sequence.start;
-  for (int64_t i = see.low; i < see.high; ++i)
-    probabilities_row(m.p + i * kKeyBlock, m.ds + i * kKeyBlock, whole ? columns : seen(i), n,
-                      shape.scale * kLog2E, lse[i], shape.scale, m.delta[i]);
+  const DropoutRate rate(shape.dropout.rate);
+  for (int64_t i = see.low; i < see.high; ++i) {
+    float *p = m.p + i * kKeyBlock, *ds = m.ds + i * kKeyBlock;
+    const Range mine = whole ? columns : seen(i);
+    const auto to_probabilities = [&]() HWY_ATTR {
+      probabilities_row(p, ds, mine, n, shape.scale * kLog2E, lse[i], shape.scale, m.delta[i]);
+    };
+    if (shape.dropout.rate == 0) {
+      to_probabilities();
+      continue;
+    }
+    const int64_t query = t0 + i - task.sequence.start;
+    const DropoutFactors<kKeyBlock> factors(
+        rate, dropout_row(shape, task.sequence, query, h, list.kind()), k0,
+        {mine.low / N * N, round_up(mine.high, N)});
+    factors.multiply(ds);
+    to_probabilities();
+    factors.multiply(p);
+  }
   if (keys_wanted)
     each_tile(columns, [&](int64_t j0, int64_t count) HWY_ATTR {
       const int64_t i0 = std::max(see.low, seen_by(j0).low);

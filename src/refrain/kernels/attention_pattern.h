@@ -24,6 +24,7 @@ class KeyList {
   enum Kind { kStrided, kLocal };
   KeyList(const AttentionShape& shape, Kind kind)
       : kind_(kind), window_(shape.window), stride_(shape.stride) {}
+  Kind kind() const { return kind_; }
 
   // What the query at position t sees of the list.
   Range seen(int64_t t) const {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "refrain/base/random.h"
+#include "refrain/kernels/attention.h"
 #include "refrain/kernels/ref_math.h"
 
 namespace refrain::kernels {
@@ -15,11 +17,26 @@ inline bool attention_sees(int64_t window, int64_t stride, int64_t t, int64_t p)
   return p <= t && (window == 0 || t - p < window || (stride > 0 && (p + 1) % stride == 0));
 }
 
+// What dropout makes of the probability with which the query at position t sees position p.
+inline double attention_dropout_ref(AttentionDropout dropout, int64_t window, int64_t stride,
+                                    uint64_t row_id, int64_t head, int64_t t, int64_t p) {
+  if (dropout.rate == 0) return 1;
+  const bool local = window == 0 || t - p < window;
+  const int64_t key = local ? p : (p + 1) / stride - 1;
+  const auto words =
+      philox({static_cast<uint32_t>(row_id), static_cast<uint32_t>(row_id >> 32),
+              static_cast<uint32_t>(key / 4), static_cast<uint32_t>(2 * head + local)},
+             dropout.key);
+  const bool kept = to_unit(words[static_cast<size_t>(key % 4)]) >= dropout.rate;
+  return kept ? 1 / (1 - double{dropout.rate}) : 0;
+}
+
 // One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i stands at key
-// position keys - queries + i.
-template <class T>
+// position keys - queries + i. factor(i, j): what the probability of query i and key j is
+// multiplied by.
+template <class T, class Factor>
 void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
-                   const T* v, T* o, int64_t window = 0, int64_t stride = 0) {
+                   const T* v, T* o, int64_t window, int64_t stride, const Factor& factor) {
   std::vector<T> s(static_cast<size_t>(keys));
   for (int64_t i = 0; i < queries; ++i) {
     const int64_t t = keys - queries + i;
@@ -39,10 +56,18 @@ void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const
     }
     for (int64_t c = 0; c < d; ++c) {
       T out = 0;
-      for (int64_t j = 0; j <= t; ++j) out += s[static_cast<size_t>(j)] / sum * v[j * d + c];
+      for (int64_t j = 0; j <= t; ++j)
+        out += s[static_cast<size_t>(j)] / sum * factor(i, j) * v[j * d + c];
       o[i * d + c] = out;
     }
   }
+}
+
+template <class T>
+void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
+                   const T* v, T* o, int64_t window = 0, int64_t stride = 0) {
+  attention_ref(queries, keys, d, scale, q, k, v, o, window, stride,
+                [](int64_t, int64_t) { return 1.0; });
 }
 
 }  // namespace refrain::kernels

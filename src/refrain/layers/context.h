@@ -45,8 +45,9 @@ class WindowData {
 
 // Dropout of this step; rate 0 = none. Masks are a function of (key, site, row_id, column).
 struct Dropout {
-  float rate = 0;
-  uint64_t key = 0;  // of (seed, step)
+  float rate = 0;            // on the embedding and on what each half of a block adds
+  float attention_rate = 0;  // on the probabilities of softmax attention
+  uint64_t key = 0;          // of (seed, step)
 };
 
 struct Context {

@@ -25,10 +25,11 @@ int64_t padded(int64_t n) { return (n + kFloatsPerLine - 1) / kFloatsPerLine * k
 LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, Memory memory)
     : config_(std::move(config)), mixer_settings_(mixer_settings) {
   config_.resolve();
-  const MixerShape shape = config_.mixer_shape();
-  for (const std::string& kind : config_.mixers())
-    blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_,
-                         static_cast<int64_t>(blocks_.size()));
+  MixerShape shape = config_.mixer_shape();
+  for (const std::string& kind : config_.mixers()) {
+    shape.index = static_cast<int64_t>(blocks_.size());
+    blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_, shape.index);
+  }
   visit([&](const ParamSpec& spec, Param& param) {
     REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
     param.w.rank = static_cast<int>(spec.shape.size());

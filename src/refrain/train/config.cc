@@ -48,6 +48,7 @@ void TrainConfig::check() const {
   expect_one_of("clip_mode", clip_mode, {"norm", "value", "none"});
   expect_in("label_smoothing", label_smoothing, 0.0, 0.999);
   expect_in("dropout", dropout, 0.0, 0.999);
+  expect_in("attention_dropout", attention_dropout, 0.0, 0.999);
   expect_in<int64_t>("eval_steps", eval_steps, 0, kMany);
   expect_in<int64_t>("save_steps", save_steps, 0, kMany);
   expect_in<int64_t>("save_total_limit", save_total_limit, 0, kMany);

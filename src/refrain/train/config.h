@@ -28,6 +28,7 @@ struct TrainConfig {
   std::string clip_mode = "norm";
   double label_smoothing = 0;
   double dropout = 0;
+  double attention_dropout = 0;
   int64_t eval_steps = 0;
   int64_t save_steps = 0;
   int64_t save_total_limit = 2;
@@ -64,6 +65,8 @@ struct TrainConfig {
     v("clip_mode", clip_mode, "norm (of all gradients together), value (of each element) or none");
     v("label_smoothing", label_smoothing, "probability spread over the whole vocabulary");
     v("dropout", dropout, "rate on the embedding and on what each half of a block adds");
+    v("attention_dropout", attention_dropout,
+      "rate on the probabilities of softmax attention, as GPT-2 has it besides dropout");
     v("eval_steps", eval_steps, "evaluate every so many steps; 0 = at the end only");
     v("save_steps", save_steps, "checkpoint every so many steps; 0 = at the end only");
     v("save_total_limit", save_total_limit, "newest checkpoints to keep; 0 = all");

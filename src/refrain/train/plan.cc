@@ -76,6 +76,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
                                      .spill = config_.spill_states ? &spill : nullptr};
   return count_bytes([&](Context& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
+    ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
     model_.train(ctx, window, lesson, {nullptr, {window.rows()}}, saved);
   });
 }

@@ -165,7 +165,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
   const data::Batch& batch = batch_;
   const float scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1));
   const Dropout dropout{
-      static_cast<float>(config_.dropout),
+      static_cast<float>(config_.dropout), static_cast<float>(config_.attention_dropout),
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state_.step))};
   double sum = 0;
   std::vector<float> losses;

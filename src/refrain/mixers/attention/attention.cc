@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "refrain/base/parallel.h"
+#include "refrain/base/random.h"
 
 namespace refrain {
 
@@ -52,6 +53,14 @@ kernels::RopeTable Attention::table() const {
   return {{cos_.data(), {table_rows_, shape_.head_dim / 2}},
           {sin_.data(), {table_rows_, shape_.head_dim / 2}},
           theta_};
+}
+
+kernels::AttentionShape Attention::attention(const Context& ctx) const {
+  kernels::AttentionShape shape = attention_;
+  if (ctx.dropout.attention_rate > 0)
+    shape.dropout = {ctx.dropout.attention_rate, mix_key(ctx.dropout.key, "attention dropout",
+                                                         static_cast<uint64_t>(shape_.index))};
+  return shape;
 }
 
 void Attention::visit(const ParamVisitor& v) {
@@ -128,8 +137,13 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, co
     if (rings) ring += ring_rows(start) * width;
     if (w.length(b) == 0) continue;
     const float *q = s.qkv.row(w.first(b)), *k = q + q_width();
-    kernels::AttentionSequence one{
-        w.length(b), start, q, {}, s.o.row(w.first(b)), s.lse.data + w.first(b) * shape_.heads};
+    kernels::AttentionSequence one{w.length(b),
+                                   start,
+                                   q,
+                                   {},
+                                   s.o.row(w.first(b)),
+                                   s.lse.data + w.first(b) * shape_.heads,
+                                   w.row_id.data() + w.first(b)};
     one.keys.own = {k, k + width / 2, qkv_.out};
     if (state) {
       one.keys.past = {found, found + width / 2, width};
@@ -149,7 +163,7 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
-  kernels::attention_forward(attention_, sequences(w, s, state, false), ctx.scratch);
+  kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch);
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
@@ -199,7 +213,7 @@ void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTens
     }
     gradients.push_back(one);
   }
-  kernels::attention_backward(attention_, sequences(w, s, state, rings), gradients, qkv_.out,
+  kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, qkv_.out,
                               dstate != nullptr, ctx.scratch);
   rotate(ctx, w, dqkv, true);
   qkv_.backward(ctx, x, dqkv, dx);

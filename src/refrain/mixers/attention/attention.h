@@ -63,6 +63,8 @@ class Attention final : public Mixer {
   // `rings`: read them in `saved`, not in the state.
   std::vector<kernels::AttentionSequence> sequences(const Window&, const Saved&, const State*,
                                                     bool rings) const;
+  // With this step's dropout.
+  kernels::AttentionShape attention(const Context&) const;
   kernels::RopeTable table() const;
   void rotate(Context&, const Window&, Tensor qkv, bool inverse) const;
 
