@@ -1,6 +1,8 @@
 #include "refrain/kernels/activation.h"
 
+#include <cstring>
 #include <string>
+#include <vector>
 
 #include "refrain/kernels/activation_ref.h"
 #include "support/kernel_testing.h"
@@ -139,6 +141,29 @@ TEST(Swiglu, MatchesTwinAndItsComplexStep) {
       expect_close(got_dx.span(), dx, 8, 1);
       kernels::swiglu_backward(in_place, dout, in_place);
       EXPECT_TRUE(same_bits(in_place.span(), got_dx.span()));
+    });
+  }
+}
+
+TEST(Swiglu, OfRoundedValuesIsTheSameInEveryForm) {
+  constexpr int64_t kRows = 3;
+  for (int64_t n : awkward_sizes()) {
+    SCOPED_TRACE(n);
+    const Floats x({kRows, 2 * n}, n % 4, 1, 2.0), dout({kRows, n}, 1, 2);
+    for_each_target([&] {
+      Floats rounded({kRows, 2 * n}, n % 4, 1, 2.0), want({kRows, n}), want_dx({kRows, 2 * n});
+      std::vector<BFloat16> narrow(static_cast<size_t>(kRows * 2 * n)), again(narrow.size());
+      const TensorOf<BFloat16> want_narrow{narrow.data(), {kRows, 2 * n}};
+      const TensorOf<BFloat16> got_narrow{again.data(), {kRows, 2 * n}};
+      kernels::round_to_bf16(rounded.tensor(), want_narrow);
+      kernels::swiglu_forward(rounded, want);
+      kernels::swiglu_backward(rounded, dout, want_dx);
+      Floats out({kRows, n}), from_narrow({kRows, n}), dx({kRows, 2 * n});
+      kernels::swiglu_forward_rounded(x, got_narrow, out);
+      kernels::swiglu_forward(TensorOf<const BFloat16>(got_narrow), from_narrow);
+      kernels::swiglu_backward(TensorOf<const BFloat16>(got_narrow), dout, dx);
+      EXPECT_EQ(0, std::memcmp(narrow.data(), again.data(), 2 * narrow.size()));
+      EXPECT_TRUE(same_bits(all_of({&out, &from_narrow, &dx}), all_of({&want, &want, &want_dx})));
     });
   }
 }

@@ -105,7 +105,8 @@ TEST(Bf16, ProductsOfEveryLayout) {
                                                                        {33, 31, 63},
                                                                        {64, 100, 40},
                                                                        {40, 800, 20},
-                                                                       {20, 40, 1100}}) {
+                                                                       {20, 40, 1100},
+                                                                       {2090, 33, 40}}) {
         const Floats a({M, K}, 1, ++key), at({K, M}, 0, ++key), b({K, N}, 1, ++key),
             bt({N, K}, 0, ++key);
         for (const Strided& left :

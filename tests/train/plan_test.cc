@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "refrain/base/bytes.h"
+#include "refrain/base/parallel.h"
 #include "support/error_of.h"
 
 namespace refrain {
@@ -95,6 +96,29 @@ TEST(Plan, CountsByTokens) {
   EXPECT_EQ(planner.frontier().front().tokens, 64);  // the longest sequence must have room
   EXPECT_EQ(planner.unbounded().tokens, 512);
   EXPECT_EQ(planner.unbounded().evaluation, 0u);
+}
+
+// Larger micro-batches are no faster: without a budget too, they are cut.
+TEST(Plan, TakesNoMoreRowsThanAreFast) {
+  set_threads(2);
+  const auto sequences = [](const std::string& pattern, int64_t batch, bool int16) {
+    LanguageModel model(small(pattern, 128), {}, LanguageModel::Memory::kLater);
+    TrainConfig config = batch_of(batch);
+    config.int16 = int16;
+    return Planner(model, config, false, 0).unbounded().sequences;
+  };
+  EXPECT_EQ(sequences("attention", 64, false), 8);
+  EXPECT_EQ(sequences("attention", 64, true), 16);
+  EXPECT_EQ(sequences("gla attention", 12, false), 6);
+  EXPECT_EQ(sequences("gla attention", 5, false), 5);
+  EXPECT_EQ(sequences("gla lstm", 64, false), 64);  // goes step by step
+  set_threads(4);
+  EXPECT_EQ(sequences("attention", 64, false), 16);
+  LanguageModel model(small("attention", 256), {}, LanguageModel::Memory::kLater);
+  TrainConfig config;
+  config.max_tokens = 8192;
+  EXPECT_EQ(Planner(model, config, false, 0).unbounded().tokens, 2048);
+  set_threads(0);
 }
 
 TEST(Plan, KeepsToTheRecomputationThatWasGiven) {

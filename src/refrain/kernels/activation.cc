@@ -132,22 +132,40 @@ void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx)
   }
 }
 
-void swiglu_forward(ConstTensor gate_up, Tensor out) {
+HWY_INLINE FloatVec swiglu(FloatVec gate, FloatVec up) { return hn::Mul(Silu::value(gate), up); }
+
+template <class T>
+void swiglu_forward(TensorOf<const T> gate_up, Tensor out) {
+  const int64_t n = out.cols();
+  parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
+    const T *gate = gate_up.row(row), *up = gate + n;
+    float* to = out.row(row);
+    each(n, [&](auto at, int64_t i)
+                HWY_ATTR { at.store(swiglu(at.load(gate + i), at.load(up + i)), to + i); });
+  });
+}
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const float *gate = gate_up.row(row), *up = gate + n;
+    BFloat16 *to_gate = narrow.row(row), *to_up = to_gate + n;
     float* to = out.row(row);
     each(n, [&](auto at, int64_t i) HWY_ATTR {
-      at.store(hn::Mul(Silu::value(at.load(gate + i)), at.load(up + i)), to + i);
+      const FloatVec x = rounded_to_bf16(at.load(gate + i)), u = rounded_to_bf16(at.load(up + i));
+      at.store(x, to_gate + i);
+      at.store(u, to_up + i);
+      at.store(swiglu(x, u), to + i);
     });
   });
 }
 
 // dgate = dout up silu'(gate), dup = dout silu(gate)
-void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
+template <class T>
+void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_up) {
   const int64_t n = dout.cols();
   parallel_rows(dout.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
-    const float *gate = gate_up.row(row), *up = gate + n, *d = dout.row(row);
+    const T *gate = gate_up.row(row), *up = gate + n;
+    const float* d = dout.row(row);
     float *dgate = dgate_up.row(row), *dup = dgate + n;
     each(n, [&](auto at, int64_t i) HWY_ATTR {
       const auto x = at.load(gate + i), u = at.load(up + i), g = at.load(d + i);
@@ -159,6 +177,18 @@ void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
   });
 }
 
+// What is exported has one signature a name.
+void swiglu_forward_float(ConstTensor gate_up, Tensor out) { swiglu_forward(gate_up, out); }
+void swiglu_forward_narrow(TensorOf<const BFloat16> gate_up, Tensor out) {
+  swiglu_forward(gate_up, out);
+}
+void swiglu_backward_float(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
+  swiglu_backward(gate_up, dout, dgate_up);
+}
+void swiglu_backward_narrow(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+  swiglu_backward(gate_up, dout, dgate_up);
+}
+
 }  // namespace refrain::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -166,8 +196,11 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(activation_forward);
 HWY_EXPORT(activation_backward);
-HWY_EXPORT(swiglu_forward);
-HWY_EXPORT(swiglu_backward);
+HWY_EXPORT(swiglu_forward_float);
+HWY_EXPORT(swiglu_forward_narrow);
+HWY_EXPORT(swiglu_forward_rounded);
+HWY_EXPORT(swiglu_backward_float);
+HWY_EXPORT(swiglu_backward_narrow);
 
 void activation_forward(Activation f, ConstTensor x, Tensor y) {
   REFRAIN_CHECK(y.size() == x.size());
@@ -179,12 +212,26 @@ void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx)
 }
 void swiglu_forward(ConstTensor gate_up, Tensor out) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward)(gate_up, out);
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_float)(gate_up, out);
+}
+void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_narrow)(gate_up, out);
+}
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
+  REFRAIN_CHECK(narrow.cols() == gate_up.cols() && narrow.rows() == gate_up.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_rounded)(gate_up, narrow, out);
 }
 void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
   REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
   REFRAIN_CHECK(dgate_up.size() == gate_up.size());
-  HWY_DYNAMIC_DISPATCH(swiglu_backward)(gate_up, dout, dgate_up);
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_float)(gate_up, dout, dgate_up);
+}
+void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
+  REFRAIN_CHECK(dgate_up.size() == gate_up.size());
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_narrow)(gate_up, dout, dgate_up);
 }
 
 }  // namespace refrain::kernels

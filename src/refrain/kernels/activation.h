@@ -7,6 +7,7 @@
 //   sigmoid, tanh
 #pragma once
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/bf16.h"
 
 namespace refrain::kernels {
 
@@ -19,7 +20,12 @@ void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx)
 
 // out [R, F] = silu(gate) * up, where a row of gate_up [R, 2F] is F gate values, then F up values.
 void swiglu_forward(ConstTensor gate_up, Tensor out);
+// Of gate_up rounded to bfloat16, which narrow [R, 2F] becomes.
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out);
 // dgate_up [R, 2F] overwritten; it may be gate_up.
 void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up);
+// Both of rounded values.
+void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out);
+void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up);
 
 }  // namespace refrain::kernels

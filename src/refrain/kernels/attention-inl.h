@@ -46,13 +46,12 @@ inline int64_t panel_cols() { return kPanelVectors * float_lanes(); }
 inline constexpr int64_t kRowsAtOnce = tile_rows<kPanelVectors>();
 static_assert(kRowsAtOnce <= kMaxTileRows);
 
-// 2^x for x <= 127 within 1.5 ulp; 2^-125 for all that is less, NaN of NaN. 2^0 is 1. x = n + r,
-// |r| <= 1/2; 2^r = 1 + r q(r), q minimax of degree 4 (error 9e-8).
-HWY_INLINE FloatVec vector_exp2(FloatVec x) {
+inline constexpr float kLowestExponent = -125;
+// 2^x for x from there to 127 within 1.5 ulp, NaN of NaN. 2^0 is 1. x = n + r, |r| <= 1/2;
+// 2^r = 1 + r q(r), q minimax of degree 4 (error 9e-8).
+HWY_INLINE FloatVec exp2_in_range(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const auto low = hn::Set(d, -125.0f);
-  x = hn::IfThenElse(hn::Lt(x, low), low, x);
   const auto shift = hn::Set(d, 0x1.8p23f);  // adding it rounds to an integer in the low bits
   const auto shifted = hn::Add(x, shift);
   const auto r = hn::Sub(x, hn::Sub(shifted, shift));
@@ -64,6 +63,15 @@ HWY_INLINE FloatVec vector_exp2(FloatVec x) {
   // The low bits of `shifted` hold n; those above them leave by the left.
   const auto power = hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127));
   return hn::Mul(q, hn::BitCast(d, hn::ShiftLeft<23>(power)));
+}
+// For all that is less, 2^-125 ...
+HWY_INLINE FloatVec vector_exp2(FloatVec x) {
+  const auto low = hn::Set(FloatTag(), kLowestExponent);
+  return exp2_in_range(hn::IfThenElse(hn::Lt(x, low), low, x));
+}
+// ... or 0.
+HWY_INLINE FloatVec vector_exp2_or_zero(FloatVec x) {
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(FloatTag(), kLowestExponent)), exp2_in_range(x));
 }
 
 // to [n, wide] = rows of `cols` floats, `row` apart, zero beyond them.

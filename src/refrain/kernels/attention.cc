@@ -3,7 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "refrain/base/parallel.h"
+#include "refrain/kernels/attention_bf16.h"
+#include "refrain/kernels/attention_tasks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/attention.cc"
@@ -16,10 +17,7 @@
 namespace refrain::kernels {
 // Keys in a block: blocks stand at multiples of this in their list. Part of the numbers: it decides
 // where the running sum is rescaled.
-inline constexpr int64_t kKeyBlock = 128;
-// Floats of the queries that a task takes: their share of laying out a block of keys is small, and
-// they stay in the second cache.
-inline constexpr int64_t kQueryFloats = 65536;
+constexpr int64_t kKeyBlock = 128;
 }  // namespace refrain::kernels
 #endif
 
@@ -89,10 +87,13 @@ HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, int6
   }
 }
 
-// One task: queries [first, last) of all heads that share key/value head g. Their rows are taken
-// token by token, the heads of a token one after another: what a row sees moves forward with it.
-void attention_forward_task(const AttentionShape& shape, const AttentionSequence& s, int64_t g,
-                            int64_t first, int64_t last, int64_t most_rows, float* work) {
+// A task's rows are taken token by token, the heads of a token one after another: what a row sees
+// moves forward with it.
+void attention_forward_task(const ForwardTask& task, float* work) {
+  const AttentionShape& shape = task.shape;
+  const AttentionSequence& s = task.sequence;
+  const int64_t g = task.kv_head, first = task.first, last = task.last;
+  const int64_t most_rows = task.most_rows;
   const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads, N = float_lanes();
   const int64_t wide = padded_head(d), rows = (last - first) * group;
   float* queries = work;                      // [rows, d]
@@ -180,37 +181,18 @@ namespace refrain::kernels {
 HWY_EXPORT(attention_forward_task);
 
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                       Arena& scratch) {
-  Arena::Frame frame(scratch);
-  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads;
-  int64_t longest = 0, work = 0;
-  for (const AttentionSequence& s : sequences) {
-    longest = std::max(longest, s.queries);
-    work += attention_work(shape, s.queries, s.start);
-  }
-  const int64_t most_rows =
-      std::min(std::max({int64_t{64}, kQueryFloats / d, group}), longest * group);
-  const Tensor memory = scratch.take(
-      {threads(),
-       round_up(most_rows * (2 * d + 2) + kKeyBlock * (d + padded_head(d) + kMaxTileRows), 16)});
-  if (scratch.counts_only() || sequences.empty()) return;
-  // Enough tasks for the threads, of no more than most_rows rows.
-  const int64_t heads = static_cast<int64_t>(sequences.size()) * shape.kv_heads;
-  const int64_t most = std::max<int64_t>(1, most_rows / group);
-  const int64_t pieces = std::max((longest + most - 1) / most,
-                                  std::min((longest + 63) / 64, 4 * threads() / heads + 1));
-  const int64_t per_piece = (longest + pieces - 1) / pieces;
-  parallel_for(
-      heads * pieces,
-      [&](int64_t task, int worker) {
-        // The last pieces see the most keys: they go first.
-        const int64_t piece = pieces - 1 - task / heads, head = task % heads;
-        const AttentionSequence& s = sequences[static_cast<size_t>(head / shape.kv_heads)];
-        const int64_t first = piece * per_piece, last = std::min(s.queries, first + per_piece);
-        if (first < last) HWY_DYNAMIC_DISPATCH(attention_forward_task)
-        (shape, s, head % shape.kv_heads, first, last, most_rows, memory.row(worker));
+                       Arena& scratch, Precision precision) {
+  if (precision == Precision::kBf16 && bf16_kernel())
+    return attention_forward_bf16(*bf16_kernel(), shape, sequences, scratch);
+  const int64_t d = shape.head_dim;
+  share_forward(
+      shape, sequences, scratch,
+      [&](int64_t rows) {
+        return rows * (2 * d + 2) + kKeyBlock * (d + padded_head(d) + kMaxTileRows);
       },
-      4 * work);
+      [&](const ForwardTask& task, float* memory) {
+        HWY_DYNAMIC_DISPATCH(attention_forward_task)(task, memory);
+      });
 }
 
 }  // namespace refrain::kernels

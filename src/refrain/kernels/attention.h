@@ -23,6 +23,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/gemm.h"
 
 namespace refrain::kernels {
 
@@ -65,8 +66,11 @@ struct AttentionSequence {
   const uint64_t* row_ids = nullptr;  // [queries], for dropout only
 };
 
-// Writes o and lse of every sequence. Takes scratch; does nothing else when it only counts.
-void attention_forward(const AttentionShape&, std::span<const AttentionSequence>, Arena& scratch);
+// Writes o and lse of every sequence. Takes scratch; does nothing else when it only counts. With
+// Precision::kBf16, products are made by the units there are for that (attention_bf16.h); where
+// there are none, and with others, they are in float32.
+void attention_forward(const AttentionShape&, std::span<const AttentionSequence>, Arena& scratch,
+                       Precision = Precision::kFloat32);
 
 // Gradients of one sequence, in rows like those of q, k, v.
 struct AttentionGradients {
@@ -79,6 +83,6 @@ struct AttentionGradients {
 
 void attention_backward(const AttentionShape&, std::span<const AttentionSequence>,
                         std::span<const AttentionGradients>, int64_t dq_row, bool add,
-                        Arena& scratch);
+                        Arena& scratch, Precision = Precision::kFloat32);
 
 }  // namespace refrain::kernels

@@ -1,7 +1,8 @@
 #include <utility>
 
-#include "refrain/base/parallel.h"
 #include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention_bf16.h"
+#include "refrain/kernels/attention_tasks.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/attention_backward.cc"
@@ -12,76 +13,10 @@
 #ifndef REFRAIN_KERNELS_ATTENTION_BACKWARD_ONCE
 #define REFRAIN_KERNELS_ATTENTION_BACKWARD_ONCE
 namespace refrain::kernels {
-// Queries and keys whose products are made at a time. No sum depends on them: scores are not
-// rescaled here, and every gradient is one chain over ascending positions.
-inline constexpr int64_t kQueryBlock = 64, kKeyBlock = 64;
-// Floats of a task's keys: what is kept of them stays in the second cache beside a few blocks.
-inline constexpr int64_t kSegmentFloats = 32768;
-
-// The tasks of one key/value head of a sequence: segments of the strided list, then of the local
-// one. A segment's queries come in blocks, ascending. A block of dQ is one chain over all segments
-// that see it, in this order, so each waits until the one before has done the block: threads follow
-// one another through a long sequence, and nothing is computed twice.
-class Segments {
- public:
-  Segments(const AttentionShape& shape, int64_t queries, int64_t start, int64_t keys)
-      : size_(keys),
-        strided_(shape, KeyList::kStrided),
-        local_(shape, KeyList::kLocal),
-        begin_(start),
-        end_(start + queries),
-        strided_keys_(strided_.seen(end_ - 1).high),
-        strided_segments_((strided_keys_ + size_ - 1) / size_),
-        first_local_(local_.seen(begin_).low / size_) {}
-
-  int64_t count() const { return strided_segments_ + (end_ + size_ - 1) / size_ - first_local_; }
-  int64_t strided_keys() const { return strided_keys_; }
-  bool is_strided(int64_t segment) const { return segment < strided_segments_; }
-  const KeyList& list(int64_t segment) const { return is_strided(segment) ? strided_ : local_; }
-  // Its keys in the list, those that some query sees.
-  Range keys(int64_t segment) const {
-    const bool strided = is_strided(segment);
-    const int64_t index = strided ? segment : segment - strided_segments_ + first_local_;
-    return intersection({index * size_, (index + 1) * size_},
-                        strided ? Range{0, strided_keys_} : Range{local_.seen(begin_).low, end_});
-  }
-  // Positions of the queries that see some of its keys; of those in `block`.
-  Range queries(int64_t segment) const {
-    const Range all = keys(segment);
-    return intersection({begin_, end_}, {list(segment).seen_by(all.low).low,
-                                         list(segment).seen_by(all.high - 1).high});
-  }
-  Range block(int64_t index) const {
-    return intersection({begin_, end_}, {index * kQueryBlock, (index + 1) * kQueryBlock});
-  }
-  // The last segment before this one that sees queries of the block, or -1.
-  int64_t before(int64_t segment, int64_t index) const {
-    if (segment == 0) return -1;
-    if (is_strided(segment)) return segment - 1;
-    const Range positions = block(index);
-    if (segment > strided_segments_ && queries(segment - 1).high > positions.low)
-      return segment - 1;
-    const int64_t seen = strided_.seen(positions.high - 1).high;
-    return (seen + size_ - 1) / size_ - 1;
-  }
-
- private:
-  int64_t size_;
-  KeyList strided_, local_;
-  int64_t begin_, end_, strided_keys_, strided_segments_, first_local_;
-};
-
-struct BackwardTask {
-  const AttentionShape& shape;
-  const AttentionSequence& sequence;
-  const AttentionGradients& gradients;
-  int64_t dq_row;
-  bool add;
-  const Segments& segments;
-  int64_t segment, kv_head;
-  float* strided;   // [strided_keys, 2, head_dim], dk and dv of the strided list
-  int32_t* blocks;  // of each segment of this head, the query blocks done
-};
+// Keys whose products with a block of queries are made at a time. No sum depends on it: scores are
+// not rescaled here, and every gradient is one chain over ascending positions.
+constexpr int64_t kKeyBlock = 64;
+static_assert(kSegmentStep % kKeyBlock == 0);
 
 inline int64_t backward_memory(int64_t d, int64_t keys) {
   const int64_t wide = padded_head(d);
@@ -147,8 +82,8 @@ struct BackwardMemory {
 void backward_block(const BackwardTask& task, const BackwardMemory& m, Range positions, int64_t h,
                     int64_t b, bool keys_wanted) {
   const AttentionShape& shape = task.shape;
-  const KeyList& list = task.segments.list(task.segment);
-  const Range all = task.segments.keys(task.segment);
+  const KeyList& list = task.list();
+  const Range all = task.keys();
   const int64_t d = shape.head_dim, wide = m.wide, N = float_lanes(), at = b * kKeyBlock;
   const int64_t k0 = all.low + at, n = std::min(kKeyBlock, all.high - k0), t0 = positions.low;
   const Range columns{0, n}, rows{0, positions.high - t0};
@@ -234,13 +169,10 @@ void load_queries(const BackwardTask& task, const BackwardMemory& m, Range posit
 }
 
 void attention_backward_task(const BackwardTask& task, float* work) {
-  const AttentionShape& shape = task.shape;
-  const Segments& segments = task.segments;
-  const KeyList& list = segments.list(task.segment);
-  const Range keys = segments.keys(task.segment), positions = segments.queries(task.segment);
-  const int64_t d = shape.head_dim, group = shape.heads / shape.kv_heads, g = task.kv_head;
+  const KeyList& list = task.list();
+  const Range keys = task.keys();
+  const int64_t d = task.shape.head_dim, g = task.kv_head;
   const int64_t start = task.sequence.start, count = keys.high - keys.low;
-  const bool strided = segments.is_strided(task.segment);
   const BackwardMemory m(d, round_up(count, kKeyBlock), work);
   const int64_t wide = m.wide;
 
@@ -255,44 +187,16 @@ void attention_backward_task(const BackwardTask& task, float* work) {
   }
   std::fill_n(m.dk, count * wide, 0.0f);
   std::fill_n(m.dv, count * wide, 0.0f);
-  // Keys before the call's tokens may be of no interest to anyone.
-  const auto& past = strided ? task.gradients.keys.strided : task.gradients.keys.past;
-  const auto wanted = [&](int64_t i) { return past.k || list.position(keys.low + i) >= start; };
-
-  for (int64_t block = positions.low / kQueryBlock; block * kQueryBlock < positions.high; ++block) {
-    const Range at = segments.block(block);
-    const int64_t before = segments.before(task.segment, block);
-    if (before >= 0) wait_for_mark(task.blocks[before], static_cast<int32_t>(block + 1));
-    for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-      load_queries(task, m, at, h, before < 0);
-      for (int64_t i = 0; i < count; i += kKeyBlock)
-        backward_block(task, m, at, h, i / kKeyBlock, wanted(std::min(i + kKeyBlock, count) - 1));
-      float* dq = task.gradients.dq + (at.low - start) * task.dq_row + h * d;
-      for (int64_t i = 0; i < at.high - at.low; ++i)
-        copy_rows(m.dq + i * wide, wide, 1, d, d, dq + i * task.dq_row);
-    }
-    raise_mark(task.blocks[task.segment], static_cast<int32_t>(block + 1));
-  }
-
-  const auto put = [&](const float* from, float* to, bool add) HWY_ATTR {
-    each(d, [&](auto at, int64_t j) HWY_ATTR {
-      const FloatVec v = at.load(from + j);
-      at.store(add ? hn::Add(at.load(to + j), v) : v, to + j);
-    });
-  };
-  for (int64_t i = 0; i < count; ++i) {
-    const float *dk = m.dk + i * wide, *dv = m.dv + i * wide;
-    if (strided) {
-      float* to = task.strided + (keys.low + i) * 2 * d;
-      put(dk, to, false);
-      put(dv, to + d, false);
-    } else if (wanted(i)) {
-      const auto to = list.run(task.gradients.keys, start, keys.low + i, 1);
-      const bool add = task.add || list.position(keys.low + i) < start;
-      put(dk, to.k + g * d, add);
-      put(dv, to.v + g * d, add);
-    }
-  }
+  each_query_block(task, [&](Range at, int64_t h, bool first) HWY_ATTR {
+    load_queries(task, m, at, h, first);
+    for (int64_t i = 0; i < count; i += kKeyBlock)
+      backward_block(task, m, at, h, i / kKeyBlock,
+                     task.wants(keys.low + std::min(i + kKeyBlock, count) - 1));
+    float* dq = task.gradients.dq + (at.low - start) * task.dq_row + h * d;
+    for (int64_t i = 0; i < at.high - at.low; ++i)
+      copy_rows(m.dq + i * wide, wide, 1, d, d, dq + i * task.dq_row);
+  });
+  put_key_gradients(task, m.dk, m.dv, wide);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -302,72 +206,18 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(attention_backward_task);
 
-namespace {
-
-// What the strided list's keys got joins what they got as others' neighbours.
-void add_strided(const AttentionShape& shape, const AttentionSequence& s,
-                 const AttentionKeys<float>& to, int64_t g, int64_t keys, const float* from) {
-  const int64_t d = shape.head_dim;
-  const KeyList list(shape, KeyList::kStrided);
-  for (int64_t i = 0; i < keys; ++i, from += 2 * d) {
-    const auto row = list.run(to, s.start, i, 1);
-    if (!row.k) continue;
-    for (int64_t j = 0; j < d; ++j) {
-      row.k[g * d + j] += from[j];
-      row.v[g * d + j] += from[d + j];
-    }
-  }
-}
-
-}  // namespace
-
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                         std::span<const AttentionGradients> gradients, int64_t dq_row, bool add,
-                        Arena& scratch) {
-  Arena::Frame frame(scratch);
-  const int64_t d = shape.head_dim, kv_heads = shape.kv_heads;
-  const int64_t heads = static_cast<int64_t>(sequences.size()) * kv_heads;
-  int64_t longest = 0, most = 0, most_strided = 0, work = 0;
-  for (const AttentionSequence& s : sequences) longest = std::max(longest, s.queries);
-  // Enough tasks for the threads.
-  int64_t segment_keys = std::max(kKeyBlock, kSegmentFloats / d / kKeyBlock * kKeyBlock);
-  while (segment_keys > kKeyBlock && heads * longest < 4 * threads() * segment_keys)
-    segment_keys = round_up(segment_keys / 2, kKeyBlock);
-  for (const AttentionSequence& s : sequences) {
-    const Segments segments(shape, s.queries, s.start, segment_keys);
-    most = std::max(most, segments.count());
-    most_strided = std::max(most_strided, segments.strided_keys());
-    work += attention_work(shape, s.queries, s.start);
-  }
-  const Tensor memory = scratch.take({threads(), round_up(backward_memory(d, segment_keys), 16)});
-  const Tensor strided = scratch.take({heads, most_strided * 2 * d});
-  const TensorOf<int32_t> blocks = scratch.take<int32_t>({heads, most});
-  if (scratch.counts_only() || sequences.empty()) return;
-  std::fill(blocks.begin(), blocks.end(), 0);
-  parallel_for(
-      heads * most,
-      [&](int64_t task, int worker) {
-        const int64_t segment = task / heads, head = task % heads;
-        const auto b = static_cast<size_t>(head / kv_heads);
-        const AttentionSequence& s = sequences[b];
-        const Segments segments(shape, s.queries, s.start, segment_keys);
-        if (segment < segments.count()) HWY_DYNAMIC_DISPATCH(attention_backward_task)
-        (BackwardTask{shape, s, gradients[b], dq_row, add, segments, segment, head % kv_heads,
-                      strided.row(head), blocks.row(head)},
-         memory.row(worker));
-      },
-      10 * work);
-  if (most_strided > 0)
-    parallel_for(
-        heads,
-        [&](int64_t head) {
-          const auto b = static_cast<size_t>(head / kv_heads);
-          const AttentionSequence& s = sequences[b];
-          add_strided(shape, s, gradients[b].keys, head % kv_heads,
-                      Segments(shape, s.queries, s.start, segment_keys).strided_keys(),
-                      strided.row(head));
-        },
-        4 * heads * most_strided * d);
+                        Arena& scratch, Precision precision) {
+  if (precision == Precision::kBf16 && bf16_kernel())
+    return attention_backward_bf16(*bf16_kernel(), shape, sequences, gradients, dq_row, add,
+                                   scratch);
+  share_backward(
+      shape, sequences, gradients, dq_row, add, scratch,
+      [&](int64_t keys) { return backward_memory(shape.head_dim, keys); },
+      [&](const BackwardTask& task, float* memory) {
+        HWY_DYNAMIC_DISPATCH(attention_backward_task)(task, memory);
+      });
 }
 
 }  // namespace refrain::kernels

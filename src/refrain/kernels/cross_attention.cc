@@ -17,7 +17,7 @@
 #define REFRAIN_KERNELS_CROSS_ATTENTION_ONCE
 namespace refrain::kernels {
 // Keys whose scores exist at a time; a multiple of every target's panels.
-inline constexpr int64_t kCrossBlock = 64;
+constexpr int64_t kCrossBlock = 64;
 // Floats of a thread's scratch.
 inline int64_t cross_work(int64_t head_dim) {
   return kMaxTileRows * (2 * kCrossBlock + 3 * padded_head(head_dim));

@@ -14,9 +14,9 @@
 #define REFRAIN_KERNELS_GEMM_ONCE
 namespace refrain::kernels {
 // Blocking: a tile of A [rows, kDepth] stays in L1, a block of B [kDepth, kWidth] in L2.
-inline constexpr int64_t kDepth = 384, kWidth = 576;
+constexpr int64_t kDepth = 384, kWidth = 576;
 // A multiple of every target's panels.
-inline constexpr int64_t kPanels = 96;
+constexpr int64_t kPanels = 96;
 }  // namespace refrain::kernels
 #endif
 

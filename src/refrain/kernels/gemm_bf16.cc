@@ -5,6 +5,7 @@
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/bf16.h"
+#include "refrain/kernels/grains.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm_bf16.cc"
@@ -16,8 +17,8 @@
 #define REFRAIN_KERNELS_GEMM_BF16_ONCE
 namespace refrain::kernels {
 // Blocking: of B [512, 768] in L2; 32 rows of A, and 32 columns of B, of that depth each take 32
-// KiB.
-inline constexpr int64_t kGrainsDeep = 16, kBlocksWide = 24;
+// KiB. Where A is packed ahead of the tasks, 2,048 rows at a time.
+constexpr int64_t kGrainsDeep = 16, kBlocksWide = 24, kBlocksTall = 64;
 
 // An operand seen as items (rows of A, columns of B) of numbers along the reduced index.
 struct Items {
@@ -33,27 +34,32 @@ struct Bf16Product {
   bool add;
   const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
   int64_t grains;
-  float* packed;  // of B: [kBlocksWide][kGrainsDeep][kGrainPairs]
+  float* packed_b;  // [blocks][grains][kGrainPairs] of what is worked on
+  float* packed_a;  // likewise; null where tasks pack A themselves
 };
+// Of B's blocks, how many are packed at a time.
+inline int64_t bf16_blocks_wide(int64_t blocks) {
+  const int64_t passes = std::max<int64_t>(1, (blocks + kBlocksWide - 1) / kBlocksWide);
+  return (blocks + passes - 1) / passes;
+}
 }  // namespace refrain::kernels
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// to[j] = the pair (low[j], high[j]), for j < n; zero beyond, up to 16. high: null for zeros.
-HWY_INLINE void pairs_across(const float* low, const float* high, int64_t n, float* to) {
+// Packing reads an operand row by row of its memory, for that is what prefetchers follow, and
+// writes where each pair belongs. Rounding is what remains.
+
+#if HWY_TARGET != HWY_SCALAR
+// a, then b as pairs: a[2 p], a[2 p + 1] and so on.
+HWY_INLINE FloatVec joined_pairs(FloatVec a, FloatVec b) {
   const FloatTag d;
   const hn::Repartition<uint32_t, FloatTag> du;
-  const int64_t N = float_lanes();
-  for (int64_t j = 0; j < 16; j += N) {
-    const Part part{std::clamp<int64_t>(n - j, 0, N)};
-    const FloatVec first = rounded_to_bf16(part.load(low + j));
-    const FloatVec second = high ? rounded_to_bf16(part.load(high + j)) : hn::Zero(d);
-    hn::StoreU(hn::Or(hn::BitCast(d, hn::ShiftRight<16>(hn::BitCast(du, first))), second), d,
-               to + j);
-  }
+  const auto first = hn::BitCast(du, hn::ConcatEven(d, b, a));
+  return hn::Or(hn::BitCast(d, hn::ShiftRight<16>(first)), hn::ConcatOdd(d, b, a));
 }
+#endif
 
 // to[p] = the pair (from[2 p], from[2 p + 1]), for 2 p < n; zero beyond, up to 16 pairs.
 HWY_INLINE void pairs_along(const float* from, int64_t n, float* to) {
@@ -64,103 +70,180 @@ HWY_INLINE void pairs_along(const float* from, int64_t n, float* to) {
   }
 #else
   const FloatTag d;
-  const hn::Repartition<uint32_t, FloatTag> du;
   const int64_t N = float_lanes();
-  for (int64_t p = 0; p < 16; p += N) {
-    const auto half = [&](int64_t i) {
-      return hn::BitCast(du,
-                         rounded_to_bf16(Part{std::clamp<int64_t>(n - i, 0, N)}.load(from + i)));
-    };
-    const auto x = half(2 * p), y = half(2 * p + N);
-    const auto first = hn::ShiftRight<16>(hn::ConcatEven(du, y, x));
-    hn::StoreU(hn::BitCast(d, hn::Or(first, hn::ConcatOdd(du, y, x))), d, to + p);
+  if (n == kGrain) {
+    for (int64_t p = 0; p < 16; p += N)
+      hn::StoreU(joined_pairs(rounded_to_bf16(hn::LoadU(d, from + 2 * p)),
+                              rounded_to_bf16(hn::LoadU(d, from + 2 * p + N))),
+                 d, to + p);
+    return;
   }
+  const auto part = [&](int64_t i) HWY_ATTR {
+    return rounded_to_bf16(Part{std::clamp<int64_t>(n - i, 0, N)}.load(from + i));
+  };
+  for (int64_t p = 0; p < 16; p += N)
+    hn::StoreU(joined_pairs(part(2 * p), part(2 * p + N)), d, to + p);
 #endif
 }
 
-// 16 items from `item` on, of which `count` exist, along [k, k + n): [item][pair] or, `turned`,
-// [pair][item].
-HWY_INLINE void pack_half(Items x, int64_t item, int64_t count, int64_t k, int64_t n, bool turned,
-                          float* to) {
-  HWY_ALIGN float other[16 * 16];
-  if (x.along == 1) {
-    float* rows = turned ? other : to;
-    for (int64_t i = 0; i < 16; ++i)
-      pairs_along(x.data + (item + i) * x.item + k, i < count ? n : 0, rows + i * 16);
-    if (turned) transpose(other, 16, 16, 16, to, 16);
-  } else {
-    float* rows = turned ? to : other;
-    for (int64_t p = 0; p < 16; ++p) {
-      const float* low = x.data + (k + 2 * p) * x.along + item;
-      pairs_across(low, 2 * p + 1 < n ? low + x.along : nullptr, 2 * p < n ? count : 0,
-                   rows + p * 16);
+// to[j] = the pair (low[j], high[j]) for the 16 columns from j0 on of which n exist; zero beyond.
+// low, high: null for zeros.
+HWY_INLINE void pairs_across(const float* low, const float* high, int64_t n, float* to) {
+  const FloatTag d;
+  const hn::Repartition<uint32_t, FloatTag> du;
+  const int64_t N = float_lanes();
+  const auto pair = [&](FloatVec first, FloatVec second) HWY_ATTR {
+    const auto bits = hn::BitCast(du, rounded_to_bf16(first));
+    return hn::Or(hn::BitCast(d, hn::ShiftRight<16>(bits)), rounded_to_bf16(second));
+  };
+  for (int64_t j = 0; j < 16; j += N) {
+    FloatVec both = hn::Zero(d);
+    if (high && j + N <= n)
+      both = pair(hn::LoadU(d, low + j), hn::LoadU(d, high + j));
+    else if (low && j < n) {
+      const Part part{std::min(N, n - j)};
+      both = pair(part.load(low + j), high ? part.load(high + j) : hn::Zero(d));
     }
-    if (!turned) transpose(other, 16, 16, 16, to, 16);
+    hn::StoreU(both, d, to + j);
   }
 }
 
-// 32 items over the grains [g0, g1).
-void pack_items(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
-                bool turned, float* to) {
-  for (int64_t g = g0; g < g1; ++g)
-    for (int64_t half = 0; half < 2; ++half, to += kGrainPairs / 2) {
-      const int64_t first = item + half * 16;
-      pack_half(x, first, std::clamp<int64_t>(end - first, 0, 16), edges[g],
-                edges[g + 1] - edges[g], turned, to);
-    }
+// 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
+// over the grains [g0, g1): as Bf16Kernel takes A.
+void pack_along(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
+                float* to) {
+  for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
+    const bool there = item + i < end;
+    const float* from = x.data + (item + i) * x.item;
+    for (int64_t g = g0; g < g1; ++g)
+      pairs_along(from + edges[g], there ? edges[g + 1] - edges[g] : 0,
+                  to + (g - g0) * kGrainPairs);
+  }
+}
+// The same as it takes B.
+void pack_along_turned(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0,
+                       int64_t g1, float* to) {
+  HWY_ALIGN float rows[kGrainsDeep * kGrainPairs];
+  pack_along(x, item, end, edges, g0, g1, rows);
+  for (int64_t at = 0; at < (g1 - g0) * kGrainPairs; at += 16 * 16)
+    transpose(rows + at, 16, 16, 16, to + at, 16);
 }
 
-// Rows [i0, i0 + 32) of C against blocks [q0, q1) of its columns, from j0 on.
-void rows_task(const Bf16Product& x, int64_t i0, int64_t j0, int64_t q0, int64_t q1, int64_t g0,
-               int64_t g1) {
-  HWY_ALIGN float a[kGrainsDeep * kGrainPairs];
+// Items [item, end) that lie across the reduced index, over the grain [k, k + n): a block of 32 of
+// them `step` floats after another, as Bf16Kernel takes A, or B with `turned`.
+template <bool turned>
+void pack_across(Items x, int64_t item, int64_t end, int64_t k, int64_t n, float* to,
+                 int64_t step) {
+  const auto row = [&](int64_t i) { return i < n ? x.data + (k + i) * x.along : nullptr; };
+  const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
+  const int64_t all = round_up(end - item, kBf16Block);
+  if constexpr (turned) {
+    for (int64_t p = 0; p < 16; ++p) {
+      const float *low = row(2 * p), *high = row(2 * p + 1);
+      for (int64_t j = 0; j < all; j += 16)
+        pairs_across(low ? low + item + j : nullptr, high ? high + item + j : nullptr,
+                     end - item - j, half_block(j) + p * 16);
+    }
+  } else {
+    HWY_ALIGN float pairs[16 * 16];
+    for (int64_t j = 0; j < all; j += 16) {
+      for (int64_t p = 0; p < 16; ++p) {
+        const float *low = row(2 * p), *high = row(2 * p + 1);
+        pairs_across(low ? low + item + j : nullptr, high ? high + item + j : nullptr,
+                     end - item - j, pairs + p * 16);
+      }
+      transpose(pairs, 16, 16, 16, half_block(j), 16);
+    }
+  }
+}
+
+// Items [item, end) over the grains [g0, g1), block by block.
+template <bool turned>
+void pack_all(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
+              float* to) {
+  const int64_t step = (g1 - g0) * kGrainPairs;
+  const int64_t blocks = (end - item + kBf16Block - 1) / kBf16Block, work = blocks * step;
+  if (x.along == 1)
+    parallel_for(
+        blocks,
+        [&](int64_t q) {
+          const auto pack = turned ? pack_along_turned : pack_along;
+          pack(x, item + q * kBf16Block, end, edges, g0, g1, to + q * step);
+        },
+        kPackingCost * work);
+  else
+    parallel_for(
+        g1 - g0,
+        [&](int64_t g) {
+          const int32_t* edge = edges + g0 + g;
+          pack_across<turned>(x, item, end, edge[0], edge[1] - edge[0], to + g * kGrainPairs, step);
+        },
+        kPackingCost * work);
+}
+
+// A part of C: from row i0 and column j0 on, over the grains [g0, g1).
+struct Bf16Part {
+  int64_t i0, j0, g0, g1;
+};
+
+// Block i of a part's rows against blocks [q0, q1) of its columns.
+void rows_task(const Bf16Product& x, const Bf16Part& part, int64_t i, int64_t q0, int64_t q1) {
+  HWY_ALIGN float own[kGrainsDeep * kGrainPairs];
   HWY_ALIGN float edge[kBf16Block * kBf16Block];
-  pack_items(x.a, i0, x.M, x.edges, g0, g1, false, a);
-  const bool add = x.add || g0 > 0;
+  const int64_t deep = part.g1 - part.g0, first = part.i0 + i * kBf16Block;
+  const float* a = x.packed_a + i * deep * kGrainPairs;
+  if (!x.packed_a) {
+    pack_along(x.a, first, x.M, x.edges, part.g0, part.g1, own);
+    a = own;
+  }
+  const bool add = x.add || part.g0 > 0;
   for (int64_t q = q0; q < q1; ++q) {
-    const float* b = x.packed + q * (g1 - g0) * kGrainPairs;
-    const int64_t j = j0 + q * kBf16Block;
-    const int64_t rows = std::min(kBf16Block, x.M - i0), cols = std::min(kBf16Block, x.N - j);
-    float* c = x.c + i0 * x.c_row + j;
+    const float* b = x.packed_b + q * deep * kGrainPairs;
+    const int64_t j = part.j0 + q * kBf16Block;
+    const int64_t rows = std::min(kBf16Block, x.M - first), cols = std::min(kBf16Block, x.N - j);
+    float* c = x.c + first * x.c_row + j;
     if (rows == kBf16Block && cols == kBf16Block) {
-      x.kernel.block(a, b, g1 - g0, c, x.c_row, add);
+      x.kernel.block(a, b, deep, c, x.c_row, add);
       continue;
     }
-    for (int64_t i = 0; i < rows && add; ++i)
-      std::copy_n(c + i * x.c_row, cols, edge + i * kBf16Block);
-    x.kernel.block(a, b, g1 - g0, edge, kBf16Block, add);
-    for (int64_t i = 0; i < rows; ++i) std::copy_n(edge + i * kBf16Block, cols, c + i * x.c_row);
+    for (int64_t r = 0; r < rows && add; ++r)
+      std::copy_n(c + r * x.c_row, cols, edge + r * kBf16Block);
+    x.kernel.block(a, b, deep, edge, kBf16Block, add);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * x.c_row);
   }
 }
 
 void multiply_bf16(const Bf16Product& x) {
   const int64_t row_blocks = (x.M + kBf16Block - 1) / kBf16Block;
   const int64_t col_blocks = (x.N + kBf16Block - 1) / kBf16Block;
-  for (int64_t n0 = 0; n0 < col_blocks; n0 += kBlocksWide)
+  const int64_t tall = x.packed_a ? std::min(kBlocksTall, row_blocks) : row_blocks;
+  const int64_t wide = bf16_blocks_wide(col_blocks);
+  for (int64_t n0 = 0; n0 < col_blocks; n0 += wide)
     for (int64_t g0 = 0; g0 < x.grains; g0 += kGrainsDeep) {
-      const int64_t g1 = std::min(x.grains, g0 + kGrainsDeep), deep = g1 - g0;
-      const int64_t wide = std::min(kBlocksWide, col_blocks - n0), j0 = n0 * kBf16Block;
-      parallel_for(
-          wide,
-          [&](int64_t q) {
-            pack_items(x.b, j0 + q * kBf16Block, x.N, x.edges, g0, g1, true,
-                       x.packed + q * deep * kGrainPairs);
-          },
-          kPackingCost * wide * deep * kGrainPairs);
-      const int64_t want = 4 * threads(), row_tasks = std::min(row_blocks, want);
-      const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, wide);
-      parallel_for(
-          row_tasks * col_tasks,
-          [&](int64_t task) {
-            const int64_t r = task / col_tasks, q = task % col_tasks;
-            if (x.kernel.begin) x.kernel.begin();
-            for (int64_t i = row_blocks * r / row_tasks; i < row_blocks * (r + 1) / row_tasks; ++i)
-              rows_task(x, i * kBf16Block, j0, wide * q / col_tasks, wide * (q + 1) / col_tasks, g0,
-                        g1);
-            if (x.kernel.end) x.kernel.end();
-          },
-          // Operations as float32 units would have them, of which these do about eight at a time.
-          2 * x.M * wide * kBf16Block * deep * kGrain / 8);
+      const int64_t g1 = std::min(x.grains, g0 + kGrainsDeep), j0 = n0 * kBf16Block;
+      const int64_t columns = std::min(wide, col_blocks - n0);
+      pack_all<true>(x.b, j0, std::min(x.N, j0 + columns * kBf16Block), x.edges, g0, g1,
+                     x.packed_b);
+      for (int64_t m0 = 0; m0 < row_blocks; m0 += tall) {
+        const int64_t i0 = m0 * kBf16Block, rows = std::min(tall, row_blocks - m0);
+        if (x.packed_a)
+          pack_all<false>(x.a, i0, std::min(x.M, i0 + rows * kBf16Block), x.edges, g0, g1,
+                          x.packed_a);
+        const int64_t want = 4 * threads(), row_tasks = std::min(rows, want);
+        const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, columns);
+        parallel_for(
+            row_tasks * col_tasks,
+            [&](int64_t task) {
+              const int64_t r = task / col_tasks, q = task % col_tasks;
+              if (x.kernel.begin) x.kernel.begin();
+              for (int64_t i = rows * r / row_tasks; i < rows * (r + 1) / row_tasks; ++i)
+                rows_task(x, {i0, j0, g0, g1}, i, columns * q / col_tasks,
+                          columns * (q + 1) / col_tasks);
+              if (x.kernel.end) x.kernel.end();
+            },
+            // Operations as float32 units would have them, of which these do about eight at a time.
+            2 * rows * columns * kBf16Block * kBf16Block * (g1 - g0) * kGrain / 8);
+      }
     }
 }
 
@@ -174,20 +257,15 @@ HWY_EXPORT(multiply_bf16);
 void gemm_bf16(const Bf16Kernel& kernel, Strided a, Strided b, float* c, int64_t c_row, int64_t M,
                int64_t N, int64_t K, bool add, std::span<const int32_t> pieces, Arena& scratch) {
   Arena::Frame frame(scratch);
-  const int32_t one_piece[2] = {0, static_cast<int32_t>(K)};
-  if (pieces.empty()) pieces = one_piece;
-  int64_t grains = 0;
-  for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    grains += (pieces[p + 1] - pieces[p] + kGrain - 1) / kGrain;
-  const auto edges = scratch.take<int32_t>({grains + 1});
-  const int64_t wide = std::min(kBlocksWide, (N + kBf16Block - 1) / kBf16Block);
-  const Tensor packed = scratch.take({wide, std::min(grains, kGrainsDeep), kGrainPairs});
+  const auto edges = take_grains(K, pieces, kGrain, scratch);
+  const int64_t grains = edges.size() - 1;
+  const int64_t deep = std::min(grains, kGrainsDeep);
+  const auto blocks = [](int64_t n) { return (n + kBf16Block - 1) / kBf16Block; };
+  const Tensor packed_b = scratch.take({bf16_blocks_wide(blocks(N)), deep, kGrainPairs});
+  // Rows of A that lie along the reduced index are packed where they are used.
+  const int64_t tall = a.col == 1 ? 0 : std::min(kBlocksTall, blocks(M));
+  const Tensor packed_a = scratch.take({tall, deep, kGrainPairs});
   if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
-  REFRAIN_CHECK(pieces.front() == 0 && pieces.back() == K);
-  int32_t* edge = edges.data;
-  for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    for (int32_t k = pieces[p]; k < pieces[p + 1]; k += static_cast<int32_t>(kGrain)) *edge++ = k;
-  *edge = pieces.back();
   HWY_DYNAMIC_DISPATCH(multiply_bf16)
   ({kernel,
     {a.data, a.row, a.col},
@@ -199,7 +277,8 @@ void gemm_bf16(const Bf16Kernel& kernel, Strided a, Strided b, float* c, int64_t
     add,
     edges.data,
     grains,
-    packed.data});
+    packed_b.data,
+    tall > 0 ? packed_a.data : nullptr});
 }
 
 }  // namespace refrain::kernels

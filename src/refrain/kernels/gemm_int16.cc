@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/grains.h"
 #include "refrain/kernels/isa.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -18,10 +19,10 @@ namespace refrain::kernels {
 // of A, kBlockTiles tiles of the same pairs, passes by, and with it a panel of C. In the second are
 // all runs of the block, a part of the reduced index: kPairsFar pairs, for which kMostPacked
 // columns of B are packed at a time.
-inline constexpr int64_t kPairsDeep = 128, kGrainsDeep = 16, kBlockTiles = 16;
-inline constexpr int64_t kPairsFar = 512, kGrainsFar = 64;
-inline constexpr int64_t kMostTileRows = 9;  // of any target
-inline constexpr int64_t kBlockRows = kBlockTiles * kMostTileRows;
+constexpr int64_t kPairsDeep = 128, kGrainsDeep = 16, kBlockTiles = 16;
+constexpr int64_t kPairsFar = 512, kGrainsFar = 64;
+constexpr int64_t kMostTileRows = 9;  // of any target
+constexpr int64_t kBlockRows = kBlockTiles * kMostTileRows;
 
 // Grains of a tile's call, and those before them in the same part.
 struct GrainRun : Grains {
@@ -305,12 +306,8 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
                 bool add, std::span<const int32_t> pieces, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
-  const int32_t one_piece[2] = {0, static_cast<int32_t>(K)};
-  if (pieces.empty()) pieces = one_piece;
-  int64_t grains = 0;
-  for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    grains += blocks_of(pieces[p + 1] - pieces[p], most);
-  const auto edges = scratch.take<int32_t>({grains + 1});
+  const auto edges = take_grains(K, pieces, most, scratch);
+  const int64_t grains = edges.size() - 1;
   const auto runs = scratch.take<GrainRun>({grains});
   const int64_t columns = round_up(std::min(N, kMostPacked), 3 * kMostLanes);
   const int64_t far = std::min(blocks_of(K + grains, 2), kPairsFar);
@@ -321,11 +318,6 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
   const auto a_pairs = scratch.take<Pair>({threads(), kBlockRows * far + spare});
   const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsFar * kMostLanes});
   if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
-  REFRAIN_CHECK(pieces.front() == 0 && pieces.back() == K);
-  int32_t* edge = edges.data;
-  for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    for (int32_t k = pieces[p]; k < pieces[p + 1]; k += static_cast<int32_t>(most)) *edge++ = k;
-  *edge = pieces.back();
   int64_t found = 0;
   for (int64_t g = 0; g < grains;) {
     GrainRun run{{edges.data + g, 0, 0}, 0, 0, 0};

@@ -40,7 +40,7 @@ HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
 // Columns of a linear recurrence that one task carries through time.
-inline constexpr int64_t kSlice = 128;
+constexpr int64_t kSlice = 128;
 
 HWY_INLINE FloatVec clamped(FloatVec product, float mu) {
   return clamp(product, constant(kMmRecLeastDecay), constant(mm_rec_most_decay(mu)));

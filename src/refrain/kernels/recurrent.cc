@@ -5,6 +5,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/grains.h"
 #include "refrain/kernels/step_product.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -48,16 +49,13 @@ struct RecurrentRun {
 inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t columns, int64_t places,
                                       Arena& scratch) {
   const int64_t count = blocks_of(K, kInt16Features), pairs = blocks_of(K, 2);
-  const auto edges = scratch.take<int32_t>({count + 1});
+  const auto edges = take_grains(K, {}, kInt16Features, scratch);
   const int64_t width = round_up(columns, kMaxPanel);
   RecurrentRun::Int16 x{.w_hh = w_hh, .grains = {edges.data, count, pairs}};
   x.w_pairs = scratch.take<Pair>({width, pairs}).data;
   x.w_scales = scratch.take({width, count}).data;
   x.edge_pairs = scratch.take<Pair>({threads(), places * pairs});
   x.edge_scales = scratch.take({threads(), places * count * kMostLanes});
-  if (scratch.counts_only()) return x;
-  for (int64_t g = 0; g < count; ++g) edges.data[g] = static_cast<int32_t>(g * kInt16Features);
-  edges.data[count] = static_cast<int32_t>(K);
   return x;
 }
 

@@ -14,7 +14,7 @@
 #ifndef REFRAIN_KERNELS_ROPE_ONCE
 #define REFRAIN_KERNELS_ROPE_ONCE
 namespace refrain::kernels {
-inline constexpr int64_t kMaxPairs = 2048;  // of a head
+constexpr int64_t kMaxPairs = 2048;  // of a head
 
 // Of one position; in double, rounded once.
 inline void angles(double theta, int64_t m, int64_t pairs, float* cos, float* sin) {

@@ -16,6 +16,7 @@
 
 #include "hwy/highway.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/bf16.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
@@ -28,10 +29,27 @@ inline constexpr int64_t kTaskElements = 16384;
 
 inline int64_t float_lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
 
+// bfloat16 as vectors of float32; what is stored has only those values.
+using NarrowTag = hn::Rebind<uint16_t, FloatTag>;
+HWY_INLINE FloatVec widened(hn::Vec<NarrowTag> v) {
+  const hn::Repartition<uint32_t, FloatTag> d32;
+  return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(d32, v)));
+}
+HWY_INLINE hn::Vec<NarrowTag> narrowed(FloatVec v) {
+  const hn::Repartition<uint32_t, FloatTag> d32;
+  return hn::TruncateTo(NarrowTag(), hn::ShiftRight<16>(hn::BitCast(d32, v)));
+}
+
 // All lanes of a vector ...
 struct Whole {
   HWY_INLINE FloatVec load(const float* from) const { return hn::LoadU(FloatTag(), from); }
   HWY_INLINE void store(FloatVec v, float* to) const { hn::StoreU(v, FloatTag(), to); }
+  HWY_INLINE FloatVec load(const BFloat16* from) const {
+    return widened(hn::LoadU(NarrowTag(), &from->bits));
+  }
+  HWY_INLINE void store(FloatVec v, BFloat16* to) const {
+    hn::StoreU(narrowed(v), NarrowTag(), &to->bits);
+  }
   // v in the lanes that exist, `beyond` in the others.
   HWY_INLINE FloatVec fill(FloatVec v, FloatVec) const { return v; }
 };
@@ -59,6 +77,16 @@ struct Part {
     for (int64_t i = 0; i < count; ++i) to[i] = lanes[i];
   }
 #endif
+  HWY_INLINE FloatVec load(const BFloat16* from) const {
+    HWY_ALIGN uint16_t lanes[HWY_MAX_BYTES / sizeof(float)] = {};
+    for (int64_t i = 0; i < count; ++i) lanes[i] = from[i].bits;
+    return widened(hn::Load(NarrowTag(), lanes));
+  }
+  HWY_INLINE void store(FloatVec v, BFloat16* to) const {
+    HWY_ALIGN uint16_t lanes[HWY_MAX_BYTES / sizeof(float)];
+    hn::Store(narrowed(v), NarrowTag(), lanes);
+    for (int64_t i = 0; i < count; ++i) to[i].bits = lanes[i];
+  }
   HWY_INLINE FloatVec fill(FloatVec v, FloatVec beyond) const {
     return hn::IfThenElse(mask(), v, beyond);
   }

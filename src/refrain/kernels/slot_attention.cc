@@ -17,7 +17,7 @@
 namespace refrain::kernels {
 
 // Queries that backward takes at a time.
-inline constexpr int64_t kSlotQueries = 64;
+constexpr int64_t kSlotQueries = 64;
 
 // Rounded up to whole panels of any target.
 inline int64_t whole_panels(int64_t n) { return round_up(n, kMaxPanel); }

@@ -14,7 +14,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-inline constexpr int64_t kRowsTogether = 4 * kTileRows;
+constexpr int64_t kRowsTogether = 4 * kTileRows;
 
 // Columns j .. j + n of row i: from the product to where it belongs.
 HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t i, int64_t j,

@@ -40,14 +40,23 @@ class FeedForward {
   void forward(Context& ctx, ConstTensor x, const Saved& s, Tensor y) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    activate(ctx, before_activation(ctx, x, s), a);
+    const Tensor gate_up = product(ctx, x, s);
+    if (!ctx.dry()) {
+      if (ctx.bf16() && gated_) {
+        kernels::swiglu_forward_rounded(gate_up, s.narrow, a);
+      } else {
+        if (ctx.bf16()) kernels::round_to_bf16(gate_up, s.narrow);
+        activate(gate_up, a);
+      }
+    }
     down_.forward(ctx, a, y);
   }
 
   // Fills s again, for backward, from forward's x.
   void recompute(Context& ctx, ConstTensor x, const Saved& s) const {
     Arena::Frame frame(ctx.scratch);
-    before_activation(ctx, x, s);
+    const Tensor gate_up = product(ctx, x, s);
+    if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
@@ -55,13 +64,22 @@ class FeedForward {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    if (ctx.bf16() && !ctx.dry()) kernels::widen(s.narrow, gate_up);
-    activate(ctx, gate_up, a);
+    const bool narrow = ctx.bf16() && gated_;  // read as they were saved
+    if (!ctx.dry()) {
+      if (narrow) {
+        kernels::swiglu_forward(s.narrow, a);
+      } else {
+        if (ctx.bf16()) kernels::widen(s.narrow, gate_up);
+        activate(gate_up, a);
+      }
+    }
     down_.backward_weight(ctx, a, dy);
     const Tensor da = a;  // in its place
     kernels::linear_backward_input(dy, down_.w.w, da, ctx.scratch, ctx.over_features());
     if (!ctx.dry()) {
-      if (gated_)
+      if (narrow)
+        kernels::swiglu_backward(s.narrow, da, gate_up);
+      else if (gated_)
         kernels::swiglu_backward(gate_up, da, gate_up);
       else
         kernels::activation_backward(kernels::Activation::kGelu, gate_up, da, gate_up);
@@ -70,16 +88,14 @@ class FeedForward {
   }
 
  private:
-  // In bfloat16 the values are those that s keeps, but from scratch.
-  Tensor before_activation(Context& ctx, ConstTensor x, const Saved& s) const {
+  // The values before the activation, not yet rounded: in s, or in bfloat16 from scratch.
+  Tensor product(Context& ctx, ConstTensor x, const Saved& s) const {
     const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
     gate_up_.forward(ctx, x, gate_up);
-    if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
     return gate_up;
   }
 
-  void activate(const Context& ctx, ConstTensor gate_up, Tensor a) const {
-    if (ctx.dry()) return;
+  void activate(ConstTensor gate_up, Tensor a) const {
     if (gated_)
       kernels::swiglu_forward(gate_up, a);
     else

@@ -45,7 +45,8 @@ struct TrainConfig {
   template <class V>
   void visit(V&& v) {
     v("max_steps", max_steps, "optimiser steps (2000), epochs (5e) or input tokens (10Mt)");
-    v("batch_size", batch_size, "sequences of a micro-batch");
+    v("batch_size", batch_size,
+      "the most sequences of a micro-batch; fewer are taken where more are no faster");
     v("max_tokens", max_tokens,
       "tokens of a micro-batch, padding counted, instead of batch_size; 0 = by batch_size");
     v("buckets", buckets, "with max_tokens: sequences of like lengths share a micro-batch");

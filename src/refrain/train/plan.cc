@@ -22,8 +22,11 @@ constexpr int64_t kBytesPerBatchToken = 8, kBytesPerToken = 48;
 // few sequences reads its weights for little work.
 constexpr double kPackingRows = 96, kPackingHeadRows = 64, kReadingSequences = 8;
 
-// Micro-batches beyond this are no faster.
-constexpr int64_t kEnoughTokens = 16384;
+// Rows a thread from which on more in a micro-batch are no faster: products have enough of them to
+// hide what packing weights costs, and more go through memory where fewer stay in caches. Rounding
+// weights to int16 takes longer to hide; a recurrence that goes step by step shares its weights
+// between all sequences there are.
+constexpr int64_t kEnoughRows = 512, kEnoughRowsInt16 = 1024, kEnoughRowsOfSteps = 8192;
 
 bool steps_alone(const std::string& kind) {
   return kind == "rnn" || kind == "lstm" || kind == "gru" || kind == "mm_rec";
@@ -57,6 +60,15 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
     optimiser_tokens_ = config.max_tokens * config.gradient_accumulation_steps;
   else
     optimiser_sequences_ = config.batch_size * config.gradient_accumulation_steps;
+}
+
+int64_t Planner::enough_rows() const {
+  const std::vector<std::string> kinds = model_.config().mixers();
+  const bool int16 = config_.precision() == kernels::Precision::kInt16;
+  const int64_t a_thread = std::ranges::any_of(kinds, steps_alone) ? kEnoughRowsOfSteps
+                           : int16                                 ? kEnoughRowsInt16
+                                                                   : kEnoughRows;
+  return a_thread * std::max(threads(), 2);
 }
 
 StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) const {
@@ -167,9 +179,17 @@ double Planner::cost(const Plan& plan) const {
 }
 
 Plan Planner::unbounded() const {
+  const auto fast = [&](int64_t most, int64_t rows_of_one, int64_t least) {
+    const std::vector<int64_t> sizes = halvings(most, least);
+    const auto enough = [&](int64_t n) { return n * rows_of_one <= enough_rows(); };
+    const auto found = std::ranges::find_if(sizes, enough);
+    return found == sizes.end() ? sizes.back() : *found;
+  };
   Plan plan;
-  (config_.max_tokens > 0 ? plan.tokens : plan.sequences) =
-      config_.max_tokens > 0 ? config_.max_tokens : config_.batch_size;
+  if (config_.max_tokens > 0)
+    plan.tokens = fast(config_.max_tokens, 1, std::min(longest_, config_.max_tokens));
+  else
+    plan.sequences = fast(config_.batch_size, longest_, 1);
   plan.recompute = parse_checkpointing(config_.gradient_checkpointing).value_or(Recompute());
   return measured(plan);
 }
@@ -212,7 +232,7 @@ const std::vector<Plan>& Planner::frontier() const {
        by_tokens ? halvings(optimiser_tokens_, longest_) : halvings(optimiser_sequences_, 1)) {
     const int64_t rows = by_tokens ? part : part * longest_;
     const bool smallest = by_tokens ? part <= longest_ : part == 1;
-    if (rows > kEnoughTokens && !smallest) continue;
+    if (rows > enough_rows() && !smallest) continue;
     for (const Recompute& recompute : choices)
       for (const int64_t head_rows : {0, 64}) {
         Plan plan;

@@ -48,7 +48,8 @@ class Planner {
   // `process`: resident bytes of the process without the model. The model needs no memory.
   Planner(LanguageModel&, const TrainConfig&, bool evaluates, size_t process);
 
-  // As the settings say, whatever it takes.
+  // With the settings' micro-batch, or parts of it where larger ones are no faster, and their
+  // recomputation, whatever it takes.
   Plan unbounded() const;
   // The cheapest within the budget. When none is, an Error that names the smallest budget and what
   // the rest depends on.
@@ -58,6 +59,7 @@ class Planner {
 
  private:
   Plan measured(Plan) const;
+  int64_t enough_rows() const;
   StepBytes step_bytes(const Plan&, int64_t pieces, int64_t length) const;
   size_t evaluation_bytes(int64_t sequences) const;
   double cost(const Plan&) const;

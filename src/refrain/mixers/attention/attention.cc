@@ -163,7 +163,8 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
-  kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch);
+  kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch,
+                             ctx.precision);
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
@@ -214,7 +215,7 @@ void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTens
     gradients.push_back(one);
   }
   kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, qkv_.out,
-                              dstate != nullptr, ctx.scratch);
+                              dstate != nullptr, ctx.scratch, ctx.precision);
   rotate(ctx, w, dqkv, true);
   qkv_.backward(ctx, x, dqkv, dx);
 }

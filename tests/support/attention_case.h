@@ -1,0 +1,149 @@
+// What tests of attention's kernels share: one sequence with its gradients, and states that hold
+// what came before the call's tokens.
+#pragma once
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention_bf16.h"
+#include "refrain/kernels/attention_ref.h"
+#include "support/kernel_testing.h"
+
+namespace refrain {
+
+struct AttentionCase {
+  int64_t queries, keys, heads, kv_heads, d;
+  int64_t window = 0, stride = 0;
+  float dropout = 0;
+};
+
+// One sequence, of which the last `queries` of `keys` tokens come in the call.
+class AttentionCall {
+ public:
+  static constexpr uint64_t kDropoutKey = 0x0123456789abcdef;
+
+  explicit AttentionCall(const AttentionCase& c, uint64_t key, double size = 1)
+      : c_(c),
+        width(2 * c.kv_heads * c.d),
+        q({c.queries, c.heads * c.d}, 0, key, size),
+        kv({c.keys, width}, 0, key + 1, size),
+        d_o({c.queries, c.heads * c.d}, 0, key + 2),
+        o({c.queries, c.heads * c.d}),
+        lse({c.heads, c.queries}),
+        dq({c.queries, c.heads * c.d}),
+        dkv({c.keys, width}) {
+    for (int64_t t = c.keys - c.queries; t < c.keys; ++t)
+      row_ids.push_back(uint64_t{3} << 32 | static_cast<uint64_t>(t));
+  }
+
+  kernels::AttentionShape shape() const {
+    const int64_t row = c_.heads * c_.d;
+    return {c_.heads,  c_.kv_heads, c_.d,
+            scale(),   row,         row,
+            c_.window, c_.stride,   {c_.dropout, kDropoutKey}};
+  }
+  // What dropout makes of head h's probabilities.
+  auto factor(int64_t h) const {
+    return [this, h](int64_t i, int64_t j) {
+      return kernels::attention_dropout_ref({c_.dropout, kDropoutKey}, c_.window, c_.stride,
+                                            row_ids[static_cast<size_t>(i)], h,
+                                            c_.keys - c_.queries + i, j);
+    };
+  }
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.d)); }
+
+  // f(row of all, row of `kept`) for what a state holds before position start: the window's ring,
+  // or all, and behind it the stride's rows.
+  template <class F>
+  void each_kept(int64_t start, const Floats& all, const Floats& kept, F&& f) const {
+    const int64_t ring = c_.window > 0 ? c_.window : c_.keys;
+    for (int64_t p = std::max<int64_t>(0, start - ring); p < start; ++p)
+      f(all.tensor().row(p), kept.tensor().row(p % ring));
+    for (int64_t i = 0; c_.stride > 0 && i < start / c_.stride; ++i)
+      f(all.tensor().row((i + 1) * c_.stride - 1), kept.tensor().row(ring + i));
+  }
+  template <class T>
+  kernels::AttentionKeys<T> rows(int64_t start, const Floats& all, const Floats& kept) const {
+    const auto at = [&](float* k) {
+      return typename kernels::AttentionKeys<T>::Rows{k, k + width / 2, width};
+    };
+    const int64_t ring = c_.window > 0 ? c_.window : c_.keys;
+    return {at(all.tensor().row(start)), at(kept.tensor().data), at(kept.tensor().row(ring))};
+  }
+
+  // Queries [first, first + count) of all; the others are not touched.
+  void forward(int64_t first, int64_t count) {
+    Buffer<std::byte> memory(size_t{16} << 20);
+    Arena arena(memory.data(), memory.size());
+    const int64_t start = c_.keys - c_.queries + first;
+    Floats part_lse({c_.heads, count}), kept({2 * c_.keys + c_.window, width});
+    each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
+    const kernels::AttentionSequence s{count,
+                                       start,
+                                       q.tensor().row(first),
+                                       rows<const float>(start, kv, kept),
+                                       o.tensor().row(first),
+                                       part_lse.tensor().data,
+                                       row_ids.data() + first};
+    if (kernel)
+      kernels::attention_forward_bf16(*kernel, shape(), {&s, 1}, arena);
+    else
+      kernels::attention_forward(shape(), {&s, 1}, arena);
+    for (int64_t h = 0; h < c_.heads; ++h)
+      for (int64_t i = 0; i < count; ++i)
+        lse.tensor().row(h)[first + i] = part_lse.tensor().row(h)[i];
+  }
+  // Gradients of keys and values are added to, or else those of earlier tokens are lost.
+  void backward(bool add) {
+    Buffer<std::byte> memory(size_t{32} << 20);
+    Arena arena(memory.data(), memory.size());
+    const int64_t start = c_.keys - c_.queries;
+    Floats kept({2 * c_.keys + c_.window, width}), dkept({2 * c_.keys + c_.window, width});
+    each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
+    dkept.fill(0);
+    const kernels::AttentionSequence s{c_.queries,      start,
+                                       q.tensor().data, rows<const float>(start, kv, kept),
+                                       o.tensor().data, lse.tensor().data,
+                                       row_ids.data()};
+    kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data,
+                                  rows<float>(start, dkv, dkept)};
+    if (!add) g.keys.past = g.keys.strided = {};
+    const int64_t dq_row = c_.heads * c_.d;
+    if (kernel)
+      kernels::attention_backward_bf16(*kernel, shape(), {&s, 1}, {&g, 1}, dq_row, add, arena);
+    else
+      kernels::attention_backward(shape(), {&s, 1}, {&g, 1}, dq_row, add, arena);
+    each_kept(start, dkv, dkept, [&](float* to, const float* from) {
+      for (int64_t j = 0; j < width; ++j) to[j] += from[j];
+    });
+  }
+
+  // sum(d_o * attention) of head h by the plain twin; q, k, v of that head as given.
+  Complex loss(int64_t h, const std::vector<Complex>& q_, const std::vector<Complex>& k_,
+               const std::vector<Complex>& v_) const {
+    std::vector<Complex> out(q_.size());
+    kernels::attention_ref(c_.queries, c_.keys, c_.d, static_cast<double>(scale()), q_.data(),
+                           k_.data(), v_.data(), out.data(), c_.window, c_.stride, factor(h));
+    Complex l = 0;
+    for (int64_t i = 0; i < c_.queries; ++i)
+      for (int64_t j = 0; j < c_.d; ++j)
+        l += out[static_cast<size_t>(i * c_.d + j)] *
+             static_cast<double>(d_o.tensor().row(i)[h * c_.d + j]);
+    return l;
+  }
+  template <class T>
+  std::vector<T> head(const Floats& from, int64_t rows, int64_t first) const {
+    std::vector<T> out;
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < c_.d; ++j) out.push_back(T(from.tensor().row(i)[first + j]));
+    return out;
+  }
+
+  AttentionCase c_;
+  int64_t width;  // of a row of keys and values
+  Floats q, kv, d_o, o, lse, dq, dkv;
+  std::vector<uint64_t> row_ids;
+  const kernels::Bf16Kernel* kernel = nullptr;  // that makes the products; null: in float32
+};
+
+}  // namespace refrain
