@@ -1,12 +1,17 @@
 #include "refrain/kernels/attention_tasks.h"
 
+#include <algorithm>
+
 namespace refrain::kernels {
 
 void put_key_gradients(const BackwardTask& task, const float* dk, const float* dv, int64_t row) {
   const int64_t d = task.shape.head_dim, first = task.kv_head * d;
   const Range keys = task.keys();
   const auto put = [&](const float* from, float* to, bool add) {
-    for (int64_t j = 0; j < d; ++j) to[j] = add ? to[j] + from[j] : from[j];
+    if (!add)
+      std::copy_n(from, d, to);
+    else
+      for (int64_t j = 0; j < d; ++j) to[j] += from[j];
   };
   for (int64_t i = keys.low; i < keys.high; ++i, dk += row, dv += row) {
     if (task.segments.is_strided(task.segment)) {

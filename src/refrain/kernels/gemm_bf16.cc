@@ -1,16 +1,15 @@
 #include "refrain/kernels/gemm_bf16.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/bf16.h"
 #include "refrain/kernels/grains.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/gemm_bf16.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/bf16_pairs-inl.h"
 #include "refrain/kernels/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_GEMM_BF16_ONCE
@@ -51,73 +50,18 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // Packing reads an operand row by row of its memory, for that is what prefetchers follow, and
 // writes where each pair belongs. Rounding is what remains.
 
-#if HWY_TARGET != HWY_SCALAR
-// a, then b as pairs: a[2 p], a[2 p + 1] and so on.
-HWY_INLINE FloatVec joined_pairs(FloatVec a, FloatVec b) {
-  const FloatTag d;
-  const hn::Repartition<uint32_t, FloatTag> du;
-  const auto first = hn::BitCast(du, hn::ConcatEven(d, b, a));
-  return hn::Or(hn::BitCast(d, hn::ShiftRight<16>(first)), hn::ConcatOdd(d, b, a));
-}
-#endif
-
-// to[p] = the pair (from[2 p], from[2 p + 1]), for 2 p < n; zero beyond, up to 16 pairs.
-HWY_INLINE void pairs_along(const float* from, int64_t n, float* to) {
-#if HWY_TARGET == HWY_SCALAR
-  for (int64_t p = 0; p < 16; ++p) {
-    const auto bits = [&](int64_t i) -> uint32_t { return i < n ? BFloat16::of(from[i]).bits : 0; };
-    to[p] = std::bit_cast<float>(bits(2 * p) | bits(2 * p + 1) << 16);
-  }
-#else
-  const FloatTag d;
-  const int64_t N = float_lanes();
-  if (n == kGrain) {
-    for (int64_t p = 0; p < 16; p += N)
-      hn::StoreU(joined_pairs(rounded_to_bf16(hn::LoadU(d, from + 2 * p)),
-                              rounded_to_bf16(hn::LoadU(d, from + 2 * p + N))),
-                 d, to + p);
-    return;
-  }
-  const auto part = [&](int64_t i) HWY_ATTR {
-    return rounded_to_bf16(Part{std::clamp<int64_t>(n - i, 0, N)}.load(from + i));
-  };
-  for (int64_t p = 0; p < 16; p += N)
-    hn::StoreU(joined_pairs(part(2 * p), part(2 * p + N)), d, to + p);
-#endif
-}
-
-// to[j] = the pair (low[j], high[j]) for the 16 columns from j0 on of which n exist; zero beyond.
-// low, high: null for zeros.
-HWY_INLINE void pairs_across(const float* low, const float* high, int64_t n, float* to) {
-  const FloatTag d;
-  const hn::Repartition<uint32_t, FloatTag> du;
-  const int64_t N = float_lanes();
-  const auto pair = [&](FloatVec first, FloatVec second) HWY_ATTR {
-    const auto bits = hn::BitCast(du, rounded_to_bf16(first));
-    return hn::Or(hn::BitCast(d, hn::ShiftRight<16>(bits)), rounded_to_bf16(second));
-  };
-  for (int64_t j = 0; j < 16; j += N) {
-    FloatVec both = hn::Zero(d);
-    if (high && j + N <= n)
-      both = pair(hn::LoadU(d, low + j), hn::LoadU(d, high + j));
-    else if (low && j < n) {
-      const Part part{std::min(N, n - j)};
-      both = pair(part.load(low + j), high ? part.load(high + j) : hn::Zero(d));
-    }
-    hn::StoreU(both, d, to + j);
-  }
-}
-
 // 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
 // over the grains [g0, g1): as Bf16Kernel takes A.
 void pack_along(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
                 float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
     const bool there = item + i < end;
-    const float* from = x.data + (item + i) * x.item;
-    for (int64_t g = g0; g < g1; ++g)
-      pairs_along(from + edges[g], there ? edges[g + 1] - edges[g] : 0,
-                  to + (g - g0) * kGrainPairs);
+    const float* row = x.data + (there ? item + i : item) * x.item;
+    for (int64_t g = g0; g < g1; ++g) {
+      const float* from = row + edges[g];
+      const int64_t n = there ? edges[g + 1] - edges[g] : 0;
+      pack_pairs(from, n, from + kHalf, n - kHalf, to + (g - g0) * kGrainPairs);
+    }
   }
 }
 // The same as it takes B.
@@ -134,24 +78,21 @@ void pack_along_turned(Items x, int64_t item, int64_t end, const int32_t* edges,
 template <bool turned>
 void pack_across(Items x, int64_t item, int64_t end, int64_t k, int64_t n, float* to,
                  int64_t step) {
-  const auto row = [&](int64_t i) { return i < n ? x.data + (k + i) * x.along : nullptr; };
+  const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
+    const float* low = x.data + (k + std::min(p, n - 1)) * x.along + item + j;
+    const float* high = p + kHalf < n ? low + kHalf * x.along : low;
+    const int64_t left = end - item - j;
+    pack_pairs(low, p < n ? left : 0, high, p + kHalf < n ? left : 0, pairs);
+  };
   const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
   const int64_t all = round_up(end - item, kBf16Block);
   if constexpr (turned) {
-    for (int64_t p = 0; p < 16; ++p) {
-      const float *low = row(2 * p), *high = row(2 * p + 1);
-      for (int64_t j = 0; j < all; j += 16)
-        pairs_across(low ? low + item + j : nullptr, high ? high + item + j : nullptr,
-                     end - item - j, half_block(j) + p * 16);
-    }
+    for (int64_t p = 0; p < kHalf; ++p)
+      for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, half_block(j) + p * 16);
   } else {
     HWY_ALIGN float pairs[16 * 16];
     for (int64_t j = 0; j < all; j += 16) {
-      for (int64_t p = 0; p < 16; ++p) {
-        const float *low = row(2 * p), *high = row(2 * p + 1);
-        pairs_across(low ? low + item + j : nullptr, high ? high + item + j : nullptr,
-                     end - item - j, pairs + p * 16);
-      }
+      for (int64_t p = 0; p < kHalf; ++p) pairs_of(p, j, pairs + p * 16);
       transpose(pairs, 16, 16, 16, half_block(j), 16);
     }
   }

@@ -16,9 +16,9 @@ inline constexpr int64_t kGrain = 32;      // of the reduced index
 inline constexpr int64_t kBf16Block = 32;  // rows and columns of C that a kernel works at a time
 inline constexpr int64_t kGrainPairs = kBf16Block * kGrain / 2;
 
-// C [32, 32] (+)= A B over `grains` grains. Operands are pairs of neighbours along the reduced
-// index, the first in the lower half of a float's bits, per grain and half of the 32 rows or
-// columns:
+// C [32, 32] (+)= A B over `grains` grains. Operands are pairs of numbers of a grain, the
+// first in the lower half of a float's bits, the same two of either operand, per grain and half of
+// the 32 rows or columns:
 //   a  [grain][half][16 rows][16 pairs]       b  [grain][half][16 pairs][16 columns]
 struct Bf16Kernel {
   const char* name;
