@@ -232,30 +232,7 @@ TEST(AttentionBf16, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
                                            {330, 350, 1, 1, 8, 50, 2, 0.2f}}) {
       AttentionCall whole(c, 5);
       whole.kernel = &kernel;
-      set_threads(1);
-      whole.forward(0, c.queries);
-      whole.dkv.fill(0);
-      whole.backward(true);
-      for (int threads : {2, 3}) {
-        set_threads(threads);
-        AttentionCall cut(c, 5);
-        cut.kernel = &kernel;
-        cut.forward(0, 1);
-        cut.forward(1, 36);
-        cut.forward(37, 108);
-        cut.forward(145, c.queries - 145);
-        cut.dkv.fill(0);
-        cut.backward(true);
-        EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.lse, &whole.dq, &whole.dkv}),
-                              all_of({&cut.o, &cut.lse, &cut.dq, &cut.dkv})));
-        // The same without gradients of what came before.
-        cut.dkv.fill(0);
-        cut.backward(false);
-        const int64_t start = c.keys - c.queries;
-        const std::span<float> own = cut.dkv.span().subspan(static_cast<size_t>(start * cut.width));
-        EXPECT_TRUE(same_bits(own, whole.dkv.span().last(own.size())));
-        EXPECT_TRUE(same_bits(cut.dq.span(), whole.dq.span()));
-      }
+      expect_cuts_change_nothing(whole, 5, {1, 37, 145});
       // The queries from a multiple of 64 on alone: their dQ.
       set_threads(2);
       Case late_case = c;

@@ -117,30 +117,8 @@ TEST(Attention, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
                                            {200, 230, 4, 2, 16, 0, 0, 0.2f},
                                            {700, 730, 2, 1, 8, 50, 2, 0.2f}}) {
       AttentionCall whole(c, 5);
-      set_threads(1);
-      whole.forward(0, c.queries);
-      whole.dkv.fill(0);
-      whole.backward(true);
-      for (int threads : {2, 3}) {
-        set_threads(threads);
-        AttentionCall cut(c, 5);
-        cut.forward(0, 1);
-        cut.forward(1, 63);
-        cut.forward(64, c.queries - 64);
-        cut.dkv.fill(0);
-        cut.backward(true);
-        EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.lse, &whole.dq, &whole.dkv}),
-                              all_of({&cut.o, &cut.lse, &cut.dq, &cut.dkv})));
-        // The same without gradients of what came before.
-        cut.dkv.fill(0);
-        cut.backward(false);
-        const int64_t start = c.keys - c.queries;
-        const std::span<float> own = cut.dkv.span().subspan(static_cast<size_t>(start * cut.width));
-        EXPECT_TRUE(same_bits(own, whole.dkv.span().last(own.size())));
-        EXPECT_TRUE(same_bits(cut.dq.span(), whole.dq.span()));
-      }
+      expect_cuts_change_nothing(whole, 5, {1, 64});
     }
-    set_threads(0);
   });
 }
 

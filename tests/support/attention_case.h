@@ -146,4 +146,38 @@ class AttentionCall {
   const kernels::Bf16Kernel* kernel = nullptr;  // that makes the products; null: in float32
 };
 
+// Runs `whole`, made with `key`, on one thread, and others like it on more, their queries in calls
+// that begin at 0 and at `cuts`: outputs and gradients are the same to the bit, those of the call's
+// own tokens also where nobody asks for those of earlier ones.
+inline void expect_cuts_change_nothing(AttentionCall& whole, uint64_t key,
+                                       const std::vector<int64_t>& cuts) {
+  const AttentionCase& c = whole.c_;
+  set_threads(1);
+  whole.forward(0, c.queries);
+  whole.dkv.fill(0);
+  whole.backward(true);
+  for (int threads : {2, 3}) {
+    set_threads(threads);
+    AttentionCall cut(c, key);
+    cut.kernel = whole.kernel;
+    int64_t first = 0;
+    for (const int64_t next : cuts) {
+      cut.forward(first, next - first);
+      first = next;
+    }
+    cut.forward(first, c.queries - first);
+    cut.dkv.fill(0);
+    cut.backward(true);
+    EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.lse, &whole.dq, &whole.dkv}),
+                          all_of({&cut.o, &cut.lse, &cut.dq, &cut.dkv})));
+    cut.dkv.fill(0);
+    cut.backward(false);
+    const int64_t start = c.keys - c.queries;
+    const std::span<float> own = cut.dkv.span().subspan(static_cast<size_t>(start * cut.width));
+    EXPECT_TRUE(same_bits(own, whole.dkv.span().last(own.size())));
+    EXPECT_TRUE(same_bits(cut.dq.span(), whole.dq.span()));
+  }
+  set_threads(0);
+}
+
 }  // namespace refrain

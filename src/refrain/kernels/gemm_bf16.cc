@@ -132,11 +132,11 @@ void rows_task(const Bf16Product& x, const Bf16Part& part, int64_t i, int64_t q0
   HWY_ALIGN float own[kGrainsDeep * kGrainPairs];
   HWY_ALIGN float edge[kBf16Block * kBf16Block];
   const int64_t deep = part.g1 - part.g0, first = part.i0 + i * kBf16Block;
-  const float* a = x.packed_a + i * deep * kGrainPairs;
-  if (!x.packed_a) {
+  const float* a = own;
+  if (x.packed_a)
+    a = x.packed_a + i * deep * kGrainPairs;
+  else
     pack_along(x.a, first, x.M, x.edges, part.g0, part.g1, own);
-    a = own;
-  }
   const bool add = x.add || part.g0 > 0;
   for (int64_t q = q0; q < q1; ++q) {
     const float* b = x.packed_b + q * deep * kGrainPairs;
