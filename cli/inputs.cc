@@ -9,31 +9,18 @@
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
+#include "refrain/io/temporary_directory.h"
 #include "refrain/io/text.h"
 
 namespace refrain::cli {
 namespace {
 
-// A directory of this run's own, gone at the end of its scope.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::error_code error;
-    path_ = (std::filesystem::temp_directory_path(error) / "refrain-XXXXXX").string();
-    if (error || !mkdtemp(path_.data())) throw_error("cannot make a temporary directory {}", path_);
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
+// Where temporary files go.
+std::string temporary_parent() {
+  for (const char* name : {"TMPDIR", "TMP", "TEMP", "TEMPDIR"})
+    if (const char* found = std::getenv(name); found && *found) return found;
+  return "/tmp";
+}
 
 std::vector<std::string> without_repetitions(const std::vector<std::string>& all) {
   std::vector<std::string> once;
@@ -115,7 +102,7 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
                   source.task, data.task());
     return data;
   }
-  const TemporaryDirectory temporary;
+  const io::TemporaryDirectory temporary(temporary_parent());
   const std::string path = temporary.path() + "/ids.tokens";
   data::write_token_file(source, tokenizer, path);
   return data::DataSet::open(path);  // mapped: it outlives its name

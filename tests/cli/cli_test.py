@@ -96,11 +96,11 @@ class Case(unittest.TestCase):
         if isinstance(input, str):
             input = input.encode()
         options.setdefault("stdout", subprocess.PIPE)
+        env = {**os.environ, "TMPDIR": str(self.tmp),
+               # Tests run side by side: threads that wait must not keep a core busy.
+               "OMP_WAIT_POLICY": "passive", **options.pop("env", {})}
         return subprocess.run([REFRAIN, *map(str, arguments)], input=input, cwd=self.dir,
-                              stderr=subprocess.PIPE, timeout=120,
-                              # Tests run side by side: threads that wait must not keep a core busy.
-                              env={**os.environ, "TMPDIR": str(self.tmp),
-                                   "OMP_WAIT_POLICY": "passive"}, **options)
+                              stderr=subprocess.PIPE, timeout=120, env=env, **options)
 
     def must(self, *arguments, **options):
         done = self.call(*arguments, **options)
