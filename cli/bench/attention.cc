@@ -16,9 +16,14 @@ constexpr double kMostPlainBytes = 2.0 * (1 << 30);
 
 // Inputs and what a form makes of them, all [T, heads d].
 struct Inputs {
-  Inputs(int64_t tokens, int64_t heads_, int64_t head_dim_, int64_t window_ = 0,
-         int64_t stride_ = 0)
-      : T(tokens), heads(heads_), head_dim(head_dim_), window(window_), stride(stride_) {
+  Inputs(const Planted& planted_, int64_t tokens, int64_t heads_, int64_t head_dim_,
+         int64_t window_ = 0, int64_t stride_ = 0)
+      : planted(planted_),
+        T(tokens),
+        heads(heads_),
+        head_dim(head_dim_),
+        window(window_),
+        stride(stride_) {
     // Scores of standard deviation 2: their softmax is neither flat nor a single one.
     for (Buffer<float>* values : {&q, &k})
       for (float& value : values->span()) value *= 2.45f;
@@ -39,6 +44,7 @@ struct Inputs {
     return all;
   }
 
+  const Planted& planted;
   int64_t T, heads, head_dim, window, stride;
   Buffer<float> q = uniform(T * heads * head_dim, 1), k = uniform(T * heads * head_dim, 2),
                 v = uniform(T * heads * head_dim, 3), d_o = uniform(T * heads * head_dim, 4);
@@ -57,14 +63,15 @@ class Blockwise {
   void run(Outputs& out) {
     workspace_.run({}, [&](Context& ctx, Arena&) {
       const int64_t row = in_.row();
-      const kernels::AttentionShape shape{.heads = in_.heads,
-                                          .kv_heads = in_.heads,
-                                          .head_dim = in_.head_dim,
-                                          .scale = in_.scale(),
-                                          .q_row = row,
-                                          .o_row = row,
-                                          .window = in_.window,
-                                          .stride = in_.stride};
+      kernels::AttentionShape shape{.heads = in_.heads,
+                                    .kv_heads = in_.heads,
+                                    .head_dim = in_.head_dim,
+                                    .scale = in_.scale(),
+                                    .q_row = row,
+                                    .o_row = row,
+                                    .window = in_.window,
+                                    .stride = in_.stride};
+      in_.planted.in_mask(shape);
       const kernels::AttentionSequence sequence{.queries = in_.T,
                                                 .start = 0,
                                                 .q = in_.q.data(),
@@ -206,6 +213,8 @@ template <class Form>
 struct Trial {
   explicit Trial(const Inputs& in_) : in(in_), out(in), form(in) {
     form.run(out);
+    for (Buffer<float>* made : {&out.o, &out.dq, &out.dk, &out.dv})
+      in.planted.in_output(made->span());
     check = against_formula(in, out);
   }
   const Inputs& in;
@@ -263,7 +272,7 @@ class Group {
 
 void time_length(const Setup& setup, Report& report, int64_t T, int64_t heads, int64_t head_dim,
                  bool with_plain) {
-  const Inputs in(T, heads, head_dim);
+  const Inputs in(setup.planted, T, heads, head_dim);
   Trial<Blockwise> blockwise(in);
   std::optional<Trial<Plain>> plain;
   Group group(setup, report);
@@ -279,8 +288,8 @@ void time_length(const Setup& setup, Report& report, int64_t T, int64_t heads, i
 // All keys beside a window of them.
 void time_sparse(const Setup& setup, Report& report, int64_t T, const ModelConfig& model,
                  const AttentionConfig& sparse) {
-  const Inputs all(T, model.heads, model.head_dim);
-  const Inputs some(T, model.heads, model.head_dim, sparse.window, sparse.stride);
+  const Inputs all(setup.planted, T, model.heads, model.head_dim);
+  const Inputs some(setup.planted, T, model.heads, model.head_dim, sparse.window, sparse.stride);
   Trial<Blockwise> full(all), part(some);
   Group group(setup, report);
   group.add("blockwise", full);

@@ -28,16 +28,20 @@ void check_product(Check& check, kernels::Strided a, kernels::Strided b, int64_t
   constexpr int64_t kElements = 127;
   sample(c.size(), kElements, [&](int64_t at) {
     const int64_t i = at / c.cols(), j = at % c.cols();
-    double sum = 0, size = 1;
+    double sum = 0, squares = 0, terms = 1;
     for (int64_t k = 0; k < depth; ++k) {
       const double term = static_cast<double>(a.data[i * a.row + k * a.col]) *
                           static_cast<double>(b.data[k * b.row + j * b.col]);
       sum += term;
-      size += std::abs(term);
+      squares += sum * sum;
+      terms += term * term;
     }
-    // A chain of that many float32 multiply-adds errs by at most so many half-ulps of the sum of
-    // absolute products, twice that where they are not fused.
-    const double allowed = (0x1p-23 * static_cast<double>(depth + 1) + rounding) * size;
+    // Every addition rounds its sum by up to half an ulp, every product that is not fused its
+    // term, this way or that: sixteen standard deviations of such a walk. The bound that no walk
+    // can pass is hundreds of times as wide in long sums, wider than the sums themselves.
+    constexpr double kDeviations = 16;
+    const double allowed =
+        kDeviations * (0x1p-24 * std::sqrt(squares + terms) + rounding * std::sqrt(terms));
     check.near(fmt::format("element ({}, {})", i, j), static_cast<double>(c.data[at]), sum,
                allowed);
   });

@@ -24,7 +24,7 @@ class Check {
 };
 
 // Elements of c = a b, spread over it, against sums in float64; `depth` is the length of a sum.
-// rounding: what else an element may err by, as a share of the sum of absolute products.
+// rounding: what else a term errs by, as a share of it: that of its operands.
 void check_product(Check&, kernels::Strided a, kernels::Strided b, int64_t depth, ConstTensor c,
                    double rounding = 0);
 

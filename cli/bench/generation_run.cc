@@ -2,18 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "cli/bench/model_check.h"
 #include "refrain/model/operations.h"
 
 namespace refrain::cli::bench {
 
 GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool packed)
-    : model_(config, setup.mixer_settings),
+    : planted_(setup.planted),
+      model_(config, setup.mixer_settings),
       prompt_(config.context),
       tokens_(random_tokens(config.context + setup.new_tokens, config.vocab_size, 1)),
       state_(model_, static_cast<int64_t>(tokens_.size())),
       logits_(static_cast<size_t>(config.vocab_size)) {
   model_.initialise(1);
+  spread_weights(model_);
+  constexpr size_t kRows = 24;
+  first_logits_ = ReferenceModel<double>(model_).logits(
+      std::span(tokens_).first(std::min(kRows, tokens_.size())));
+  planted_.in_weights(model_.weights());
   if (!packed) return;
   model_.pack_weights();
   packed_bytes_ = model_.weights().size_bytes();
@@ -48,21 +56,33 @@ void GenerationRun::read_tokens() {
 
 Check GenerationRun::check() {
   read_prompt();
+  for (int64_t l = 0; l < model_.config().layers; ++l)
+    planted_.in_state({reinterpret_cast<float*>(state_.row(static_cast<size_t>(l))),
+                       model_.state_bytes(l, prompt_) / sizeof(float)});
   read_tokens();
-  const int64_t all = static_cast<int64_t>(tokens_.size()), V = model_.config().vocab_size;
   const std::vector<float> stepped = logits_;
-  const Window whole = data_.whole(1, all);
-  const std::vector<int32_t> last = {static_cast<int32_t>(all - 1)};
+  const auto all = static_cast<int32_t>(tokens_.size());
+  const int64_t V = model_.config().vocab_size;
+  std::vector<int32_t> rows(first_logits_.size() / static_cast<size_t>(V));
+  std::iota(rows.begin(), rows.end(), 0);
+  rows.push_back(all - 1);
+  std::vector<float> whole(rows.size() * static_cast<size_t>(V));
+  const Window window = data_.whole(1, all);
   Workspace().run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, whole, tokens_, {}, last, {logits_.data(), {1, V}});
+    model_.logits(ctx, window, tokens_, {}, rows,
+                  {whole.data(), {static_cast<int64_t>(rows.size()), V}});
   });
+  planted_.in_output(whole);
   Check check;
   double largest = 0;
-  for (const float logit : logits_)
-    largest = std::max(largest, std::abs(static_cast<double>(logit)));
+  for (const double logit : first_logits_) largest = std::max(largest, std::abs(logit));
+  for (size_t i = 0; i < first_logits_.size(); ++i)
+    check.near(fmt::format("logit {}", i), static_cast<double>(whole[i]), first_logits_[i],
+               1e-4 * largest);
+  const float* last = whole.data() + first_logits_.size();
   for (size_t i = 0; i < stepped.size(); ++i)
     check.near(fmt::format("logit {}, stepped less whole", i), static_cast<double>(stepped[i]),
-               static_cast<double>(logits_[i]), 1e-4 * largest);
+               static_cast<double>(last[i]), 1e-4 * largest);
   return check;
 }
 

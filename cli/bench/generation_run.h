@@ -18,7 +18,8 @@ class GenerationRun {
   GenerationRun(const GenerationRun&) = delete;
   GenerationRun& operator=(const GenerationRun&) = delete;
 
-  // Stepped logits against those of all tokens at once.
+  // The first rows' logits of all tokens at once against plain loops in float64, and stepped logits
+  // against those of all at once.
   Check check();
   void read_prompt();  // from the start
   void read_tokens();  // the new ones, after the prompt
@@ -34,6 +35,7 @@ class GenerationRun {
   void read(int64_t count);
   size_t state_bytes() const;
 
+  const Planted& planted_;
   LanguageModel model_;
   int64_t prompt_;
   std::vector<int32_t> tokens_;
@@ -41,6 +43,7 @@ class GenerationRun {
   WindowData data_;
   Workspace workspace_;
   std::vector<float> logits_;
+  std::vector<double> first_logits_;  // by the reference
   size_t packed_bytes_ = 0;
 };
 

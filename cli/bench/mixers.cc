@@ -68,6 +68,7 @@ class MixerRun {
   // The first rows of a sequence, which see no others, against the plain twin in float64.
   Check check_outputs() {
     constexpr int64_t kRows = 288;
+    setup_.planted.in_output(y_.span());
     Check check;
     const int64_t rows = std::min(kRows, length_);
     const std::vector<double> want = reference<double>(rows, {}, {});
@@ -85,6 +86,7 @@ class MixerRun {
   Check check_gradients() {
     REFRAIN_CHECK(window_.sequences() == 1);
     constexpr double kStep = 1e-30;
+    setup_.planted.in_output(dx_.span());
     Random random(3);
     const auto signs = [&](size_t n) {
       std::vector<double> all(n);

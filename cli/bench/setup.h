@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/bench/planted.h"
 #include "cli/bench/timing.h"
 #include "refrain/base/buffer.h"
 #include "refrain/base/options.h"
@@ -50,6 +51,7 @@ struct Setup {
   ModelConfig model;  // but its pattern and context
   Options mixer_settings;
   Ceilings ceilings{};
+  Planted planted{};  // by tests
 
   int64_t sequences(int64_t length) const { return std::max<int64_t>(1, batch_tokens / length); }
   ModelConfig model_of(const std::string& pattern, int64_t length) const {

@@ -18,8 +18,8 @@ class TrainingRun {
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
-  // Takes a step: the first losses must be those of plain loops in float64, and the step must
-  // lower the loss.
+  // Takes a step: losses and gradients of the first tokens must be those of plain loops in float64
+  // (model_check.h), and the step must lower the loss.
   Check check();
   void step();
 
@@ -29,9 +29,11 @@ class TrainingRun {
   std::string shape_text() const;
 
  private:
+  LanguageModel::Lesson lesson() const;
   void forward_backward();
   double loss();  // of the batch, by the weights as they are
 
+  const Planted& planted_;
   LanguageModel model_;
   Optimizer optimizer_;
   Recompute checkpointing_;
