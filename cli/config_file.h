@@ -1,13 +1,7 @@
 // Settings from a file, JSON or TOML: flat keys ("attention.rope_theta") or tables.
-//
-// Of TOML: comments, tables, bare, quoted and dotted keys, strings of one line, whole numbers,
-// numbers, true and false, and lists, which may go over several lines. Dates, inline tables, arrays
-// of tables and strings of several lines mean nothing in settings and are an Error.
 #pragma once
 #include <string>
 #include <vector>
-
-#include "refrain/io/json.h"
 
 namespace refrain::cli {
 
@@ -17,9 +11,8 @@ struct ConfigEntry {
   bool is_list;
 };
 
-// By its name's end, .json or .toml; otherwise a file that starts with '{' is JSON.
+// By its name's end, .json or .toml; otherwise a file that starts with '{' is JSON. What cannot be
+// a setting (null, a date, a list in a list, a list of tables) is an Error.
 std::vector<ConfigEntry> read_config_file(const std::string& path);
-
-io::Json parse_toml(std::string_view text, const std::string& name);
 
 }  // namespace refrain::cli

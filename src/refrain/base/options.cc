@@ -10,6 +10,9 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
   std::vector<size_t> row;
   for (const std::string& candidate : candidates) {
+    // As many letters as one has more must go: what is far by that alone is not looked at.
+    const auto [less, more] = std::minmax(name.size(), candidate.size());
+    if (more - less >= best_distance) continue;
     row.resize(candidate.size() + 1);
     std::iota(row.begin(), row.end(), size_t{0});
     for (size_t i = 1; i <= name.size(); ++i) {
