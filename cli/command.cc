@@ -9,6 +9,7 @@
 #include "cli/config_file.h"
 #include "cli/output.h"
 #include "refrain/base/parallel.h"
+#include "refrain/base/parallel_notes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/json.h"
 #include "refrain/kernels/isa.h"
@@ -196,6 +197,7 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
   if (common.threads < 0 || common.threads > 1024)
     throw_error("--threads: expected 0 to 1024, found {}", common.threads);
   set_threads(static_cast<int>(common.threads));
+  set_parallel_notes(note);
   if (common.verbose) note(io::to_line(line.to_json()));
   const auto start = std::chrono::steady_clock::now();
   const int status = verb.run(line);

@@ -6,10 +6,13 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "refrain/base/error.h"
+#include "refrain/base/parallel_notes.h"
 
 namespace refrain {
 namespace {
@@ -33,11 +36,20 @@ void wait_while(Atomic& value, T old) {
 
 thread_local int current_worker = -1;  // -1: not inside a task
 
+Notes notes;
+
 // Workers 1 .. n-1; the caller of run() is worker 0. One loop at a time.
 class Pool {
  public:
+  // As many of the workers as the system makes.
   explicit Pool(int n) {
-    for (int i = 1; i < n; ++i) workers_.emplace_back([this, i] { work(i); });
+    workers_.reserve(static_cast<size_t>(n - 1));
+    try {
+      for (int i = 1; i < n; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error& error) {
+      add_note(notes, "threads: the system makes {} of {} ({}): going on with those",
+               workers_.size() + 1, n, error.code().message());
+    }
   }
   ~Pool() {
     stop_ = true;
@@ -99,6 +111,8 @@ int configured = 0;
 std::unique_ptr<Pool> pool;
 
 }  // namespace
+
+void set_parallel_notes(Notes to) { notes = std::move(to); }
 
 void set_threads(int n) {
   REFRAIN_CHECK(current_worker < 0);
