@@ -4,6 +4,7 @@
 #include <numbers>
 #include <sstream>
 
+#include "cli/finite.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/reconstruct.h"
@@ -71,10 +72,11 @@ struct Eval {
     return 0;
   }
 
-  static Evaluation put_loss(const LanguageModel& model, const data::DataSet& set,
-                             const data::BatchConfig& config, io::Json& scores) {
+  Evaluation put_loss(const LanguageModel& network, const data::DataSet& set,
+                      const data::BatchConfig& config, io::Json& scores) const {
     Workspace workspace;
-    const Evaluation result = evaluate(model, set, config, workspace);
+    const Evaluation result = evaluate(network, set, config, workspace);
+    expect_finite(model, "loss", result.loss);
     scores["loss"] = result.loss;
     scores["perplexity"] = std::exp(result.loss);
     scores["tokens"] = result.tokens;

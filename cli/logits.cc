@@ -1,6 +1,7 @@
 // The logits of a sequence of ids, to compare with other programs.
 #include <numeric>
 
+#include "cli/finite.h"
 #include "cli/inputs.h"
 #include "cli/verbs.h"
 #include "refrain/io/safetensors.h"
@@ -36,6 +37,7 @@ struct Logits {
     Workspace().run({}, [&](Context& ctx, Arena&) {
       loaded->logits(ctx, w, tokens, {}, rows, {values.data(), {T, V}});
     });
+    expect_finite(model, "logits", std::span<const float>(values));
     io::write_safetensors(out, std::vector<io::TensorToWrite>{{"logits", {T, V}, values.data()}},
                           {});
     return 0;

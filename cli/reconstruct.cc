@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cli/finite.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "refrain/base/utf8.h"
@@ -108,6 +109,7 @@ struct Reconstruct {
     const int64_t E = loaded.model->config().width;
     const std::vector<float> made =
         reconstruct_windows(loaded, windows, workspace, attention_map.empty() ? nullptr : &map);
+    expect_finite(model, "reconstruction", std::span<const float>(made));
     const auto rows = static_cast<int64_t>(made.size()) / E;
     const ConstTensor y(made.data(), {rows, E});
     const std::vector<int32_t> nearest = nearest_words(y, loaded.table(), workspace);
@@ -199,6 +201,7 @@ io::Json reconstruction_scores(const std::string& model, const std::vector<std::
   Workspace workspace;
   const ReconstructionScores scores =
       score_reconstruction(loaded, visible_documents(data, loaded.words), workspace);
+  expect_finite(model, "loss", scores.loss);
   return {{"task", "reconstruct"},
           {"loss", scores.loss},
           {"cosine", scores.cosine},

@@ -6,6 +6,7 @@
 #include <map>
 #include <numeric>
 
+#include "cli/finite.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/parameter_groups.h"
@@ -33,7 +34,8 @@ struct Difference {
   std::string what, between;
   double largest, scale, tolerance;  // largest difference; largest value it is measured by
 
-  bool passed() const { return largest <= tolerance * scale; }
+  // What is infinite agrees with nothing.
+  bool passed() const { return std::isfinite(scale) && largest <= tolerance * scale; }
 };
 
 // What a form gives: logits [T, V], and each block's state.
@@ -155,6 +157,7 @@ struct Verify {
     Outcome exact;
     std::vector<std::vector<double>> states;
     exact.logits = ReferenceModel<double>(m).logits(ids, &states);
+    expect_finite(model, "logits in float64", std::span<const double>(exact.logits));
     for (const auto& state : states)
       exact.states.insert(exact.states.end(), state.begin(), state.end());
 
