@@ -1,4 +1,5 @@
 // Measures this machine and what this program does with it. The sections are in cli/bench/.
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <set>
 
 #include "cli/bench/sections.h"
+#include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "refrain/base/parallel.h"
@@ -156,6 +158,10 @@ struct Bench {
     setup.model = model;
     setup.mixer_settings = mixer_settings;
     check_models(setup);
+    std::set<std::string> kinds(setup.mixers.begin(), setup.mixers.end());
+    if (chosen("switches")) kinds.insert({"attention", "attention_rnn", "gla"});
+    check_mixer_effect(line, {kinds.begin(), kinds.end()},
+                       fmt::format("{}", fmt::join(kinds, ", ")));
     return setup;
   }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <new>
+#include <set>
 #include <utility>
 
 #include "cli/config_file.h"
@@ -53,6 +54,12 @@ std::string underscored(std::string_view name) {
   std::string text(name);
   std::replace(text.begin(), text.end(), '-', '_');
   return text;
+}
+
+// What a message shows of a name that a file may make as long as it likes.
+std::string shown(std::string_view name) {
+  constexpr size_t kMost = 80;
+  return std::string(name.substr(0, kMost)) + (name.size() > kMost ? "..." : "");
 }
 
 std::string did_you_mean(const std::string& near) {
@@ -189,6 +196,7 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
     return 0;
   }
   if (line.wants_dump()) {
+    if (verb.check) verb.check(line);
     print(io::to_text(line.to_json()));
     return 0;
   }
@@ -276,7 +284,7 @@ CommandLine::Flag CommandLine::flag(const std::string& spelling) {
 void CommandLine::unknown(const std::string& spelling) const {
   std::vector<std::string> known = {flag_of(kHelp), flag_of(kConfig), flag_of(kDumpConfig)};
   for (const Setting& setting : settings_) known.push_back(flag_of(setting.name));
-  throw_error("unknown flag '{}'{}", spelling,
+  throw_error("unknown flag '{}'{}", shown(spelling),
               did_you_mean(nearest_name(flag_of(underscored(spelling).substr(2)), known)));
 }
 
@@ -290,19 +298,24 @@ void CommandLine::set(Setting& setting, const std::string& origin, std::vector<s
   setting.given = true;
 }
 
+// A key at its default says nothing: a file that --dump-config wrote has all keys.
 void CommandLine::read_config(const std::string& path) {
+  std::set<const Setting*> seen;
   for (ConfigEntry& entry : read_config_file(path)) {
     const std::string where = path + ": " + entry.name;
     Setting* setting = search(settings_, underscored(entry.name));
     if (!setting) {
       std::vector<std::string> known;
       for (const Setting& s : settings_) known.push_back(s.name);
-      throw_error("{}: unknown setting '{}'{}", path, entry.name,
+      throw_error("{}: unknown setting '{}'{}", path, shown(entry.name),
                   did_you_mean(nearest_name(underscored(entry.name), known)));
     }
     if (entry.is_list && setting->kind != Kind::kList)
       throw_error("{}: expected one value, found a list", where);
+    if (!seen.insert(setting).second) throw_error("{}: set twice", where);
+    const std::vector<std::string> by_default = setting->values;
     set(*setting, where, std::move(entry.values), false);
+    setting->given = setting->values != by_default;
   }
 }
 
@@ -336,7 +349,7 @@ void CommandLine::parse(std::span<const std::string> arguments) {
     const Flag found = flag(spelling);
     if (!is_flag(words[i])) {
       if (words[i].is_value || spelling.size() < 2 || spelling[0] != '-')
-        throw_error("unexpected argument '{}'", spelling);
+        throw_error("expected a flag, found '{}'", shown(spelling));
       unknown(spelling);
     }
     const bool more = i + 1 < words.size(), attached = more && words[i + 1].is_value;
@@ -390,7 +403,11 @@ void CommandLine::require(std::initializer_list<std::string_view> names) const {
 }
 
 void CommandLine::exclude(std::string_view one, std::string_view other) const {
-  if (given(one) && given(other))
+  const auto asks = [&](std::string_view name) {
+    const Setting& setting = find(name);
+    return setting.given && !(setting.kind == Kind::kSwitch && setting.values[0] == "false");
+  };
+  if (asks(one) && asks(other))
     throw_error("{} and {} contradict each other; give one of them", flag_of(one), flag_of(other));
 }
 

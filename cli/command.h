@@ -10,6 +10,7 @@
 //       v("model", model, "model directory");
 //       v("json", json, "print JSON");
 //     }
+//     void check(const CommandLine& line);  // optional: what --dump-config refuses, as run() does
 //     int run(const CommandLine& line);
 //   };
 //   Verb info_verb() { return make_verb<Info>("info", "tell what a model is", "-m DIR"); }
@@ -40,7 +41,8 @@ struct Setting {
   // The text in its shortest form; an Error that starts with `origin` when it is not a value of the
   // field.
   std::string (*checked)(const std::string& origin, const std::string& text);
-  bool given = false;  // on the command line or in a config file
+  // On the command line, or in a config file with another value than the default.
+  bool given = false;
 };
 
 // The settings of one run of a verb.
@@ -84,6 +86,7 @@ struct Verb {
   std::string details;  // of the verb's help
   std::vector<Setting> settings;
   int (*run)(const CommandLine&);
+  void (*check)(const CommandLine&) = nullptr;  // settings that contradict each other are an Error
   std::string words{};  // the list that words before the first flag belong to, if any do
 };
 
@@ -132,6 +135,14 @@ void assign(const Setting& setting, T& field) {
     Options::parse(setting.name, setting.values[0], field);
 }
 
+template <class Settings>
+Settings settings_of(const CommandLine& line) {
+  Settings settings;
+  settings.visit(
+      [&](const char* field, auto& value, const char*) { assign(line.find(field), value); });
+  return settings;
+}
+
 }  // namespace detail
 
 // Lists the settings of all mixers, "attention.rope_theta", for a verb's visit(): as `values` has
@@ -149,20 +160,15 @@ void visit_mixers(V&& v, Options& values) {
 
 template <class Settings>
 Verb make_verb(std::string name, std::string summary, std::string usage, std::string details = "") {
-  Verb verb{
-      std::move(name), std::move(summary), std::move(usage), std::move(details), {}, nullptr, {}};
+  Verb verb{std::move(name), std::move(summary), std::move(usage), std::move(details), {}, nullptr};
   Settings().visit([&](const char* field, auto& value, const char* help) {
     for (const Setting& known : verb.settings)
       if (known.name == field) return;
     verb.settings.push_back(detail::declare(field, value, help));
   });
-  verb.run = [](const CommandLine& line) {
-    Settings settings;
-    settings.visit([&](const char* field, auto& value, const char*) {
-      detail::assign(line.find(field), value);
-    });
-    return settings.run(line);
-  };
+  verb.run = [](const CommandLine& line) { return detail::settings_of<Settings>(line).run(line); };
+  if constexpr (requires(Settings settings, const CommandLine& line) { settings.check(line); })
+    verb.check = [](const CommandLine& line) { detail::settings_of<Settings>(line).check(line); };
   return verb;
 }
 

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <sstream>
 
+#include "cli/effect.h"
 #include "cli/finite.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
@@ -55,16 +56,37 @@ struct Eval {
     v("json", json, "print JSON");
   }
 
+  void check(const CommandLine& line) const {
+    if (task.empty()) return;  // the model says
+    check_task(task);
+    check_effect(line, task);
+  }
+
+  // Settings of other tasks than what is scored.
+  void check_effect(const CommandLine& line, const std::string& of) const {
+    const std::string why = fmt::format("has no meaning with the task {}", of);
+    const auto refuse = [&](const char* name, auto&, const char*) {
+      refuse_given(line, name, why);
+    };
+    if (of != "lm") refuse_given(line, "context", why);
+    if (of == "translate") return;
+    TranslationSettings(translation).visit(refuse);
+    SimilaritySettings(similarity).visit(refuse);
+  }
+
   int run(const CommandLine& line) {
     line.require({"model", "data"});
+    check(line);
     if (Autoencoder::is_model(model)) {
+      refuse_given(line, "task", "has no meaning with a sequence autoencoder");
+      check_effect(line, "reconstruct");
       const io::Json scores = reconstruction_scores(model, data);
       print(json ? io::to_text(scores) : reconstruction_text(scores));
       return 0;
     }
     const LoadedModel loaded = load_with_tokenizer(model);
     if (task.empty()) task = loaded.task.task;
-    check_task(task);
+    check_effect(line, task);
     const io::Json scores = task == "lm"          ? score_text(loaded)
                             : task == "translate" ? score_translations(loaded)
                                                   : score_probes(loaded);

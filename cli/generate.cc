@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
@@ -40,9 +41,28 @@ struct Generate {
     v("json", json, "print one JSON object when done");
   }
 
+  void check(const CommandLine& line) const {
+    constexpr int64_t kMost = int64_t{1} << 24;
+    const auto expect = [](const char* flag, int64_t value, int64_t low, int64_t high) {
+      if (value < low || value > high)
+        throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
+    };
+    request.sampling.check();
+    expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
+    expect("--context", request.context, 0, kMost);
+    expect("--logprobs", request.logprobs, 0, 100);
+    if (request.logprobs > 0 && !json)
+      throw_error("--logprobs: expected --json with it, found none");
+    if (request.sampling.repeat_penalty == 1)
+      refuse_given(line, "repeat_last_n",
+                   "expected a --repeat-penalty other than 1 with it, found 1");
+    if (request.sampling.min_confidence == 0)
+      refuse_given(line, "patience_tokens", "expected --min-confidence with it, found none");
+  }
+
   int run(const CommandLine& line) {
     line.require({"model"});
-    check();
+    check(line);
     StopTexts stops(stop);
     const LoadedModel loaded = load_with_tokenizer(model);
     if (prompt == "-") prompt = read_text(prompt);
@@ -89,19 +109,6 @@ struct Generate {
   }
 
  private:
-  void check() const {
-    constexpr int64_t kMost = int64_t{1} << 24;
-    const auto expect = [](const char* flag, int64_t value, int64_t low, int64_t high) {
-      if (value < low || value > high)
-        throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
-    };
-    request.sampling.check();
-    expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
-    expect("--context", request.context, 0, kMost);
-    expect("--logprobs", request.logprobs, 0, 100);
-    if (request.logprobs > 0 && !json) throw_error("--logprobs needs --json");
-  }
-
   void set_prompt(const LoadedModel& loaded, bool at_start) {
     const int32_t bos = loaded.special.bos;
     request.prompt = encode_prompt(loaded, prompt);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cli/curve_svg.h"
+#include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/speed_cache.h"
@@ -41,16 +42,22 @@ struct PlanVerb {
     double seconds;  // of an optimiser step
   };
 
+  void check(const CommandLine& line) {
+    if (!mixer.empty()) {
+      if (model.pattern != mixer) line.exclude("mixer", "pattern");
+      model.pattern = mixer;
+    }
+    training.check();
+    check_stack(line, model, training, mixers);
+    for (const std::string& budget : budgets) parse_budget(budget);
+  }
+
   int run(const CommandLine& line) {
     line.require({"vocab_size"});
     if (model.vocab_size < 1)
       throw_error("--vocab-size: expected the tokenizer's number of tokens, found {}",
                   model.vocab_size);
-    if (!mixer.empty()) {
-      line.exclude("mixer", "pattern");
-      model.pattern = mixer;
-    }
-    training.check();
+    check(line);
     if (!training.memory.empty()) budgets.push_back(training.memory);
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     settle_memory();

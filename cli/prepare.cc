@@ -1,10 +1,12 @@
 // Text to a token file, once, to train and evaluate on it often.
 #include <filesystem>
 
+#include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "refrain/io/file.h"
+#include "refrain/io/json.h"
 
 namespace refrain::cli {
 namespace {
@@ -29,9 +31,17 @@ struct Prepare {
     v("tags", source.tags, "translate: more tags for the tokenizer that is trained");
   }
 
+  void check(const CommandLine& line) const {
+    check_task(source.task);
+    check_task_effect(line, source.task);
+    if (!is_tokenizer_spec(tokenizer))
+      refuse_given(line, "tags",
+                   fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
+  }
+
   int run(const CommandLine& line) {
     line.require({"data", "tokenizer", "out"});
-    check_task(source.task);
+    check(line);
     for (const std::string& input : source.inputs) {
       std::error_code none;
       if (std::filesystem::equivalent(input, out, none))

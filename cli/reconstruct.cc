@@ -78,9 +78,13 @@ struct Reconstruct {
     v("json", json, "print JSON, a line for every window");
   }
 
+  void check(const CommandLine&) const {
+    if (max_windows < 0) throw_error("--max-windows: expected 0 or more, found {}", max_windows);
+  }
+
   int run(const CommandLine& line) {
     line.require({"model"});
-    if (max_windows < 0) throw_error("--max-windows: expected 0 or more, found {}", max_windows);
+    check(line);
     const WordAutoencoder loaded = WordAutoencoder::load(model);
     if (!attention_map.empty() && !loaded.model->config().reads_encoder())
       throw_error("--attention-map: expected a model with cross attention, found the decoder {}",

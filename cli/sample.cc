@@ -22,9 +22,13 @@ struct SampleCalendar {
     v("test", sizes.test, "rows to score on");
   }
 
+  void check(const CommandLine&) const {
+    if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+  }
+
   int run(const CommandLine& line) {
     line.require({"out"});
-    if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+    check(line);
     const data::SampleSet set = data::calendar(static_cast<uint64_t>(seed), sizes);
     data::write_pairs(set, out);
     note(fmt::format("{} + {} + {} rows in {}", set.train.size(), set.dev.size(), set.test.size(),
@@ -49,9 +53,13 @@ struct SampleProbe {
     probe.visit(v);
   }
 
+  void check(const CommandLine&) const {
+    if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+  }
+
   int run(const CommandLine& line) {
     line.require({"out"});
-    if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+    check(line);
     data::write_probes(data::kind_of(probe), static_cast<uint64_t>(seed), sizes, out);
     note(fmt::format("{} + {} sequences of {} ids in {}", sizes.train, sizes.test, probe.ids(),
                      out));

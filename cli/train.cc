@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <set>
 
+#include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
@@ -211,11 +212,16 @@ struct Train {
     }
   }
 
+  // What a run recorded says what its settings mean.
+  void check(const CommandLine& line) {
+    if (resume.empty()) check(line, false);
+  }
+
   bool is_reconstruction() const { return source.task == "reconstruct"; }
 
   void check(const CommandLine& line, bool goes_on) {
     if (!mixer.empty()) {
-      line.exclude("mixer", "pattern");
+      if (model.pattern != mixer) line.exclude("mixer", "pattern");
       model.pattern = mixer;
     }
     if (!valid.empty()) line.exclude("valid", "valid_split");
@@ -225,15 +231,15 @@ struct Train {
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
     training.check();
     reconstruct.check(line, is_reconstruction(), goes_on);
-    if (is_reconstruction()) return;
-    ModelConfig early = model;  // mistakes are told before any work is done
-    if (early.vocab_size == 0) early.vocab_size = 1;
-    early.resolve();
-    const std::vector<std::string> kinds = early.mixers();
-    for (const std::string& kind : kinds) make_mixer(kind, early.mixer_shape(), mixers);
-    if (training.attention_dropout > 0 && std::ranges::count(kinds, "attention") == 0)
-      throw_error("--attention-dropout: expected a block with the mixer attention, found '{}'",
-                  early.pattern);
+    if (valid.empty() && valid_split == 0)
+      for (const char* name : {"patience", "eval_steps"})
+        refuse_given(line, name, "expected --valid or --valid-split with it, found neither");
+    if (is_reconstruction()) return check_training_effect(line, training);
+    check_task_effect(line, source.task);
+    if (!is_tokenizer_spec(tokenizer))
+      refuse_given(line, "tags",
+                   fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
+    check_stack(line, model, training, mixers);  // mistakes are told before any work is done
   }
 
   // What multiplies rounded operands here.

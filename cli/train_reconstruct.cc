@@ -3,6 +3,7 @@
 #include <set>
 #include <tuple>
 
+#include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/reconstruct.h"
 #include "refrain/io/file.h"
@@ -79,6 +80,16 @@ void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes
     }
     if (!line.given("autoencoder.flash")) model.flash = preset != "quality";
   }
+  const auto refuse = [&](std::initializer_list<const char*> names, const char* decoders) {
+    for (const char* name : names)
+      refuse_given(line, name,
+                   fmt::format("expected {} as --autoencoder.decoder, found {}", decoders,
+                               io::quote(model.decoder)));
+  };
+  if (model.decoder == "plain")
+    refuse({"preset", "autoencoder.flash"}, "cross_attention or self_attention");
+  if (model.decoder == "plain" || model.decoder == "self_attention")
+    refuse({"autoencoder.position_codes"}, "cross_attention");
   AutoencoderConfig early = model;
   early.width = 1;
   early.check();

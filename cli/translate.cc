@@ -34,9 +34,14 @@ struct Translate {
       "n_best, the list of all of them");
   }
 
+  void check(const CommandLine& line) const {
+    line.exclude("json", "score");
+    translation.check();
+  }
+
   int run(const CommandLine& line) {
     line.require({"model"});
-    if (json) line.exclude("json", "score");
+    check(line);
     const LoadedModel loaded = load_with_tokenizer(model);
     Translator translator(loaded, translation);
     const bool utf8 = data::rules_of(loaded.tokenizer).utf8;

@@ -43,6 +43,13 @@ std::vector<int32_t> control_tokens(const LoadedModel& loaded) {
 
 }  // namespace
 
+void TranslationSettings::check() const {
+  beam.check();
+  if (!(max_length_factor >= 0 && max_length_factor <= 1000))
+    throw_error("--max-length-factor: expected 0 to 1000, found {}", max_length_factor);
+  if (max_tokens < 1) throw_error("--max-tokens: expected at least 1, found {}", max_tokens);
+}
+
 Translator::Translator(const LoadedModel& loaded, const TranslationSettings& settings)
     : loaded_(loaded),
       settings_(settings),
@@ -50,10 +57,7 @@ Translator::Translator(const LoadedModel& loaded, const TranslationSettings& set
       source_tag_(id_of(loaded, direction_.source_tag, "--source-tag")),
       target_tag_(id_of(loaded, direction_.target_tag, "--target-tag")),
       search_(*loaded.model, settings.beam, end_tokens(loaded.special), control_tokens(loaded)) {
-  if (!(settings.max_length_factor >= 0 && settings.max_length_factor <= 1000))
-    throw_error("--max-length-factor: expected 0 to 1000, found {}", settings.max_length_factor);
-  if (settings.max_tokens < 1)
-    throw_error("--max-tokens: expected at least 1, found {}", settings.max_tokens);
+  settings.check();
 }
 
 std::vector<std::vector<Translation>> Translator::translate(const std::vector<SourceLine>& sources,

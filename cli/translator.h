@@ -16,6 +16,8 @@ struct TranslationSettings {
   bool skip_long = false;
   data::Direction direction;
 
+  void check() const;  // an Error names the setting that is out of range
+
   template <class V>
   void visit(V&& v) {
     beam.visit(v);

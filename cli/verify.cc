@@ -109,13 +109,17 @@ struct Verify {
     v("json", json, "print JSON");
   }
 
-  int run(const CommandLine& line) {
-    line.require({"model"});
+  void check(const CommandLine&) const {
     if (tokens < 2 || tokens > 65536)
       throw_error("--tokens: expected 2 to 65536, found {}", tokens);
     if (gradient_tokens < 0)
       throw_error("--gradient-tokens: expected 0 or more, found {}", gradient_tokens);
     if (!(tolerance > 0)) throw_error("--tolerance: expected more than 0, found {}", tolerance);
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"model"});
+    check(line);
     const LoadedModel loaded = load_with_tokenizer(model);
     const std::vector<int32_t> ids = first_ids(loaded.tokenizer);
     std::vector<Difference> differences = compare_forms(*loaded.model, ids);

@@ -174,7 +174,7 @@ class Flags(Case):
         self.fails("tokenizer", "trian", says="did you mean 'train'?")
         self.fails("generate", "--tmep", "0", says=["unknown flag '--tmep'", "'--temp'"])
         self.fails("generate", "-x", says="unknown flag '-x'")
-        self.fails("generate", "surplus", says="unexpected argument 'surplus'")
+        self.fails("generate", "surplus", says="expected a flag, found 'surplus'")
         self.fails("--verson", says="expected a verb, found '--verson'")
 
     def test_instruction_sets(self):
@@ -197,7 +197,7 @@ class Flags(Case):
         self.fails("eval", "--data", says="expected one value or more")
         self.fails("info", "-m", "x", "--threads", "-1", says="--threads")
         self.fails("generate", "-m", self.model, "--stop", "", "-p", "a", says="stop")
-        self.fails("generate", "-m", self.model, "--logprobs", "3", "-p", "a", says="needs --json")
+        self.fails("generate", "-m", self.model, "--logprobs", "3", "-p", "a", says="expected --json")
 
     def settings(self, *arguments, **options):
         return json.loads(self.must("generate", *arguments, "--dump-config", **options))

@@ -1,0 +1,124 @@
+#include "cli/effect.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "refrain/model/language_model.h"
+
+namespace refrain::cli {
+namespace {
+
+bool has(const CommandLine& line, std::string_view name) {
+  return std::ranges::any_of(line.settings(), [&](const Setting& s) { return s.name == name; });
+}
+
+std::set<std::string> kinds_in(const ModelConfig& model) {
+  const std::vector<std::string> all = model.mixers();
+  return {all.begin(), all.end()};
+}
+
+// "attention", or "gla in 1 layer of the pattern 'gla attention'" when the stack is too short for
+// all of the pattern.
+std::string stack_text(const ModelConfig& model) {
+  const std::set<std::string> kinds = kinds_in(model);
+  std::string text = fmt::format("{}", fmt::join(kinds, ", "));
+  ModelConfig longer = model;
+  longer.layers = std::max<int64_t>(model.layers, std::ssize(model.pattern));
+  if (kinds_in(longer) != kinds)
+    text += fmt::format(" in {} layer{} of the pattern '{}'", model.layers,
+                        model.layers == 1 ? "" : "s", model.pattern);
+  return text;
+}
+
+// No block's state grows with the sequence: what segments, and their states on disk, need.
+bool has_bounded_state(const ModelConfig& model, const Options& mixers) {
+  constexpr int64_t kLong = int64_t{1} << 30;
+  return std::ranges::all_of(kinds_in(model), [&](const std::string& kind) {
+    const std::unique_ptr<Mixer> mixer = make_mixer(kind, model.mixer_shape(), mixers);
+    return mixer->state_bytes(kLong) == mixer->state_bytes(2 * kLong);
+  });
+}
+
+// An Error when no sequence will be trained segment by segment, whose states could go to disk.
+void check_spilling(const CommandLine& line, const TrainConfig& training, const ModelConfig& model,
+                    const Options& mixers, const std::string& stack) {
+  if (!training.spill_states) return;
+  const int64_t longest =
+      training.tbptt > 0 ? std::min(training.tbptt, model.context) : model.context;
+  if (!has_bounded_state(model, mixers))
+    refuse_given(line, "spill_states",
+                 fmt::format("expected mixers whose state has one size, found {}", stack));
+  if (longest <= LanguageModel::kSegment)
+    refuse_given(
+        line, "spill_states",
+        fmt::format("expected sequences of more than {} tokens (--context{}), found {}",
+                    LanguageModel::kSegment, training.tbptt > 0 ? ", --tbptt" : "", longest));
+}
+
+}  // namespace
+
+void refuse_given(const CommandLine& line, std::string_view name, const std::string& why) {
+  if (has(line, name) && line.given(name)) throw_error("{}: {}", flag_of(name), why);
+}
+
+void check_mixer_effect(const CommandLine& line, const std::vector<std::string>& kinds,
+                        const std::string& stack) {
+  visit_mixer_settings([&](const std::string& name, const std::string&, const std::string&) {
+    const std::string kind = name.substr(0, name.find('.'));
+    if (std::ranges::count(kinds, kind) == 0)
+      refuse_given(line, name,
+                   fmt::format("expected a block with the mixer {}, found {}", kind, stack));
+  });
+}
+
+void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& training,
+                 const Options& mixers) {
+  if (model.vocab_size == 0) model.vocab_size = 1;
+  model.resolve();
+  const std::set<std::string> kinds = kinds_in(model);
+  for (const std::string& kind : kinds) make_mixer(kind, model.mixer_shape(), mixers);
+  const std::string stack = stack_text(model);
+  check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
+  if (!kinds.contains("attention"))
+    refuse_given(line, "kv_heads",
+                 fmt::format("expected a block with the mixer attention, found {}", stack));
+  if (model.bare())
+    for (const char* name : {"d_ff", "feed_forward", "rms_norm_eps"})
+      refuse_given(line, name, "has a meaning with --block pre_norm only");
+  if (training.attention_dropout > 0 && !kinds.contains("attention"))
+    throw_error("--attention-dropout: expected a block with the mixer attention, found {}", stack);
+  if (training.max_tokens > 0)
+    refuse_given(
+        line, "batch_size",
+        fmt::format("expected it or --max-tokens, found --max-tokens {} too", training.max_tokens));
+  else
+    refuse_given(line, "buckets", "expected --max-tokens with it, found none");
+  check_spilling(line, training, model, mixers, stack);
+  check_training_effect(line, training);
+}
+
+void check_training_effect(const CommandLine& line, const TrainConfig& training) {
+  const std::string& schedule = training.lr_scheduler_type;
+  if (schedule != "linear" && schedule != "cosine")
+    refuse_given(
+        line, "min_learning_rate",
+        fmt::format("expected --lr-scheduler-type linear or cosine with it, found {}", schedule));
+  if (training.clip_mode == "none")
+    refuse_given(line, "max_grad_norm", "expected --clip-mode norm or value with it, found none");
+}
+
+void check_task_effect(const CommandLine& line, std::string_view task) {
+  if (task != "translate")
+    for (const char* name : {"source_tag", "target_tag", "both_directions", "tags"})
+      refuse_given(line, name,
+                   fmt::format("has a meaning with --task translate only, found {}", task));
+  if (task == "lm")
+    for (const char* name : {"skip_long", "buckets"})
+      refuse_given(line, name,
+                   "has a meaning with --task translate and --task probe only, found lm");
+}
+
+}  // namespace refrain::cli

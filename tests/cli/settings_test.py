@@ -1,0 +1,357 @@
+#!/usr/bin/env python3
+"""Tests of settings as users give them: what --dump-config prints runs, settings without effect are
+refused by name, files of settings, too few threads; and models that are no numbers.
+
+usage: settings_test.py REFRAIN [unittest's arguments]
+"""
+import json
+import os
+import resource
+import struct
+import sys
+import unittest
+
+import cli_test
+import reconstruct_test
+
+
+class SettingsCase(cli_test.Case):
+    SMALL = ["--layers", 1, "--d-model", 16, "--heads", 2, "--context", 16, "--batch-size", 4,
+             "--max-steps", 2]
+
+    def setUp(self):
+        super().setUp()
+        self.put("t.txt", "".join(f"the cat sat on the mat {i}\n" for i in range(60)))
+        self.put("a.en", "the cat\nthe dog\na tree\n" * 20)
+        self.put("a.ja", "neko\ninu\nki\n" * 20)
+        self.put("poems.txt", reconstruct_test.poems(8))
+
+    def probes(self):
+        if not (self.dir / "probe").exists():
+            self.must("sample", "recall", "--out", "probe", "--train", 40, "--test", 10,
+                      "--pairs", 3)
+
+    def autoencoder(self):
+        self.must("train", "--task", "reconstruct", "--data", "poems.txt", "--out", "auto",
+                  *reconstruct_test.ReconstructCase.SMALL, "--max-steps", 2)
+        return self.dir / "auto"
+
+
+class Dumps(SettingsCase):
+    """What a verb dumps, it runs: dump, run, dump is a fixed point."""
+
+    def fixed(self, verb, arguments, runs=True):
+        """With --config or on the command line: the same settings, and the same refusals."""
+        dumped = self.must(*verb, *arguments, "--dump-config")
+        file = self.put("dumped.json", dumped)
+        self.assertEqual(self.must(*verb, "--config", file, "--dump-config"), dumped)
+        if runs:
+            self.must(*verb, "--config", file)
+        self.assertEqual(self.must(*verb, "--config", file, "--dump-config"), dumped)
+        return json.loads(dumped)
+
+    def verbs(self):
+        words = [line.split() for line in self.must("--help").splitlines() if line[:2] == "  "]
+        return [line[:2] if line[0] in ("sample", "tokenizer") else line[:1] for line in words]
+
+    def test_every_verb(self):
+        verbs = self.verbs()
+        self.assertGreater(len(verbs), 20)
+        for verb in verbs:
+            with self.subTest(verb):
+                settings = self.fixed(verb, [], runs=False)
+                # Every setting that is a number or a text, given as it is by default.
+                for name, value in settings.items():
+                    if not isinstance(value, list) and value != "":
+                        text = json.dumps(value) if not isinstance(value, str) else value
+                        done = self.call(*verb, f"--{name}={text}", "--dump-config")
+                        if done.returncode == 0:
+                            self.assertEqual(json.loads(done.stdout), settings, name)
+
+    def test_every_task(self):
+        self.probes()
+        tasks = {
+            "lm": ["--data", "t.txt", *self.SMALL],
+            "valid": ["--data", "t.txt", "--valid", "t.txt", *self.SMALL, "--patience", 2,
+                      "--eval-steps", 1, "--mixer", "lstm", "--lstm.hidden", 8],
+            "translate": ["--task", "translate", "--data", "a.en", "a.ja", "--tags", "<de>",
+                          "--both-directions", "--max-tokens", 64, "--no-buckets",
+                          *self.SMALL[:8], *self.SMALL[10:]],
+            "probes": ["--task", "probe", "--data", "probe/train.jsonl", "--tokenizer", "probe",
+                       "--skip-long", *self.SMALL],
+            "bare": ["--data", "t.txt", "--block", "bare", "--pattern", "gla simple_rnn",
+                     *self.SMALL, "--min-learning-rate", 1e-5],
+            "reconstruct": ["--task", "reconstruct", "--data", "poems.txt", "--max-steps", 2,
+                            *reconstruct_test.ReconstructCase.SMALL],
+            "preset": ["--task", "reconstruct", "--data", "poems.txt", "--max-steps", 2,
+                       "--preset", "quality", "--autoencoder.hidden", 16, "--window", "6",
+                       "--embeddings", "learned", "--embedding-width", 8],
+        }
+        for task, arguments in tasks.items():
+            with self.subTest(task):
+                settings = self.fixed(["train"], [*arguments, "--out", task])
+                # What a run recorded, it runs as well.
+                recorded = json.loads((self.dir / task / "training_args.json").read_text())
+                recorded["out"] = task + "-again"
+                self.must("train", "--config", self.put("args.json", json.dumps(recorded)))
+                self.assertEqual(settings["out"], task)
+
+    def test_plan_and_models(self):
+        self.fixed(["plan"], ["--vocab-size", 60, *self.SMALL[:10], "--budgets", "900M"])
+        self.put("ids", "1 2 3")
+        for verb, arguments in {
+                "generate": ["-m", self.model, "-p", "the", "-n", 3, "--temp", 0.5, "--stop", "x",
+                             "--no-echo", "--min-confidence", 0.001, "--patience-tokens", 2],
+                "translate": ["-m", self.translator, "--input", "a.en", "--output", "o", "--json"],
+                "eval": ["-m", self.model, "--data", "t.txt", "--context", 8, "--json"],
+                "score": ["--hyp", "a.ja", "--ref", "a.ja", "--chrf-word-order", 2],
+                "verify": ["-m", self.model, "--tokens", 12, "--gradient-tokens", 4],
+                "logits": ["-m", self.model, "--ids", "1 2", "--out", "l.safetensors"],
+                "info": ["-m", self.model, "--json"],
+                "prepare": ["--data", "t.txt", "--tokenizer", "char", "--out", "t.tokens"],
+                "tokenizer train": ["--kind", "char", "--data", "t.txt", "--out", "tok",
+                                    "--special", "<a>"],
+                "tokenizer encode": ["-m", self.model, "--input", "t.txt", "--lines"],
+                "tokenizer decode": ["-m", self.model, "--input", "ids"],
+                "sample calendar": ["--out", "cal", "--train", 9, "--dev", 2, "--test", 2],
+                "reconstruct": ["-m", self.autoencoder(), "--input", "poems.txt"],
+        }.items():
+            with self.subTest(verb):
+                self.fixed(verb.split(), arguments)
+        self.fixed(["convert"], ["--from", "hf", self.model, "--out", "copy"])
+
+    def test_what_is_refused_is_not_dumped(self):
+        """A key at its default says nothing; a flag does, and so does another value."""
+        for arguments, says in (
+                (["--embeddings", "learned"], "--embeddings"),
+                (["--embeddings", "random"], "--embeddings"),
+                (["--valid", "t.txt", "--valid-split", 0.1], "contradict"),
+                (["--task", "reconstruct", "--layers", 4], "--layers"),
+                (["--mixer", "gla", "--pattern", "attention"], "contradict"),
+                (["--lstm.hidden", 3], "--lstm.hidden"),
+                (["--learning-rate", -1], "learning_rate")):
+            for dump in ([], ["--dump-config"]):
+                self.fails("train", "--data", "t.txt", "--out", "run", *arguments, *dump, says=says)
+        for config in ({"embeddings": "random"}, {"valid": ["t.txt"], "valid_split": 0.1},
+                       {"lstm.hidden": 0}, {"lstm": {"hidden": 0}},
+                       {"mixer": "gla", "pattern": "attention"}, {"batch_size": 16,
+                                                                  "max_tokens": 32}):
+            self.must("train", "--data", "t.txt", "--out", "run", "--config",
+                      self.put("c.json", json.dumps(config)), "--dump-config")
+        self.fails("train", "--data", "t.txt", "--out", "run", "--config",
+                   self.put("c.json", '{"lstm.hidden": 3}'), says="--lstm.hidden")
+        # What the command line says of a key is said.
+        self.fails("train", "--data", "t.txt", "--out", "run", "--config",
+                   self.put("c.json", '{"lstm.hidden": 0}'), "--lstm.hidden", 0,
+                   says="--lstm.hidden")
+        self.must("translate", "-m", self.translator, "--no-json", "--score", input="a\n")
+
+
+class Effect(SettingsCase):
+    def refused(self, verb, *arguments, says):
+        for dump in ([], ["--dump-config"]):
+            self.fails(verb, *arguments, *dump, says=says)
+
+    def test_training(self):
+        run = ["--data", "t.txt", "--out", "run", *self.SMALL]
+        pairs = ["--task", "translate", "--data", "a.en", "a.ja", "--out", "run", *self.SMALL]
+        for arguments, says in (
+                (["--lstm.hidden", 8], "--lstm.hidden: expected a block with the mixer lstm, found "
+                                       "attention"),
+                (["--pattern", "gla attention", "--attention.rope_theta", 5e4],
+                 "--attention.rope-theta: expected a block with the mixer attention, found gla in 1 "
+                 "layer of the pattern 'gla attention'"),
+                (["--pattern", "gla attention", "--attention-dropout", 0.1],
+                 "--attention-dropout: expected a block with the mixer attention, found gla in 1 "
+                 "layer of the pattern 'gla attention'"),
+                (["--mixer", "lstm", "--attention-dropout", 0.1], "attention, found lstm"),
+                (["--mixer", "lstm", "--kv-heads", 1], "--kv-heads: expected a block with the mixer"),
+                (["--block", "bare", "--d-ff", 64], "--d-ff: has a meaning with --block pre_norm"),
+                (["--block", "bare", "--feed-forward", "gelu"], "--feed-forward"),
+                (["--block", "bare", "--rms-norm-eps", 1e-6], "--rms-norm-eps"),
+                (["--lr-scheduler-type", "constant", "--min-learning-rate", 1e-4],
+                 "--min-learning-rate: expected --lr-scheduler-type linear or cosine with it, "
+                 "found constant"),
+                (["--lr-scheduler-type", "inverse_sqrt", "--min-learning-rate", 1e-4],
+                 "--min-learning-rate"),
+                (["--clip-mode", "none", "--max-grad-norm", 2], "--max-grad-norm"),
+                (["--max-tokens", 64], "--batch-size: expected it or --max-tokens"),
+                (["--valid-split", 0, "--patience", 2, "--eval-steps", 1], "--patience: expected "
+                                                                           "--valid or"),
+                (["--valid-split", 0, "--eval-steps", 1], "--eval-steps"),
+                (["--spill-states"], "--spill-states: expected mixers whose state has one size"),
+                (["--mixer", "gla", "--spill-states"], "more than 4096 tokens"),
+                (["--both-directions"], "--both-directions: has a meaning with --task translate"),
+                (["--source-tag", "<x>"], "--source-tag"),
+                (["--target-tag", "<x>"], "--target-tag"),
+                (["--tags", "<x>"], "--tags"),
+                (["--skip-long"], "--skip-long: has a meaning with --task translate and"),
+                (["--no-buckets"], "--buckets")):
+            with self.subTest(arguments):
+                self.refused("train", *run, *arguments, says=says)
+        self.refused("train", *pairs, "--no-buckets", says="--buckets: expected --max-tokens")
+        self.refused("train", *pairs, "--tokenizer", self.model, "--tags", "<x>",
+                     says="--tags: expected a --tokenizer to train")
+        self.refused("train", "--task", "reconstruct", "--data", "poems.txt", "--out", "run",
+                     "--autoencoder.decoder", "plain", "--preset", "speed", says="--preset")
+        self.refused("train", "--task", "reconstruct", "--data", "poems.txt", "--out", "run",
+                     "--autoencoder.decoder", "self_attention", "--autoencoder.position-codes",
+                     "all", says="--autoencoder.position-codes: expected cross_attention")
+        self.refused("train", "--task", "reconstruct", "--data", "poems.txt", "--out", "run",
+                     "--lr-scheduler-type", "constant", "--min-learning-rate", 0,
+                     says="--min-learning-rate")
+
+    def test_runs_that_go_on(self):
+        """What was recorded is not given; what is given now is."""
+        self.must("train", "--data", "t.txt", "--out", "run", *self.SMALL[:8], "--max-tokens", 64,
+                  "--max-steps", 2)
+        self.fails("train", "--resume", "run", "--batch-size", 4, says="--batch-size: expected it")
+        self.must("train", "--resume", "run", "--max-steps", 3)
+
+    def test_other_verbs(self):
+        self.refused("plan", "--vocab-size", 60, "--mixer", "gla", "--lstm.hidden", 8,
+                     says="--lstm.hidden: expected a block with the mixer lstm, found gla")
+        self.fails("bench", "mixers", "--mixers", "gla", "--lstm.hidden", 8, "--repeats", 1,
+                   says="--lstm.hidden: expected a block with the mixer lstm, found gla")
+        self.refused("prepare", "--data", "t.txt", "--tokenizer", "char", "--out", "t.tokens",
+                     "--both-directions", says="--both-directions")
+        prompt = ["-m", self.model, "-p", "the"]
+        self.refused("generate", *prompt, "--repeat-last-n", 9, says="--repeat-last-n: expected a "
+                                                                     "--repeat-penalty")
+        self.refused("generate", *prompt, "--patience-tokens", 2, says="--patience-tokens: "
+                                                                       "expected --min-confidence")
+        self.refused("generate", *prompt, "--logprobs", 2, says="--logprobs: expected --json")
+        score = ["-m", self.model, "--data", "t.txt"]
+        for flags in (["--beam-size", 2], ["--bleu-tokenize", "none"], ["--source-tag", "<en>"],
+                      ["--skip-long"], ["--max-tokens", 64]):
+            self.fails("eval", *score, *flags, says=f"{flags[0]}: has no meaning with the task lm")
+        pairs = ["-m", self.translator, "--data", "a.en", "a.ja"]
+        self.fails("eval", *pairs, "--context", 8, says="--context: has no meaning with the task "
+                                                        "translate")
+        self.refused("eval", *pairs, "--task", "translate", "--context", 8, says="--context")
+        auto = self.autoencoder()
+        self.fails("eval", "-m", auto, "--data", "poems.txt", "--beam-size", 2, says="--beam-size")
+        self.fails("eval", "-m", auto, "--data", "poems.txt", "--task", "lm", says="--task")
+
+
+class Files(SettingsCase):
+    """Files of settings: what TOML can say, and what is too much."""
+
+    def settings(self, text, name="a.toml"):
+        return json.loads(self.must("generate", "--config", self.put(name, text), "--dump-config"))
+
+    def test_toml(self):
+        found = self.settings('stop = ["a", \'b\']\r\nprompt = """\nthe\ncat"""\n"top_k" = 0x10\n')
+        self.assertEqual((found["stop"], found["prompt"], found["top_k"]), (["a", "b"],
+                                                                            "the\ncat", 16))
+        train = lambda text: json.loads(self.must("train", "--config", self.put("t.toml", text),
+                                                  "--dump-config"))
+        for text in ("mixer = 'lstm'\n[lstm]\nhidden = 32", "mixer = 'lstm'\nlstm.hidden = 32",
+                     "mixer = 'lstm'\nlstm = {hidden = 32}", "mixer = 'lstm'\n\"lstm.hidden\" = 32"):
+            self.assertEqual(train(text)["lstm.hidden"], "32")
+        self.assertEqual(train("data = []")["data"], [])
+        dots = "." * 500  # of a value, or a remark
+        self.assertEqual(self.settings(f"prompt = '{dots}' # {dots}")["prompt"], dots)
+        self.assertEqual(self.settings("prompt = '''\n" + ".\n" * 500 + "'''")["prompt"],
+                         ".\n" * 500)
+
+    def test_set_twice(self):
+        for name, text in (("a.json", '{"top_k": 1, "top-k": 2}'), ("a.toml", "top_k=1\ntop-k=2"),
+                           ("a.toml", '"lstm.hidden" = 1\n[lstm]\nhidden = 2')):
+            self.fails("train" if "lstm" in text else "generate", "--config", self.put(name, text),
+                       says="set twice")
+
+    def test_hostile(self):
+        def seconds():  # of the processor: others may use the machine as well
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return used.ru_utime + used.ru_stime
+
+        many = "".join(f"k{i} = 1\n" for i in range(200000))
+        for text, says in ((many, "unknown setting 'k"), ("a." * 400000 + "b = 1", "dots in a key"),
+                           ("[" + "a." * 400000 + "b]", "line 1: expected at most 64 dots"),
+                           ("\n" + "'a'." * 100 + "b = 1", "line 2: expected at most 64 dots"),
+                           ("x" * 4000000 + " = 1", "unknown setting"),
+                           ("a = " + "[" * 400000, "line 1"), ("a = " + "{b = " * 400000, "line 1"),
+                           ("# " + "x" * 5000000, "longer than 4194304 bytes"),
+                           ("top_k = nan", "line 1: top_k"), ("[[top_k]]\na = 1", "line 1"),
+                           ("\nseed = 07:30:00", "line 2: seed: expected a string, a number")):
+            with self.subTest(text[:20]):
+                start = seconds()
+                error = self.fails("generate", "--config", self.put("a.toml", text), says=says)
+                self.assertLess(len(error), 400)
+                self.assertLess(seconds() - start, 10)
+
+
+class NoNumbers(SettingsCase):
+    """A model whose weights are no numbers gives an error, whatever is asked of it."""
+
+    def spoil(self, folder, value=float("nan")):
+        """Float32 weights become `value`."""
+        path = self.dir / folder / "model.safetensors"
+        raw = path.read_bytes()
+        head = 8 + struct.unpack("<Q", raw[:8])[0]
+        path.write_bytes(raw[:head] + struct.pack("<f", value) * ((len(raw) - head) // 4))
+        return self.dir / folder
+
+    def spoiled(self, model, value=float("nan")):
+        path = self.dir / "spoiled"
+        if path.exists():
+            cli_test.shutil.rmtree(path)
+        cli_test.shutil.copytree(model, path)
+        return self.spoil("spoiled", value)
+
+    def test_language_models(self):
+        for value in (float("nan"), float("inf")):
+            with self.subTest(value):
+                model = self.spoiled(self.model, value)
+                for verb, *arguments in (
+                        ("eval", "--data", "t.txt"), ("eval", "--data", "t.txt", "--json"),
+                        ("logits", "--ids", "1 2 3", "--out", "l.safetensors"),
+                        ("generate", "-p", "the", "--json", "--temp", 0)):
+                    self.fails(verb, "-m", model, *arguments, says="expected")
+                done = self.call("verify", "-m", model, "--tokens", 8)
+                self.assertIn(done.returncode, (1, 2))
+
+    def test_infinite_sums_agree_with_nothing(self):
+        self.fails("verify", "-m", self.spoiled(self.model), "--tokens", 8,
+                   says=["spoiled: logits in float64: expected finite numbers, found nan"])
+
+    def test_translators_and_probes(self):
+        model = self.spoiled(self.translator)
+        self.fails("translate", "-m", model, input="the cat\n", says="expected")
+        self.fails("translate", "-m", model, "--output", "out", input="the cat\n", says="expected")
+        self.fails("eval", "-m", model, "--data", "a.en", "a.ja", says="loss: expected finite")
+        self.probes()
+        self.must("train", "--task", "probe", "--data", "probe/train.jsonl", "--tokenizer", "probe",
+                  "--out", "run", *self.SMALL)
+        self.fails("eval", "-m", self.spoil("run"), "--data", "probe/test.jsonl",
+                   says="run: loss: expected finite numbers, found")
+
+    def test_autoencoders(self):
+        self.autoencoder()
+        model = self.spoil("auto")
+        self.fails("eval", "-m", model, "--data", "poems.txt", says="auto: loss: expected finite")
+        self.fails("reconstruct", "-m", model, "--input", "poems.txt", "--attention-map", "a.svg",
+                   says="auto: reconstruction: expected finite")
+
+
+class Threads(SettingsCase):
+    def test_fewer_than_asked_for(self):
+        """Where the system makes no more threads, work goes on with those there are."""
+        def no_room_for_stacks():
+            resource.setrlimit(resource.RLIMIT_STACK, (1 << 42, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))
+
+        train = ["train", "--data", "t.txt", "--layers", 1, "--d-model", 64, "--heads", 2,
+                 "--context", 64, "--max-steps", 3, "--threads", 8, "--out"]
+        self.must(*train, "eight")
+        done = self.call(*train, "one", preexec_fn=no_room_for_stacks)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("threads: the system makes 1 of 8 (", done.stderr.decode())
+        weights = lambda out: (self.dir / out / "model.safetensors").read_bytes()
+        self.assertEqual(weights("one"), weights("eight"))
+
+
+if __name__ == "__main__":
+    cli_test.REFRAIN = os.path.abspath(sys.argv[1])
+    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
