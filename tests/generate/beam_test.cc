@@ -35,9 +35,9 @@ std::vector<std::string> told(const std::vector<Hypothesis>& result) {
 std::vector<double> log_probabilities(const LanguageModel& model,
                                       const std::vector<int32_t>& tokens) {
   const std::vector<float> logits = last_logits(model, tokens);
-  std::vector<double> all(logits.begin(), logits.end());
-  const double log_sum = log_sum_exp(logits).first;
-  for (double& value : all) value -= log_sum;
+  const LogSoftmax log_p(logits);
+  std::vector<double> all;
+  for (const float logit : logits) all.push_back(log_p(logit));
   return all;
 }
 

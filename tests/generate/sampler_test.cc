@@ -224,6 +224,73 @@ TEST(Sampler, LogProbabilities) {
   EXPECT_EQ(all.top[2].first, 1);
 }
 
+// Logits of any size keep their differences, and what is nearly certain its distance from 0.
+TEST(Sampler, LogProbabilitiesOfLargeLogits) {
+  SamplingConfig config;
+  config.temp = 0;
+  for (const float size : {0.0f, 1e4f, -1e8f, 1e20f, -1e20f, 3e38f, -3e38f}) {
+    const std::vector<float> equal(59, size);
+    const Choice choice = Sampler(config).choose(equal, {}, 59);
+    EXPECT_FLOAT_EQ(choice.logprob, -std::log(59.0f)) << size;  // -4.08
+    EXPECT_FLOAT_EQ(choice.confidence, 1 / 59.0f) << size;
+    for (const auto& [id, logprob] : choice.top) EXPECT_FLOAT_EQ(logprob, -std::log(59.0f)) << id;
+  }
+  const float next = std::nextafter(1e8f, 2e8f);  // 8 more
+  const Choice close = Sampler(config).choose(std::vector<float>{1e8f, next}, {}, 2);
+  EXPECT_FLOAT_EQ(close.logprob, -std::log1p(std::exp(-8.0f)));
+  EXPECT_FLOAT_EQ(close.top[1].second, -8 - std::log1p(std::exp(-8.0f)));
+  const Choice sure = Sampler(config).choose(std::vector<float>{0, -60}, {}, 2);
+  EXPECT_FLOAT_EQ(sure.logprob, -std::exp(-60.0f));
+  const Choice far = Sampler(config).choose(std::vector<float>{3e38f, -3e38f}, {}, 2);
+  EXPECT_EQ(far.logprob, 0);
+  EXPECT_EQ(far.top[1].second, -kInfinity);  // -6e38 is no float
+}
+
+TEST(Sampler, SomeTokensAreNeverDrawn) {
+  // The likeliest two, one in the middle, and one that is not in the vocabulary.
+  const std::vector<float> logits = {1, 9, 2, 0, 9.5f, 1};
+  const std::vector<int32_t> never = {4, 1, 3, 100};
+  std::vector<SamplingConfig> configs(8, plain());
+  configs[1].temp = 0;
+  configs[2].top_k = 1;
+  configs[3].top_p = 0;
+  configs[4].min_p = 1;
+  configs[5].temp = 1e6;
+  configs[6].repeat_penalty = 100;
+  configs[7] = SamplingConfig();
+  for (const SamplingConfig& config : configs) {
+    Sampler sampler(config, {}, never);
+    for (int i = 0; i < 300; ++i) {
+      const Choice choice = sampler.choose(logits, std::vector<int32_t>{0, 2, 5}, 6);
+      EXPECT_TRUE(choice.token == 0 || choice.token == 2 || choice.token == 5) << choice.token;
+      ASSERT_EQ(choice.top.size(), 3u);
+      EXPECT_EQ(choice.top[0].first, 2);
+      EXPECT_EQ(choice.top[1].first, 0);
+      EXPECT_EQ(choice.top[2].first, 5);
+      // Probabilities are the model's.
+      double sum = 0;
+      for (const float logit : logits) sum += std::exp(logit - 2.0);
+      EXPECT_FLOAT_EQ(choice.top[0].second, static_cast<float>(-std::log(sum)));
+      EXPECT_FLOAT_EQ(choice.confidence, static_cast<float>(1 / sum));
+    }
+  }
+  const auto error = [](const std::vector<float>& of, const std::vector<int32_t>& without) {
+    return error_of([&] { Sampler(SamplingConfig(), {}, without).choose(of, {}, 0); });
+  };
+  EXPECT_EQ(error({1, 2}, {0, 1}), "sampling: every token of the vocabulary is ruled out");
+  EXPECT_EQ(error({1, -kInfinity}, {0}),
+            "the model's logits of all tokens that may be drawn are -inf: expected a number");
+}
+
+TEST(Sampler, APenaltyLeavesNumbers) {
+  SamplingConfig config = plain();
+  config.repeat_penalty = 100;
+  config.top_k = 1;
+  EXPECT_EQ(drawn(config, {-3e38f, -3e38f, -kInfinity}, {0, 1}), std::set<size_t>{0});
+  config.top_k = 0;  // two that are equally unlikely
+  EXPECT_EQ(drawn(config, {-3e38f, -3e38f, -kInfinity}, {0, 1}), (std::set<size_t>{0, 1}));
+}
+
 TEST(Sampler, UnsureAfterSoManyInARow) {
   SamplingConfig config;
   config.min_confidence = 0.5;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -73,8 +74,13 @@ BeamSearch::BeamSearch(const LanguageModel& model, const BeamConfig& config,
                        std::vector<int32_t> end_tokens, std::span<const int32_t> never)
     : model_(model), config_(config), end_tokens_(std::move(end_tokens)) {
   config_.check();
+  std::vector<bool> may_choose(static_cast<size_t>(model.config().vocab_size), true);
+  for (const int32_t token : never) {
+    expect("token not to choose", token, 0, model.config().vocab_size - 1);
+    may_choose[static_cast<size_t>(token)] = false;
+  }
   for (int32_t token = 0; token < model.config().vocab_size; ++token)
-    if (std::find(never.begin(), never.end(), token) == never.end()) allowed_.push_back(token);
+    if (may_choose[static_cast<size_t>(token)]) allowed_.push_back(token);
   if (allowed_.empty()) throw_error("beam search: every token of the vocabulary is ruled out");
 }
 
@@ -197,15 +203,16 @@ void BeamSearch::read(std::span<const Piece> pieces) {
 
 std::vector<BeamSearch::Continuation> BeamSearch::best_continuations(std::span<const float> logits,
                                                                      size_t n) const {
-  const double log_sum = log_sum_exp(logits).first;
+  const LogSoftmax log_p(logits);
   const auto logit = [&](int32_t token) { return logits[static_cast<size_t>(token)]; };
   std::vector<int32_t> best(std::min(n, allowed_.size()));
   std::partial_sort_copy(
       allowed_.begin(), allowed_.end(), best.begin(), best.end(),
       [&](int32_t a, int32_t b) { return logit(a) > logit(b) || (logit(a) == logit(b) && a < b); });
+  if (!(logit(best[0]) >= std::numeric_limits<float>::lowest()))
+    throw_error("the model's logits of all tokens that may be chosen are -inf: expected a number");
   std::vector<Continuation> continuations;
-  for (const int32_t token : best)
-    continuations.push_back({token, static_cast<double>(logit(token)) - log_sum});
+  for (const int32_t token : best) continuations.push_back({token, log_p(logit(token))});
   return continuations;
 }
 

@@ -21,6 +21,7 @@ void check(const GenerationRequest& request, int64_t vocab_size) {
       throw_error("{}: expected {} to {}, found {}", name, low, high, value);
   };
   for (const int32_t token : request.prompt) expect("prompt token", token, 0, vocab_size - 1);
+  for (const int32_t token : request.never) expect("token not to draw", token, 0, vocab_size - 1);
   expect("max_new_tokens", request.max_new_tokens, 0, kMaxTokens);
   expect("context", request.context, 0, kMaxTokens);
   expect("logprobs", request.logprobs, 0, kMaxTokens);
@@ -138,7 +139,7 @@ Generator::Generator(const LanguageModel& model) : model_(model) {}
 
 Generator::Job Generator::begin(const GenerationRequest& request, Sequence& sequence) const {
   check(request, model_.config().vocab_size);
-  Job job{request, sequence, Sampler(request.sampling, sequence.progress)};
+  Job job{request, sequence, Sampler(request.sampling, sequence.progress, request.never)};
   job.result.prompt_tokens = static_cast<int64_t>(request.prompt.size());
   sequence.reserve(final_size(request, sequence.size()), context_limit(model_, request.context));
   sequence.append(request.prompt);

@@ -32,6 +32,7 @@ struct GenerationRequest {
   int32_t eos = -1, pad = -1;     // -1 = none
   std::vector<int32_t> more_eos;  // other tokens that end a text as well
   bool ignore_eos = false;        // none of them ends it
+  std::vector<int32_t> never;     // tokens that are not drawn, nor reported as likely
   int64_t logprobs = 0;           // how many of the most likely tokens to report for each choice
   bool keep_choices = true;       // false: they go to the caller of `generate` one by one only
 };

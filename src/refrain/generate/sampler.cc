@@ -23,34 +23,25 @@ bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>&
   return a.first > b.first || (a.first == b.first && a.second < b.second);
 }
 
-std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits, int64_t n,
-                                                   double log_sum) {
-  std::vector<int32_t> ids(logits.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto end = ids.begin() + std::min(n, static_cast<int64_t>(ids.size()));
-  const auto logit = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
-  std::partial_sort(ids.begin(), end, ids.end(), [&](int32_t a, int32_t b) {
-    return before({logit(a), a}, {logit(b), b});
-  });
-  std::vector<std::pair<int32_t, float>> top;
-  for (auto id = ids.begin(); id != end; ++id)
-    top.emplace_back(*id, static_cast<float>(logit(*id) - log_sum));
-  return top;
-}
-
 }  // namespace
 
-std::pair<double, double> log_sum_exp(std::span<const float> logits) {
+LogSoftmax::LogSoftmax(std::span<const float> logits) {
   float largest = -std::numeric_limits<float>::infinity();
+  size_t likeliest = 0;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (!(logits[i] <= kLargest))
       throw_error("the model's logit of token {} is {}: expected a number", i, logits[i]);
-    largest = std::max(largest, logits[i]);
+    if (logits[i] > largest) {
+      largest = logits[i];
+      likeliest = i;
+    }
   }
   if (largest < -kLargest) throw_error("the model's logits are all -inf: expected a number");
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-  return {largest + std::log(sum), largest};
+  largest_ = largest;
+  double others = 0;
+  for (const float logit : logits.first(likeliest)) others += std::exp(logit - largest_);
+  for (const float logit : logits.subspan(likeliest + 1)) others += std::exp(logit - largest_);
+  log_sum_ = std::log1p(others);
 }
 
 void SamplingConfig::check() const {
@@ -65,29 +56,61 @@ void SamplingConfig::check() const {
   expect(patience_tokens >= 1, "patience_tokens", "1 or more", patience_tokens);
 }
 
-Sampler::Sampler(const SamplingConfig& config, SamplerProgress from)
+Sampler::Sampler(const SamplingConfig& config, SamplerProgress from, std::span<const int32_t> never)
     : config_(config),
       random_(mix_key(static_cast<uint64_t>(config.seed), "sample"), from.draws),
       low_in_a_row_(from.low_in_a_row) {
   config_.check();
+  for (const int32_t token : never) {
+    REFRAIN_CHECK(token >= 0);
+    const auto id = static_cast<size_t>(token);
+    if (id >= never_.size()) never_.resize(id + 1);
+    never_[id] = true;
+  }
 }
 
 Choice Sampler::choose(std::span<const float> logits, std::span<const int32_t> recent,
                        int64_t top_logprobs) {
   REFRAIN_CHECK(!logits.empty());
-  const auto [log_sum, largest] = log_sum_exp(logits);
+  const LogSoftmax log_p(logits);
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i)
     candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   penalise(logits, recent);
+  float largest = -std::numeric_limits<float>::infinity();
+  std::erase_if(candidates_, [&](const Candidate& c) {
+    const auto id = static_cast<size_t>(c.second);
+    if (!may_draw(id)) return true;
+    largest = std::max(largest, logits[id]);
+    return false;
+  });
+  if (candidates_.empty()) throw_error("sampling: every token of the vocabulary is ruled out");
+  if (largest < -kLargest)
+    throw_error("the model's logits of all tokens that may be drawn are -inf: expected a number");
 
   Choice choice{};
   choice.token = draw(random_.uniform());
-  choice.logprob = static_cast<float>(logits[static_cast<size_t>(choice.token)] - log_sum);
-  choice.confidence = static_cast<float>(std::exp(largest - log_sum));
-  if (top_logprobs > 0) choice.top = most_likely(logits, top_logprobs, log_sum);
+  choice.logprob = static_cast<float>(log_p(logits[static_cast<size_t>(choice.token)]));
+  choice.confidence = static_cast<float>(std::exp(log_p(largest)));
+  if (top_logprobs > 0) {
+    choice.top = most_likely(logits, top_logprobs);
+    for (auto& [token, value] : choice.top) value = static_cast<float>(log_p(value));
+  }
   low_in_a_row_ = choice.confidence < config_.min_confidence ? low_in_a_row_ + 1 : 0;
   return choice;
+}
+
+// With their logits.
+std::vector<std::pair<int32_t, float>> Sampler::most_likely(std::span<const float> logits,
+                                                            int64_t n) const {
+  std::vector<Candidate> all;
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (may_draw(id)) all.emplace_back(logits[id], static_cast<int32_t>(id));
+  const auto end = all.begin() + std::min(n, std::ssize(all));
+  std::partial_sort(all.begin(), end, all.end(), before);
+  std::vector<std::pair<int32_t, float>> top;
+  for (auto c = all.begin(); c != end; ++c) top.emplace_back(c->second, c->first);
+  return top;
 }
 
 // Once, however often a token was there.
@@ -100,7 +123,9 @@ void Sampler::penalise(std::span<const float> logits, std::span<const int32_t> r
     const auto id = static_cast<size_t>(token);
     REFRAIN_CHECK(id < logits.size());
     const float logit = logits[id];
-    candidates_[id].first = std::min(logit > 0 ? logit / penalty : logit * penalty, kLargest);
+    if (logit < -kLargest) continue;
+    candidates_[id].first =
+        std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargest, kLargest);
   }
 }
 

@@ -40,15 +40,27 @@ struct SamplingConfig {
   void check() const;  // an Error names the setting that is out of range
 };
 
-// log(sum of exp(logit)), which turns logits into log probabilities, and the largest logit. An Error
-// if a logit is NaN or infinitely large, or all are infinitely small.
-std::pair<double, double> log_sum_exp(std::span<const float> logits);
+// Turns logits into log probabilities:
+//
+//   log p = (logit - largest) - log(sum of exp(logit - largest))
+//
+// in this order, so that logits of any size keep their differences, and the logarithm as log1p of
+// what the largest leaves, so that a token that is all but certain keeps its distance from 0.
+class LogSoftmax {
+ public:
+  // An Error if a logit is NaN or infinitely large, or all are infinitely small.
+  explicit LogSoftmax(std::span<const float> logits);
+  double operator()(float logit) const { return (logit - largest_) - log_sum_; }
+
+ private:
+  double largest_ = 0, log_sum_ = 0;  // of exp(logit - largest)
+};
 
 struct Choice {
   int32_t token;
   float logprob;                               // natural log of the unmodified model's probability
-  float confidence;                            // top probability of the unmodified model
-  std::vector<std::pair<int32_t, float>> top;  // most likely tokens with logprobs, if asked for
+  float confidence;                            // likewise of the likeliest that may be drawn
+  std::vector<std::pair<int32_t, float>> top;  // the likeliest of these, if asked for
 };
 
 // Where a sampler stands: another one of the same settings goes on from here.
@@ -61,11 +73,14 @@ struct SamplerProgress {
 // Of tokens that are equally likely the one with the lower id comes first.
 class Sampler {
  public:
-  explicit Sampler(const SamplingConfig& config, SamplerProgress from = {});  // checks the config
+  // Checks the config. Tokens of `never` are not drawn and not among the likeliest; they keep their
+  // share of the probabilities, which are the model's.
+  explicit Sampler(const SamplingConfig& config, SamplerProgress from = {},
+                   std::span<const int32_t> never = {});
 
   // `recent`: the tokens so far, for the repetition penalty. `logits` is not changed; an Error if
-  // one of them is NaN or infinitely large, or all are infinitely small. `top_logprobs` may exceed
-  // the vocabulary.
+  // one of them is NaN or infinitely large, or all that may be drawn are infinitely small.
+  // `top_logprobs` may exceed the vocabulary.
   Choice choose(std::span<const float> logits, std::span<const int32_t> recent,
                 int64_t top_logprobs);
 
@@ -76,12 +91,16 @@ class Sampler {
  private:
   using Candidate = std::pair<float, int32_t>;  // logit and id
 
+  bool may_draw(size_t id) const { return id >= never_.size() || !never_[id]; }
+  std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits,
+                                                     int64_t n) const;
   void penalise(std::span<const float> logits, std::span<const int32_t> recent);
   int32_t draw(double uniform);
 
   SamplingConfig config_;
   Random random_;
   int64_t low_in_a_row_;
+  std::vector<bool> never_;  // by id, up to the last one
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;
 };
