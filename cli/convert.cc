@@ -1,10 +1,10 @@
 // Models of other programs to model directories.
-#include <cmath>
-#include <cstring>
+#include <utility>
 
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/data/llama2c_tokenizer.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/model/llama2c.h"
@@ -12,38 +12,6 @@
 
 namespace refrain::cli {
 namespace {
-
-// llama2.c's tokenizer file: int32 longest piece, then for every token float32 score, int32 bytes,
-// the bytes.
-data::Tokenizer read_llama2c_tokenizer(const std::string& path, int64_t vocab_size) {
-  constexpr int32_t kMaxPiece = 4096;
-  const io::MappedFile file(path);
-  size_t at = 0;
-  const auto take = [&](void* to, size_t bytes, const char* what) {
-    if (bytes > file.bytes().size() - at)
-      throw_error("{}: byte {}: expected {}, found the end of the file", path, at, what);
-    if (bytes > 0) std::memcpy(to, file.bytes().data() + at, bytes);
-    at += bytes;
-  };
-  int32_t longest = 0;
-  take(&longest, sizeof longest, "the longest piece's length");
-  std::vector<std::string> pieces;
-  std::vector<float> scores;
-  for (int64_t id = 0; id < vocab_size; ++id) {
-    int32_t bytes = 0;
-    take(&scores.emplace_back(), sizeof(float), "a score");
-    take(&bytes, sizeof bytes, "a piece's length");
-    if (bytes < 0 || bytes > kMaxPiece || !std::isfinite(scores.back()))
-      throw_error("{}: token {}: expected a finite score and 0 to {} bytes, found {} and {}", path,
-                  id, kMaxPiece, scores.back(), bytes);
-    pieces.emplace_back(static_cast<size_t>(bytes), '\0');
-    take(pieces.back().data(), pieces.back().size(), "a piece");
-  }
-  if (at != file.bytes().size())
-    throw_error("{}: expected the model's {} tokens and no more, found {} bytes behind them", path,
-                vocab_size, file.bytes().size() - at);
-  return data::Tokenizer::from_scored_pieces(std::move(pieces), std::move(scores));
-}
 
 struct Convert {
   std::vector<std::string> from;
@@ -65,7 +33,8 @@ struct Convert {
     if (from[0] == "llama2c") {
       line.require({"tokenizer"});
       const auto model = load_llama2c(from[1]);
-      const data::Tokenizer made = read_llama2c_tokenizer(tokenizer, model->config().vocab_size);
+      auto [pieces, scores] = data::read_llama2c_tokenizer(tokenizer, model->config().vocab_size);
+      const auto made = data::Tokenizer::from_scored_pieces(std::move(pieces), std::move(scores));
       // There a text also ends where the next would begin.
       write(*model, {made.bos(), made.eos(), made.pad(), {made.bos()}}, &made);
     } else if (from[0] == "hf") {
@@ -74,7 +43,7 @@ struct Convert {
       SpecialTokens special;
       const auto model = load_model(from[1], &special);
       if (io::exists(from[1] + "/tokenizer.json")) {
-        const data::Tokenizer found = data::Tokenizer::load(from[1]);
+        const data::Tokenizer found = load_tokenizer(from[1]);
         write(*model, special, &found);
       } else {
         write(*model, special, nullptr);
@@ -86,7 +55,7 @@ struct Convert {
         write(*model, {}, nullptr);
         note(fmt::format("{} has no tokenizer", out));
       } else {
-        const data::Tokenizer found = data::Tokenizer::load(tokenizer);
+        const data::Tokenizer found = load_tokenizer(tokenizer);
         if (found.vocab_size() != model->config().vocab_size)
           throw_error("--tokenizer: expected the model's {} tokens, found {}",
                       model->config().vocab_size, found.vocab_size());

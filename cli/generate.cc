@@ -122,13 +122,19 @@ struct Generate {
     request.eos = loaded.special.eos;
     request.pad = loaded.special.pad;
     request.more_eos = loaded.special.more_eos;
+    std::vector<int32_t> ends;
+    if (!request.ignore_eos) {
+      ends = request.more_eos;
+      ends.insert(ends.end(), {request.eos, request.pad});
+    }
+    request.never = ids_without_token(loaded, ends);
   }
 
   io::Json as_json(const LoadedModel& loaded, const GenerationResult& result,
                    const std::string& text) const {
     const auto name = [&](int32_t id) {
       const bool known = id < loaded.tokenizer.vocab_size();
-      return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string();
+      return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string(data::kReplacement);
     };
     io::Json list = io::Json::array();
     for (const Choice& choice : result.choices) {

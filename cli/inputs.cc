@@ -31,10 +31,14 @@ std::vector<std::string> without_repetitions(const std::vector<std::string>& all
 
 }  // namespace
 
+data::Tokenizer load_tokenizer(const std::string& path) {
+  return data::Tokenizer::load(path, [](const std::string& line) { note(line); });
+}
+
 LoadedModel load_with_tokenizer(const std::string& directory) {
   SpecialTokens special;
   // The tokenizer first: it is the smaller file.
-  data::Tokenizer tokenizer = data::Tokenizer::load(directory);
+  data::Tokenizer tokenizer = load_tokenizer(directory);
   auto model = load_model(directory, &special);
   model->pack_weights();
   if (tokenizer.vocab_size() > model->config().vocab_size)
@@ -74,7 +78,7 @@ bool is_tokenizer_spec(std::string_view what) {
 }
 
 data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source) {
-  if (!is_tokenizer_spec(what)) return data::Tokenizer::load(what);
+  if (!is_tokenizer_spec(what)) return load_tokenizer(what);
   if (source.task == "probe")
     throw_error(
         "--tokenizer {}: probes have no text to train one on; expected the directory that "
@@ -126,6 +130,15 @@ void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
     note(what + ": left out");
   }
   if (pairs.size() > kNamed) note(fmt::format("and {} more", pairs.size() - kNamed));
+}
+
+std::vector<int32_t> ids_without_token(const LoadedModel& model, std::span<const int32_t> ends) {
+  std::vector<int32_t> ids;
+  for (int64_t i = model.tokenizer.vocab_size(); i < model.model->config().vocab_size; ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ids.push_back(id);
+  }
+  return ids;
 }
 
 std::vector<int32_t> encode_prompt(const LoadedModel& model, std::string_view prompt) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,9 @@ struct LoadedModel {
   SpecialTokens special;  // the tokenizer's where the model's files name none
 };
 LoadedModel load_with_tokenizer(const std::string& directory);
+
+// A tokenizer.json, or a directory with one; what is left aside of it is told on standard error.
+data::Tokenizer load_tokenizer(const std::string& path);
 
 // An Error for what is no task.
 void check_task(const std::string& task);
@@ -46,6 +50,11 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
 // such pairs are told on standard error instead.
 void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
                    const data::BatchConfig& config, bool skip);
+
+// Ids that the model has beyond its tokenizer's vocabulary (a vocabulary that was padded): there is
+// nothing to show for them, so that they are never drawn. Those of `ends`, which end a text, may
+// be.
+std::vector<int32_t> ids_without_token(const LoadedModel& model, std::span<const int32_t> ends);
 
 // The ids of a prompt; tags and other special tokens in it are tokens. What a model that translates
 // was trained on has no white space beside tags: here it may stand there.

@@ -49,7 +49,7 @@ struct TokenizerEncode {
 
   int run(const CommandLine& line) {
     line.require({"model"});
-    const data::Tokenizer tokenizer = data::Tokenizer::load(model);
+    const data::Tokenizer tokenizer = load_tokenizer(model);
     const auto print_ids = [&](const std::string& text) {
       print(fmt::format("{}\n", fmt::join(tokenizer.encode(text, parse_special), " ")));
     };
@@ -77,12 +77,16 @@ struct TokenizerDecode {
 
   int run(const CommandLine& line) {
     line.require({"model"});
-    const data::Tokenizer tokenizer = data::Tokenizer::load(model);
+    const data::Tokenizer tokenizer = load_tokenizer(model);
     io::TextReader reader(input);
     std::vector<int32_t> ids;
     for (std::string text; reader.line(text);) {
       const auto where = fmt::format("{}: line {}", reader.name(), reader.line_number());
       const std::vector<int32_t> found = parse_ids(text, where);
+      for (const int32_t id : found)
+        if (id >= tokenizer.vocab_size())
+          throw_error("{}: token id {} is not one of the vocabulary's 0 to {}", where, id,
+                      tokenizer.vocab_size() - 1);
       if (lines)
         print(tokenizer.decode(found, with_special) + "\n");
       else

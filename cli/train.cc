@@ -308,7 +308,7 @@ struct Train {
                          const TrainerState& state) { return follow(run, state, directory); }});
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const data::Tokenizer made =
-        has_tokenizer ? data::Tokenizer::load(directory.path()) : make_tokenizer(tokenizer, source);
+        has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
     if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
     if (model.vocab_size < made.vocab_size())
       throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),

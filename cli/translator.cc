@@ -27,14 +27,12 @@ std::vector<int32_t> end_tokens(const SpecialTokens& special) {
   return all;
 }
 
-// Tokens that are no text: tags, padding, and what the model has beyond its tokenizer's vocabulary.
-// An unknown character is text.
+// Tokens that are no text: tags, padding, and ids that have no token. An unknown character is text.
 std::vector<int32_t> control_tokens(const LoadedModel& loaded) {
   const std::vector<int32_t> ends = end_tokens(loaded.special);
-  std::vector<int32_t> all;
-  for (int32_t id = 0; id < loaded.model->config().vocab_size; ++id) {
-    const bool text = id < loaded.tokenizer.vocab_size() &&
-                      (!loaded.tokenizer.is_special(id) || id == loaded.tokenizer.unk());
+  std::vector<int32_t> all = ids_without_token(loaded, ends);
+  for (int32_t id = 0; id < loaded.tokenizer.vocab_size(); ++id) {
+    const bool text = !loaded.tokenizer.is_special(id) || id == loaded.tokenizer.unk();
     const bool is_end = std::find(ends.begin(), ends.end(), id) != ends.end();
     if (!text && !is_end) all.push_back(id);
   }

@@ -32,6 +32,10 @@ std::vector<TokenizerFile> all_forms() {
   file.add_special("lower", {{"special", false}, {"normalized", true}});
   file.json["post_processor"] = {{"type", "ByteLevel"}, {"trim_offsets", false}};
   files.push_back(file);
+  file = llama_file();
+  file.add_special("lower", {{"special", false}, {"lstrip", true}, {"single_word", true}});
+  file.add_special("ab", {{"special", false}, {"rstrip", true}});
+  files.push_back(file);
   for (const char* scheme : {"first", "always", "never"}) {
     file = llama_file();
     file.json["normalizer"] = nullptr;
@@ -66,6 +70,27 @@ TEST(TokenizerJson, WhatIsWrittenReadsTheSame) {
     }
     EXPECT_EQ(io::parse_json(text, "again")["post_processor"], file.json["post_processor"]);
   }
+}
+
+TEST(TokenizerJson, TruncationAndPaddingAreLeftAsideWithANote) {
+  TokenizerFile file = llama_file();
+  const Tokenizer plain = file.load();
+  file.json["truncation"] = {
+      {"direction", "Right"}, {"max_length", 2}, {"strategy", "LongestFirst"}, {"stride", 0}};
+  file.json["padding"] = {{"strategy", {{"Fixed", 8}}}, {"pad_id", 2}, {"pad_token", "</s>"}};
+  std::vector<std::string> notes;
+  const Tokenizer tokenizer = Tokenizer::from_json(
+      file.json.dump(), "t.json", [&](const std::string& line) { notes.push_back(line); });
+  EXPECT_EQ(notes,
+            (std::vector<std::string>{
+                "t.json: truncation is left aside: texts are encoded whole, and nothing is added",
+                "t.json: padding is left aside: texts are encoded whole, and nothing is added"}));
+  EXPECT_EQ(tokenizer.encode(kText, true), plain.encode(kText, true));
+  EXPECT_EQ(tokenizer.to_json(), plain.to_json());
+  notes.clear();
+  Tokenizer::from_json(plain.to_json(), "t.json",
+                       [&](const std::string& line) { notes.push_back(line); });
+  EXPECT_EQ(notes, std::vector<std::string>());
 }
 
 TEST(TokenizerJson, SavesIntoADirectoryAndLoadsFromIt) {
@@ -201,31 +226,42 @@ const Change kChanges[] = {
      "added_tokens: a token has no text"},
     {"added_as_text", char_file, [](Json& j) { added(j) = "<unk>"; },
      "added_tokens: expected an object, found \"\\\"<unk>\\\"\""},
-    {"added_single_word", char_file, [](Json& j) { added(j)["single_word"] = true; },
-     "added_tokens: token \"<unk>\": single_word is not supported"},
-    {"added_lstrip", char_file, [](Json& j) { added(j)["lstrip"] = true; },
-     "added_tokens: token \"<unk>\": lstrip is not supported"},
-    {"added_rstrip", char_file, [](Json& j) { added(j)["rstrip"] = true; },
-     "added_tokens: token \"<unk>\": rstrip is not supported"},
+    {"added_single_word_as_text", char_file, [](Json& j) { added(j)["single_word"] = "x"; },
+     "added_tokens: single_word: expected true or false, found \"x\""},
+    {"added_too_many_bytes", char_file,
+     [](Json& j) {
+       added(j, 1) = {{"id", 6}, {"content", std::string((1 << 23) - 4, 'x')}};
+     },
+     "added_tokens: expected at most 8388608 bytes of tokens together, found more"},
     // what is not supported
     {"other_model", char_file, [](Json& j) { j["model"]["type"] = "Unigram"; },
      "model: type: expected \"BPE\", found \"Unigram\""},
+    // As `transformers` writes them: their type is what is wrong, not the first of their settings.
+    {"unigram", char_file,
+     [](Json& j) {
+       j["model"] = {{"type", "Unigram"},
+                     {"unk_id", 0},
+                     {"vocab", Json::array({Json::array({"<unk>", 0.0})})},
+                     {"byte_fallback", false}};
+       j["colour"] = "red";
+     },
+     "model: type: expected \"BPE\", found \"Unigram\""},
+    {"word_piece", char_file,
+     [](Json& j) {
+       j["model"] = {{"type", "WordPiece"},
+                     {"unk_token", "[UNK]"},
+                     {"continuing_subword_prefix", "##"},
+                     {"max_input_chars_per_word", 100},
+                     {"vocab", Json::object()}};
+       j["truncation"] = {{"max_length", 8}};
+     },
+     "model: type: expected \"BPE\", found \"WordPiece\""},
     {"other_version", char_file, [](Json& j) { j["version"] = "2.0"; },
      "version: expected \"1.0\", found \"2.0\""},
     {"unknown_setting", char_file, [](Json& j) { j["colour"] = "red"; },
      "\"colour\" is not supported, found \"\\\"red\\\"\""},
     {"unknown_model_setting", char_file, [](Json& j) { j["model"]["colour"] = 1; },
      "model: \"colour\" is not supported, found \"1\""},
-    {"truncation", char_file,
-     [](Json& j) {
-       j["truncation"] = {{"max_length", 8}};
-     },
-     "\"truncation\" is not supported, found \"{\\\"max_length\\\":8}\""},
-    {"padding", char_file,
-     [](Json& j) {
-       j["padding"] = {{"pad_id", 8}};
-     },
-     "\"padding\" is not supported, found \"{\\\"pad_id\\\":8}\""},
     {"dropout", char_file, [](Json& j) { j["model"]["dropout"] = 0.1; },
      "model: dropout is not supported"},
     {"prefix", char_file, [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; },

@@ -18,6 +18,7 @@ namespace {
 using data::kNoToken;
 using data::StreamDecoder;
 using data::Tokenizer;
+using io::Json;
 using testing_files::byte_bpe_file;
 using testing_files::char_file;
 using testing_files::llama_file;
@@ -202,6 +203,84 @@ TEST(Tokenizer, NormalizedAddedTokensAreLookedForInNormalizedText) {
   EXPECT_EQ(std::count(inside.begin(), inside.end(), tokenizer.bos()), 0);
 }
 
+// What the `tokenizers` package (0.23) gives; tests/compat/tokenizer_compat.py has many more.
+TEST(Tokenizer, AddedTokensDecodeToWhatTheyWereLookedForIn) {
+  auto file = llama_file();
+  file.add_special("ba", {{"special", false}, {"normalized", true}});
+  file.add_special("b ab", {{"special", false}, {"normalized", true}});
+  file.add_special("▁x", {{"special", false}, {"normalized", false}});
+  const Tokenizer tokenizer = file.load();
+  const std::pair<std::string, Texts> cases[] = {
+      {"ab ba ab", {"▁ab", "ba", "▁ab"}},  // in the middle
+      {"ba ab", {"ba", "▁ab"}},            // at the start
+      {"ab ba", {"▁ab", "ba"}},            // at the end
+      {"ba ba", {"ba", "ba"}},             // twice
+      {"abba", {"▁ab", "b", "a"}},         // without its space it is not there
+      {"a b ab a", {"▁a", "b ab", "▁a"}},  // with a space inside
+  };
+  for (const auto& [text, tokens] : cases) {
+    const Ids ids = tokenizer.encode(text);
+    EXPECT_EQ(tokens_of(tokenizer, text), tokens);
+    EXPECT_EQ(tokenizer.decode(ids), text);
+    EXPECT_EQ(streamed(tokenizer, ids), text);
+  }
+  EXPECT_EQ(tokens_of(tokenizer, "a▁x"), (Texts{"▁a", "▁x"}));
+  EXPECT_EQ(round_trip(tokenizer, "a▁x"), "a x");  // as marks in other tokens
+  // Not normalized, and in the form without a prefix: what is added is what is there.
+  file = llama_file();
+  file.add_special("ba", {{"special", false}, {"normalized", false}});
+  EXPECT_EQ(round_trip(file.load(), "ab ba"), "ab ba");
+  file = llama_file();
+  file.json["normalizer"]["normalizers"].erase(0);
+  file.add_special("b a", {{"special", false}, {"normalized", true}});
+  EXPECT_EQ(tokens_of(file.load(), "ab ab a"), (Texts{"a", "b a", "b a"}));
+  EXPECT_EQ(round_trip(file.load(), "ab ab a"), "ab ab a");
+}
+
+TEST(Tokenizer, AddedTokensMayTakeWhiteSpaceAlongOrStandAlone) {
+  const auto tokens = [](const Json& settings, const std::string& text) {
+    auto file = byte_bpe_file();
+    Json all = {{"special", false}};
+    all.update(settings);
+    file.add_special("sat", all);
+    return tokens_of(file.load(), text);
+  };
+  const Json none = Json::object(), left = {{"lstrip", true}}, right = {{"rstrip", true}},
+             word = {{"single_word", true}};
+  EXPECT_EQ(tokens(none, "a sat o"), (Texts{"a", "\u0120", "sat", "\u0120", "o"}));
+  EXPECT_EQ(tokens(left, "a \n sat o"), (Texts{"a", "sat", "\u0120", "o"}));
+  EXPECT_EQ(tokens(left, "\u3000\u2003sat"), (Texts{"sat"}));
+  EXPECT_EQ(tokens(left, "sat sat"), (Texts{"sat", "sat"}));
+  EXPECT_EQ(tokens(right, "a sat \u3000\no"), (Texts{"a", "\u0120", "sat", "o"}));
+  EXPECT_EQ(tokens(right, "sat sat "), (Texts{"sat", "sat"}));
+  EXPECT_EQ(tokens(word, "sat"), (Texts{"sat"}));
+  EXPECT_EQ(tokens(word, "-sat."), (Texts{"-", "sat", "."}));
+  for (const char* beside :
+       {"_", "x", "1", "é", "猫", "\u0301", "\u203F", "\u200D", "\U000E0101"}) {
+    const auto has = [&](const std::string& text) {
+      const Texts found = tokens(word, text);
+      return std::count(found.begin(), found.end(), "sat") > 0;
+    };
+    EXPECT_FALSE(has(std::string("sat") + beside)) << beside;
+    EXPECT_FALSE(has(beside + std::string("sat"))) << beside;
+    EXPECT_TRUE(has(beside + std::string(" sat ") + beside)) << beside;
+  }
+  // Bytes that are not UTF-8 are no characters of words.
+  EXPECT_EQ(tokens(word, "\xffsat\xff")[1], "sat");
+}
+
+TEST(Tokenizer, WhatAMatchCoversIsUsedUpEvenIfItDoesNotCount) {
+  auto file = byte_bpe_file();
+  file.add_special("<a>");
+  file.add_special("a><b", {{"special", false}});
+  file.add_special("<", {{"special", false}});
+  const Tokenizer tokenizer = file.load();
+  EXPECT_EQ(tokenizer.encode("<a><b")[0], tokenizer.id_of("<"));
+  EXPECT_EQ(tokens_of(tokenizer, "<a><b"), (Texts{"<", "a", ">", "<", "b"}));
+  EXPECT_EQ(tokens_of(tokenizer, "<a><b", true), (Texts{"<a>", "<", "b"}));
+  EXPECT_EQ(tokens_of(tokenizer, "a><b"), (Texts{"a><b"}));
+}
+
 TEST(Tokenizer, KnowsItsSpecialTokensByName) {
   auto file = char_file();
   Tokenizer tokenizer = file.load();
@@ -276,14 +355,34 @@ TEST(Tokenizer, RefusesIdsThatItDoesNotHave) {
   const auto size = static_cast<int32_t>(tokenizer.vocab_size());
   StreamDecoder decoder(tokenizer);
   for (const int32_t id : {-1, size, INT32_MAX, INT32_MIN}) {
-    EXPECT_EQ(error_of([&] {
-                tokenizer.decode(Ids{0, id});
-              }),
+    EXPECT_EQ(error_of([&] { tokenizer.token(id); }),
               fmt::format("token id {} is not one of the vocabulary's 0 to {}", id, size - 1));
-    EXPECT_THROW(decoder.feed(id), Error);
-    EXPECT_THROW(tokenizer.token(id), Error);
     EXPECT_THROW(tokenizer.is_special(id), Error);
+    if (id >= 0) continue;
+    EXPECT_THROW(tokenizer.decode(Ids{0, id}), Error);
+    EXPECT_THROW(decoder.feed(id), Error);
   }
+}
+
+TEST(Tokenizer, IdsBeyondTheVocabularyShowAsTheReplacementCharacter) {
+  // A model may have more ids than its tokenizer has tokens.
+  for (const Tokenizer& tokenizer :
+       {char_file().load(), spaced_file().load(), byte_bpe_file().load(), llama_file().load()}) {
+    const auto size = static_cast<int32_t>(tokenizer.vocab_size());
+    for (const Ids& ids : {Ids{size}, Ids{size, INT32_MAX}, Ids{size - 1, size, size - 1, size}}) {
+      std::string expected;
+      for (const int32_t id : ids)
+        expected += id < size ? tokenizer.decode(Ids{id}) : std::string("\uFFFD");
+      if (tokenizer.kind() != "bpe") {
+        EXPECT_EQ(tokenizer.decode(ids), expected) << tokenizer.kind();
+      }
+      EXPECT_EQ(streamed(tokenizer, ids), tokenizer.decode(ids)) << tokenizer.kind();
+    }
+  }
+  const Tokenizer words = spaced_file().load();
+  const auto size = static_cast<int32_t>(words.vocab_size());
+  const int32_t low = words.id_of("low</w>");
+  EXPECT_EQ(words.decode(Ids{low, size, low}), "low \uFFFDlow");
 }
 
 TEST(Tokenizer, LongTextsOfRepeatedWordsGiveWhatShortOnesGive) {
@@ -379,6 +478,10 @@ TEST(Tokenizer, ScoredPiecesAreChecked) {
   EXPECT_NE(error([](ScoredPieces& s) { s.add("", -2); }), "(no error)");
   EXPECT_NE(error([](ScoredPieces& s) { s.add("\xff", -2); }), "(no error)");
   EXPECT_NE(error([](ScoredPieces& s) { s.add("b", NAN); }), "(no error)");
+  // All ways to cut a piece are tried: a long one would take forever.
+  EXPECT_EQ(error([](ScoredPieces& s) { s.add(std::string(512, 'b'), -2); }), "(no error)");
+  EXPECT_EQ(error([](ScoredPieces& s) { s.add(std::string(513, 'b'), -2); }),
+            "tokenizer: piece 260: expected at most 512 bytes, found 513");
 }
 
 TEST(Tokenizer, ReadsGpt2sOwnFiles) {

@@ -28,19 +28,17 @@ bool is_white_space(char32_t c) {
 // Letters and numbers lie below this: the planes above hold marks and private characters.
 constexpr char32_t kClassified = 0x40000;
 
-// The class of every code point below kClassified: one search for runs of letters or numbers over
-// a text of them all.
-std::vector<Class> classify_all() {
-  std::vector<Class> classes(kClassified, Class::kOther);
+// Calls f(code point, group) for all below `end` that the pattern, a run of characters, matches:
+// one search over a text of them all. `group` tells which of the pattern's alternatives it was.
+template <class F>
+void for_each_match(const char* runs, char32_t end, F&& f) {
   std::string all;
-  for (char32_t c = 0; c < kClassified; ++c) {
-    if (is_white_space(c)) classes[c] = Class::kSpace;
+  for (char32_t c = 0; c < end; ++c)
     if (c < 0xD800 || c > 0xDFFF) append_utf8(all, c);
-  }
   int error = 0;
   PCRE2_SIZE error_at = 0;
   const std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> pattern(
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>("\\p{L}+|(\\p{N}+)"), PCRE2_ZERO_TERMINATED,
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(runs), PCRE2_ZERO_TERMINATED,
                     PCRE2_UTF | PCRE2_UCP, &error, &error_at, nullptr),
       pcre2_code_free);
   REFRAIN_CHECK(pattern);
@@ -58,12 +56,42 @@ std::vector<Class> classify_all() {
     std::string_view run = std::string_view(all).substr(range[0], range[1] - range[0]);
     while (!run.empty()) {
       const CodePoint c = decode_utf8(run);
-      classes[c.code] = groups == 2 ? Class::kNumber : Class::kLetter;
+      f(c.code, groups - 1);
       run.remove_prefix(c.bytes);
     }
     at = range[1];
   }
+}
+
+std::vector<Class> classify_all() {
+  std::vector<Class> classes(kClassified, Class::kOther);
+  for (char32_t c = 0; c < kClassified; ++c)
+    if (is_white_space(c)) classes[c] = Class::kSpace;
+  for_each_match("\\p{L}+|(\\p{N}+)", kClassified, [&](char32_t c, int group) {
+    classes[c] = group == 1 ? Class::kNumber : Class::kLetter;
+  });
   return classes;
+}
+
+// Unicode's annex on regular expressions says what \w is.
+bool is_of_words(char32_t c) {
+  constexpr char32_t kEnd = 0xE0200;  // behind the last mark
+  static const std::vector<bool> of_words = [] {
+    std::vector<bool> all(kEnd);
+    for_each_match("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]+", kEnd,
+                   [&](char32_t code, int) { all[code] = true; });
+    return all;
+  }();
+  return c < kEnd && of_words[c];
+}
+
+// The last character of `text`, which is not empty.
+CodePoint last_character(std::string_view text) {
+  for (size_t bytes = 2; bytes <= std::min<size_t>(4, text.size()); ++bytes)
+    if (const CodePoint c = decode_utf8(text.substr(text.size() - bytes));
+        c.valid && c.bytes == bytes)
+      return c;
+  return decode_utf8(text.substr(text.size() - 1));
 }
 
 Class class_of(char32_t c) {
@@ -152,6 +180,28 @@ size_t leading_space(std::string_view text) {
   uint32_t bytes = 0;
   while (at < text.size() && space_at(text, at, bytes)) at += bytes;
   return at;
+}
+
+size_t trailing_space(std::string_view text) {
+  size_t bytes = 0;
+  while (bytes < text.size()) {
+    const CodePoint c = last_character(text.substr(0, text.size() - bytes));
+    if (!c.valid || !is_white_space(c.code)) break;
+    bytes += c.bytes;
+  }
+  return bytes;
+}
+
+bool starts_with_word(std::string_view text) {
+  if (text.empty()) return false;
+  const CodePoint c = decode_utf8(text);
+  return c.valid && is_of_words(c.code);
+}
+
+bool ends_with_word(std::string_view text) {
+  if (text.empty()) return false;
+  const CodePoint c = last_character(text);
+  return c.valid && is_of_words(c.code);
 }
 
 size_t leading_word(std::string_view text) {

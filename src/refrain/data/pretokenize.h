@@ -19,6 +19,12 @@ size_t gpt2_word(std::string_view text);
 
 // Bytes of white space at the start of `text`.
 size_t leading_space(std::string_view text);
+// Bytes of white space at its end.
+size_t trailing_space(std::string_view text);
+// Whether it begins, or ends, with a character of words: letters, marks, digits, connectors such as
+// the underscore (what \w is for the `tokenizers` package).
+bool starts_with_word(std::string_view text);
+bool ends_with_word(std::string_view text);
 // Bytes before the first white space.
 size_t leading_word(std::string_view text);
 

@@ -86,17 +86,6 @@ class WordMemo {
 
 std::string llama_byte_token(uint8_t byte) { return fmt::format("<0x{:02X}>", byte); }
 
-AddedTokenFinder::AddedTokenFinder(std::vector<Entry> entries) {
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.content.size() > b.content.size();
-  });
-  any_ = !entries.empty();
-  for (Entry& entry : entries) {
-    any_plain_ = any_plain_ || !entry.special;
-    by_first_byte_[static_cast<uint8_t>(entry.content[0])].push_back(std::move(entry));
-  }
-}
-
 Tokenizer::Impl::Impl(Vocabulary from)
     : vocabulary(std::move(from)),
       special(vocabulary.tokens.size()),
@@ -110,9 +99,9 @@ Tokenizer::Impl::Impl(Vocabulary from)
     const std::string& content = v.tokens[static_cast<size_t>(token.id)];
     special[static_cast<size_t>(token.id)] = token.special;
     if (token.normalized) {
-      normalized.push_back({normalize(content), token.id, token.special});
+      normalized.push_back({normalize(content), token});
     } else {
-      raw.push_back({content, token.id, token.special});
+      raw.push_back({content, token});
     }
   }
   raw_ = AddedTokenFinder(std::move(raw));
@@ -130,14 +119,23 @@ Tokenizer::Impl::Impl(Vocabulary from)
       continue;
     }
     if (const auto code = only_character(token)) set_character(characters_, *code, id);
-    if (v.kind == Kind::kLlama) text = replace_all(token, kSpaceMark, " ");
     if (v.kind == Kind::kBpe && token.ends_with(kEndOfWord)) {
-      const size_t bytes = token.size() - kEndOfWord.size();
-      if (const auto code = only_character(std::string_view(token).substr(0, bytes)))
-        set_character(last_characters_, *code, id);
-      text = token.substr(0, bytes) + ' ';
+      const auto inner = std::string_view(token).substr(0, token.size() - kEndOfWord.size());
+      if (const auto code = only_character(inner)) set_character(last_characters_, *code, id);
     }
   }
+  // An added token decodes to what it is looked for in: the space that the normalizer put before it
+  // is part of it.
+  if (v.kind == Kind::kLlama) {
+    for (const AddedToken& token : v.added)
+      if (token.normalized)
+        texts_[static_cast<size_t>(token.id)] = normalize(v.tokens[static_cast<size_t>(token.id)]);
+    for (std::string& text : texts_) text = replace_all(text, kSpaceMark, " ");
+  }
+  if (v.kind == Kind::kBpe)
+    for (std::string& text : texts_)
+      if (text.ends_with(kEndOfWord))
+        text.replace(text.size() - kEndOfWord.size(), kEndOfWord.size(), " ");
   for (size_t b = 0; b < 256; ++b) {
     const auto byte = static_cast<uint8_t>(b);
     if (v.kind == Kind::kByteBpe) bytes_[b] = id_or_none(byte_character(byte));
@@ -169,14 +167,18 @@ int32_t Tokenizer::Impl::special_token(std::initializer_list<std::string_view> n
   return kNoToken;
 }
 
-const std::string& Tokenizer::Impl::text_of(int32_t id) const {
-  if (id < 0 || static_cast<size_t>(id) >= texts_.size())
+void Tokenizer::Impl::check_id(int32_t id) const {
+  if (!has(id))
     throw_error("token id {} is not one of the vocabulary's 0 to {}", id, texts_.size() - 1);
-  return texts_[static_cast<size_t>(id)];
+}
+
+std::string_view Tokenizer::Impl::text_of(int32_t id) const {
+  if (id < 0) check_id(id);
+  return has(id) ? texts_[static_cast<size_t>(id)] : kReplacement;
 }
 
 bool Tokenizer::Impl::ends_word(int32_t id) const {
-  return vocabulary.kind == Kind::kBpe && id < vocabulary.model_tokens &&
+  return vocabulary.kind == Kind::kBpe && has(id) &&
          vocabulary.tokens[static_cast<size_t>(id)].ends_with(kEndOfWord);
 }
 
@@ -186,16 +188,14 @@ void Tokenizer::Impl::encode(std::string_view text, bool parse_special,
   raw_.split(
       text, parse_special,
       [&](std::string_view stretch) {
-        bool at_start = stretch.data() == text.data();
+        const bool at_start = stretch.data() == text.data();
+        const std::string changed = normalize(stretch);
         normalized_.split(
-            normalize(stretch), parse_special,
+            changed, parse_special,
             [&](std::string_view plain) {
-              encode_plain(plain, std::exchange(at_start, false), out);
+              encode_plain(plain, at_start && plain.data() == changed.data(), out);
             },
-            [&](int32_t id) {
-              at_start = false;
-              found(id);
-            });
+            found);
       },
       found);
 }
@@ -301,8 +301,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool with_special) c
   std::string text;
   bool ends_word = false;
   for (const int32_t id : ids) {
-    const std::string& piece = impl_->text_of(id);
-    if (is_special(id) && !with_special) continue;
+    const std::string_view piece = impl_->text_of(id);
+    if (!with_special && impl_->has(id) && is_special(id)) continue;
     text += piece;
     ends_word = impl_->ends_word(id);
   }
@@ -323,7 +323,7 @@ const std::string& Tokenizer::kind() const {
 }
 
 std::string_view Tokenizer::token(int32_t id) const {
-  impl_->text_of(id);
+  impl_->check_id(id);
   return impl_->vocabulary.tokens[static_cast<size_t>(id)];
 }
 
@@ -333,7 +333,7 @@ int32_t Tokenizer::id_of(std::string_view token) const {
 }
 
 bool Tokenizer::is_special(int32_t id) const {
-  impl_->text_of(id);
+  impl_->check_id(id);
   return impl_->special[static_cast<size_t>(id)];
 }
 
@@ -345,9 +345,10 @@ bool Tokenizer::adds_bos() const { return impl_->vocabulary.template_bos != kNoT
 
 std::string StreamDecoder::feed(int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
-  const std::string& piece = impl.text_of(id);
-  if (tokenizer_.is_special(id)) return {};
-  std::string text = std::exchange(held_, {}) + piece;
+  const std::string_view piece = impl.text_of(id);
+  if (impl.has(id) && tokenizer_.is_special(id)) return {};
+  std::string text = std::exchange(held_, {});
+  text += piece;
   const Vocabulary& v = impl.vocabulary;
   if (!started_ && !text.empty()) {
     started_ = true;

@@ -19,9 +19,13 @@
 #include <string_view>
 #include <vector>
 
+#include "refrain/base/notes.h"
+
 namespace refrain::data {
 
 inline constexpr int32_t kNoToken = -1;
+// What ids decode to that are not in the vocabulary: a model may have more ids than its tokenizer.
+inline constexpr std::string_view kReplacement = "\uFFFD";
 
 // Puts the next piece of training text into `piece` (replaced); false when there is no more. Pieces
 // may end anywhere. The source is read once.
@@ -36,15 +40,20 @@ struct TokenizerTraining {
   int64_t max_words = 20'000'000;
 };
 
+// Bytes of a piece in from_scored_pieces(). Real ones have at most some dozens.
+inline constexpr size_t kLongestPiece = 512;
+
 class Tokenizer {
  public:
   // `what` is "char", "bpe:8000" or "byte-bpe:8000".
   static TokenizerTraining parse_spec(const std::string& what);
   // char and bpe: text that is not valid UTF-8 is an Error that names the byte offset.
   static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
-  static Tokenizer load(const std::string& path);  // a tokenizer.json, or a directory with one
+  // A tokenizer.json, or a directory with one. What it asks for that is left aside is noted.
+  static Tokenizer load(const std::string& path, const Notes& notes = {});
   // The text of a tokenizer.json; `name` is what errors call it.
-  static Tokenizer from_json(std::string_view text, const std::string& name);
+  static Tokenizer from_json(std::string_view text, const std::string& name,
+                             const Notes& notes = {});
   // GPT-2's own files (encoder.json, vocab.bpe).
   static Tokenizer from_gpt2(const std::string& vocab_json, const std::string& merges);
   // Pieces with scores (llama2.c's tokenizer .bin, sentencepiece's order): higher score merges
@@ -62,7 +71,8 @@ class Tokenizer {
   // With parse_special, text equal to a special token becomes that token (what prompts want);
   // without, it is plain text (what training data wants). No token is added by itself.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
-  // Special tokens are left out unless asked for. Error on an id that is not in the vocabulary.
+  // Special tokens are left out unless asked for. An id beyond the vocabulary is kReplacement, a
+  // negative one an Error.
   std::string decode(std::span<const int32_t> ids, bool with_special = false) const;
 
   int64_t vocab_size() const;  // ids are [0, vocab_size)

@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "refrain/base/notes.h"
+#include "refrain/data/added_tokens.h"
 #include "refrain/data/bpe.h"
 #include "refrain/data/tokenizer.h"
 #include "refrain/io/json.h"
@@ -19,13 +21,6 @@ inline constexpr std::string_view kUnknown = "<unk>";
 inline constexpr std::string_view kSpaceMark = "\u2581";  // what the llama kind writes for a space
 
 std::string llama_byte_token(uint8_t byte);  // "<0x0A>"
-
-// A token that is looked for before anything else is done with the text.
-struct AddedToken {
-  int32_t id = kNoToken;
-  bool special = true;      // found only where special tokens are asked for; left out of decoding
-  bool normalized = false;  // looked for in text whose spaces are marks already (llama)
-};
 
 struct Vocabulary {
   Kind kind = Kind::kChar;
@@ -53,55 +48,18 @@ struct Vocabulary {
   int32_t template_bos = kNoToken;  // the token it puts before the text
 };
 
-// What a tokenizer.json holds; `name` is what errors call it.
-Vocabulary read_vocabulary(const io::Json& root, const std::string& name);
-
-// Finds added tokens in text: the leftmost, of those the longest.
-class AddedTokenFinder {
- public:
-  struct Entry {
-    std::string content;  // as it is looked for, not empty
-    int32_t id;
-    bool special;
-  };
-  explicit AddedTokenFinder(std::vector<Entry> entries = {});
-
-  // Calls plain(text) and found(id) in the order of the text.
-  template <class Plain, class Found>
-  void split(std::string_view text, bool with_special, Plain&& plain, Found&& found) const {
-    size_t start = 0;
-    for (size_t at = 0; (with_special ? any_ : any_plain_) && at < text.size();) {
-      const Entry* entry = match(text.substr(at), with_special);
-      if (!entry) {
-        ++at;
-        continue;
-      }
-      if (at > start) plain(text.substr(start, at - start));
-      found(entry->id);
-      start = at += entry->content.size();
-    }
-    if (start < text.size()) plain(text.substr(start));
-  }
-
- private:
-  // The longest token at the start of `text`.
-  const Entry* match(std::string_view text, bool with_special) const {
-    for (const Entry& entry : by_first_byte_[static_cast<uint8_t>(text[0])])
-      if ((with_special || !entry.special) && text.starts_with(entry.content)) return &entry;
-    return nullptr;
-  }
-
-  std::array<std::vector<Entry>, 256> by_first_byte_;  // each from long to short
-  bool any_ = false, any_plain_ = false;
-};
+// What a tokenizer.json holds; `name` is what errors and notes call it.
+Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes = {});
 
 class Tokenizer::Impl {
  public:
   explicit Impl(Vocabulary vocabulary);
 
   void encode(std::string_view text, bool parse_special, std::vector<int32_t>& ids) const;
-  const std::string& text_of(int32_t id) const;  // what the token decodes to; Error on other ids
-  bool ends_word(int32_t id) const;              // its last character is a space for "</w>"
+  std::string_view text_of(int32_t id) const;  // what it decodes to; Error on negative ids
+  bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < texts_.size(); }
+  void check_id(int32_t id) const;   // Error unless it has it
+  bool ends_word(int32_t id) const;  // its last character is a space for "</w>"
 
   Vocabulary vocabulary;
   std::unordered_map<std::string_view, int32_t> ids;  // of tokens

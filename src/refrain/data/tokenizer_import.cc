@@ -86,6 +86,9 @@ Tokenizer Tokenizer::from_scored_pieces(std::vector<std::string> pieces,
       if (pieces[i].empty() || find_invalid_utf8(pieces[i]) || !std::isfinite(scores[i]))
         throw_error("tokenizer: piece {}: expected UTF-8 text and a finite score, found {} and {}",
                     i, io::quote(pieces[i]), scores[i]);
+      if (pieces[i].size() > kLongestPiece)
+        throw_error("tokenizer: piece {}: expected at most {} bytes, found {}", i, kLongestPiece,
+                    pieces[i].size());
       v.tokens.push_back(mark_spaces(pieces[i]));
     }
     const auto [known, added] = ids.emplace(v.tokens[i], static_cast<int32_t>(i));
@@ -93,7 +96,8 @@ Tokenizer Tokenizer::from_scored_pieces(std::vector<std::string> pieces,
       throw_error("tokenizer: pieces {} and {} are the same: {}", known->second, i,
                   io::quote(pieces[i]));
   }
-  // A piece can be merged from any two others that make it; its score says when.
+  // A piece can be merged from any two others that make it; its score says when. All places where
+  // it may be cut are tried, which is why pieces are no longer than kLongestPiece.
   std::vector<size_t> by_score;
   for (size_t i = kSpecialPieces + kBytePieces; i < pieces.size(); ++i) by_score.push_back(i);
   std::stable_sort(by_score.begin(), by_score.end(),

@@ -77,15 +77,23 @@ class Reader {
  public:
   Reader(const Json& root, const std::string& name) : top_{&root, name}, model_(top_.at("model")) {}
 
-  Vocabulary read() {
+  Vocabulary read(const Notes& notes) {
+    // What the model is comes before any setting: another type has other settings.
+    if (!top_.json->is_object()) top_.only({});
+    if (!model_.json || !model_.json->is_object()) model_.only({});
+    if (const std::string type = model_.text("type", "BPE"); type != "BPE")
+      throw_error("{}: type: expected \"BPE\", found {}", model_.where, quote(type));
     top_.only({"version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-               "decoder", "model"});
+               "decoder", "model", "truncation", "padding"});
+    // What `transformers` writes there is about batches of texts, not about a text's tokens.
+    for (const char* key : {"truncation", "padding"})
+      if (top_.at(key).json)
+        add_note(notes, "{}: {} is left aside: texts are encoded whole, and nothing is added",
+                 top_.where, key);
     if (const std::string version = top_.text("version", "1.0"); version != "1.0")
       throw_error("{}: version: expected \"1.0\", found {}", top_.where, quote(version));
     model_.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                  "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
-    if (const std::string type = model_.text("type", "BPE"); type != "BPE")
-      throw_error("{}: type: expected \"BPE\", found {}", model_.where, quote(type));
     if (io::get_number(*model_.json, "dropout", model_.where, 0) != 0)
       throw_error("{}: dropout is not supported", model_.where);
     if (!model_.text("continuing_subword_prefix", "").empty())
@@ -134,7 +142,7 @@ class Reader {
     const Json::array_t& list = model_.list("merges");
     for (size_t i = 0; i < list.size(); ++i) {
       const Json& merge = list[i];
-      const std::string where = fmt::format("{}: merges: number {}", model_.where, i);
+      const auto where = [&] { return fmt::format("{}: merges: number {}", model_.where, i); };
       std::string_view left, right;
       if (merge.is_string()) {
         left = right = merge.get_ref<const std::string&>();
@@ -142,20 +150,20 @@ class Reader {
         left = left.substr(0, space);
         right = space < right.size() ? right.substr(space + 1) : "";
         if (left.empty() || right.empty() || right.find(' ') != right.npos)
-          throw_error("{}: expected two tokens with a space between them, found {}", where,
+          throw_error("{}: expected two tokens with a space between them, found {}", where(),
                       quote(io::to_line(merge)));
       } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
                  merge[1].is_string()) {
         left = merge[0].get_ref<const std::string&>();
         right = merge[1].get_ref<const std::string&>();
       } else {
-        throw_error("{}: expected \"a b\" or [\"a\", \"b\"], found {}", where,
+        throw_error("{}: expected \"a b\" or [\"a\", \"b\"], found {}", where(),
                     quote(io::to_line(merge)));
       }
       const auto id_of = [&](std::string_view token) {
         const auto found = ids_.find(token);
         if (found == ids_.end())
-          throw_error("{}: token {} is not in the vocabulary", where, quote(token));
+          throw_error("{}: token {} is not in the vocabulary", where(), quote(token));
         return found->second;
       };
       const std::string merged = std::string(left) + std::string(right);
@@ -166,14 +174,15 @@ class Reader {
   void read_added() {
     if (!top_.at("added_tokens").json) return;
     std::set<int32_t> seen;
+    size_t bytes = 0;
     for (const Json& json : top_.list("added_tokens")) {
       const Part part{&json, top_.at("added_tokens").where};
       part.only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
       const std::string content = part.text("content");
       if (content.empty()) throw_error("{}: a token has no text", part.where);
-      for (const char* setting : {"single_word", "lstrip", "rstrip"})
-        if (part.flag(setting, false))
-          throw_error("{}: token {}: {} is not supported", part.where, quote(content), setting);
+      if ((bytes += content.size()) > AddedTokenFinder::kMaxBytes)
+        throw_error("{}: expected at most {} bytes of tokens together, found more", part.where,
+                    AddedTokenFinder::kMaxBytes);
       const auto known = ids_.find(content);
       const auto next = static_cast<int32_t>(v_.tokens.size());
       const int32_t expected = known == ids_.end() ? next : known->second;
@@ -188,7 +197,12 @@ class Reader {
         ids_.emplace(json.at("content").get_ref<const std::string&>(), expected);
       }
       const bool special = part.flag("special", false);
-      v_.added.push_back({expected, special, part.flag("normalized", !special)});
+      v_.added.push_back({.id = expected,
+                          .special = special,
+                          .normalized = part.flag("normalized", !special),
+                          .single_word = part.flag("single_word", false),
+                          .lstrip = part.flag("lstrip", false),
+                          .rstrip = part.flag("rstrip", false)});
     }
   }
 
@@ -425,17 +439,18 @@ Json write_model(const Vocabulary& v) {
 
 }  // namespace
 
-Vocabulary read_vocabulary(const io::Json& root, const std::string& name) {
-  return Reader(root, name).read();
+Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes) {
+  return Reader(root, name).read(notes);
 }
 
-Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name) {
-  return Tokenizer(std::make_unique<Impl>(read_vocabulary(io::parse_json(text, name), name)));
+Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name, const Notes& notes) {
+  return Tokenizer(
+      std::make_unique<Impl>(read_vocabulary(io::parse_json(text, name), name, notes)));
 }
 
-Tokenizer Tokenizer::load(const std::string& path) {
+Tokenizer Tokenizer::load(const std::string& path, const Notes& notes) {
   const std::string file = std::filesystem::is_directory(path) ? path + "/tokenizer.json" : path;
-  return from_json(io::read_file(file), file);
+  return from_json(io::read_file(file, io::kMaxJsonBytes), file, notes);
 }
 
 std::string Tokenizer::to_json() const {
@@ -445,9 +460,9 @@ std::string Tokenizer::to_json() const {
   for (const AddedToken& token : v.added)
     added.push_back({{"id", token.id},
                      {"content", v.tokens[static_cast<size_t>(token.id)]},
-                     {"single_word", false},
-                     {"lstrip", false},
-                     {"rstrip", false},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
                      {"normalized", token.normalized},
                      {"special", token.special}});
   write_kind(v, root);
