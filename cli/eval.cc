@@ -154,7 +154,7 @@ struct Eval {
                                    .one_direction = true};
     for (const std::string& input : data)
       if (input == "-" || data::DataSet::is_token_file(input))
-        throw_error("{}: translations are scored on files of text", input);
+        throw_error("{}: expected a file of text, by which translations are scored", input);
 
     std::vector<SourceLine> sources;
     std::vector<std::string> references;
@@ -164,8 +164,8 @@ struct Eval {
       references.push_back(pair.target);
     }
     if (sources.empty())
-      throw_error("{}: no pair from {} to {}", reader.name(), direction.source_tag,
-                  direction.target_tag);
+      throw_error("{}: expected pairs from {} to {}, found none", reader.name(),
+                  direction.source_tag, direction.target_tag);
     if (reader.blank() > 0)
       note(fmt::format("{}: {} left out for having no text", reader.name(), reader.blank()));
 

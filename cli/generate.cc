@@ -118,7 +118,7 @@ struct Generate {
       ids.insert(ids.begin(), bos);
     if (at_start && ids.empty())
       throw_error(
-          "the prompt is empty, and the model has no token that begins texts; give --prompt");
+          "--prompt: expected text, for the tokenizer has no token that begins texts; found none");
     request.eos = loaded.special.eos;
     request.pad = loaded.special.pad;
     request.more_eos = loaded.special.more_eos;

@@ -39,8 +39,8 @@ struct Score {
       const bool more = next_line(hypotheses, hypothesis);
       if (next_line(references, reference) != more) {
         const io::TextReader& shorter = more ? references : hypotheses;
-        throw_error("{} has {} lines, {} has more", shorter.name(), pairs,
-                    (more ? hypotheses : references).name());
+        throw_error("{}: expected as many lines as {} has, found {}", shorter.name(),
+                    (more ? hypotheses : references).name(), pairs);
       }
       if (!more) break;
       scored.add(hypothesis, reference);

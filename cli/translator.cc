@@ -23,7 +23,8 @@ int32_t id_of(const LoadedModel& loaded, const std::string& tag, const char* fla
 std::vector<int32_t> end_tokens(const SpecialTokens& special) {
   std::vector<int32_t> all = special.more_eos;
   if (special.eos >= 0) all.push_back(special.eos);
-  if (all.empty()) throw_error("the model has no end token, so that it cannot translate");
+  if (all.empty())
+    throw_error("translation: expected a tokenizer with an end token, found one without");
   return all;
 }
 

@@ -1,5 +1,7 @@
 // Runs the forms of a model that must agree, on real text, and compares what they give: logits, the
 // states they leave and gradients, against one another and against plain loops in float64.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <complex>
@@ -145,7 +147,9 @@ struct Verify {
     }
     if (ids.size() > static_cast<size_t>(tokens)) ids.resize(static_cast<size_t>(tokens));
     if (ids.size() < 2)
-      throw_error("the text is {} tokens long, expected at least 2; give --data", ids.size());
+      throw_error("{}: expected at least 2 tokens, found {}",
+                  data.empty() ? "the built-in text" : fmt::format("{}", fmt::join(data, ", ")),
+                  ids.size());
     return ids;
   }
 

@@ -140,8 +140,9 @@ class Translations(cli_test.Case):
         self.fails(*score, "--chrf-word-order", 1, says="word order")
         self.fails("score", "--hyp", hyp, says="--ref is missing")
         self.fails("score", "--hyp", hyp, "--ref", self.put("two", "a\nb\n"),
-                   says=["two has 2 lines", "hyp has more"])
-        self.fails("score", "--hyp", "two", "--ref", ref, says=["two has 2 lines", "ref has more"])
+                   says=["two: expected as many lines as", "hyp has, found 2"])
+        self.fails("score", "--hyp", "two", "--ref", ref,
+                   says=["two: expected as many lines as", "ref has, found 2"])
         self.fails("score", "--hyp", self.put("bad", b"a\n\xff\n"), "--ref", ref,
                    says=["bad: line 2", "UTF-8"])
         self.fails("score", "--hyp", self.put("none", ""), "--ref", "none", says="none")
@@ -200,7 +201,7 @@ class Directions(train_test.TrainCase):
                                          direction[1], "--max-length-factor", 0))
             self.assertEqual(found["pairs"], pairs)
         self.fails("eval", "-m", "own", "--data", "a.jsonl", "--source-tag", "<fr>",
-                   "--target-tag", "<en>", says="a.jsonl: no pair from <fr> to <en>")
+                   "--target-tag", "<en>", says="a.jsonl: expected pairs from <fr> to <en>, found none")
         # A prepared file says itself what is in it.
         self.must("prepare", *self.TASK, "--data", "a.en", "a.ja", "--both-directions",
                   "--tokenizer", "run", "--out", "a.tokens")
