@@ -1,6 +1,6 @@
 // The three products of a linear map beside oneDNN's sgemm, in one run, interleaved:
 //
-//   OMP_NUM_THREADS=2 build/dev/bench_gemm 2 [repetitions]
+//   OMP_NUM_THREADS=2 build/dev/bench_gemm 2 [repetitions] [plant=weights]
 //
 // prints GFLOP/s (median) of both and their ratio, and of the same product in 16-bit integers, as a
 // Markdown table. A product that differs from oneDNN's by more than float32 sums in another order,
@@ -23,6 +23,7 @@
 #include "refrain/base/buffer.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "support.h"
 
 namespace {
 
@@ -56,12 +57,16 @@ struct Row {
   int64_t M, N, K;  // of the product
   std::function<void(kernels::Precision)> ours;
   std::function<void()> theirs;
-  const float *ours_out, *theirs_out;
+  float* ours_out;
+  const float* theirs_out;
+  bool plant;  // an error, to see it refused
 };
 
 bool agree(const Row& row, kernels::Precision precision, double allowed) {
   row.ours(precision);
   row.theirs();
+  if (row.plant)
+    for (int64_t i = 0; i < row.M * row.N; ++i) row.ours_out[i] *= 1.02f;
   double worst = 0;
   for (int64_t i = 0; i < row.M * row.N; ++i)
     worst = std::max(worst, std::abs(static_cast<double>(row.ours_out[i]) -
@@ -93,6 +98,7 @@ bool measure(const Row& row, int repetitions) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const bool plant = !bench::take_plant(argc, argv).empty();
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   const int repetitions = argc > 2 ? std::atoi(argv[2]) : 15;
   set_threads(threads);
@@ -128,7 +134,7 @@ int main(int argc, char** argv) {
         {"x Wt", R, out, in,
          [&](auto p) { kernels::linear_forward(tx, tw, ty, scratch, nullptr, {p}); },
          [&] { sgemm('N', 'T', s.R, s.out, s.in, x.data(), s.in, w.data(), s.in, 0, y2.data()); },
-         y.data(), y2.data()},
+         y.data(), y2.data(), plant},
         repetitions);
     all &= measure({"dY W", R, in, out,
                     [&](auto p) { kernels::linear_backward_input(tdy, tw, tdx, scratch, {p}); },
@@ -136,7 +142,7 @@ int main(int argc, char** argv) {
                       sgemm('N', 'N', s.R, s.in, s.out, dy.data(), s.out, w.data(), s.in, 0,
                             dx2.data());
                     },
-                    dx.data(), dx2.data()},
+                    dx.data(), dx2.data(), plant},
                    repetitions);
     all &= measure({"+= dYt X", out, in, R,
                     [&](auto p) {
@@ -146,7 +152,7 @@ int main(int argc, char** argv) {
                       sgemm('T', 'N', s.out, s.in, s.R, dy.data(), s.out, x.data(), s.in, 1,
                             dw2.data());
                     },
-                    dw.data(), dw2.data()},
+                    dw.data(), dw2.data(), plant},
                    repetitions);
   }
   return all ? 0 : 1;

@@ -4,12 +4,14 @@
 //
 // A stack of two blocks, 128 wide, 4 heads, vocabulary 512. The history is read in pieces of 512
 // tokens; at each mark 200 tokens are generated one by one and their median time is told, as CSV:
-// mixer, tokens of history, microseconds per token, bytes of state, MiB resident.
+// mixer, tokens of history, microseconds per token, bytes of state, MiB resident. At the first mark
+// the logits must be those of the plain model in float64.
 #include <unistd.h>
 
 #include <string>
 #include <vector>
 
+#include "cli/bench/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/model/language_model.h"
@@ -21,7 +23,7 @@ namespace {
 
 using namespace refrain;
 
-constexpr int64_t kVocabulary = 512;
+constexpr int64_t kVocabulary = 512, kChecked = 101;
 
 double resident_mebibytes() {
   long total = 0, resident = 0;
@@ -36,6 +38,14 @@ class Reader {
   Reader(const LanguageModel& model, int64_t capacity) : model_(model), state_(model, capacity) {}
 
   int64_t position() const { return state_.position(); }
+  std::span<const float> logits() const { return logits_; }
+  const std::vector<int32_t>& history() const { return history_; }
+  void plant_in_state() {
+    for (size_t l = 0; l < static_cast<size_t>(model_.config().layers); ++l) {
+      const size_t n = model_.state_bytes(static_cast<int64_t>(l), position()) / sizeof(float);
+      bench::plant_in({reinterpret_cast<float*>(state_.row(l)), n});
+    }
+  }
 
   // Reads n tokens, drawn at random: sampling is not what is timed.
   void read(int64_t n) {
@@ -50,6 +60,7 @@ class Reader {
       model_.logits(ctx, window, tokens_, view.states(), last, {logits_.data(), {1, kVocabulary}});
     });
     state_.advance(n);
+    if (position() <= kChecked) history_.insert(history_.end(), tokens_.begin(), tokens_.end());
   }
 
  private:
@@ -58,13 +69,14 @@ class Reader {
   Workspace workspace_;
   WindowData data_;
   Random random_{1};
-  std::vector<int32_t> tokens_;
+  std::vector<int32_t> tokens_, history_;  // history_: up to kChecked tokens
   std::vector<float> logits_ = std::vector<float>(kVocabulary);
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  const std::string plant = bench::take_plant(argc, argv);
   if (argc < 2) {
     std::fprintf(stderr, "usage: bench_history MIXER [longest [threads]]\n");
     return 2;
@@ -79,11 +91,20 @@ int main(int argc, char** argv) {
   config.pattern = argv[1];
   LanguageModel model(config, {});
   model.initialise(1);
+  cli::bench::spread_weights(model);
+  const ReferenceModel<double> reference(model);
+  if (plant == "weights") bench::plant_in(model.weights());
   model.pack_weights();
   Reader reader(model, longest + 2 * kSteps);
   for (int64_t mark = 100; mark <= longest; mark *= 10) {
     while (reader.position() < mark) reader.read(std::min(kPiece, mark - reader.position()));
+    if (mark + 1 == kChecked && plant == "state") reader.plant_in_state();
     reader.read(1);
+    if (reader.position() == kChecked) {
+      const std::vector<double> logits = reference.logits(reader.history());
+      const std::vector<float> want(logits.end() - kVocabulary, logits.end());
+      if (!bench::agree(argv[1], "logit", reader.logits(), want, 1e-4)) return 1;
+    }
     std::vector<double> times;
     for (int64_t i = 0; i < kSteps && reader.position() < longest + kSteps; ++i)
       times.push_back(bench::seconds([&] { reader.read(1); }));

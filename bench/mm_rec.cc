@@ -6,13 +6,14 @@
 // prints Markdown tables. Each row runs in a process of its own, whose peak memory it tells; the
 // memory of activations is that of its plan. "Before" makes every product of the mixer a token at a
 // time, each projection by itself, with its weights packed once; gradients by inputs are still
-// whole products, which flatters it. Rows of the same length must have the same loss: nothing is
-// timed that gives other numbers.
-#include <cmath>
+// whole products, which flatters it. Every row is held to the plain model in float64 over its first
+// tokens, losses and gradients, and each token's loss to that of the first row of its length: what
+// gives other numbers is not timed.
 #include <map>
 #include <string>
 #include <vector>
 
+#include "cli/bench/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/kernels/gemm.h"
@@ -30,6 +31,7 @@ struct Setup {
   int threads = 2, repetitions = 3;
   int64_t longest = 32768, width = 1024;
   int64_t longest_before = 2048;  // beyond it, minutes a step
+  std::string plant;
 };
 
 struct Row {
@@ -55,19 +57,27 @@ class Step {
     tokens_ = random_tokens(T + 1);
   }
 
-  void initialise() {
+  // Whether it may be timed.
+  bool initialise(const std::string& plant) {
     model_.initialise(1);
+    cli::bench::spread_weights(model_);
     model_.allocate_gradients();
+    const auto n = static_cast<size_t>(T_);
+    cli::bench::StepCheck step(model_, std::span(tokens_).first(n),
+                               std::span(tokens_).subspan(1, n));
+    if (!plant.empty()) bench::plant_in(model_.weights());
+    const cli::bench::Check check = step.check(model_, {.recompute = row_.recompute}, {});
+    if (!check.passed())
+      std::fprintf(stderr, "%s, T %lld: %s: refused\n", row_.name.c_str(),
+                   static_cast<long long>(T_), check.reason().c_str());
+    return check.passed();
   }
 
-  // The sum of the losses.
-  double run() {
+  std::span<const float> losses() const { return losses_; }
+  void run() {
     model_.clear_gradients();
     workspace_.run({}, [&](Context& ctx, Arena& saved) { train(ctx, saved); });
     model_.finish_gradients();
-    double sum = 0;
-    for (const float loss : losses_) sum += static_cast<double>(loss);
-    return sum;
   }
 
   double activation_mebibytes() {
@@ -113,42 +123,51 @@ class Step {
   std::vector<float> losses_;
 };
 
-double loss_of(const Setup& setup, int64_t T, const Row& row) {
-  return bench::in_child([&] {
-           set_threads(setup.threads);
-           Step step(setup, T, row);
-           step.initialise();
-           return step.run();
-         })
-      .value;
-}
+// Rows of one length: the first leaves its losses, the others must have them.
+class Length {
+ public:
+  Length(const Setup& setup, int64_t T) : setup_(setup), T_(T), losses_(static_cast<size_t>(T)) {}
 
-// Seconds of a step, which must have the loss that is expected.
-bench::Measured timed(const Setup& setup, int64_t T, const Row& row, double want) {
-  return bench::in_child([&] {
-    set_threads(setup.threads);
-    Step step(setup, T, row);
-    step.initialise();
-    if (const double loss = step.run(); !(std::abs(loss - want) <= 1e-6 * want)) {
-      std::fprintf(stderr, "%s, T %lld: loss %.9g, expected %.9g: refused\n", row.name.c_str(),
-                   static_cast<long long>(T), loss, want);
-      std::exit(1);
-    }
-    std::vector<double> all;
-    for (int i = 0; i < setup.repetitions; ++i) all.push_back(bench::seconds([&] { step.run(); }));
-    return bench::median(std::move(all));
-  });
-}
+  // Seconds of a step, or kRefused.
+  bench::Measured timed(const Row& row) {
+    const bool first = std::exchange(first_, false);
+    const bench::Measured measured = bench::in_child([&] {
+      set_threads(setup_.threads);
+      Step step(setup_, T_, row);
+      if (!step.initialise(setup_.plant)) return bench::kRefused;
+      step.run();
+      if (first)
+        std::ranges::copy(step.losses(), losses_.span().begin());
+      else if (!bench::agree(row.name, "the loss of token", step.losses(), losses_.span(), 1e-4))
+        return bench::kRefused;
+      std::vector<double> all;
+      for (int i = 0; i < setup_.repetitions; ++i)
+        all.push_back(bench::seconds([&] { step.run(); }));
+      return bench::median(std::move(all));
+    });
+    all_passed &= measured.value != bench::kRefused;
+    return measured;
+  }
+
+  static inline bool all_passed = true;
+
+ private:
+  const Setup& setup_;
+  int64_t T_;
+  bench::SharedNumbers losses_;
+  bool first_ = true;
+};
 
 void print_steps(const Setup& setup) {
   std::printf("| T | seconds a step, before | after | ratio | peak memory, MiB |\n");
   std::printf("|---:|---:|---:|---:|---:|\n");
   for (int64_t T = 128; T <= setup.longest; T *= T == 128 ? 4 : 2) {
-    const double want = loss_of(setup, T, {"after"});
-    const bench::Measured after = timed(setup, T, {"after"}, want);
+    Length length(setup, T);
+    const bench::Measured after = length.timed({"after"});
+    if (after.value == bench::kRefused) continue;
     std::printf("| %lld |", static_cast<long long>(T));
     if (T <= setup.longest_before) {
-      const double before = timed(setup, T, {"before", false}, want).value;
+      const double before = length.timed({"before", false}).value;
       std::printf(" %.3f | %.3f | %.1f |", before, after.value, before / after.value);
     } else {
       std::printf(" - | %.3f | - |", after.value);
@@ -176,11 +195,12 @@ void print_recomputation(const Setup& setup) {
   std::printf("\n| recomputed, T %lld | activations, MiB | peak, MiB | seconds a step |\n",
               static_cast<long long>(T));
   std::printf("|---|---:|---:|---:|\n");
-  const double want = loss_of(setup, T, rows[0]);
+  Length length(setup, T);
   double first_memory = 0, first_seconds = 0;
   for (const Row& row : rows) {
     const double memory = Step(setup, T, row).activation_mebibytes();
-    const bench::Measured step = timed(setup, T, row, want);
+    const bench::Measured step = length.timed(row);
+    if (step.value == bench::kRefused) continue;
     if (first_memory == 0) {
       first_memory = memory;
       first_seconds = step.value;
@@ -191,7 +211,9 @@ void print_recomputation(const Setup& setup) {
   }
   const Row& least = rows[6];
   const double memory = Step(setup, 2 * T, least).activation_mebibytes();
-  const bench::Measured step = timed(setup, 2 * T, least, loss_of(setup, 2 * T, rows[0]));
+  Length twice(setup, 2 * T);
+  const bench::Measured step = twice.timed(least);
+  if (step.value == bench::kRefused) return;
   std::printf("| T %lld: %s | %.0f (%+.0f %%) | %.0f | %.3f |\n", static_cast<long long>(2 * T),
               "mixers but for h every 64 tokens, inside of the decay, feed-forward", memory,
               100 * (memory / first_memory - 1), step.peak_mebibytes, step.value);
@@ -225,9 +247,15 @@ void print_projections(const Setup& setup) {
   };
   fused();
   stepped();
-  if (once != steps) {
-    std::fprintf(stderr, "projections: the forms differ: refused\n");
-    std::exit(1);
+  if (!setup.plant.empty()) bench::plant_in(steps);
+  cli::bench::Check check;
+  cli::bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D,
+                            {once.data(), {T, 4 * D}});
+  check.that("the forms differ", once == steps);
+  if (!check.passed()) {
+    std::fprintf(stderr, "projections: %s: refused\n", check.reason().c_str());
+    Length::all_passed = false;
+    return;
   }
   const double a = bench::median_seconds(setup.repetitions, fused);
   const double b = bench::median_seconds(setup.repetitions, stepped);
@@ -241,6 +269,7 @@ void print_projections(const Setup& setup) {
 
 int main(int argc, char** argv) {
   Setup setup;
+  setup.plant = bench::take_plant(argc, argv);
   const auto argument = [&](int i, auto& to) {
     if (argc > i) to = static_cast<std::remove_reference_t<decltype(to)>>(std::atoll(argv[i]));
   };
@@ -253,5 +282,5 @@ int main(int argc, char** argv) {
   print_steps(setup);
   print_recomputation(setup);
   print_projections(setup);
-  return 0;
+  return Length::all_passed ? 0 : 1;
 }

@@ -1,13 +1,23 @@
-// What benchmarks share: medians, and work in a process of its own, so that its peak memory is its.
+// What benchmarks share: medians, work in a process of its own, so that its peak memory is its, and
+// what that work is held to.
+//
+// Every benchmark takes `plant=weights` or `plant=state` as a last argument: an error is planted in
+// what is about to be timed, and every row must be refused. A guard that has never been seen to
+// refuse is none.
 #pragma once
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace refrain::bench {
@@ -32,6 +42,64 @@ double median_seconds(int repetitions, F&& f) {
   for (int i = 0; i < repetitions; ++i) all.push_back(seconds(f));
   return median(std::move(all));
 }
+
+// Numbers that a child leaves to its parent and to the children after it.
+class SharedNumbers {
+ public:
+  explicit SharedNumbers(size_t n) : n_(n) {
+    void* at = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) std::abort();
+    data_ = static_cast<float*>(at);
+  }
+  ~SharedNumbers() { munmap(data_, bytes()); }
+  SharedNumbers(const SharedNumbers&) = delete;
+  SharedNumbers& operator=(const SharedNumbers&) = delete;
+
+  std::span<float> span() const { return {data_, n_}; }
+
+ private:
+  size_t bytes() const { return n_ * sizeof(float) + 1; }
+  size_t n_;
+  float* data_;
+};
+
+// Whether every number is within `allowed` of the largest in `want`; says what is not.
+inline bool agree(std::string_view row, std::string_view what, std::span<const float> got,
+                  std::span<const float> want, double allowed) {
+  double largest = 0, worst = 0;
+  size_t at = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double off = std::abs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+    largest = std::max(largest, std::abs(static_cast<double>(want[i])));
+    if (off <= worst) continue;
+    worst = std::isnan(off) ? INFINITY : off;
+    at = i;
+  }
+  if (got.size() == want.size() && worst <= allowed * largest) return true;
+  std::fprintf(stderr, "%.*s: %.*s %zu differs by %.3g of the largest: refused\n",
+               static_cast<int>(row.size()), row.data(), static_cast<int>(what.size()), what.data(),
+               at, worst / largest);
+  return false;
+}
+
+// Takes `plant=...` off the arguments: what to plant, or nothing.
+inline std::string take_plant(int& argc, char** argv) {
+  constexpr std::string_view kPrefix = "plant=";
+  if (argc < 2 || !std::string_view(argv[argc - 1]).starts_with(kPrefix)) return {};
+  const std::string what(std::string_view(argv[--argc]).substr(kPrefix.size()));
+  if (what != "weights" && what != "state") {
+    std::fprintf(stderr, "plant: expected weights or state, found '%s'\n", what.c_str());
+    std::exit(2);
+  }
+  return what;
+}
+
+// Another model of the same size.
+inline void plant_in(std::span<float> weights) {
+  for (size_t i = 0; i + 1 < weights.size(); i += 2) std::swap(weights[i], weights[i + 1]);
+}
+
+constexpr double kRefused = -1;  // instead of seconds
 
 struct Measured {
   double value = 0;           // what the work returned

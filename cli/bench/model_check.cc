@@ -28,9 +28,9 @@ Allowed allowed(kernels::Precision precision) {
 
 }  // namespace
 
-void spread_weights(LanguageModel& model) {
+void spread_weights(const std::function<void(const ParamVisitor&)>& visit) {
   uint64_t key = 1000;
-  model.visit([&](const ParamSpec&, Param& p) {
+  visit([&](const ParamSpec&, Param& p) {
     Random random(++key);
     const double deviation =
         p.w.rank < 2

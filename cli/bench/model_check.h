@@ -3,6 +3,7 @@
 // gives every token the same probability, so weights are of a size at which each part shows.
 #pragma once
 #include <complex>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -16,7 +17,10 @@ namespace refrain::cli::bench {
 
 // Adds a normal number to every weight: of deviation 1 / sqrt(columns) in matrices, where it
 // keeps what flows through them at its size, and 0.1 in vectors.
-void spread_weights(LanguageModel&);
+void spread_weights(const std::function<void(const ParamVisitor&)>& visit);
+inline void spread_weights(LanguageModel& model) {
+  spread_weights([&](const ParamVisitor& v) { model.visit(v); });
+}
 
 // The first rows of `tokens`, trained as `lesson` says (what it says but tokens, targets, scale),
 // against the complex step, which is exact: each row's loss, and all gradients together along a

@@ -44,6 +44,15 @@ class AutoencoderRef {
         z[i] *= at("bottleneck_norm.weight")[i] /
                 std::sqrt(sum / static_cast<double>(c_.bottleneck) + 1e-5);
     }
+    return decode(z, read, x, target, forced, loss);
+  }
+
+  // The decoder alone, from the bottleneck z and what attention reads of the encoder, [tokens, H].
+  Vector decode(const Vector& z, const Vector& read, const Vector& x, const Vector& target,
+                std::span<const uint8_t> forced, T& loss) const {
+    const int64_t H = c_.hidden, E = c_.width, S = kernels::states_of(c_.kind_of_cell());
+    const int64_t tokens = static_cast<int64_t>(target.size()) / E;
+    std::vector<Vector> state(static_cast<size_t>(c_.layers), Vector(size(S * H)));
     const Vector start = linear("decoder.start", z);
     for (size_t i = 0; i < start.size(); ++i)
       state[i / size(S * H)][i % size(S * H)] = std::tanh(start[i]);
