@@ -58,7 +58,8 @@ struct Outputs {
 
 class Blockwise {
  public:
-  explicit Blockwise(const Inputs& in) : in_(in), lse_(static_cast<size_t>(in.heads * in.T)) {}
+  explicit Blockwise(const Inputs& in)
+      : in_(in), softmax_(static_cast<size_t>(2 * in.heads * in.T)) {}
 
   void run(Outputs& out) {
     workspace_.run({}, [&](Context& ctx, Arena&) {
@@ -77,7 +78,7 @@ class Blockwise {
                                                 .q = in_.q.data(),
                                                 .keys = {.own = {in_.k.data(), in_.v.data(), row}},
                                                 .o = out.o.data(),
-                                                .lse = lse_.data()};
+                                                .softmax = softmax_.data()};
       const kernels::AttentionGradients gradients{
           .d_o = in_.d_o.data(),
           .dq = out.dq.data(),
@@ -87,11 +88,11 @@ class Blockwise {
     });
   }
   // Beside inputs and outputs.
-  size_t bytes() const { return workspace_.bytes() + lse_.size() * sizeof(float); }
+  size_t bytes() const { return workspace_.bytes() + softmax_.size() * sizeof(float); }
 
  private:
   const Inputs& in_;
-  Buffer<float> lse_;
+  Buffer<float> softmax_;
   Workspace workspace_;
 };
 

@@ -95,6 +95,42 @@ TEST(AttentionScan, ForwardMatchesTwin) {
       }
 }
 
+// Scores are given, so nothing that is done with them grows with their size.
+TEST(AttentionScan, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
+  const ScanShape shape{3, 5};
+  const int64_t tokens = 90;
+  for (const double size : {1e3, 1e6, 1e10, 1e20, 1e37}) {
+    SCOPED_TRACE(size);
+    Scan scan(shape, tokens, 6);
+    // Steps of about the size, and some of a few units if float32 has them; ties, too.
+    Random random(9);
+    for (float& s : scan.s.span())
+      s = static_cast<float>(size * std::floor(4 * random.uniform() - 2)) +
+          static_cast<float>(std::floor(3 * random.uniform()));
+    TwinArray<Complex> s(scan.s), v(scan.v);
+    std::vector<Complex> o(v.values().size());
+    const auto run = [&] {
+      std::vector<Complex> state(static_cast<size_t>(shape.state_size()));
+      kernels::attention_scan_ref(shape.heads, shape.head_dim, tokens, s.values().data(),
+                                  v.values().data(), state.data(), o.data());
+      return dot(scan.d_o.span(), o);
+    };
+    run();
+    std::vector<double> want;
+    for (const Complex& value : o) want.push_back(value.real());
+    const std::vector<double> ds = complex_step(s.values(), run);
+    const std::vector<double> dv = complex_step(v.values(), run);
+    for_each_target([&] {
+      const ScanPiece piece{0, tokens, 0};
+      scan.forward({&piece, 1});
+      expect_close(scan.o.span(), want, 32, 1);
+      scan.backward({&piece, 1});
+      expect_close(scan.ds.span(), ds, 64, 64);
+      expect_close(scan.dv.span(), dv, 64, 64);
+    });
+  }
+}
+
 TEST(AttentionScan, BackwardIsTheComplexStep) {
   const ScanShape shape{2, 3};
   for (const bool continued : {false, true})

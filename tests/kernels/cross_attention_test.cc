@@ -3,6 +3,7 @@
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/cross_attention_ref.h"
 #include "support/kernel_testing.h"
+#include "support/large_scores.h"
 
 namespace refrain {
 namespace {
@@ -39,7 +40,7 @@ class Cross {
     int64_t longest = 0, largest = 0;
     for (const int64_t n : keys_) longest = std::max(longest, n);
     for (const int64_t n : queries_) largest = std::max(largest, n);
-    std::vector<float> lse(static_cast<size_t>(all_queries_ * H));
+    std::vector<float> softmax(static_cast<size_t>(2 * all_queries_ * H));
     std::vector<float> kept(static_cast<size_t>(all_queries_ * H * longest));
     std::vector<std::vector<float>> packs;
     const auto pack = [&](int64_t rows) {
@@ -68,7 +69,7 @@ class Cross {
           asked.push_back({count,
                            {q->tensor().row(row), D},
                            {o->tensor().row(row), D},
-                           lse.data() + row * H,
+                           softmax.data() + 2 * row * H,
                            {keep ? kept.data() + row * H * longest : nullptr, H * longest},
                            longest});
           gradients.push_back({{d_o->tensor().row(row), D},
@@ -164,12 +165,53 @@ TEST(CrossAttention, OneQueryAtATimeAndAnyThreadsGiveTheSameBits) {
   });
 }
 
+TEST(CrossAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
+  constexpr int64_t kKeys = 70, kQueries = 23, kHeads = 2, d = 12, D = kHeads * d;
+  for (const ScoreSize& size : kScoreSizes) {
+    SCOPED_TRACE(size.name());
+    Cross cross(kHeads, d, {kKeys}, {kQueries});
+    size.fill_q(cross.q->span(), D, D, d);
+    size.fill_k(cross.k->span(), D, D, d);
+    for_each_target([&] {
+      for (const bool keep : {false, true}) {
+        cross(keep);
+        for (int64_t h = 0; h < kHeads; ++h) {
+          const auto head = [&](const Floats& x) {
+            std::vector<double> part;
+            for (int64_t i = 0; i < x.tensor().rows(); ++i)
+              for (int64_t j = 0; j < d; ++j) part.push_back(double{x.tensor().row(i)[h * d + j]});
+            return part;
+          };
+          const AttentionInDouble want(d, double{cross.shape.scale}, head(*cross.q), head(*cross.k),
+                                       head(*cross.v), head(*cross.d_o),
+                                       [](int64_t, int64_t) { return true; });
+          // Exponentials and sums of a few ulp.
+          const auto check = [&](const char* name, const Sums& sums, const Floats& got) {
+            const std::vector<double> part = head(got);
+            expect_near(name, sums, 0x1p-24 * 64, [&](int64_t i) {
+              return static_cast<float>(part[static_cast<size_t>(i)]);
+            });
+          };
+          check("o", want.o, *cross.o);
+          check("dq", want.dq, *cross.dq);
+          check("dk", want.dk, *cross.dk);
+          check("dv", want.dv, *cross.dv);
+        }
+      }
+    });
+  }
+}
+
 TEST(CrossAttention, LargeScoresAreFiniteAndRight) {
   Cross cross(1, 4, {3}, {2});
   for (float& x : cross.q->span()) x *= 1e4f;
   const std::vector<double> want = cross.wanted();
-  cross(false);
-  expect_close(cross.results(), want, 400, 1e4);
+  for_each_target([&] {
+    for (const bool keep : {false, true}) {
+      cross(keep);
+      expect_close(cross.results(), want, 400, 1e4);
+    }
+  });
 }
 
 }  // namespace

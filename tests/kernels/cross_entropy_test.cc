@@ -110,6 +110,32 @@ TEST(CrossEntropy, ExtremeLogits) {
   });
 }
 
+TEST(CrossEntropy, LargeLogitsOfAnySignAndSmoothing) {
+  constexpr int64_t n = 60;
+  for_each_target([&] {
+    for (const float size : {1e20f, 3e38f}) {
+      // All alike: the sum of exponentials is what is left.
+      Floats x({2, n}), losses({2}), nll({2});
+      std::fill_n(x.tensor().row(0), n, size);
+      std::fill_n(x.tensor().row(1), n, -size);
+      kernels::cross_entropy_forward(x, std::vector<int32_t>{3, 4}, nll);
+      for (const float loss : nll.span()) EXPECT_NEAR(loss, std::log(60.0), 1e-6);
+      kernels::log_softmax_rows(x);
+      for (const float log_p : x.span()) EXPECT_NEAR(log_p, -std::log(60.0), 1e-6);
+      // One far above the others: the mean of what they are below it is a float32, their sum is
+      // not.
+      x.fill(0);
+      x[3] = size;
+      x[n + 4] = -size;
+      kernels::softmax_cross_entropy(x, std::vector<int32_t>{3, 5}, 1, 0.25f, losses);
+      EXPECT_NEAR(losses[0] / size, 0.25 * 59 / 60, 1e-6);
+      EXPECT_NEAR(losses[1] / size, 0.25 / 60, 1e-6);
+      EXPECT_NEAR(x[3], 0.25 - 0.25 / 60, 1e-6);
+      for (const float v : x.span()) EXPECT_TRUE(std::isfinite(v));
+    }
+  });
+}
+
 TEST(CrossEntropy, ColdSoftmaxIsTheMaximum) {
   for_each_target([&] {
     for (float temperature : {1e-3f, 1e-30f, 1e-45f}) {

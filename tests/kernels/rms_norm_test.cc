@@ -94,6 +94,45 @@ TEST(RmsNorm, ThreadsAndCallsDoNotChangeABit) {
   });
 }
 
+// Without eps, a row 2^k as large has the same norm, and 2^-k the gradient: also where its squares
+// are not in float32's range.
+TEST(RmsNorm, RowsOfAnySize) {
+  constexpr int64_t n = 37;
+  const Floats x({kRows, n}, 0, 1), w({n}, 0, 2), dy({kRows, n}, 0, 3);
+  Floats delta({kRows, n});
+  delta.fill(0);
+  TwinArray<Complex> tx(x), tw(w), ty({kRows, n}), tr({kRows});
+  const std::vector<double> dx = complex_step(tx.values(), [&] {
+    kernels::rms_norm_ref(tx.tensor(), tw.tensor(), 0, ty.tensor(), tr.tensor());
+    return dot(dy.span(), ty.values());
+  });
+  std::vector<double> want;
+  for (const Complex& value : ty.values()) want.push_back(value.real());
+  for_each_target([&] {
+    for (const int k : {-110, -75, -50, 50, 75, 110}) {
+      SCOPED_TRACE(k);
+      Floats far({kRows, n}), sum({kRows, n}), y({kRows, n}), r({kRows}), fused({kRows, n});
+      Floats got({kRows, n}), dw({n});
+      for (int64_t i = 0; i < kRows * n; ++i) far[i] = std::ldexp(x[i], k);
+      kernels::rms_norm_forward(far, w, 0, y, r);
+      expect_close(y.span(), want, kUlps, 0);
+      kernels::residual_rms_norm_forward(far, delta, w, 0, sum, fused, r);
+      EXPECT_TRUE(same_bits(fused.span(), y.span()));
+      dw.fill(0);
+      for (const bool add : {false, true}) {
+        got.fill(0);
+        kernels::rms_norm_backward(far, w, r, dy, got, dw, add);
+        for (float& v : got.span()) v = std::ldexp(v, k);
+        expect_close(got.span(), dx, kUlps, 8);
+      }
+    }
+    Floats zeros({1, n}), y({1, n}), r({1});
+    zeros.fill(0);
+    kernels::rms_norm_forward(zeros, w, 0, y, r);
+    for (const float v : y.span()) EXPECT_EQ(v, 0);
+  });
+}
+
 TEST(RmsNorm, KeepsNanInItsRow) {
   const int64_t n = 21;
   for_each_target([&] {

@@ -3,6 +3,7 @@
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/slot_attention_ref.h"
 #include "support/kernel_testing.h"
+#include "support/large_scores.h"
 
 namespace refrain {
 namespace {
@@ -122,6 +123,63 @@ TEST(SlotAttention, MatchesTwinBothWays) {
       for (float& v : got.span()) v -= 0.25f;
       expect_close(thin(own.span(), 1), dq, 256, 4);
       expect_close(thin(got.span(), 2), dslots, 512, 16);
+    });
+  }
+}
+
+TEST(SlotAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
+  const Attention attention(2, 8, 20);
+  const int64_t D = attention.width(), R = attention.R, S = attention.S, d = 8;
+  for (const ScoreSize& size : kScoreSizes) {
+    SCOPED_TRACE(size.name());
+    const Floats q({R, D}), slots({S, 2 * D}, 0, 2), d_o({R, D}, 2, 3);
+    size.fill_q(q.span(), D, D, d);
+    size.fill_k(slots.span(), 2 * D, D, d);
+    Sums o(q.span().size()), dq(o), dslots(slots.span().size());
+    for (const kernels::SlotGroup& group : attention.groups)
+      for (int64_t h = 0; h < attention.shape.heads; ++h) {
+        std::vector<double> own_q, own_do, k, v;
+        std::vector<int64_t> rows;
+        for (const auto& [first, count] : group.slots)
+          for (int64_t row = first; row < first + count; ++row) rows.push_back(row);
+        const auto take = [&](const Floats& x, int64_t row, int64_t column, auto& to) {
+          for (int64_t j = 0; j < d; ++j)
+            to.push_back(double{x.tensor().row(row)[column + h * d + j]});
+        };
+        for (const int64_t row : rows) take(slots, row, 0, k), take(slots, row, D, v);
+        for (int64_t i = 0; i < group.queries.count; ++i) {
+          take(q, group.queries.first + i, 0, own_q);
+          take(d_o, group.queries.first + i, 0, own_do);
+        }
+        const AttentionInDouble want(d, double{attention.shape.scale}, own_q, k, v, own_do,
+                                     [](int64_t, int64_t) { return true; });
+        const auto put = [&](const Sums& from, int64_t row, int64_t column, int64_t i, Sums& to,
+                             int64_t width) {
+          for (int64_t j = 0; j < d; ++j) {
+            const auto at = static_cast<size_t>(row * width + column + h * d + j);
+            to.value[at] += from.value[static_cast<size_t>(i * d + j)];
+            to.size[at] += from.size[static_cast<size_t>(i * d + j)];
+          }
+        };
+        for (int64_t i = 0; i < group.queries.count; ++i) {
+          put(want.o, group.queries.first + i, 0, i, o, D);
+          put(want.dq, group.queries.first + i, 0, i, dq, D);
+        }
+        for (int64_t i = 0; i < std::ssize(rows); ++i) {
+          put(want.dk, rows[static_cast<size_t>(i)], 0, i, dslots, 2 * D);
+          put(want.dv, rows[static_cast<size_t>(i)], D, i, dslots, 2 * D);
+        }
+      }
+    for_each_target([&] {
+      Floats got({R, D}), own({R, D}), got_slots({S, 2 * D});
+      attention.forward(q, slots, got);
+      std::copy(q.span().begin(), q.span().end(), own.span().begin());
+      got_slots.fill(0);
+      attention.backward(own, slots, d_o, got_slots);
+      constexpr double kError = 0x1p-24 * 64;  // exponentials and sums of a few ulp
+      expect_near("o", o, kError, [&](int64_t i) { return got[i]; });
+      expect_near("dq", dq, kError, [&](int64_t i) { return own[i]; });
+      expect_near("dslots", dslots, kError, [&](int64_t i) { return got_slots[i]; });
     });
   }
 }

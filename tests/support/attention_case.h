@@ -29,7 +29,7 @@ class AttentionCall {
         kv({c.keys, width}, 0, key + 1, size),
         d_o({c.queries, c.heads * c.d}, 0, key + 2),
         o({c.queries, c.heads * c.d}),
-        lse({c.heads, c.queries}),
+        softmax({2 * c.heads, c.queries}),
         dq({c.queries, c.heads * c.d}),
         dkv({c.keys, width}) {
     for (int64_t t = c.keys - c.queries; t < c.keys; ++t)
@@ -76,22 +76,21 @@ class AttentionCall {
     Buffer<std::byte> memory(size_t{16} << 20);
     Arena arena(memory.data(), memory.size());
     const int64_t start = c_.keys - c_.queries + first;
-    Floats part_lse({c_.heads, count}), kept({2 * c_.keys + c_.window, width});
+    Floats part({2 * c_.heads, count}), kept({2 * c_.keys + c_.window, width});
     each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
     const kernels::AttentionSequence s{count,
                                        start,
                                        q.tensor().row(first),
                                        rows<const float>(start, kv, kept),
                                        o.tensor().row(first),
-                                       part_lse.tensor().data,
+                                       part.tensor().data,
                                        row_ids.data() + first};
     if (kernel)
       kernels::attention_forward_bf16(*kernel, shape(), {&s, 1}, arena);
     else
       kernels::attention_forward(shape(), {&s, 1}, arena);
-    for (int64_t h = 0; h < c_.heads; ++h)
-      for (int64_t i = 0; i < count; ++i)
-        lse.tensor().row(h)[first + i] = part_lse.tensor().row(h)[i];
+    for (int64_t r = 0; r < 2 * c_.heads; ++r)
+      std::copy_n(part.tensor().row(r), count, softmax.tensor().row(r) + first);
   }
   // Gradients of keys and values are added to, or else those of earlier tokens are lost.
   void backward(bool add) {
@@ -103,7 +102,7 @@ class AttentionCall {
     dkept.fill(0);
     const kernels::AttentionSequence s{c_.queries,      start,
                                        q.tensor().data, rows<const float>(start, kv, kept),
-                                       o.tensor().data, lse.tensor().data,
+                                       o.tensor().data, softmax.tensor().data,
                                        row_ids.data()};
     kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data,
                                   rows<float>(start, dkv, dkept)};
@@ -141,16 +140,16 @@ class AttentionCall {
 
   AttentionCase c_;
   int64_t width;  // of a row of keys and values
-  Floats q, kv, d_o, o, lse, dq, dkv;
+  Floats q, kv, d_o, o, softmax, dq, dkv;
   std::vector<uint64_t> row_ids;
   const kernels::Bf16Kernel* kernel = nullptr;  // that makes the products; null: in float32
 };
 
-// Runs `whole`, made with `key`, on one thread, and others like it on more, their queries in calls
-// that begin at 0 and at `cuts`: outputs and gradients are the same to the bit, those of the call's
-// own tokens also where nobody asks for those of earlier ones.
+// Runs `whole`, made with `key` and `size`, on one thread, and others like it on more, their
+// queries in calls that begin at 0 and at `cuts`: outputs and gradients are the same to the bit,
+// those of the call's own tokens also where nobody asks for those of earlier ones.
 inline void expect_cuts_change_nothing(AttentionCall& whole, uint64_t key,
-                                       const std::vector<int64_t>& cuts) {
+                                       const std::vector<int64_t>& cuts, double size = 1) {
   const AttentionCase& c = whole.c_;
   set_threads(1);
   whole.forward(0, c.queries);
@@ -158,7 +157,7 @@ inline void expect_cuts_change_nothing(AttentionCall& whole, uint64_t key,
   whole.backward(true);
   for (int threads : {2, 3}) {
     set_threads(threads);
-    AttentionCall cut(c, key);
+    AttentionCall cut(c, key, size);
     cut.kernel = whole.kernel;
     int64_t first = 0;
     for (const int64_t next : cuts) {
@@ -168,8 +167,8 @@ inline void expect_cuts_change_nothing(AttentionCall& whole, uint64_t key,
     cut.forward(first, c.queries - first);
     cut.dkv.fill(0);
     cut.backward(true);
-    EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.lse, &whole.dq, &whole.dkv}),
-                          all_of({&cut.o, &cut.lse, &cut.dq, &cut.dkv})));
+    EXPECT_TRUE(same_bits(all_of({&whole.o, &whole.softmax, &whole.dq, &whole.dkv}),
+                          all_of({&cut.o, &cut.softmax, &cut.dq, &cut.dkv})));
     cut.dkv.fill(0);
     cut.backward(false);
     const int64_t start = c.keys - c.queries;

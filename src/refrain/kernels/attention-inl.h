@@ -13,6 +13,7 @@
 #include "hwy/highway.h"
 #include "refrain/kernels/attention_pattern.h"
 #include "refrain/kernels/dropout-inl.h"
+#include "refrain/kernels/scores-inl.h"
 #include "refrain/kernels/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_ATTENTION_INL_ONCE
@@ -52,7 +53,8 @@ inline constexpr float kLowestExponent = -125;
 HWY_INLINE FloatVec exp2_in_range(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const auto shift = hn::Set(d, 0x1.8p23f);  // adding it rounds to an integer in the low bits
+  // Adding it rounds to an integer in the low bits, n with the bias of exponents.
+  const auto shift = hn::Set(d, 0x1.8p23f + 127);
   const auto shifted = hn::Add(x, shift);
   const auto r = hn::Sub(x, hn::Sub(shifted, shift));
   auto q = hn::MulAdd(r, hn::Set(d, 0.0013264727f), hn::Set(d, 0.0096715127f));
@@ -60,18 +62,27 @@ HWY_INLINE FloatVec exp2_in_range(FloatVec x) {
   q = hn::MulAdd(q, r, hn::Set(d, 0.2402224208f));
   q = hn::MulAdd(q, r, hn::Set(d, 0.6931469776f));
   q = hn::MulAdd(q, r, hn::Set(d, 1.0f));
-  // The low bits of `shifted` hold n; those above them leave by the left.
-  const auto power = hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127));
-  return hn::Mul(q, hn::BitCast(d, hn::ShiftLeft<23>(power)));
+  // The bits above them leave by the left.
+  return hn::Mul(q, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
-// For all that is less, 2^-125 ...
+// For all that is less, 0: keys may be so large that 2^-125 times them counted.
 HWY_INLINE FloatVec vector_exp2(FloatVec x) {
-  const auto low = hn::Set(FloatTag(), kLowestExponent);
-  return exp2_in_range(hn::IfThenElse(hn::Lt(x, low), low, x));
-}
-// ... or 0.
-HWY_INLINE FloatVec vector_exp2_or_zero(FloatVec x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(FloatTag(), kLowestExponent)), exp2_in_range(x));
+}
+
+// rowsum(dO o) of a row whose probabilities add up to 2^log_sum times the highest. Where one key
+// has them all, o is its value, and this has the bits of that key's dP, a chain in the order of a
+// tile's: dS is 0 then, and not what rounding leaves, of which large keys would make much.
+HWY_INLINE float output_slope(const float* d_o, const float* o, int64_t n, float log_sum) {
+  const FloatTag d;
+  FloatVec acc = hn::Zero(d);
+  if (log_sum == 0) {
+    for (int64_t j = 0; j < n; ++j) acc = hn::MulAdd(constant(d_o[j]), constant(o[j]), acc);
+    return hn::GetLane(acc);
+  }
+  each(n, [&](auto at, int64_t j)
+              HWY_ATTR { acc = hn::MulAdd(at.load(d_o + j), at.load(o + j), acc); });
+  return hn::GetLane(hn::SumOfLanes(d, acc));
 }
 
 // to [n, wide] = rows of `cols` floats, `row` apart, zero beyond them.
@@ -81,6 +92,11 @@ HWY_INLINE void copy_rows(const float* from, int64_t row, int64_t n, int64_t col
     each(cols, [&](auto at, int64_t j) HWY_ATTR { at.store(at.load(from + j), to + j); });
     for (int64_t j = cols; j < wide; ++j) to[j] = 0;
   }
+}
+
+HWY_INLINE void scale_all(int64_t n, float by, float* x) {
+  const FloatVec factor = constant(by);
+  each(n, [&](auto at, int64_t j) HWY_ATTR { at.store(hn::Mul(at.load(x + j), factor), x + j); });
 }
 
 // to: panels of the transpose of rows [n, d], panel_cols() of them side by side: [d][panel_cols()].

@@ -37,7 +37,7 @@ HWY_INLINE float highest_score(const float* s, Range seen, int64_t from, int64_t
   }
   return hn::GetLane(hn::MaxOfLanes(d, top));
 }
-// Scores become 2^(unit s - high), 0 where they do not count; returns their sum.
+// Scores become 2^(unit (s - high)), 0 where they do not count; returns their sum.
 template <bool kAll>
 HWY_INLINE float exponentials(float* s, Range seen, int64_t from, int64_t to, float unit,
                               float high) {
@@ -45,7 +45,7 @@ HWY_INLINE float exponentials(float* s, Range seen, int64_t from, int64_t to, fl
   const FloatVec factor = hn::Set(d, unit), less = hn::Set(d, high);
   FloatVec total = hn::Zero(d);
   for (int64_t j = from; j < to; j += float_lanes()) {
-    FloatVec p = vector_exp2(hn::MulSub(hn::LoadU(d, s + j), factor, less));
+    FloatVec p = vector_exp2(hn::Mul(hn::Sub(hn::LoadU(d, s + j), less), factor));
     if constexpr (!kAll) p = hn::IfThenElseZero(lanes_in(seen, j), p);
     total = hn::Add(total, p);
     hn::StoreU(p, d, s + j);
@@ -53,8 +53,9 @@ HWY_INLINE float exponentials(float* s, Range seen, int64_t from, int64_t to, fl
   return hn::GetLane(hn::SumOfLanes(d, total));
 }
 
-// The running maxima and sums of rows, and what was accumulated with them.
+// The units of rows' scores, their running maxima and sums, and what was accumulated with them.
 struct Running {
+  const float* unit;
   float *maximum, *sum, *out;
 };
 
@@ -63,21 +64,22 @@ struct Running {
 // reduction overlaps with another's.
 template <bool kAll, class Seen>
 HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, int64_t from,
-                             int64_t to, float unit, int64_t d, Running to_date) {
+                             int64_t to, int64_t d, Running to_date) {
   const FloatTag tag;
   float high[kMaxTileRows];
   for (int64_t i = 0; i < rows; ++i)
     high[i] = std::max(to_date.maximum[i],
-                       unit * highest_score<kAll>(scores + i * kKeyBlock, seen(i), from, to));
+                       highest_score<kAll>(scores + i * kKeyBlock, seen(i), from, to));
   for (int64_t i = 0; i < rows; ++i) {
     float &maximum = to_date.maximum[i], &sum = to_date.sum[i];
+    const float unit = to_date.unit[i];
     const Range mine = seen(i);
     if (mine.low >= mine.high) {
       std::fill(scores + i * kKeyBlock + from, scores + i * kKeyBlock + to, 0.0f);
       continue;
     }
     if (high[i] != maximum) {
-      const FloatVec keep = vector_exp2(hn::Set(tag, maximum - high[i]));
+      const FloatVec keep = vector_exp2(hn::Set(tag, unit * (maximum - high[i])));
       float* o = to_date.out + i * d;
       each(d, [&](auto at, int64_t j) HWY_ATTR { at.store(hn::Mul(at.load(o + j), keep), o + j); });
       sum *= hn::GetLane(keep);
@@ -103,14 +105,19 @@ void attention_forward_task(const ForwardTask& task, float* work) {
   float* scores = values + kKeyBlock * wide;  // [kRowsAtOnce, kKeyBlock]
   float* maximum = scores + kRowsAtOnce * kKeyBlock;
   float* sum = maximum + most_rows;
+  float* unit = sum + most_rows;
   std::fill_n(maximum, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(sum, rows, 0.0f);
   std::fill_n(out, rows * d, 0.0f);
   for (int64_t i = first; i < last; ++i)
     copy_rows(s.q + i * shape.q_row + g * group * d, d, group, d, d,
               queries + (i - first) * group * d);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float excess = excess_of(queries + r * d, d);
+    unit[r] = shape.scale * kLog2E * excess;
+    if (excess > 1) divide_query(queries + r * d, d, excess, queries + r * d);
+  }
 
-  const float unit = shape.scale * kLog2E;
   const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions
   for (const auto kind : {KeyList::kStrided, KeyList::kLocal}) {
@@ -144,14 +151,14 @@ void attention_forward_task(const ForwardTask& task, float* work) {
         const int64_t from = seen.low / N * N, to = round_up(seen.high, N);
         tile_row<Rows::kApart>(m, {from, seen.high}, d, queries + r0 * d, d,
                                transposed_panels(keys, d), scores, kKeyBlock, false);
-        const Running to_date{maximum + r0, sum + r0, out + r0 * d};
+        const Running to_date{unit + r0, maximum + r0, sum + r0, out + r0 * d};
         if (latest.low == 0 && earliest.high == n && n == to)
           softmax_tile<true>(
-              m, scores, [&](int64_t) { return seen; }, from, to, unit, d, to_date);
+              m, scores, [&](int64_t) { return seen; }, from, to, d, to_date);
         else
           softmax_tile<false>(
-              m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); }, from, to,
-              unit, d, to_date);
+              m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); }, from, to, d,
+              to_date);
         for (int64_t i = 0; shape.dropout.rate > 0 && i < m; ++i) {
           const int64_t query = first + (r0 + i) / group, h = g * group + (r0 + i) % group;
           DropoutFactors<kKeyBlock>(rate, dropout_row(shape, s, query, h, kind), k0, {from, to})
@@ -169,7 +176,8 @@ void attention_forward_task(const ForwardTask& task, float* work) {
     const FloatVec inverse = hn::Set(FloatTag(), 1.0f / sum[r]);
     each(d, [&](auto at, int64_t j)
                 HWY_ATTR { at.store(hn::Mul(at.load(from + j), inverse), o + j); });
-    s.lse[h * s.queries + i] = maximum[r] + std::log2(sum[r]);
+    s.softmax[h * s.queries + i] = maximum[r];
+    s.softmax[(shape.heads + h) * s.queries + i] = std::log2(sum[r]);
   }
 }
 
@@ -188,7 +196,7 @@ void attention_forward(const AttentionShape& shape, std::span<const AttentionSeq
   share_forward(
       shape, sequences, scratch,
       [&](int64_t rows) {
-        return rows * (2 * d + 2) + kKeyBlock * (d + padded_head(d) + kMaxTileRows);
+        return rows * (2 * d + 3) + kKeyBlock * (d + padded_head(d) + kMaxTileRows);
       },
       [&](const ForwardTask& task, float* memory) {
         HWY_DYNAMIC_DISPATCH(attention_forward_task)(task, memory);

@@ -7,9 +7,13 @@
 // Keys that are not seen are skipped, not masked: T w, or T (w + T / s), products instead of T².
 //
 // Blockwise with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al., 2022): S and P
-// exist only as a tile. Forward leaves lse = log sum exp(S) per query and head; backward
-// recomputes P from it:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),  dQ = scale dS k,  dK = scale dSᵀ
-// q.
+// exist only as a tile. Forward leaves the maximum and the sum of each query and head, apart: of
+// scores by the million a float32 log-sum-exp has no digit behind the point left. Backward computes
+// the same scores to the bit and from them P:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),
+// dQ = scale dS k,  dK = scale dSᵀ q.
+//
+// Queries may be as large as float32 goes, keys up to 1e28 / head_dim: no score overflows on the
+// way.
 //
 // With dropout (Vaswani et al., 2017), an element of P that multiplies a row of v is zeroed with a
 // probability, or else divided by 1 minus that; the sum that P is normalised by has them all. With
@@ -62,13 +66,15 @@ struct AttentionSequence {
   const float* q;
   AttentionKeys<const float> keys;
   float* o;
-  float* lse;                         // [heads, queries], to base 2
+  // [2, heads, queries]: the highest score, as forward multiplied it (scores-inl.h), and log2 of
+  // the sum of 2^(score - highest).
+  float* softmax;
   const uint64_t* row_ids = nullptr;  // [queries], for dropout only
 };
 
-// Writes o and lse of every sequence. Takes scratch; does nothing else when it only counts. With
-// Precision::kBf16, products are made by the units there are for that (attention_bf16.h); where
-// there are none, and with others, they are in float32.
+// Writes o and softmax of every sequence. Takes scratch; does nothing else when it only counts.
+// With Precision::kBf16, products are made by the units there are for that (attention_bf16.h);
+// where there are none, and with others, they are in float32.
 void attention_forward(const AttentionShape&, std::span<const AttentionSequence>, Arena& scratch,
                        Precision = Precision::kFloat32);
 

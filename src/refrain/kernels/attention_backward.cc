@@ -20,7 +20,7 @@ static_assert(kSegmentStep % kKeyBlock == 0);
 
 inline int64_t backward_memory(int64_t d, int64_t keys) {
   const int64_t wide = padded_head(d);
-  return keys * (2 * d + 3 * wide) + kQueryBlock * (3 * wide + 2 * kKeyBlock + 1);
+  return keys * (2 * d + 3 * wide) + kQueryBlock * (4 * wide + 2 * kKeyBlock + 2);
 }
 }  // namespace refrain::kernels
 #endif
@@ -28,22 +28,28 @@ inline int64_t backward_memory(int64_t d, int64_t keys) {
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One row of a block: scores to probabilities, dP to dS, in the columns in `seen`; the others
-// become zero.
-HWY_INLINE void probabilities_row(float* p, float* ds, Range seen, int64_t n, float unit, float lse,
-                                  float scale, float delta) {
+// What a row of P is made of, and rowsum(dO o).
+struct BackwardRow {
+  float unit, maximum, log_sum, delta;
+};
+
+// One row of a block: scores to probabilities, dP to dS / scale, in the columns in `seen`; the
+// others become zero.
+HWY_INLINE void probabilities_row(float* p, float* ds, Range seen, int64_t n,
+                                  const BackwardRow& row) {
   const FloatTag d;
   const int64_t N = float_lanes();
-  const FloatVec factor = hn::Set(d, unit), log_sum = hn::Set(d, lse);
-  const FloatVec by = hn::Set(d, scale), less = hn::Set(d, delta * scale);
+  const FloatVec factor = hn::Set(d, row.unit), highest = hn::Set(d, row.maximum);
+  const FloatVec log_sum = hn::Set(d, row.log_sum), delta = hn::Set(d, row.delta);
   for (int64_t j = 0; j < n; j += N) {
     if (j + N <= seen.low || j >= seen.high) {
       hn::StoreU(hn::Zero(d), d, p + j);
       hn::StoreU(hn::Zero(d), d, ds + j);
       continue;
     }
-    FloatVec probability = vector_exp2(hn::MulSub(hn::LoadU(d, p + j), factor, log_sum));
-    FloatVec slope = hn::Mul(probability, hn::MulSub(hn::LoadU(d, ds + j), by, less));
+    const FloatVec below = hn::Sub(hn::LoadU(d, p + j), highest);
+    FloatVec probability = vector_exp2(hn::MulSub(below, factor, log_sum));
+    FloatVec slope = hn::Mul(probability, hn::Sub(hn::LoadU(d, ds + j), delta));
     if (j < seen.low || j + N > seen.high) {
       const auto mask = lanes_in(seen, j);
       probability = hn::IfThenElseZero(mask, probability);
@@ -64,23 +70,33 @@ struct BackwardMemory {
     dk = take(segment_keys * wide);
     dv = take(segment_keys * wide);
     q = take(kQueryBlock * wide);
+    q_divided = take(kQueryBlock * wide);
     d_o = take(kQueryBlock * wide);
     dq = take(kQueryBlock * wide);
     p = take(kQueryBlock * kKeyBlock);
     ds = take(kQueryBlock * kKeyBlock);
     delta = take(kQueryBlock);
+    unit = take(kQueryBlock);
   }
   int64_t wide;
-  float *keys_t, *values_t;      // panels of the transposed keys and values, block by block
-  float *keys, *dk, *dv;         // [segment_keys, wide]
-  float *q, *d_o, *dq, *p, *ds;  // [kQueryBlock, wide] or [kQueryBlock, kKeyBlock]
-  float* delta;                  // rowsum(dO o)
+  float *keys_t, *values_t;  // panels of the transposed keys and values, block by block
+  float *keys, *dk, *dv;     // [segment_keys, wide]; keys times the scale
+  float *q, *q_divided;      // [kQueryBlock, wide]; as scores need them, where that is not q
+  float *d_o, *dq, *p, *ds;  // [kQueryBlock, wide] or [kQueryBlock, kKeyBlock]
+  float *delta, *unit;       // rowsum(dO o); of the scores
 };
 
-// The products of a block of queries, those at `positions` of head h, and block b of the task's
-// keys.
-void backward_block(const BackwardTask& task, const BackwardMemory& m, Range positions, int64_t h,
+// Queries at `positions` of head h.
+struct QueriesOfHead {
+  Range positions;
+  int64_t h;
+  const float* for_scores;  // q or q_divided
+};
+
+// The products of a block of queries and block b of the task's keys.
+void backward_block(const BackwardTask& task, const BackwardMemory& m, const QueriesOfHead& queries,
                     int64_t b, bool keys_wanted) {
+  const auto [positions, h, q] = queries;
   const AttentionShape& shape = task.shape;
   const KeyList& list = task.list();
   const Range all = task.keys();
@@ -100,29 +116,30 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, Range pos
   each_tile(see, [&](int64_t i0, int64_t count) HWY_ATTR {
     const int64_t from = seen(i0).low / N * N;
     const Range some{from, seen(i0 + count - 1).high};
-    tile_row<Rows::kApart>(count, some, d, m.q + i0 * wide, wide,
+    tile_row<Rows::kApart>(count, some, d, q + i0 * wide, wide,
                            transposed_panels(m.keys_t + at * d, d), m.p + i0 * kKeyBlock, kKeyBlock,
                            false);
     tile_row<Rows::kApart>(count, some, d, m.d_o + i0 * wide, wide,
                            transposed_panels(m.values_t + at * d, d), m.ds + i0 * kKeyBlock,
                            kKeyBlock, false);
   });
-  const float* lse = task.sequence.lse + h * task.sequence.queries + t0 - task.sequence.start;
+  const AttentionSequence& s = task.sequence;
+  const float* maximum = s.softmax + h * s.queries + t0 - s.start;
+  const float* log_sum = maximum + shape.heads * s.queries;
   const DropoutRate rate(shape.dropout.rate);
   for (int64_t i = see.low; i < see.high; ++i) {
     float *p = m.p + i * kKeyBlock, *ds = m.ds + i * kKeyBlock;
     const Range mine = whole ? columns : seen(i);
     const auto to_probabilities = [&]() HWY_ATTR {
-      probabilities_row(p, ds, mine, n, shape.scale * kLog2E, lse[i], shape.scale, m.delta[i]);
+      probabilities_row(p, ds, mine, n, {m.unit[i], maximum[i], log_sum[i], m.delta[i]});
     };
     if (shape.dropout.rate == 0) {
       to_probabilities();
       continue;
     }
-    const int64_t query = t0 + i - task.sequence.start;
-    const DropoutFactors<kKeyBlock> factors(
-        rate, dropout_row(shape, task.sequence, query, h, list.kind()), k0,
-        {mine.low / N * N, round_up(mine.high, N)});
+    const int64_t query = t0 + i - s.start;
+    const DropoutFactors<kKeyBlock> factors(rate, dropout_row(shape, s, query, h, list.kind()), k0,
+                                            {mine.low / N * N, round_up(mine.high, N)});
     factors.multiply(ds);
     to_probabilities();
     factors.multiply(p);
@@ -147,25 +164,30 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, Range pos
 }
 
 // A block of queries of head h, copied side by side, with the gradient they have so far.
-void load_queries(const BackwardTask& task, const BackwardMemory& m, Range positions, int64_t h,
-                  bool first) {
+QueriesOfHead load_queries(const BackwardTask& task, const BackwardMemory& m, Range positions,
+                           int64_t h, bool first) {
   const AttentionShape& shape = task.shape;
-  const FloatTag tag;
+  const AttentionSequence& s = task.sequence;
   const int64_t d = shape.head_dim, wide = m.wide, n = positions.high - positions.low;
-  const int64_t i0 = positions.low - task.sequence.start;
-  copy_rows(task.sequence.q + i0 * shape.q_row + h * d, shape.q_row, n, d, wide, m.q);
+  const int64_t i0 = positions.low - s.start;
+  copy_rows(s.q + i0 * shape.q_row + h * d, shape.q_row, n, d, wide, m.q);
   copy_rows(task.gradients.d_o + i0 * shape.o_row + h * d, shape.o_row, n, d, wide, m.d_o);
   if (first)
     std::fill_n(m.dq, n * wide, 0.0f);
   else
     copy_rows(task.gradients.dq + i0 * task.dq_row + h * d, task.dq_row, n, d, wide, m.dq);
+  const float* log_sum = s.softmax + (shape.heads + h) * s.queries + i0;
+  bool divided = false;
   for (int64_t i = 0; i < n; ++i) {
-    const float *o = task.sequence.o + (i0 + i) * shape.o_row + h * d, *d_o = m.d_o + i * wide;
-    FloatVec acc = hn::Zero(tag);
-    each(d, [&](auto at, int64_t j)
-                HWY_ATTR { acc = hn::MulAdd(at.load(o + j), at.load(d_o + j), acc); });
-    m.delta[i] = hn::GetLane(hn::SumOfLanes(tag, acc));
+    const float excess = excess_of(m.q + i * wide, d);
+    divided = divided || excess > 1;
+    m.unit[i] = shape.scale * kLog2E * excess;
+    m.delta[i] =
+        output_slope(m.d_o + i * wide, s.o + (i0 + i) * shape.o_row + h * d, d, log_sum[i]);
   }
+  for (int64_t i = 0; divided && i < n; ++i)
+    divide_query(m.q + i * wide, d, excess_of(m.q + i * wide, d), m.q_divided + i * wide);
+  return {positions, h, divided ? m.q_divided : m.q};
 }
 
 void attention_backward_task(const BackwardTask& task, float* work) {
@@ -185,17 +207,19 @@ void attention_backward_task(const BackwardTask& task, float* work) {
     copy_rows(run.k + g * d, run.row, run.length, d, wide, m.keys + i * wide);
     i += run.length;
   }
+  scale_all(count * wide, task.shape.scale, m.keys);
   std::fill_n(m.dk, count * wide, 0.0f);
   std::fill_n(m.dv, count * wide, 0.0f);
   each_query_block(task, [&](Range at, int64_t h, bool first) HWY_ATTR {
-    load_queries(task, m, at, h, first);
+    const QueriesOfHead queries = load_queries(task, m, at, h, first);
     for (int64_t i = 0; i < count; i += kKeyBlock)
-      backward_block(task, m, at, h, i / kKeyBlock,
+      backward_block(task, m, queries, i / kKeyBlock,
                      task.wants(keys.low + std::min(i + kKeyBlock, count) - 1));
     float* dq = task.gradients.dq + (at.low - start) * task.dq_row + h * d;
     for (int64_t i = 0; i < at.high - at.low; ++i)
       copy_rows(m.dq + i * wide, wide, 1, d, d, dq + i * task.dq_row);
   });
+  scale_all(count * wide, task.shape.scale, m.dk);
   put_key_gradients(task, m.dk, m.dv, wide);
 }
 

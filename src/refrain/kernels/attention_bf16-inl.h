@@ -2,7 +2,7 @@
 // for Bf16Kernel::block, and what happens to a tile of scores.
 //
 // Scores are made transposed, Sᵀ = k qᵀ: a tile has keys as its rows and queries as its columns. So
-// a query's maximum, sum, lse and delta are lanes of a vector, nothing is reduced across lanes, and
+// a query's maximum, sum, unit and delta are lanes of a vector, nothing is reduced across lanes, and
 // Pᵀ and dSᵀ leave their tiles as operands of the products that need them, never transposed:
 //
 //   forward    oᵀ = vᵀ Pᵀ            backward    dV = Pᵀ dO,  dK = dSᵀ q,  dQᵀ = kᵀ dSᵀ

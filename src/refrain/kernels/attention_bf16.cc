@@ -28,12 +28,14 @@ struct Bf16ForwardMemory {
     out = memory.take(tiles * deep * kTileFloats);
     maximum = memory.take(tiles * kTile);
     sum = memory.take(tiles * kTile);
+    unit = memory.take(tiles * kTile);
     keys = memory.take(kBlockTiles * deep * kGrainPairs);
     values = memory.take(kBlockTiles * deep * kGrainPairs);
     scores = memory.take(kBlockTiles * kTileFloats);
     probabilities = memory.take(kBlockTiles * kGrainPairs);
     factors = memory.take(kTileFloats);
     product = memory.take(kTileFloats);
+    in_range = memory.take(kTile * head_dim);
     zeros = memory.take(deep * kGrain);
     floats = memory.floats;
   }
@@ -41,11 +43,14 @@ struct Bf16ForwardMemory {
   float* queries;        // right operands of Sᵀ: [tile][deep]
   float* out;            // oᵀ so far: [tile][32 deep, 32 queries]
   float *maximum, *sum;  // of each query
+  float* unit;           // of its scores
   float* keys;           // left operands of Sᵀ: [tile][deep]
   float* values;         // left operands of oᵀ: [deep][tile]
   float* scores;         // [tile][32 keys, 32 queries]
   float* probabilities;  // right operand of oᵀ: [tile]
-  float *factors, *product, *zeros;
+  float *factors, *product;
+  float* in_range;  // a tile's queries, [32, head_dim]
+  float* zeros;
   int64_t floats;
 };
 
@@ -87,18 +92,17 @@ HWY_INLINE FloatVec highest_of_column(const float* scores, int64_t keys) {
 // A tile of scores becomes probabilities relative to `high`, packed as a right operand; their sums
 // are added to two rows of sums, of the lower and the upper halves of the keys.
 template <bool kDropout>
-HWY_INLINE void pack_probabilities(const float* scores, const float* factors, float unit,
+HWY_INLINE void pack_probabilities(const float* scores, const float* factors, const float* unit,
                                    const float* high, float* sums, float* to) {
   const FloatTag d;
-  const FloatVec factor = hn::Set(d, unit);
   for (int64_t c = 0; c < kTile; c += float_lanes()) {
-    const FloatVec less = hn::LoadU(d, high + c);
+    const FloatVec less = hn::LoadU(d, high + c), factor = hn::LoadU(d, unit + c);
     FloatVec low_sum = hn::LoadU(d, sums + c), high_sum = hn::LoadU(d, sums + kTile + c);
     float* pairs = to + c / kHalf * kHalfPairs + c % kHalf;
     for (int64_t p = 0; p < kHalf; ++p) {
       const int64_t at = p * kTile + c, upper = at + kHalf * kTile;
-      FloatVec x = vector_exp2_or_zero(hn::MulSub(hn::LoadU(d, scores + at), factor, less));
-      FloatVec y = vector_exp2_or_zero(hn::MulSub(hn::LoadU(d, scores + upper), factor, less));
+      FloatVec x = vector_exp2(hn::Mul(hn::Sub(hn::LoadU(d, scores + at), less), factor));
+      FloatVec y = vector_exp2(hn::Mul(hn::Sub(hn::LoadU(d, scores + upper), less), factor));
       low_sum = hn::Add(low_sum, x);
       high_sum = hn::Add(high_sum, y);
       if constexpr (kDropout) {
@@ -140,19 +144,19 @@ void forward_tile(const Bf16Forward& run, const KeyList& list, int64_t t, int64_
       });
   }
 
-  const float unit = shape.scale * kLog2E;
+  const float* unit = m.unit + r0;
   const int64_t keys = (tiles.high - tiles.low) * kTile;
   HWY_ALIGN float high[kTile], keep[kTile], sums[2 * kTile] = {};
   for (int64_t c = 0; c < kTile; c += float_lanes()) {
     const FloatVec lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
     const FloatVec before = hn::LoadU(d, m.maximum + r0 + c);
     const FloatVec top = highest_of_column(m.scores + tiles.low * kTileFloats + c, keys);
-    const FloatVec now = hn::Max(before, hn::Mul(hn::Set(d, unit), top));
+    const FloatVec now = hn::Max(before, top);
     // A query that has seen no key yet has nothing to scale either.
     const FloatVec less = hn::IfThenZeroElse(hn::Eq(now, lowest), now);
     hn::StoreU(now, d, m.maximum + r0 + c);
     hn::StoreU(less, d, high + c);
-    hn::StoreU(vector_exp2(hn::Sub(before, less)), d, keep + c);
+    hn::StoreU(vector_exp2(hn::Mul(hn::Sub(before, less), hn::LoadU(d, unit + c))), d, keep + c);
   }
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     const float* scores = m.scores + g * kTileFloats;
@@ -203,7 +207,7 @@ void load_block(const Bf16Forward& run, const KeyList& list, Range exist, int64_
   }
 }
 
-// oᵀ over the sums, and lse.
+// oᵀ over the sums, and what backward needs of them.
 void finish_tile(const Bf16Forward& run, int64_t t) {
   const FloatTag tag;
   const AttentionShape& shape = run.task.shape;
@@ -223,8 +227,10 @@ void finish_tile(const Bf16Forward& run, int64_t t) {
       std::copy_n(m.product + c * kTile, std::min(kTile, d - n * kTile),
                   s.o + run.query(r0 + c) * shape.o_row + run.head(r0 + c) * d + n * kTile);
   }
-  for (int64_t r = r0; r < r0 + columns; ++r)
-    s.lse[run.head(r) * s.queries + run.query(r)] = m.maximum[r] + std::log2(m.sum[r]);
+  for (int64_t r = r0; r < r0 + columns; ++r) {
+    s.softmax[run.head(r) * s.queries + run.query(r)] = m.maximum[r];
+    s.softmax[(shape.heads + run.head(r)) * s.queries + run.query(r)] = std::log2(m.sum[r]);
+  }
 }
 
 }  // namespace
@@ -238,13 +244,23 @@ void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& ta
   const int64_t rows = run.rows(), tiles = grains_of(rows);
   std::fill_n(m.maximum, tiles * kTile, -std::numeric_limits<float>::infinity());
   std::fill_n(m.sum, tiles * kTile, 0.0f);
+  std::fill_n(m.unit, tiles * kTile, 1.0f);
   std::fill_n(m.out, tiles * m.deep * kTileFloats, 0.0f);
   std::fill_n(m.zeros, m.deep * kGrain, 0.0f);
   for (int64_t t = 0; t < tiles; ++t) {
     TileRows q;
     q.fill(m.zeros);
-    for (int64_t r = t * kTile; r < std::min(rows, (t + 1) * kTile); ++r)
-      q[static_cast<size_t>(r % kTile)] = s.q + run.query(r) * shape.q_row + run.head(r) * d;
+    for (int64_t r = t * kTile; r < std::min(rows, (t + 1) * kTile); ++r) {
+      const float* own = s.q + run.query(r) * shape.q_row + run.head(r) * d;
+      const float excess = excess_of(own, d);
+      m.unit[r] = shape.scale * kLog2E * excess;
+      if (excess > 1) {
+        float* to = m.in_range + r % kTile * d;
+        divide_query(own, d, excess, to);
+        own = to;
+      }
+      q[static_cast<size_t>(r % kTile)] = own;
+    }
     pack_rows<Side::kRight>(q, d, m.queries + t * m.deep * kGrainPairs);
   }
 

@@ -29,12 +29,13 @@ struct Bf16BackwardMemory {
     for (float** of_queries : {&q, &d_o, &q_turned, &d_o_turned})
       *of_queries = memory.take(kQueryTiles * deep * kGrainPairs);
     dq = memory.take(wide * kQueryBlock);
-    lse = memory.take(kQueryBlock);
-    delta = memory.take(kQueryBlock);
+    for (float** of_query : {&unit, &maximum, &log_sum, &delta})
+      *of_query = memory.take(kQueryBlock);
     for (float** tile : {&scores, &slopes, &factors}) *tile = memory.take(kTileFloats);
     p = memory.take(kQueryTiles * kGrainPairs);
     ds = memory.take(kQueryTiles * kGrainPairs);
     ds_right = memory.take(kQueryTiles * kBlockTiles * kGrainPairs);
+    in_range = memory.take(kTile * head_dim);
     zeros = memory.take(wide);
     floats = memory.floats;
   }
@@ -45,11 +46,13 @@ struct Bf16BackwardMemory {
   float *q_turned, *d_o_turned;  // right operands of Sᵀ and dPᵀ: [query tile][deep]
   float *q, *d_o;                // right operands of dK and dV: [deep][query tile]
   float* dq;                     // dQᵀ: [wide, kQueryBlock]
-  float *lse, *delta;            // of each query; delta = scale rowsum(dO o)
+  float *unit, *maximum;         // of each query, or rather its scores
+  float *log_sum, *delta;        // likewise; delta = scale rowsum(dO o)
   float *scores, *slopes;        // Sᵀ and dPᵀ of a tile
   float* factors;                // of dropout
   float *p, *ds;                 // left operands of dV and dK: [query tile]
   float* ds_right;               // right operands of dQᵀ: [query tile][tile of the key block]
+  float* in_range;               // a tile's queries as scores need them, [32, head_dim]
   float* zeros;
   int64_t floats;
 };
@@ -83,15 +86,22 @@ namespace refrain::kernels::HWY_NAMESPACE {
 namespace {
 
 // A tile's Sᵀ and dPᵀ become Pᵀ and dSᵀ, packed: as half of a left operand for 32 keys, and dSᵀ as
-// a right operand as well. lse and delta: of its columns.
+// a right operand as well. The queries are those from `first` on of the block.
 template <bool kDropout>
-HWY_INLINE void pack_slopes(const Bf16BackwardMemory& m, float unit, float scale, const float* lse,
-                            const float* delta, float* p, float* ds, float* ds_right) {
+HWY_INLINE void pack_slopes(const Bf16BackwardMemory& m, float scale, int64_t first, float* p,
+                            float* ds, float* ds_right) {
   const FloatTag d;
-  const FloatVec factor = hn::Set(d, unit), by = hn::Set(d, scale);
+  const FloatVec by = hn::Set(d, scale);
   for (int64_t c = 0; c < kHalf; c += float_lanes()) {
-    const FloatVec log_sum[2] = {hn::LoadU(d, lse + c), hn::LoadU(d, lse + kHalf + c)};
-    const FloatVec less[2] = {hn::LoadU(d, delta + c), hn::LoadU(d, delta + kHalf + c)};
+    FloatVec factor[2], highest[2], log_sum[2], less[2];
+    REFRAIN_UNROLL
+    for (int q = 0; q < 2; ++q) {
+      const int64_t at = first + q * kHalf + c;
+      factor[q] = hn::LoadU(d, m.unit + at);
+      highest[q] = hn::LoadU(d, m.maximum + at);
+      log_sum[q] = hn::LoadU(d, m.log_sum + at);
+      less[q] = hn::LoadU(d, m.delta + at);
+    }
     for (int64_t j = 0; j < kHalf; ++j) {
       BitsVec probability[2][2], slope[2][2];  // of keys j, j + 16 and queries c, c + 16
       REFRAIN_UNROLL
@@ -99,8 +109,8 @@ HWY_INLINE void pack_slopes(const Bf16BackwardMemory& m, float unit, float scale
         REFRAIN_UNROLL
         for (int q = 0; q < 2; ++q) {
           const int64_t at = (j + k * kHalf) * kTile + q * kHalf + c;
-          FloatVec x =
-              vector_exp2_or_zero(hn::MulSub(hn::LoadU(d, m.scores + at), factor, log_sum[q]));
+          const FloatVec below = hn::Sub(hn::LoadU(d, m.scores + at), highest[q]);
+          FloatVec x = vector_exp2(hn::MulSub(below, factor[q], log_sum[q]));
           FloatVec dx = hn::LoadU(d, m.slopes + at);
           if constexpr (kDropout) dx = hn::Mul(dx, hn::LoadU(d, m.factors + at));
           slope[k][q] = rounded_bits(hn::Mul(x, hn::MulSub(dx, by, less[q])));
@@ -137,11 +147,9 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
       list.seen(at.high - 1).low > first)
     hide_unseen(m.scores,
                 [&](int64_t j) { return shifted(intersection(list.seen_by(first + j), at), -t0); });
-  const float unit = shape.scale * kLog2E;
-  const float *lse = m.lse + c * kTile, *delta = m.delta + c * kTile;
   float *p = m.p + c * kGrainPairs, *ds = m.ds + c * kGrainPairs;
   if (shape.dropout.rate == 0)
-    return pack_slopes<false>(m, unit, shape.scale, lse, delta, p, ds, ds_right);
+    return pack_slopes<false>(m, shape.scale, c * kTile, p, ds, ds_right);
   // Columns of queries that do not exist are drawn too; they are hidden.
   dropout_tile(
       run.rate, first, kTile,
@@ -150,7 +158,7 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
         return dropout_row(shape, s, t - s.start, h, list.kind());
       },
       m.factors);
-  pack_slopes<true>(m, unit, shape.scale, lse, delta, p, ds, ds_right);
+  pack_slopes<true>(m, shape.scale, c * kTile, p, ds, ds_right);
 }
 
 // The products of a block of queries, those at `positions` of head h, and the task's keys.
@@ -213,22 +221,32 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
   const AttentionSequence& s = task.sequence;
   const Bf16BackwardMemory& m = run.memory;
   const int64_t d = shape.head_dim, t0 = positions.low / kQueryBlock * kQueryBlock;
-  std::fill_n(m.lse, kQueryBlock, 0.0f);
-  std::fill_n(m.delta, kQueryBlock, 0.0f);
+  std::fill_n(m.unit, kQueryBlock, 1.0f);
+  for (float* of_query : {m.maximum, m.log_sum, m.delta}) std::fill_n(of_query, kQueryBlock, 0.0f);
   for (int64_t c = 0; c < kQueryTiles; ++c) {
-    TileRows q, d_o;
+    TileRows q, in_range, d_o;
     q.fill(m.zeros);
+    in_range.fill(m.zeros);
     d_o.fill(m.zeros);
     const Range at = run.queries(positions, c);
     for (int64_t t = at.low; t < at.high; ++t) {
       const int64_t query = t - s.start, o_row = query * shape.o_row + h * d;
       const auto i = static_cast<size_t>(t % kTile);
       q[i] = s.q + query * shape.q_row + h * d;
+      const float excess = excess_of(q[i], d);
+      m.unit[t - t0] = shape.scale * kLog2E * excess;
+      in_range[i] = q[i];
+      if (excess > 1) {
+        float* to = m.in_range + t % kTile * d;
+        divide_query(q[i], d, excess, to);
+        in_range[i] = to;
+      }
       d_o[i] = task.gradients.d_o + o_row;
       m.delta[t - t0] = shape.scale * rounded_dot(d_o[i], s.o + o_row, d);
-      m.lse[t - t0] = s.lse[h * s.queries + query];
+      m.maximum[t - t0] = s.softmax[h * s.queries + query];
+      m.log_sum[t - t0] = s.softmax[(shape.heads + h) * s.queries + query];
     }
-    pack_rows<Side::kRight>(q, d, m.q_turned + c * m.deep * kGrainPairs);
+    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.deep * kGrainPairs);
     pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.deep * kGrainPairs);
     pack_columns<Side::kRight>(q, d, kQueryTiles * kGrainPairs, m.q + c * kGrainPairs);
     pack_columns<Side::kRight>(d_o, d, kQueryTiles * kGrainPairs, m.d_o + c * kGrainPairs);

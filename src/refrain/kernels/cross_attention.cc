@@ -50,7 +50,6 @@ struct CrossHead {
   int64_t h;
 
   int64_t d() const { return shape.head_dim; }
-  float unit() const { return shape.scale * kLog2E; }
   const float* at(const float* pack) const { return pack + h * head_floats(shape, memory.rows); }
   // Rows of keys or values [first, ...) as panels of the products that reduce over d and over rows.
   Panels across(const CrossPack& pack, int64_t first) const {
@@ -61,39 +60,53 @@ struct CrossHead {
     return row_panels(at(pack.rows) + first * wide, wide);
   }
   float* kept(int64_t i) const { return asked.kept[i] + h * asked.kept_head; }
-  float& lse(int64_t i) const { return asked.lse[i * shape.heads + h]; }
+  float& maximum(int64_t i) const { return asked.softmax[2 * i * shape.heads + h]; }
+  float& log_sum(int64_t i) const { return asked.softmax[(2 * i + 1) * shape.heads + h]; }
   // Columns of a block of keys, as whole vectors.
   int64_t columns(int64_t k0) const { return std::min(kCrossBlock, memory.rows - k0); }
 };
 
-// scores [m, kCrossBlock] of queries i0 .. i0 + m against the block of keys at k0.
-HWY_INLINE void score_block(const CrossHead& x, int64_t i0, int64_t m, int64_t k0, float* scores) {
-  tile_row<Rows::kApart>(m, {0, x.columns(k0)}, x.d(), x.asked.q[i0] + x.h * x.d(), x.asked.q.row,
-                         x.across(x.memory.keys, k0), scores, kCrossBlock, false);
+// A tile's queries as scores need them, and the units of the scores. memory: [kMaxTileRows, d].
+struct QueryTile {
+  HWY_INLINE QueryTile(const CrossHead& x, int64_t i0, int64_t m, float* memory) : count(m) {
+    std::fill_n(unit, m, x.shape.scale * kLog2E);
+    rows = queries_in_range({x.asked.q[i0] + x.h * x.d(), x.asked.q.row}, m, x.d(), unit, memory);
+  }
+  int64_t count;
+  SpacedRows<const float> rows;
+  float unit[kMaxTileRows];
+};
+
+// scores [m, row] of a tile of queries against n keys from k0 on.
+HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0, int64_t n,
+                            SpacedRows<float> scores) {
+  tile_row<Rows::kApart>(q.count, {0, n}, x.d(), q.rows.data, q.rows.row,
+                         x.across(x.memory.keys, k0), scores.data, scores.row, false);
 }
 
-// Queries i0 .. i0 + m. work: scores [kCrossBlock] and sums [d] a row.
+// Queries i0 .. i0 + m. work: scores [kCrossBlock], sums [d] and the query [d] a row.
 HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* work) {
   const FloatTag tag;
   const int64_t d = x.d(), wide = padded_head(d), N = float_lanes();
   float *scores = work, *out = work + kMaxTileRows * kCrossBlock;
+  const QueryTile q(x, i0, m, out + kMaxTileRows * wide);
   float maximum[kMaxTileRows], sum[kMaxTileRows];
   std::fill_n(maximum, m, -std::numeric_limits<float>::infinity());
   std::fill_n(sum, m, 0.0f);
   std::fill_n(out, m * wide, 0.0f);
-  const FloatVec unit = constant(x.unit());
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
     const int64_t n = x.columns(k0);
     const Range seen{0, n};
-    score_block(x, i0, m, k0, scores);
+    score_block(x, q, k0, n, {scores, kCrossBlock});
     for (int64_t i = 0; i < m; ++i) {
       float* s = scores + i * kCrossBlock;
+      const FloatVec unit = constant(q.unit[i]);
       FloatVec top = constant(-std::numeric_limits<float>::infinity());
       for (int64_t j = 0; j < n; j += N)
         top = hn::Max(top, hn::IfThenElse(lanes_in(seen, j), hn::LoadU(tag, s + j), top));
-      const float high = std::max(maximum[i], x.unit() * hn::GetLane(hn::MaxOfLanes(tag, top)));
+      const float high = std::max(maximum[i], hn::GetLane(hn::MaxOfLanes(tag, top)));
       if (high != maximum[i]) {
-        const FloatVec keep = vector_exp2(constant(maximum[i] - high));
+        const FloatVec keep = vector_exp2(constant(q.unit[i] * (maximum[i] - high)));
         float* o = out + i * wide;
         for (int64_t j = 0; j < wide; j += N)
           hn::StoreU(hn::Mul(hn::LoadU(tag, o + j), keep), tag, o + j);
@@ -102,8 +115,8 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
       }
       FloatVec total = hn::Zero(tag);
       for (int64_t j = 0; j < n; j += N) {
-        const FloatVec scaled = hn::MulSub(hn::LoadU(tag, s + j), unit, constant(high));
-        const FloatVec p = hn::IfThenElseZero(lanes_in(seen, j), vector_exp2(scaled));
+        const FloatVec below = hn::Sub(hn::LoadU(tag, s + j), constant(high));
+        const FloatVec p = hn::IfThenElseZero(lanes_in(seen, j), vector_exp2(hn::Mul(below, unit)));
         total = hn::Add(total, p);
         hn::StoreU(p, tag, s + j);
       }
@@ -118,62 +131,86 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
     float* o = x.asked.o[i0 + i] + x.h * d;
     each(d, [&](auto at, int64_t j)
                 HWY_ATTR { at.store(hn::Mul(at.load(from + j), inverse), o + j); });
-    x.lse(i0 + i) = maximum[i] + std::log2(sum[i]);
+    x.maximum(i0 + i) = maximum[i];
+    x.log_sum(i0 + i) = std::log2(sum[i]);
   }
 }
 
-// P of queries i0 .. i0 + m and the block of keys at k0, by the lse that forward left.
-HWY_INLINE void probability_block(const CrossHead& x, int64_t i0, int64_t m, int64_t k0, float* p) {
+// P of a tile of queries, the first of them i0, and the block of keys at k0, by what forward left.
+HWY_INLINE void probability_block(const CrossHead& x, const QueryTile& q, int64_t i0, int64_t k0,
+                                  float* p) {
   const int64_t n = x.columns(k0);
-  score_block(x, i0, m, k0, p);
-  const FloatVec unit = constant(x.unit());
-  for (int64_t i = 0; i < m; ++i) {
+  score_block(x, q, k0, n, {p, kCrossBlock});
+  for (int64_t i = 0; i < q.count; ++i) {
     float* s = p + i * kCrossBlock;
-    const FloatVec lse = constant(x.lse(i0 + i));
-    each(n, [&](auto at, int64_t j)
-                HWY_ATTR { at.store(vector_exp2(hn::MulSub(at.load(s + j), unit, lse)), s + j); });
+    const FloatVec unit = constant(q.unit[i]), highest = constant(x.maximum(i0 + i));
+    const FloatVec log_sum = constant(x.log_sum(i0 + i));
+    each(n, [&](auto at, int64_t j) HWY_ATTR {
+      const FloatVec below = hn::Sub(at.load(s + j), highest);
+      at.store(vector_exp2(hn::MulSub(below, unit, log_sum)), s + j);
+    });
   }
 }
 
 // The same with P whole and kept.
 HWY_INLINE void forward_rows_kept(const CrossHead& x, int64_t i0, int64_t m, float* work) {
   const int64_t d = x.d(), wide = padded_head(d), n = x.memory.rows;
-  const FloatVec unit = constant(x.unit());
-  tile_row<Rows::kApart>(m, {0, n}, d, x.asked.q[i0] + x.h * d, x.asked.q.row,
-                         x.across(x.memory.keys, 0), x.kept(i0), x.asked.kept.row, false);
+  const QueryTile q(x, i0, m, work + kMaxTileRows * wide);
+  score_block(x, q, 0, n, {x.kept(i0), x.asked.kept.row});
   for (int64_t i = 0; i < m; ++i) {
     float* s = x.kept(i0 + i);
-    const float high = x.unit() * *std::max_element(s, s + n);
+    const FloatVec unit = constant(q.unit[i]);
+    const float high = *std::max_element(s, s + n);
     const double sum = sum_each(n, [&](auto at, int64_t j, FloatVec acc) HWY_ATTR {
-      const FloatVec p = vector_exp2(hn::MulSub(at.load(s + j), unit, constant(high)));
+      const FloatVec p = vector_exp2(hn::Mul(hn::Sub(at.load(s + j), constant(high)), unit));
       at.store(p, s + j);
       return hn::Add(acc, at.fill(p, hn::Zero(FloatTag())));
     });
     const FloatVec inverse = constant(static_cast<float>(1 / sum));
     each(n,
          [&](auto at, int64_t j) HWY_ATTR { at.store(hn::Mul(at.load(s + j), inverse), s + j); });
-    x.lse(i0 + i) = high + static_cast<float>(std::log2(sum));
+    x.maximum(i0 + i) = high;
+    x.log_sum(i0 + i) = static_cast<float>(std::log2(sum));
   }
   tile_row<Rows::kApart>(m, {0, d}, n, x.kept(i0), x.asked.kept.row, x.along(x.memory.values, 0),
                          work, wide, false);
   for (int64_t i = 0; i < m; ++i) std::copy_n(work + i * wide, d, x.asked.o[i0 + i] + x.h * d);
 }
 
-// P and scale dS of the same; sums: rowsum(dO o) a row.
-HWY_INLINE void gradient_block(const CrossHead& x, const CrossGradients& g, const float* sums,
-                               int64_t i0, int64_t m, int64_t k0, float* p, float* ds) {
-  const int64_t n = x.columns(k0);
+// A tile of queries in backward, from i0 on.
+struct GradientTile {
+  // memory: [kMaxTileRows, d]
+  HWY_INLINE GradientTile(const CrossHead& head, const CrossGradients& gradients, int64_t first,
+                          int64_t m, float* memory)
+      : x(head), g(gradients), i0(first), q(head, first, x.asked.kept.data ? 0 : m, memory) {
+    for (int64_t i = 0; i < m; ++i)
+      sums[i] = output_slope(g.d_o[i0 + i] + x.h * x.d(), x.asked.o[i0 + i] + x.h * x.d(), x.d(),
+                             x.log_sum(i0 + i));
+  }
+  const CrossHead& x;
+  const CrossGradients& g;
+  int64_t i0;
+  QueryTile q;
+  float sums[kMaxTileRows];  // rowsum(dO o)
+};
+
+// P and scale dS of m queries and the block of keys at k0.
+HWY_INLINE void gradient_block(const GradientTile& tile, int64_t m, int64_t k0, float* p,
+                               float* ds) {
+  const CrossHead& x = tile.x;
+  const CrossGradients& g = tile.g;
+  const int64_t n = x.columns(k0), i0 = tile.i0;
   if (x.asked.kept.data)
     for (int64_t i = 0; i < m; ++i) std::copy_n(x.kept(i0 + i) + k0, n, p + i * kCrossBlock);
   else
-    probability_block(x, i0, m, k0, p);
+    probability_block(x, tile.q, i0, k0, p);
   tile_row<Rows::kApart>(m, {0, n}, x.d(), g.d_o[i0] + x.h * x.d(), g.d_o.row,
                          x.across(x.memory.values, k0), ds, kCrossBlock, false);
   const FloatVec scale = constant(x.shape.scale);
   for (int64_t i = 0; i < m; ++i) {
     const float* probability = p + i * kCrossBlock;
     float* s = ds + i * kCrossBlock;
-    const FloatVec sum = constant(sums[i]);
+    const FloatVec sum = constant(tile.sums[i]);
     each(n, [&](auto at, int64_t j) HWY_ATTR {
       const auto slope = hn::Mul(at.load(probability + j), hn::Sub(at.load(s + j), sum));
       at.store(hn::Mul(slope, scale), s + j);
@@ -181,25 +218,14 @@ HWY_INLINE void gradient_block(const CrossHead& x, const CrossGradients& g, cons
   }
 }
 
-HWY_INLINE void sums_of(const CrossHead& x, const CrossGradients& g, int64_t i0, int64_t m,
-                        float* sums) {
-  for (int64_t i = 0; i < m; ++i) {
-    const float *d_o = g.d_o[i0 + i] + x.h * x.d(), *o = x.asked.o[i0 + i] + x.h * x.d();
-    sums[i] = static_cast<float>(sum_each(x.d(), [&](auto at, int64_t j, FloatVec acc) HWY_ATTR {
-      return hn::MulAdd(at.load(d_o + j), at.load(o + j), acc);
-    }));
-  }
-}
-
 HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g, int64_t i0,
                                     int64_t m, float* work) {
   float *p = work, *ds = p + kMaxTileRows * kCrossBlock, *dq = ds + kMaxTileRows * kCrossBlock;
   const int64_t d = x.d(), wide = padded_head(d);
-  float sums[kMaxTileRows];
-  sums_of(x, g, i0, m, sums);
+  const GradientTile tile(x, g, i0, m, dq + kMaxTileRows * wide);
   std::fill_n(dq, m * wide, 0.0f);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
-    gradient_block(x, g, sums, i0, m, k0, p, ds);
+    gradient_block(tile, m, k0, p, ds);
     tile_row<Rows::kApart>(m, {0, d}, x.columns(k0), ds, kCrossBlock, x.along(x.memory.keys, k0),
                            dq, wide, true);
   }
@@ -220,12 +246,11 @@ HWY_INLINE void memory_gradient_rows(const CrossHead& x, const CrossGradients& g
   const int64_t d = x.d(), wide = padded_head(d), column = x.h * d;
   float *p = work, *ds = p + kMaxTileRows * kCrossBlock, *q = ds + kMaxTileRows * kCrossBlock;
   float* d_o = q + kMaxTileRows * wide;
-  float sums[kMaxTileRows];
-  sums_of(x, g, i0, m, sums);
+  const GradientTile tile(x, g, i0, m, d_o + kMaxTileRows * wide);
   copy_rows(x.asked.q[i0] + column, x.asked.q.row, m, d, wide, q);
   copy_rows(g.d_o[i0] + column, g.d_o.row, m, d, wide, d_o);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
-    gradient_block(x, g, sums, i0, m, k0, p, ds);
+    gradient_block(tile, m, k0, p, ds);
     add_outer(p, d_o, m, x.columns(k0), d, g.dv, k0, column);
     add_outer(ds, q, m, x.columns(k0), d, g.dk, k0, column);
   }

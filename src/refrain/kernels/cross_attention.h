@@ -7,8 +7,9 @@
 // all at once or one at a time: what a query gives does not depend on which others come with it.
 //
 // Like causal attention (attention.h) this works block by block with a running maximum and sum and
-// leaves lse = log2 sum exp(S) per query and head, from which backward makes P again; or it keeps P
-// whole, which is faster to read and needs memory of queries x keys.
+// leaves them per query and head, so that backward makes P again; or it keeps P whole, which is
+// faster to read and needs memory of queries x keys. The range of queries and keys is the same,
+// too.
 //
 //   dV = Pᵀ dO,   dS = P (dP - rowsum(dO o)),  dP = dO Vᵀ,   dQ = scale dS K,   dK = scale dSᵀ Q
 //
@@ -47,7 +48,7 @@ struct CrossQueries {
   int64_t count;
   SpacedRows<const float> q;
   SpacedRows<float> o;
-  float* lse;                // [count, heads]
+  float* softmax;            // [count, 2, heads]: as in attention.h
   SpacedRows<float> kept{};  // P, or null: head h at h * kept_head in a query's row
   int64_t kept_head = 0;
 };

@@ -76,6 +76,11 @@ void softmax_cross_entropy(Tensor logits, std::span<const int32_t> targets, floa
       all_below = sum_each(n, [&](auto at, int64_t i, FloatVec acc) HWY_ATTR {
         return hn::Add(acc, at.fill(hn::Sub(shift, at.load(x + i)), zero));
       });
+      // Not in float32's range.
+      if (all_below > double{std::numeric_limits<float>::max()}) {
+        all_below = 0;
+        for (int64_t i = 0; i < n; ++i) all_below += double{top} - double{x[i]};
+      }
     }
     const double sum = exp_sum(x, top, 1, n, x);
     losses.data[row] =

@@ -1,6 +1,8 @@
 #include "refrain/kernels/rms_norm.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
@@ -14,8 +16,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-HWY_INLINE float inverse_rms(double sum_of_squares, int64_t n, float eps) {
-  return static_cast<float>(1 / std::sqrt(sum_of_squares / static_cast<double>(n) + eps));
+// r of a row from the sum of its squares in float32, made again in double where a square left its
+// range. Finite for zeros, too, whatever eps is.
+HWY_INLINE float inverse_rms(const float* x, double sum_of_squares, int64_t n, float eps) {
+  constexpr double kHigh = 0x1p126, kLow = 0x1p-80;
+  if (!(sum_of_squares < kHigh) || (sum_of_squares < kLow && double{eps} < kLow)) {
+    sum_of_squares = 0;
+    for (int64_t i = 0; i < n; ++i) sum_of_squares += double{x[i]} * double{x[i]};
+  }
+  const double r = 1 / std::sqrt(sum_of_squares / static_cast<double>(n) + eps);
+  return static_cast<float>(std::min(r, double{std::numeric_limits<float>::max()}));
 }
 
 HWY_INLINE void scale_row(const float* x, const float* w, float r, int64_t n, float* y) {
@@ -33,7 +43,7 @@ void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor 
       const auto v = at.load(in + i);
       return hn::MulAdd(v, v, acc);
     });
-    r.data[row] = inverse_rms(sum, n, eps);
+    r.data[row] = inverse_rms(in, sum, n, eps);
     scale_row(in, w.data, r.data[row], n, y.row(row));
   });
 }
@@ -49,7 +59,7 @@ void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, 
       at.store(v, out + i);
       return hn::MulAdd(v, v, acc);
     });
-    r.data[row] = inverse_rms(sum, n, eps);
+    r.data[row] = inverse_rms(out, sum, n, eps);
     scale_row(out, w.data, r.data[row], n, y.row(row));
   });
 }
@@ -60,9 +70,24 @@ void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y) {
   });
 }
 
+// In double, for rows whose squares float32 does not have.
+template <bool kAdd>
+void far_input_gradient(const float* x, const float* w, float r, const float* dy, int64_t n,
+                        float* dx) {
+  double dot = 0;
+  for (int64_t i = 0; i < n; ++i) dot += double{w[i]} * double{dy[i]} * (double{x[i]} * r);
+  const double back = dot / static_cast<double>(n);
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = r * (double{w[i]} * double{dy[i]} - double{x[i]} * r * back);
+    dx[i] = static_cast<float>(kAdd ? dx[i] + g : g);
+  }
+}
+
 template <bool kAdd>
 HWY_INLINE void input_gradient(const float* x, const float* w, float r, const float* dy, int64_t n,
                                float* dx) {
+  constexpr float kHigh = 0x1p40f, kLow = 0x1p-40f;
+  if (r > kHigh || r < kLow) return far_input_gradient<kAdd>(x, w, r, dy, n, dx);
   const double dot = sum_each(n, [&](auto at, int64_t i, FloatVec acc) HWY_ATTR {
     return hn::MulAdd(hn::Mul(at.load(w + i), at.load(dy + i)), at.load(x + i), acc);
   });

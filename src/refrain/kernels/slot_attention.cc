@@ -10,6 +10,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/slot_attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/scores-inl.h"
 #include "refrain/kernels/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_SLOT_ATTENTION_ONCE
@@ -35,11 +36,11 @@ struct SlotMemory {
   }
 };
 inline int64_t forward_memory(int64_t m, int64_t n, int64_t d) {
-  return whole_panels(m) * d + m * whole_panels(d) + n * whole_panels(m);
+  return whole_panels(m) * d + m * whole_panels(d) + n * (whole_panels(m) + d + 1);
 }
 inline int64_t backward_memory(int64_t m, int64_t n, int64_t d) {
   return 2 * whole_panels(m) * d + 3 * m * whole_panels(d) + 2 * n * whole_panels(d) +
-         2 * n * whole_panels(m);
+         n * (2 * whole_panels(m) + d + 1);
 }
 
 struct SlotRun {
@@ -102,17 +103,17 @@ HWY_INLINE void gather_rows(const SlotRun& run, const SlotGroup& group, int64_t 
   });
 }
 
-// s [m] becomes softmax(scale s).
-HWY_INLINE void softmax(float scale, int64_t m, float* s) {
+// s [m] becomes softmax(unit s).
+HWY_INLINE void softmax(float unit, int64_t m, float* s) {
   const FloatTag d;
-  const auto by = constant(scale), lowest = constant(-std::numeric_limits<float>::infinity());
+  const auto by = constant(unit), lowest = constant(-std::numeric_limits<float>::infinity());
   FloatVec top = lowest;
-  each(m, [&](auto at, int64_t j)
-              HWY_ATTR { top = hn::Max(top, at.fill(hn::Mul(at.load(s + j), by), lowest)); });
+  each(m,
+       [&](auto at, int64_t j) HWY_ATTR { top = hn::Max(top, at.fill(at.load(s + j), lowest)); });
   top = hn::MaxOfLanes(d, top);
   FloatVec sum = hn::Zero(d);
   each(m, [&](auto at, int64_t j) HWY_ATTR {
-    const auto e = vector_exp(hn::MulSub(at.load(s + j), by, top));
+    const auto e = vector_exp(hn::Mul(hn::Sub(at.load(s + j), top), by));
     at.store(e, s + j);
     sum = hn::Add(sum, at.fill(e, hn::Zero(d)));
   });
@@ -133,10 +134,26 @@ HWY_INLINE void softmax_backward(float scale, int64_t m, const float* p, float* 
   });
 }
 
+// A group's keys, transposed.
+struct SlotKeys {
+  int64_t count;
+  const float* panels;
+};
+
+// P of n queries of a group, the first at q: p [n, whole_panels(keys)]. work: d + 1 floats each.
+HWY_INLINE void probabilities(const SlotRun& run, SlotKeys keys, SpacedRows<const float> q,
+                              int64_t n, SlotMemory work, float* p) {
+  const int64_t d = run.shape.head_dim, NR = tile_cols(), m = keys.count, row = whole_panels(m);
+  float *in_range = work.take(n * d), *unit = work.take(n);
+  std::fill_n(unit, n, run.shape.scale);
+  const SpacedRows<const float> rows = queries_in_range(q, n, d, unit, in_range);
+  product<Rows::kApart>(n, m, d, rows.data, rows.row, keys.panels, NR, d * NR, p, row, false);
+  for (int64_t i = 0; i < n; ++i) softmax(unit[i], m, p + i * row);
+}
+
 void forward_tasks(const SlotRun& run, SpacedRows<const float> q, SpacedRows<float> o,
                    int64_t operations) {
   const int64_t d = run.shape.head_dim, wide = whole_panels(d), heads = run.shape.heads;
-  const int64_t NR = tile_cols();
   parallel_for(
       static_cast<int64_t>(run.groups.size()) * heads,
       [&](int64_t task, int worker) HWY_ATTR {
@@ -150,9 +167,9 @@ void forward_tasks(const SlotRun& run, SpacedRows<const float> q, SpacedRows<flo
         for (int64_t done = 0; done < group.queries.count; done += kTileRows) {
           const int64_t n = std::min(kTileRows, group.queries.count - done);
           const int64_t first = group.queries.first + done;
-          product<Rows::kApart>(n, m, d, q[first] + column, q.row, keys, NR, d * NR, p, row, false);
-          for (int64_t i = 0; i < n; ++i) softmax(run.shape.scale, m, p + i * row);
-          product<Rows::kApart>(n, d, m, p, row, values, wide, NR, o[first] + column, o.row, false);
+          probabilities(run, {m, keys}, {q[first] + column, q.row}, n, memory, p);
+          product<Rows::kApart>(n, d, m, p, row, values, wide, tile_cols(), o[first] + column,
+                                o.row, false);
         }
       },
       operations);
@@ -179,8 +196,7 @@ void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, 
         std::copy_n(from + column, d, to + i * wide);
         std::fill(to + i * wide + d, to + (i + 1) * wide, 0.0f);
       }
-    product<Rows::kApart>(n, m, d, own_q, wide, keys, NR, d * NR, p, row, false);
-    for (int64_t i = 0; i < n; ++i) softmax(run.shape.scale, m, p + i * row);
+    probabilities(run, {m, keys}, {own_q, wide}, n, memory, p);
     product<Rows::kAdjacent>(m, d, n, p, row, own_do, wide, NR, dv, wide, done > 0);
     product<Rows::kApart>(n, m, d, own_do, wide, values, NR, d * NR, dp, row, false);
     for (int64_t i = 0; i < n; ++i) softmax_backward(run.shape.scale, m, p + i * row, dp + i * row);

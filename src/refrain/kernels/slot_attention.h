@@ -6,7 +6,8 @@
 //
 //   dV = Pᵀ dO,  dS = P (dP - rowsum(P dP)),  dQ = scale dS k,  dK = scale dSᵀ q
 //
-// What a query gives depends on its slots alone, not on its neighbours.
+// What a query gives depends on its slots alone, not on its neighbours. The range of queries and
+// keys is that of attention.h.
 #pragma once
 #include <array>
 #include <cstdint>

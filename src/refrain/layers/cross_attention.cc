@@ -80,7 +80,7 @@ CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const Window& w, Te
 
 CrossAttention::Asked CrossAttention::carve(Arena& arena, int64_t rows, SpacedRows<float> o,
                                             const Window& memory, bool keep) const {
-  Asked asked{arena.take({rows, q_.out}), arena.take({rows, shape_.heads}), o, {}};
+  Asked asked{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
   if (keep) asked.kept = arena.take({rows, shape_.heads, longest(memory)});
   return asked;
 }
@@ -91,7 +91,7 @@ kernels::CrossQueries CrossAttention::queries(const Asked& asked, int64_t first,
   return {count,
           {asked.q.row(first), q_.out},
           {asked.o[first], asked.o.row},
-          asked.lse.row(first),
+          asked.softmax.row(first),
           {asked.kept.data ? asked.kept.data + first * kept_row : nullptr, kept_row},
           asked.kept.cols()};
 }

@@ -45,7 +45,7 @@ class CrossAttention {
 
   // What rows that ask leave.
   struct Asked {
-    Tensor q, lse;                 // [R, width], [R, heads]
+    Tensor q, softmax;             // [R, width], [R, 2 heads]
     kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
     Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
   };

@@ -95,7 +95,7 @@ Decoder::Run Decoder::carve(const Window& w, Arena& a) const {
     run.asked = cross_->carve(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
   if (self_) {
     run.qkv = a.take({R, self_->out});
-    run.lse = a.take({R * config_.heads});
+    run.softmax = a.take({2 * R * config_.heads});
   }
   return run;
 }

@@ -52,7 +52,7 @@ class Decoder {
     Tensor joined, s, y;                         // [R, H + width]: r, o; [R, H]; [R, E]
     CrossAttention::Asked asked;                 // its o is in `joined`
     std::vector<CrossAttention::Memory> memory;  // one, or one a step
-    Tensor qkv, lse;                             // self-attention: [R, 3 width], [R, heads]
+    Tensor qkv, softmax;                         // self-attention: [R, 3 width], [R, 2 heads]
   };
   Run forward(Context&, const Window&, const Input&, bool for_backward, Arena&) const;
 

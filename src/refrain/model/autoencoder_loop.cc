@@ -220,7 +220,7 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const Window& w, con
     const int64_t row = w.first(b) + t;
     const float *q = run.qkv.row(row), *past = run.qkv.row(w.first(b)) + width;
     kernels::AttentionSequence one{
-        1, t, q, {}, run.joined.row(row) + hidden(), run.lse.data + row * config_.heads};
+        1, t, q, {}, run.joined.row(row) + hidden(), run.softmax.data + 2 * row * config_.heads};
     one.keys.own = {q + width, q + 2 * width, self_->out};
     one.keys.past = {past, past + width, self_->out};
     all.push_back(one);

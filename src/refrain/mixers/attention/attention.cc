@@ -87,7 +87,7 @@ Attention::Saved Attention::carve(Context& ctx, Arena& a, const Window& w, bool 
     s.qkv = a.take({rows, qkv_.out});
     s.o = a.take({rows, o_.in});
   }
-  s.lse = a.take({rows * shape_.heads});
+  s.softmax = a.take({2 * rows * shape_.heads});
   s.past = a.take({past, kv_width()});
   return s;
 }
@@ -142,7 +142,7 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, co
                                    q,
                                    {},
                                    s.o.row(w.first(b)),
-                                   s.lse.data + w.first(b) * shape_.heads,
+                                   s.softmax.data + 2 * w.first(b) * shape_.heads,
                                    w.row_id.data() + w.first(b)};
     one.keys.own = {k, k + width / 2, qkv_.out};
     if (state) {

@@ -52,9 +52,9 @@ class Attention final : public Mixer {
 
  private:
   struct Saved {
-    Tensor qkv;   // [R, qkv_.out]: q and k rotated
-    Tensor o;     // [R, heads d]
-    Tensor lse;   // [R heads], a sequence's [heads, T] after another's
+    Tensor qkv;      // [R, qkv_.out]: q and k rotated
+    Tensor o;        // [R, heads d]
+    Tensor softmax;  // [2 R heads], a sequence's [2, heads, T] after another's
     Tensor past;  // the rows of the rings found, a sequence's after another's: forward's overwrite
                   // them
     TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
