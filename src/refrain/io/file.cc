@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
 #include <filesystem>
 #include <system_error>
@@ -22,14 +24,20 @@ namespace {
 
 constexpr size_t kBuffer = size_t{1} << 17;
 constexpr std::string_view kTemporary = ".tmp-", kOld = ".old-";
+constexpr mode_t kModeOfFiles = 0777, kModeOfFolders = 07777;
 
 // The folder and the name in it. "a/b/" is "b" in "a".
 struct Place {
   std::string folder, name;
 };
 
-Place place_of(std::string path) {
+std::string without_last_slashes(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+Place place_of(const std::string& given) {
+  const std::string path = without_last_slashes(given);
   const size_t slash = path.rfind('/');
   Place place;
   place.folder = slash == path.npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
@@ -61,6 +69,49 @@ void sync_path(const std::string& path) {
   const Descriptor file(path, O_RDONLY);
   // Some file systems have nothing to sync for a folder and say so with EINVAL.
   if (fsync(file.fd()) != 0 && errno != EINVAL) throw_system_error("make durable", path);
+}
+
+bool is_of_proc(const std::string& link) {
+  constexpr decltype(statfs::f_type) kProc = 0x9fa0;
+  struct statfs system;
+  return statfs(place_of(link).folder.c_str(), &system) == 0 && system.f_type == kProc;
+}
+
+bool is_link(const std::string& path) {
+  struct stat status;
+  return lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+}
+
+bool is_mount_point(const std::string& path) {
+  struct statx status;
+  if (statx(AT_FDCWD, path.c_str(), 0, STATX_BASIC_STATS, &status) != 0) return false;
+  return (status.stx_attributes & status.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
+// `to` gets the mode of what it is to replace and, as far as this process may, the owner.
+void hand_on(const struct stat& from, int to) {
+  const mode_t mode = from.st_mode & (S_ISDIR(from.st_mode) ? kModeOfFolders : kModeOfFiles);
+  struct stat now;
+  if (fstat(to, &now) == 0 && (now.st_uid != from.st_uid || now.st_gid != from.st_gid))
+    (void)!fchown(to, from.st_uid, from.st_gid);
+  (void)!fchmod(to, mode);
+}
+
+void hand_on_all(const std::string& old, const std::string& fresh) {
+  const auto one = [](const std::string& from, const std::string& to) {
+    struct stat before, after;
+    if (lstat(from.c_str(), &before) != 0 || lstat(to.c_str(), &after) != 0) return;
+    const bool alike = (before.st_mode & S_IFMT) == (after.st_mode & S_IFMT);
+    if (!alike || (!S_ISREG(before.st_mode) && !S_ISDIR(before.st_mode))) return;
+    hand_on(before, Descriptor(to, O_RDONLY | O_NOFOLLOW).fd());
+  };
+  std::vector<std::string> names = {""};
+  std::error_code failed;
+  for (fs::recursive_directory_iterator entry(fresh, failed), end; !failed && entry != end;
+       entry.increment(failed))
+    names.push_back("/" + entry->path().lexically_relative(fresh).string());
+  // What is in a folder before the folder, whose mode may close it.
+  for (auto name = names.rbegin(); name != names.rend(); ++name) one(old + *name, fresh + *name);
 }
 
 void erase(const std::string& path) {
@@ -128,17 +179,35 @@ bool exists(const std::string& path) {
   return false;
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+std::string follow_links(const std::string& path) {
+  constexpr int kMostLinks = 40;  // as the kernel has it
+  std::string at = without_last_slashes(path);
+  for (int links = 0; is_link(at) && !is_of_proc(at); ++links) {
+    std::string to(PATH_MAX, '\0');
+    const ssize_t size = readlink(at.c_str(), to.data(), to.size());
+    if (links == kMostLinks) errno = ELOOP;
+    if (size < 0 || links == kMostLinks) throw_system_error("follow", path);
+    to = without_last_slashes(to.substr(0, static_cast<size_t>(size)));
+    at = to[0] == '/' ? to : place_of(at).folder + "/" + to;
+  }
+  return at;
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), target_(follow_links(path_)) {
   struct stat status;
-  if (stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-    fd_ = Descriptor(path_, O_WRONLY).release();
+  const bool replaces = stat(target_.c_str(), &status) == 0;
+  if (replaces && (!S_ISREG(status.st_mode) || is_link(target_))) {
+    fd_ = Descriptor(path_, O_WRONLY | (S_ISREG(status.st_mode) ? O_APPEND : 0)).release();
     return;
   }
+  // Never readable by more than it will be.
+  const mode_t mode = replaces ? status.st_mode & kModeOfFiles : 0666;
   for (int attempt = 0; fd_ < 0; ++attempt) {
-    temporary_ = hidden_name(path_, kTemporary, attempt);
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    temporary_ = hidden_name(target_, kTemporary, attempt);
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
     if (fd_ < 0 && errno != EEXIST) throw_system_error("write", path_);
   }
+  if (replaces) hand_on(status, fd_);
 }
 
 AtomicFile::~AtomicFile() {
@@ -185,10 +254,10 @@ void AtomicFile::commit() {
   put(buffer_);
   if (!temporary_.empty()) {
     if (fsync(fd_) != 0) fail();
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail();
+    if (std::rename(temporary_.c_str(), target_.c_str()) != 0) fail();
   }
   if (close(std::exchange(fd_, -1)) != 0) throw_system_error("write", path_);
-  if (!temporary_.empty()) sync_path(place_of(path_).folder);
+  if (!temporary_.empty()) sync_path(place_of(target_).folder);
 }
 
 void write_file(const std::string& path, std::string_view text) {
@@ -197,12 +266,65 @@ void write_file(const std::string& path, std::string_view text) {
   file.commit();
 }
 
-AtomicDirectory::AtomicDirectory(std::string path) : path_(std::move(path)) {
-  std::error_code ignored;
-  if (exists(path_) && !fs::is_directory(path_, ignored))
-    throw_error("{}: expected a directory or nothing", path_);
+void append_file(const std::string& path, std::string_view text) {
+  const Descriptor file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666), path);
+  struct stat before;
+  if (file.fd() < 0 || fstat(file.fd(), &before) != 0) throw_system_error("write", path);
+  while (!text.empty()) {
+    const ssize_t put = ::write(file.fd(), text.data(), text.size());
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) {
+      const int reason = errno;
+      (void)!ftruncate(file.fd(), before.st_size);
+      errno = reason;
+      throw_system_error("write", path);
+    }
+    text.remove_prefix(static_cast<size_t>(put));
+  }
+}
+
+void link_file(const std::string& from, const std::string& to) {
+  const std::string target = follow_links(to);
+  std::string temporary;
   for (int attempt = 0;; ++attempt) {
-    temporary_ = hidden_name(path_, kTemporary, attempt);
+    temporary = hidden_name(target, kTemporary, attempt);
+    if (link(from.c_str(), temporary.c_str()) == 0) break;
+    if (errno == EEXIST) continue;
+    // A file system without links, or another than that of `from`.
+    const MappedFile content(from);
+    AtomicFile copy(to);
+    copy.write(content.bytes());
+    return copy.commit();
+  }
+  try {
+    struct stat status;
+    if (stat(target.c_str(), &status) == 0 && S_ISREG(status.st_mode))
+      hand_on(status, Descriptor(temporary, O_RDONLY).fd());
+    rename_path(temporary, target);
+  } catch (const Error&) {
+    unlink(temporary.c_str());
+    throw;
+  }
+  unlink(temporary.c_str());  // renaming does nothing when both were names of the file already
+  sync_path(place_of(target).folder);
+}
+
+void move_new(const std::string& from, const std::string& to) {
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
+  if (errno == EEXIST || exists(to)) throw_error("{}: is in the way of {}", to, from);
+  rename_path(from, to);  // a file system that has no such renaming
+}
+
+AtomicDirectory::AtomicDirectory(std::string path)
+    : path_(std::move(path)), target_(follow_links(path_)) {
+  std::error_code ignored;
+  if (exists(target_) && !fs::is_directory(target_, ignored))
+    throw_error("{}: expected a directory or nothing", path_);
+  if (is_mount_point(target_))
+    throw_error("{}: is a mount point, which cannot be replaced; expected a directory in it",
+                path_);
+  for (int attempt = 0;; ++attempt) {
+    temporary_ = hidden_name(target_, kTemporary, attempt);
     if (mkdir(temporary_.c_str(), 0777) == 0) return;
     if (errno != EEXIST) throw_system_error("write", path_);
   }
@@ -215,6 +337,7 @@ AtomicDirectory::~AtomicDirectory() {
 
 void AtomicDirectory::commit() {
   REFRAIN_CHECK(!committed_);
+  if (exists(target_)) hand_on_all(target_, temporary_);
   std::error_code failed;
   for (fs::recursive_directory_iterator entry(temporary_, failed), end; !failed && entry != end;
        entry.increment(failed))
@@ -223,26 +346,26 @@ void AtomicDirectory::commit() {
   sync_path(temporary_);
 
   std::string old;
-  if (exists(path_)) {
-    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
+  if (exists(target_)) {
+    if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
       committed_ = true;
-      sync_path(place_of(path_).folder);
+      sync_path(place_of(target_).folder);
       erase(temporary_);
       return;
     }
     // A file system that cannot exchange names.
     for (int attempt = 0; old.empty() || exists(old); ++attempt)
-      old = hidden_name(path_, kOld, attempt);
-    rename_path(path_, old);
+      old = hidden_name(target_, kOld, attempt);
+    rename_path(target_, old);
   }
   try {
-    rename_path(temporary_, path_);
+    rename_path(temporary_, target_);
   } catch (const Error&) {
-    if (!old.empty()) rename_path(old, path_);
+    if (!old.empty()) rename_path(old, target_);
     throw;
   }
   committed_ = true;
-  sync_path(place_of(path_).folder);
+  sync_path(place_of(target_).folder);
   if (!old.empty()) erase(old);
 }
 
@@ -270,13 +393,13 @@ void AtomicDirectory::remove_stale(const std::string& parent) {
 
 void make_directories(const std::string& path) {
   std::error_code failed;
-  fs::create_directories(path, failed);
+  fs::create_directories(follow_links(path), failed);
   if (failed) throw_error("cannot make the directory {}: {}", path, failed.message());
 }
 
 void remove_all(const std::string& path) {
   std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return erase(path);
+  if (!fs::is_directory(fs::symlink_status(path, ignored))) return erase(path);
   std::string hidden;
   for (int attempt = 0; hidden.empty() || exists(hidden); ++attempt)
     hidden = hidden_name(path, kTemporary, attempt);

@@ -33,9 +33,14 @@ std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 3
 
 bool exists(const std::string& path);
 
+// Where `path` leads when its last part is a symbolic link: to what is there, or is to be there. A
+// link of /proc stays: what it stands for may have no name.
+std::string follow_links(const std::string& path);
+
 // A file being written beside its final name, as ".<name>.tmp-<process>". commit() makes it durable
 // (fsync, rename, fsync of the folder); without it nothing is left behind and the final name keeps
-// what it had. A device or a pipe cannot be replaced: it is written in place.
+// what it had. A symbolic link is followed, and what is replaced hands on its mode and its owner. A
+// device, a pipe or an open file (/dev/stdout) cannot be replaced: it is written in place.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -49,14 +54,24 @@ class AtomicFile {
   void commit();
 
  private:
-  std::string path_, temporary_;  // temporary_ is empty when written in place
-  int fd_ = -1;                   // -1 once committed or failed
+  std::string path_, target_, temporary_;  // temporary_ is empty when written in place
+  int fd_ = -1;                            // -1 once committed or failed
   std::string buffer_;
   void put(std::string_view text);
   [[noreturn]] void fail();
 };
 
 void write_file(const std::string& path, std::string_view text);  // AtomicFile in one call
+
+// Adds to the end of a file, or makes it. On a full disk the file stays as it was.
+void append_file(const std::string& path, std::string_view text);
+
+// `to` becomes another name of the file `from`, or a copy of it where there can be none; atomic and
+// durable, links and modes as AtomicFile has them.
+void link_file(const std::string& from, const std::string& to);
+
+// Gives `from` the name `to`, which nothing may have: an Error.
+void move_new(const std::string& from, const std::string& to);
 
 // A directory being filled beside its final name: write files into path(), then commit() makes it
 // durable and gives it its final name, where it replaces a directory of that name:
@@ -67,6 +82,9 @@ void write_file(const std::string& path, std::string_view text);  // AtomicFile 
 // On a file system that cannot exchange names, step 2 renames the old one to
 // ".<name>.old-<process>" first. A crash just then leaves no <name> but a complete old one, which
 // remove_stale() puts back.
+//
+// A symbolic link is followed, and what is replaced hands on the modes and owners of the files and
+// folders of the same names. A mount point cannot be replaced: an Error before anything is written.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::string path);
@@ -83,13 +101,14 @@ class AtomicDirectory {
   static void remove_stale(const std::string& parent);
 
  private:
-  std::string path_, temporary_;
+  std::string path_, target_, temporary_;
   bool committed_ = false;
 };
 
-void make_directories(const std::string& path);
+void make_directories(const std::string& path);  // also where a symbolic link leads to nothing yet
 // A directory goes whole: it is renamed to a temporary name before it is taken apart, so that no
-// part of it can be taken for the whole. What a crash leaves is remove_stale()'s.
+// part of it can be taken for the whole. What a crash leaves is remove_stale()'s. Of a symbolic
+// link the link goes, and what it leads to stays.
 void remove_all(const std::string& path);
 
 }  // namespace refrain::io

@@ -31,13 +31,19 @@ ScratchFile::~ScratchFile() {
   if (fd_ >= 0) close(fd_);
 }
 
+void ScratchFile::make() {
+  if (fd_ >= 0) return;
+  fd_ = open(directory_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (fd_ >= 0) return;
+  // A file system that makes no file without a name: one that loses it at once.
+  std::string name = directory_ + "/.scratch-XXXXXX";
+  fd_ = mkostemp(name.data(), O_CLOEXEC);
+  if (fd_ < 0) throw_error("{}: a scratch file: {}", directory_, std::strerror(errno));
+  unlink(name.c_str());
+}
+
 void ScratchFile::write(size_t at, std::span<const std::byte> bytes) {
-  if (fd_ < 0) {
-    std::string name = directory_ + "/.scratch-XXXXXX";
-    fd_ = mkostemp(name.data(), O_CLOEXEC);
-    if (fd_ < 0) throw_error("{}: a scratch file: {}", directory_, std::strerror(errno));
-    unlink(name.c_str());
-  }
+  make();
   move_all(directory_, at, bytes,
            [&](const std::byte* from, size_t n, off_t to) { return pwrite(fd_, from, n, to); });
 }

@@ -1,4 +1,5 @@
-// Bytes put aside on disk and read back: a file without a name, which ends with the process.
+// Bytes put aside on disk and read back: a file without a name, which ends with the process in
+// whatever way that ends.
 #pragma once
 #include <cstddef>
 #include <span>
@@ -18,6 +19,7 @@ class ScratchFile {
   void read(size_t at, std::span<std::byte> bytes) const;
 
  private:
+  void make();
   std::string directory_;
   int fd_ = -1;
 };
