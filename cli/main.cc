@@ -5,10 +5,26 @@
 
 #include "cli/command.h"
 #include "cli/verbs.h"
+#include "refrain/io/temporary_directory.h"
+
+namespace {
+
+// What a signal that ends the program must not leave behind.
+void on_signal(int number) {
+  refrain::io::TemporaryDirectory::remove_all_at_once();
+  std::signal(number, SIG_DFL);
+  std::raise(number);
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace refrain::cli;
   std::signal(SIGPIPE, SIG_IGN);  // writing to a closed pipe fails instead (cli/output.h)
+  std::signal(SIGXFSZ, SIG_IGN);  // so does writing beyond the limit on a file's size
+  // `train` has its own (cli/train.cc). What the parent ignores stays ignored.
+  for (const int number : {SIGINT, SIGTERM, SIGHUP})
+    if (std::signal(number, on_signal) == SIG_IGN) std::signal(number, SIG_IGN);
   const std::vector<Verb> verbs = {
       train_verb(),
       tokenizer_train_verb(),

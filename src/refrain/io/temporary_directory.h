@@ -14,6 +14,10 @@ class TemporaryDirectory {
 
   const std::string& path() const { return path_; }
 
+  // Removes those that there are and the files in them, for a process that a signal ends: may be
+  // called from its handler.
+  static void remove_all_at_once();
+
  private:
   std::string path_;
 };
