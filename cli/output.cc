@@ -1,5 +1,7 @@
 #include "cli/output.h"
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdio>
 #include <system_error>
@@ -40,6 +42,30 @@ std::string one_line(std::string_view text) {
       line += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
   }
   return line;
+}
+
+std::string shell_word(const std::string& path) {
+  const auto is_plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || static_cast<signed char>(c) < 0 ||
+           std::string_view("/._-+,:@%=").find(c) != std::string_view::npos;
+  };
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 0x7F; };
+  // What begins with a dash would be a flag.
+  const std::string word = (path.starts_with('-') ? "./" : "") + path;
+  if (!word.empty() && std::ranges::all_of(word, is_plain)) return word;
+  const bool has_control = std::ranges::any_of(word, is_control);
+  std::string quoted = has_control ? "$'" : "'";
+  for (const char c : word) {
+    if (is_control(c))
+      quoted += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
+    else if (has_control && (c == '\'' || c == '\\'))
+      quoted += fmt::format("\\{}", c);
+    else if (c == '\'')
+      quoted += "'\\''";
+    else
+      quoted += c;
+  }
+  return quoted + "'";
 }
 
 std::string valid_utf8(std::string_view text) {

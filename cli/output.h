@@ -21,6 +21,9 @@ void note(std::string_view line);
 // Text without control characters: what is shown of file names and data stays on its line.
 std::string one_line(std::string_view text);
 
+// A path as a shell takes it, for hints of what to run next.
+std::string shell_word(const std::string& path);
+
 // Text with U+FFFD for whatever in it is not UTF-8, as JSON needs it.
 std::string valid_utf8(std::string_view text);
 

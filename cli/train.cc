@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <set>
 
 #include "cli/effect.h"
@@ -24,11 +25,37 @@
 namespace refrain::cli {
 namespace {
 
-// The first SIGINT or SIGTERM asks for an orderly end, the second ends at once.
-std::atomic<int> signals_seen = 0;
+// The first signal asks for an orderly end. A later one ends at once; but SIGHUP, which a closed
+// terminal sends more than once, and what comes at the same time: a signal to a process and to its
+// group is one.
+std::atomic<int> first_signal = 0;
+std::atomic<int64_t> first_signal_at = 0;
 
-void on_signal(int) {
-  if (signals_seen++ > 0) _exit(130);
+int64_t milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+void on_signal(int number) {
+  constexpr int64_t kSameTime = 100;
+  int none = 0;
+  if (first_signal.compare_exchange_strong(none, number))
+    first_signal_at = milliseconds();
+  else if (number != SIGHUP && milliseconds() - first_signal_at > kSameTime)
+    _exit(128 + number);
+}
+
+void take_signals() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    // What the parent has ignored stays so: nohup, jobs in the background.
+    if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(number, &action, nullptr);
+  }
 }
 
 std::string duration(double seconds) {
@@ -183,16 +210,41 @@ struct Train {
                     io::to_line(*value), directory.path());
       if (!given || !may_change(name)) field = before;
     });
+    check_total_batch(recorded, directory);
+  }
+
+  // Sequences of a step, or tokens: how they are split may change.
+  void check_total_batch(const io::Json& recorded, const RunDirectory& directory) const {
+    TrainConfig begun = training;
+    begun.visit([&](const std::string& name, auto& field, const char*) {
+      using Field = std::decay_t<decltype(field)>;
+      if constexpr (std::is_same_v<Field, int64_t>)
+        if (const io::Json* value = io::find(recorded, name)) field = value->get<Field>();
+    });
+    const auto total = [](const TrainConfig& c) {
+      return c.gradient_accumulation_steps * (c.max_tokens > 0 ? c.max_tokens : c.batch_size);
+    };
+    const bool by_tokens = begun.max_tokens > 0;
+    if (by_tokens == (training.max_tokens > 0) && total(begun) == total(training)) return;
+    throw_error(
+        "{} x --gradient-accumulation-steps: is {} x {} = {} {} a step in {} and cannot change in "
+        "a run that goes on, found {} x {} = {} {} (another split of the same total may be)",
+        by_tokens ? "--max-tokens" : "--batch-size",
+        by_tokens ? begun.max_tokens : begun.batch_size, begun.gradient_accumulation_steps,
+        total(begun), by_tokens ? "tokens" : "sequences", directory.path(),
+        training.max_tokens > 0 ? training.max_tokens : training.batch_size,
+        training.gradient_accumulation_steps, total(training),
+        training.max_tokens > 0 ? "tokens" : "sequences");
   }
 
   int run(const CommandLine& line) {
     std::optional<RunDirectory> directory;
     if (resume == "auto") {
       line.require({"out"});
-      if (RunDirectory::is_run(out)) directory = RunDirectory::open(out);
+      if (RunDirectory::is_run(out)) directory = RunDirectory::open(out, note);
     } else if (!resume.empty()) {
       if (!out.empty() && out != resume) line.exclude("resume", "out");
-      directory = RunDirectory::open(resume);
+      directory = RunDirectory::open(resume, note);
     }
     const bool goes_on = directory.has_value();
     if (goes_on) {
@@ -201,15 +253,8 @@ struct Train {
       line.require({"data", "out"});
     }
     check(line, goes_on);
-    if (goes_on) return train(line, *directory, true);
-    directory = RunDirectory::create(out, false);
-    try {
-      return train(line, *directory, false);
-    } catch (...) {
-      // Text that cannot be used, a full disk: what is not a run yet leaves nothing behind.
-      if (!RunDirectory::is_run(out)) io::remove_all(out);
-      throw;
-    }
+    if (!goes_on) directory = RunDirectory::create(out, false, note);
+    return train(line, *directory, goes_on);
   }
 
   // What a run recorded says what its settings mean.
@@ -261,9 +306,9 @@ struct Train {
                        const std::string& name, const data::Tokenizer& made) const {
     if (inputs.size() == 1 && inputs[0] != "-" && data::DataSet::is_token_file(inputs[0]))
       return checked(data::DataSet::open(inputs[0]), made);
-    const std::string path = directory.file("data/" + name + ".tokens");
+    const std::string path = directory.place() + "/data/" + name + ".tokens";
     if (!io::exists(path)) {
-      io::make_directories(directory.file("data"));
+      io::make_directories(directory.place() + "/data");
       data::SourceFiles files = source;
       files.inputs = inputs;
       const data::Prepared done = data::write_token_file(files, made, path);
@@ -330,7 +375,7 @@ struct Train {
       made.save(path);
       data::write_task(path, task);
     };
-    if (!has_tokenizer) describe(directory.path());
+    if (!has_tokenizer) describe(directory.place());
     if (!valid_set && valid_split > 0) {
       auto parts = train_set.split(valid_split);
       train_set = std::move(parts.first);
@@ -388,11 +433,7 @@ struct Train {
 
   int follow(const std::function<TrainingEnd(const TrainerEvents&)>& run, const TrainerState& state,
              const RunDirectory& directory) {
-    struct sigaction action = {};
-    action.sa_handler = on_signal;
-    sigaction(SIGINT, &action, nullptr);
-    sigaction(SIGTERM, &action, nullptr);
-
+    take_signals();
     ProgressDisplay display(training.logging_steps);
     TrainerEvents events;
     events.on_step = [&](const Progress& p) { display.step(p); };
@@ -400,21 +441,28 @@ struct Train {
       display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
                               e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
     };
-    events.should_stop = [] { return signals_seen > 0; };
+    events.should_stop = [] { return first_signal > 0; };
+    int64_t saved = 0;
+    events.on_save = [&](int64_t step) { saved = step; };
+    const std::string go_on =
+        fmt::format("go on with: refrain train --resume {}", shell_word(directory.path()));
     TrainingEnd end;
     try {
       end = run(events);
     } catch (...) {
       display.end_line();
+      if (saved > 0) {
+        display.say(fmt::format("stopped; saved after step {} in {}", saved, directory.path()));
+        display.say(go_on);
+      }
       throw;
     }
     const char* why = end == TrainingEnd::kFinished   ? "finished"
                       : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
                                                       : "stopped";
     display.say(fmt::format("{} after step {}; saved in {}", why, state.step, directory.path()));
-    if (end == TrainingEnd::kStopped)
-      display.say(fmt::format("go on with: refrain train --resume {}", directory.path()));
-    return 0;
+    if (end == TrainingEnd::kStopped || end == TrainingEnd::kInterrupted) display.say(go_on);
+    return end == TrainingEnd::kInterrupted ? 128 + first_signal : 0;
   }
 };
 
@@ -426,8 +474,8 @@ Verb train_verb() {
       "A run directory is a model directory (use it with generate, translate, eval) with the "
       "run's\n"
       "checkpoints, settings, metrics.jsonl, and best/, the model of the best evaluation.\n"
-      "Ctrl-C finishes the step and saves; --resume DIR goes on, and the weights are those of a "
-      "run\n"
+      "Ctrl-C (SIGINT, SIGTERM, SIGHUP) finishes the step, saves and exits 128 + the signal's\n"
+      "number; --resume DIR goes on, and the weights are those of a run\n"
       "that was never stopped, to the bit. So they are for any --threads, any split of\n"
       "batch-size x gradient-accumulation-steps, and any --gradient-checkpointing.");
 }

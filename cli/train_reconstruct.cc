@@ -132,7 +132,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
     return plan_reconstruction(model, run.training, stages, !held_out.empty(), process, budget);
   });
   model.model->parameters().initialise(seed);
-  if (!has_words) model.describe(directory.path());
+  if (!has_words) model.describe(directory.place());
   ReconstructionTrainer trainer(model, std::move(seen), std::move(held_out), run.training,
                                 settings.curriculum, directory, plan);
   const bool resumed = run.goes_on && trainer.resume();

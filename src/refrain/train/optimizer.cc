@@ -41,6 +41,10 @@ double Optimizer::step(double learning_rate) {
   return norm;
 }
 
+bool Optimizer::weights_are_finite() const {
+  return std::isfinite(kernels::sum_of_squares(model_.weights()));  // in double: it has the room
+}
+
 void Optimizer::save(const std::string& path) const {
   std::vector<io::TensorToWrite> tensors;
   for (const auto& [prefix, moments] : {std::pair{"m.", &m_}, {"v.", &v_}})

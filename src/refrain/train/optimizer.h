@@ -29,6 +29,9 @@ class Optimizer {
 
   int64_t steps() const { return steps_; }
 
+  // A finite gradient can lead to weights that are not: a learning rate or a decay without measure.
+  bool weights_are_finite() const;
+
   // Both moments, float32, as "m.<name>" and "v.<name>" in visiting order.
   void save(const std::string& path) const;
   void load(const std::string& path, int64_t steps);

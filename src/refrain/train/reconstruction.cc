@@ -270,6 +270,7 @@ ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents t
         "expected a held-out document of at least {} words that have vectors "
         "(min_window), found none",
         stages_.shortest);
+  check_evaluations(config_, !valid_.empty());
 }
 
 bool ReconstructionTrainer::resume() {
@@ -277,7 +278,6 @@ bool ReconstructionTrainer::resume() {
       [&](const std::string& from) { model_.model->load_weights(from); }, optimizer_);
   if (!state) return false;
   state_ = *state;
-  directory_.cut_metrics(state_.step);
   return true;
 }
 

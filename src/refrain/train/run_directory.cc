@@ -1,13 +1,14 @@
 #include "refrain/train/run_directory.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "refrain/io/file.h"
+#include "refrain/io/file_lock.h"
 #include "refrain/io/text.h"
 
 namespace refrain {
@@ -19,19 +20,67 @@ constexpr const char* kState = "trainer_state.json";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
-constexpr const char* kPreparing = ".preparing";  // until there are settings
+constexpr const char* kLock = ".refrain.lock";
+constexpr const char* kPreparing = ".preparing";
+constexpr const char* kMark = ".refrain";  // in .preparing: that it is ours
 constexpr std::string_view kCheckpoint = "checkpoint-";
 constexpr int64_t kMany = int64_t{1} << 53;
 
-// `to` becomes another name of the file `from`, atomically.
-void link_as(const std::string& from, const std::string& to) {
-  const std::string temporary = to + ".link-" + std::to_string(getpid());
-  std::error_code error;
-  fs::remove(temporary, error);
-  fs::create_hard_link(from, temporary, error);
-  if (error) fs::copy_file(from, temporary, error);  // a file system without links
-  if (!error) fs::rename(temporary, to, error);
-  if (error) throw_error("{}: cannot be written: {}", to, error.message());
+std::vector<std::string> names_in(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code failed;
+  for (fs::directory_iterator entry(directory, failed), end; !failed && entry != end;
+       entry.increment(failed))
+    names.push_back(entry->path().filename().string());
+  if (failed) throw_error("{}: cannot be read: {}", directory, failed.message());
+  return names;
+}
+
+std::string preparing_of(const std::string& path) { return path + "/" + kPreparing; }
+
+bool is_preparing(const std::string& path) {
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(preparing_of(path), ignored));
+}
+
+// Everything has been made and only waits to be moved.
+bool is_prepared(const std::string& path) {
+  return io::exists(preparing_of(path) + "/" + kMark) &&
+         io::exists(preparing_of(path) + "/" + kSettings);
+}
+
+[[noreturn]] void refuse_other(const std::string& path, const std::string& name) {
+  throw_error("{}: is not empty and not a run of refrain (it holds '{}'); name another --out", path,
+              name);
+}
+
+// Takes away the .preparing of a process that died: a directory with our mark or with nothing in
+// it, or the empty file that earlier versions made. The mark goes last.
+void clear_preparing(const std::string& path) {
+  if (!is_preparing(path)) return;
+  const std::string folder = preparing_of(path);
+  std::error_code ignored;
+  if (fs::is_directory(fs::symlink_status(folder, ignored))) {
+    const std::vector<std::string> names = names_in(folder);
+    if (!names.empty() && std::ranges::count(names, kMark) == 0) refuse_other(path, kPreparing);
+    for (const std::string& name : names)
+      if (name != kMark) io::remove_all(folder + "/" + name);
+    io::remove_all(folder + "/" + kMark);
+    fs::remove(folder, ignored);
+  } else if (fs::is_regular_file(fs::symlink_status(folder, ignored)) &&
+             fs::file_size(folder, ignored) == 0) {
+    fs::remove(folder, ignored);
+  }
+  if (is_preparing(path)) refuse_other(path, kPreparing);
+}
+
+// What is prepared goes to its place, the settings last: with them it is a run.
+void move_prepared(const std::string& path) {
+  const std::string folder = preparing_of(path);
+  for (const std::string& name : names_in(folder))
+    if (name != kMark && name != kSettings) io::move_new(folder + "/" + name, path + "/" + name);
+  io::move_new(folder + "/" + kSettings, path + "/" + kSettings);
+  clear_preparing(path);
 }
 
 }  // namespace
@@ -41,9 +90,10 @@ io::Json to_json(const TrainerState& s) {
           {"epoch", s.position.epoch},
           {"batches_of_epoch", s.position.index},
           {"num_input_tokens_seen", s.tokens_seen},
-          {"best_metric", s.best_loss},
+          {"best_metric", s.best_step > 0 ? io::Json(s.best_loss) : io::Json()},
           {"best_global_step", s.best_step},
-          {"evaluations_without_gain", s.evaluations_without_gain}};
+          {"evaluations_without_gain", s.evaluations_without_gain},
+          {"evaluated_global_step", s.evaluated_step}};
 }
 
 TrainerState parse_trainer_state(const io::Json& json, const std::string& name) {
@@ -52,48 +102,121 @@ TrainerState parse_trainer_state(const io::Json& json, const std::string& name) 
   s.position.epoch = static_cast<uint64_t>(io::get_int(json, "epoch", name, 0, kMany));
   s.position.index = io::get_int(json, "batches_of_epoch", name, 0, kMany);
   s.tokens_seen = io::get_int(json, "num_input_tokens_seen", name, 0, kMany);
-  s.best_loss = io::get_number(json, "best_metric", name);
-  s.best_step = io::get_int(json, "best_global_step", name, 0, kMany);
+  // Earlier versions took a first loss that is not a number for the best, and wrote null.
+  if (io::find(json, "best_metric")) {
+    s.best_loss = io::get_number(json, "best_metric", name);
+    s.best_step = io::get_int(json, "best_global_step", name, 0, kMany);
+  }
   s.evaluations_without_gain = io::get_int(json, "evaluations_without_gain", name, 0, kMany);
+  // Earlier versions evaluated before they saved.
+  s.evaluated_step = io::find(json, "evaluated_global_step")
+                         ? io::get_int(json, "evaluated_global_step", name, 0, kMany)
+                         : s.step;
   return s;
 }
 
-bool RunDirectory::is_run(const std::string& path) { return io::exists(path + "/" + kSettings); }
+struct RunDirectory::Hold {
+  std::string path, place;  // where its links lead
+  bool made = false;        // the directory, by us
+  bool preparing = false;   // not a run yet
+  std::optional<io::FileLock> lock{};
 
-RunDirectory RunDirectory::create(const std::string& path, bool resume) {
-  std::error_code error;
-  if (fs::exists(path, error) && !fs::is_directory(path, error))
-    throw_error("{}: expected a directory for the run, found a file", path);
-  if (!is_run(path) && io::exists(path + "/" + kPreparing)) io::remove_all(path);
-  if (is_run(path)) {
-    if (!resume)
-      throw_error("{}: holds a run already; go on with it by --resume, or name another --out",
-                  path);
-  } else if (fs::exists(path, error)) {
-    for (const auto& entry : fs::directory_iterator(path, error))
-      throw_error("{}: is not empty and not a run of refrain (it holds '{}'); name another --out",
-                  path, entry.path().filename().string());
-    if (error) throw_error("{}: cannot be read: {}", path, error.message());
+  Hold(const std::string& of, bool is_made, const Notes& notes)
+      : path(of), place(io::follow_links(of)), made(is_made) {
+    lock.emplace(path + "/" + kLock, path, notes);
   }
-  io::make_directories(path);
-  RunDirectory directory(path);
-  // An empty file comes into being in one step.
-  if (!is_run(path) && !std::ofstream(directory.file(kPreparing)))
-    throw_error("{}: cannot be written", directory.file(kPreparing));
-  io::AtomicDirectory::remove_stale(path);
-  return directory;
+  ~Hold() {
+    if (preparing && !is_prepared(path)) {
+      try {
+        clear_preparing(path);
+      } catch (const Error&) {  // the next process says what is in the way
+      }
+    }
+    lock.reset();
+    std::error_code ignored;
+    if (preparing && made) fs::remove(place, ignored);  // when nothing is in it
+  }
+};
+
+RunDirectory::RunDirectory(std::string path, std::unique_ptr<Hold> hold)
+    : path_(std::move(path)), hold_(std::move(hold)) {}
+RunDirectory::~RunDirectory() = default;
+RunDirectory::RunDirectory(RunDirectory&&) noexcept = default;
+RunDirectory& RunDirectory::operator=(RunDirectory&&) noexcept = default;
+
+bool RunDirectory::is_run(const std::string& path) {
+  return io::exists(path + "/" + kSettings) || is_prepared(path);
 }
 
-RunDirectory RunDirectory::open(const std::string& path) {
-  if (!is_run(path))
-    throw_error("{}: expected a run directory with {}, found none", path, kSettings);
-  io::AtomicDirectory::remove_stale(path);
-  return RunDirectory(path);
+RunDirectory RunDirectory::create(const std::string& path, bool resume, const Notes& notes) {
+  std::error_code error;
+  const bool is_there = io::exists(path);
+  if (is_there && !fs::is_directory(path, error))
+    throw_error("{}: expected a directory for the run, found a file", path);
+  const auto check = [&] {
+    if (is_run(path)) {
+      if (!resume)
+        throw_error("{}: holds a run already; go on with it by --resume, or name another --out",
+                    path);
+      return;
+    }
+    for (const std::string& name : names_in(path))
+      if (name != kLock && name != kPreparing) refuse_other(path, name);
+  };
+  if (is_there) check();  // before anything is put into the directory of somebody else
+  io::make_directories(path);
+  auto hold = std::make_unique<Hold>(path, !is_there, notes);
+  if (is_run(path)) {
+    check();
+    hold.reset();
+    return open(path, notes);
+  }
+  hold->preparing = true;
+  check();
+  clear_preparing(path);
+  const std::string folder = preparing_of(path);
+  fs::create_directory(folder, error);
+  if (error) throw_error("{}: cannot be written: {}", folder, error.message());
+  // An empty file comes into being in one step.
+  if (!std::ofstream(folder + "/" + kMark))
+    throw_error("{}: cannot be written", folder + "/" + kMark);
+  return {path, std::move(hold)};
 }
+
+RunDirectory RunDirectory::open(const std::string& path, const Notes& notes) {
+  const auto check = [&] {
+    if (!is_run(path))
+      throw_error("{}: expected a run directory with {}, found none", path, kSettings);
+  };
+  check();
+  auto hold = std::make_unique<Hold>(path, false, notes);
+  check();
+  if (is_prepared(path)) move_prepared(path);
+  if (is_preparing(path)) clear_preparing(path);
+  io::AtomicDirectory::remove_stale(path);
+  return {path, std::move(hold)};
+}
+
+std::string RunDirectory::place() const { return hold_->preparing ? preparing_of(path_) : path_; }
 
 void RunDirectory::write_settings(const io::Json& settings) const {
-  io::write_file(file(kSettings), io::to_text(settings));
-  io::remove_all(file(kPreparing));
+  if (!hold_->preparing) return io::write_file(output(kSettings), io::to_text(settings));
+  io::write_file(place() + "/" + kSettings, io::to_text(settings));
+  move_prepared(path_);
+  hold_->preparing = false;
+}
+
+// The run's file or folder `name`, to be written. Links are followed, but not one that leads back
+// into the run: what it leads to, a checkpoint say, is another thing, which must stay as it is.
+std::string RunDirectory::output(const std::string& name) const {
+  const std::string path = file(name);
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return path;
+  const fs::path run = fs::canonical(path_, error), to = fs::weakly_canonical(path, error);
+  const bool inside =
+      std::mismatch(run.begin(), run.end(), to.begin(), to.end()).first == run.end();
+  if (!error && inside) io::remove_all(path);
+  return path;
 }
 
 io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettings)); }
@@ -111,8 +234,7 @@ void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& opti
     io::write_file(directory.path() + "/" + kState, io::to_text(to_json(state)));
     directory.commit();
   }
-  link_as(final_path + "/" + kWeights, file(kWeights));
-  io::write_file(file(kState), io::to_text(to_json(state)));
+  publish(state.step);
   std::vector<int64_t> all = checkpoints();
   // Older ones only: a checkpoint of a step that is yet to come was left by somebody else's run.
   std::erase_if(all, [&](int64_t step) { return step > state.step; });
@@ -120,9 +242,20 @@ void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& opti
     io::remove_all(checkpoint(all[i]));
 }
 
+// The run's own weights and state become the checkpoint's.
+void RunDirectory::publish(int64_t step) const {
+  io::link_file(checkpoint(step) + "/" + kWeights, output(kWeights));
+  io::write_file(output(kState), io::read_file(checkpoint(step) + "/" + kState));
+}
+
+void RunDirectory::save_state(const TrainerState& state) const {
+  io::write_file(checkpoint(state.step) + "/" + kState, io::to_text(to_json(state)));
+  io::write_file(output(kState), io::to_text(to_json(state)));
+}
+
 void RunDirectory::save_best(const WriteWeights& write_weights,
                              const std::function<void(const std::string&)>& describe) const {
-  io::AtomicDirectory directory(file("best"));
+  io::AtomicDirectory directory(output("best"));
   describe(directory.path());
   write_weights(directory.path() + "/" + kWeights);
   directory.commit();
@@ -146,35 +279,44 @@ std::vector<int64_t> RunDirectory::checkpoints() const {
 std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_weights,
                                                       Optimizer& optimizer) const {
   const std::vector<int64_t> all = checkpoints();
-  if (all.empty()) return {};
+  if (all.empty()) {
+    cut_metrics({});
+    return {};
+  }
   const std::string from = checkpoint(all.back());
   const std::string name = from + "/" + kState;
-  const TrainerState state = parse_trainer_state(io::read_json(name), name);
+  const io::Json json = io::read_json(name);
+  const TrainerState state = parse_trainer_state(json, name);
   if (state.step != all.back())
     throw_error("{}: expected global_step {}, found {}", name, all.back(), state.step);
   read_weights(from);
   optimizer.load(from + "/" + kOptimizer, state.step);
+  // A crash may have come between a checkpoint and what the run shows of it.
+  if (!io::exists(file(kWeights)) || !io::exists(file(kState)) ||
+      io::read_file(file(kState)) != io::read_file(name))
+    publish(state.step);
+  cut_metrics(state);
   return state;
 }
 
 void RunDirectory::record(const io::Json& metrics) const {
-  std::ofstream out(file(kMetrics), std::ios::app | std::ios::binary);
-  out << metrics.dump() + "\n" << std::flush;
-  if (!out) throw_error("{}: cannot be written", file(kMetrics));
+  io::append_file(file(kMetrics), metrics.dump() + "\n");
 }
 
-void RunDirectory::cut_metrics(int64_t step) const {
-  if (!io::exists(file(kMetrics))) return;
+void RunDirectory::cut_metrics(const TrainerState& state) const {
+  std::error_code error;
+  if (!fs::is_regular_file(file(kMetrics), error)) return;
   std::string kept, line;
   io::TextReader reader(file(kMetrics));
   while (reader.line(line)) {
     try {
       const io::Json json = io::parse_json(line, file(kMetrics));
-      if (io::get_int(json, "step", kMetrics, 0, kMany) <= step) kept += line + "\n";
+      const int64_t last = json.contains("eval_loss") ? state.evaluated_step : state.step;
+      if (io::get_int(json, "step", kMetrics, 0, kMany) <= last) kept += line + "\n";
     } catch (const Error&) {  // a line that a crash cut short
     }
   }
-  io::write_file(file(kMetrics), kept);
+  if (kept.size() != fs::file_size(file(kMetrics), error)) io::write_file(output(kMetrics), kept);
 }
 
 }  // namespace refrain

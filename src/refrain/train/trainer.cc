@@ -122,6 +122,25 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
   return result;
 }
 
+namespace {
+
+// What an evaluation cannot do without, tried before the first step.
+void check_held_out(const data::DataSet& data, data::BatchConfig config) {
+  config.max_tokens = 0;
+  config.batch_size = 1;
+  data::Batch batch;
+  int64_t cursor = 0;
+  while (data.tokens() >= 2 && data::next_in_order(data, config, batch, cursor))
+    if (batch.supervised > 0) return;
+  throw_error(
+      "held-out data (--valid, --valid-split): expected a token to predict in sequences of at most "
+      "{} tokens, found none in {} {}",
+      config.context, data.has_pairs() ? data.sequences() : data.tokens(),
+      data.has_pairs() ? "sequences" : "tokens");
+}
+
+}  // namespace
+
 Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
                  std::optional<data::DataSet> valid, const TrainConfig& config,
                  const RunDirectory& directory, const Plan& plan,
@@ -136,6 +155,8 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")),
       optimizer_(model, config) {
   config_.check();
+  check_evaluations(config_, valid_.has_value());
+  if (valid_) check_held_out(*valid_, batch_config_);
   const TrainingLength length = parse_length(config_.max_steps);
   const auto per_epoch = static_cast<double>(batches_.batches_in_epoch());
   const double tokens_per_epoch =
@@ -155,7 +176,6 @@ bool Trainer::resume() {
   if (!state) return false;
   state_ = *state;
   batches_.seek(state_.position);
-  directory_.cut_metrics(state_.step);
   return true;
 }
 

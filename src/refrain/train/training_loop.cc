@@ -1,7 +1,7 @@
 #include "refrain/train/training_loop.h"
 
-#include <chrono>
 #include <cmath>
+#include <exception>
 
 #include "refrain/base/error.h"
 #include "refrain/base/process.h"
@@ -9,24 +9,43 @@
 namespace refrain {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point t) {
-  return std::chrono::duration<double>(Clock::now() - t).count();
+double seconds_since(std::chrono::steady_clock::time_point t) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count();
 }
 
 }  // namespace
 
+void check_evaluations(const TrainConfig& config, bool has_held_out) {
+  if (has_held_out) return;
+  for (const auto& [name, value] :
+       {std::pair{"patience", config.patience}, {"eval_steps", config.eval_steps}})
+    if (value > 0)
+      throw_error(
+          "{}: expected held-out data to evaluate on (--valid, or a --valid-split above 0), found "
+          "none",
+          name);
+}
+
+void TrainingLoop::diverged(const std::string& what, int64_t step) {
+  can_save_ = false;
+  throw_error(
+      "step {}: the {} not a finite number; the weights of the last checkpoint are untouched (try "
+      "a lower --learning-rate or more --warmup-steps)",
+      step, what);
+}
+
 double TrainingLoop::optimise(double loss) {
-  const double norm = std::isfinite(loss)
-                          ? optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_))
-                          : loss;
-  if (!std::isfinite(loss) || !std::isfinite(norm))
-    throw_error(
-        "step {}: the {} is not a finite number; the weights of the last checkpoint are "
-        "untouched (try a lower --learning-rate or more --warmup-steps)",
-        state_.step + 1, std::isfinite(loss) ? "gradient" : "loss");
+  if (!std::isfinite(loss)) diverged("loss is", state_.step + 1);
+  can_save_ = false;  // while weights and moments change
+  const double norm = optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_));
+  if (!std::isfinite(norm)) diverged("gradient is", state_.step + 1);
   return norm;
+}
+
+// Weights, moments and state belong together.
+void TrainingLoop::settle() {
+  settled_ = state_;
+  can_save_ = true;
 }
 
 void TrainingLoop::record(const Progress& progress, const io::Json& metrics) const {
@@ -40,82 +59,117 @@ void TrainingLoop::record(const Progress& progress, const io::Json& metrics) con
   directory_.record(line);
 }
 
+void TrainingLoop::check_weights() {
+  if (!optimizer_.weights_are_finite()) diverged("weights hold what is", state_.step);
+}
+
+bool TrainingLoop::evaluation_is_due() const {
+  if (!learner_.evaluate || state_.step == 0 || state_.evaluated_step == state_.step) return false;
+  return state_.step == total_steps_ ||
+         (config_.eval_steps > 0 && state_.step % config_.eval_steps == 0);
+}
+
+bool TrainingLoop::save_is_due() const {
+  if (saved_step_ == state_.step) return false;
+  return state_.step == total_steps_ ||
+         (config_.save_steps > 0 && state_.step % config_.save_steps == 0);
+}
+
 void TrainingLoop::evaluate(const TrainerEvents& events) {
+  const auto begin = Clock::now();
   const Score score = learner_.evaluate();
   const Evaluation& result = score.evaluation;
-  const bool best = state_.best_step == 0 || result.loss < state_.best_loss;
+  // What is not a number is never the best, nor does it keep a later one from being it.
+  const bool best =
+      std::isfinite(result.loss) && (state_.best_step == 0 || result.loss < state_.best_loss);
+  if (best) check_weights();
+  TrainerState after = state_;
+  after.evaluated_step = state_.step;
+  after.evaluations_without_gain = best ? 0 : state_.evaluations_without_gain + 1;
   if (best) {
-    state_.best_loss = result.loss;
-    state_.best_step = state_.step;
-    state_.evaluations_without_gain = 0;
+    after.best_loss = result.loss;
+    after.best_step = state_.step;
     directory_.save_best(learner_.write_weights, learner_.describe);
-  } else {
-    ++state_.evaluations_without_gain;
   }
   io::Json line = {{"step", state_.step}, {"eval_loss", result.loss}};
   line.update(score.metrics);
   line.update({{"eval_tokens", result.tokens}, {"eval_runtime", result.seconds}});
   directory_.record(line);
+  state_ = after;
+  settle();
+  if (saved_step_ == state_.step) directory_.save_state(state_);
+  since_ += Clock::now() - begin;
   events.on_evaluation(state_.step, result, best);
 }
 
-void TrainingLoop::save(const TrainerEvents& events) const {
+void TrainingLoop::save(const TrainerEvents& events) {
+  check_weights();
   directory_.save(learner_.write_weights, optimizer_, state_, learner_.describe,
                   config_.save_total_limit);
+  saved_step_ = state_.step;
   events.on_save(state_.step);
 }
 
-TrainingEnd TrainingLoop::run(const TrainerEvents& events, int64_t stop_after) {
-  const auto begin = Clock::now();
-  auto since = begin;
-  const int64_t first_step = state_.step;
-  int64_t saved_step = state_.step, tokens_since = 0;
-  TrainingEnd end = TrainingEnd::kFinished;
-  while (state_.step < total_steps_) {
-    const Gradient gradient = learner_.next_gradient();
-    const double norm = optimise(gradient.loss);
-    ++state_.step;
-    state_.tokens_seen += gradient.tokens;
-    tokens_since += gradient.tokens;
-    const Progress progress{
-        .step = state_.step,
-        .total_steps = total_steps_,
-        .epoch = learner_.epoch(),
-        .loss = gradient.loss,
-        .grad_norm = norm,
-        .learning_rate = learning_rate(config_, state_.step, total_steps_),
-        .tokens_seen = state_.tokens_seen,
-        .tokens_per_second = static_cast<double>(tokens_since) / seconds_since(since),
-        .seconds_left = seconds_since(begin) / static_cast<double>(state_.step - first_step) *
-                        static_cast<double>(total_steps_ - state_.step)};
-    events.on_step(progress);
-    const bool last = state_.step == total_steps_;
-    if (state_.step % config_.logging_steps == 0 || last) {
-      record(progress, gradient.metrics);
-      since = Clock::now();
-      tokens_since = 0;
-    }
-    const bool due = config_.eval_steps > 0 && state_.step % config_.eval_steps == 0;
-    if (learner_.evaluate && (due || last)) {
-      const auto pause = Clock::now();
-      evaluate(events);
-      since += Clock::now() - pause;
-    }
-    if (config_.save_steps > 0 && state_.step % config_.save_steps == 0) {
-      save(events);
-      saved_step = state_.step;
-    }
-    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience) {
-      end = TrainingEnd::kPatience;
-      break;
-    }
-    if (!last && (state_.step == stop_after || events.should_stop())) {
-      end = TrainingEnd::kStopped;
-      break;
-    }
+void TrainingLoop::make_step(const TrainerEvents& events) {
+  const Gradient gradient = learner_.next_gradient();
+  const double norm = optimise(gradient.loss);
+  ++state_.step;
+  state_.tokens_seen += gradient.tokens;
+  tokens_since_ += gradient.tokens;
+  settle();
+  const Progress progress{
+      .step = state_.step,
+      .total_steps = total_steps_,
+      .epoch = learner_.epoch(),
+      .loss = gradient.loss,
+      .grad_norm = norm,
+      .learning_rate = learning_rate(config_, state_.step, total_steps_),
+      .tokens_seen = state_.tokens_seen,
+      .tokens_per_second = static_cast<double>(tokens_since_) / seconds_since(since_),
+      .seconds_left = seconds_since(begin_) / static_cast<double>(state_.step - first_step_) *
+                      static_cast<double>(total_steps_ - state_.step)};
+  events.on_step(progress);
+  if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
+    record(progress, gradient.metrics);
+    since_ = Clock::now();
+    tokens_since_ = 0;
   }
-  if (saved_step != state_.step) save(events);
-  return end;
+}
+
+TrainingEnd TrainingLoop::train(const TrainerEvents& events, int64_t stop_after) {
+  for (;;) {
+    if (save_is_due()) save(events);
+    if (evaluation_is_due()) {
+      if (events.should_stop()) return TrainingEnd::kInterrupted;
+      evaluate(events);
+    }
+    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience)
+      return TrainingEnd::kPatience;
+    if (state_.step >= total_steps_) return TrainingEnd::kFinished;
+    if (state_.step == stop_after && state_.step > first_step_) return TrainingEnd::kStopped;
+    if (events.should_stop()) return TrainingEnd::kInterrupted;
+    make_step(events);
+  }
+}
+
+TrainingEnd TrainingLoop::run(const TrainerEvents& events, int64_t stop_after) {
+  begin_ = since_ = Clock::now();
+  first_step_ = saved_step_ = state_.step;
+  settle();
+  try {
+    const TrainingEnd end = train(events, stop_after);
+    if (saved_step_ != state_.step) save(events);
+    return end;
+  } catch (...) {
+    state_ = settled_;
+    if (can_save_ && saved_step_ != state_.step) {
+      try {
+        save(events);
+      } catch (const std::exception&) {  // the first error says more
+      }
+    }
+    throw;
+  }
 }
 
 }  // namespace refrain

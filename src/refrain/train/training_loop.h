@@ -1,6 +1,12 @@
 // The loop around the optimiser's steps, whatever learns in them: what is told and recorded, when
 // held-out data is looked at, when checkpoints are written, and when the run ends.
+//
+// No step that was made is lost to what comes after it. Where a checkpoint and an evaluation are
+// due together the checkpoint is first; the state says which step was evaluated last, so a run that
+// ended in between evaluates when it goes on. After an error in an evaluation, a record or the
+// making of the next gradient, the last whole step is saved before the error goes its way.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -33,10 +39,15 @@ struct TrainerEvents {
   std::function<void(int64_t step, const Evaluation&, bool best)> on_evaluation =
       [](int64_t, const Evaluation&, bool) {};
   std::function<void(int64_t step)> on_save = [](int64_t) {};
-  std::function<bool()> should_stop = [] { return false; };  // asked after every step
+  // Asked after every step, and before an evaluation, which is left to the run that goes on.
+  std::function<bool()> should_stop = [] { return false; };
 };
 
-enum class TrainingEnd { kFinished, kPatience, kStopped };
+// The whole run; too many evaluations without gain; `stop_after`; should_stop().
+enum class TrainingEnd { kFinished, kPatience, kStopped, kInterrupted };
+
+// An Error when evaluations are asked for and there is nothing to evaluate on.
+void check_evaluations(const TrainConfig&, bool has_held_out);
 
 class TrainingLoop {
  public:
@@ -68,15 +79,24 @@ class TrainingLoop {
         state_(state) {}
 
   // Trains to the end, or for at most `stop_after` steps of the whole run (0 = no such limit);
-  // saves at the end. A loss or gradient that is not a number stops the run with an Error that
-  // names the step and leaves the checkpoints as they are.
+  // saves at the end. A loss, a gradient or a weight that is not a finite number stops the run with
+  // an Error that names the step and leaves the checkpoints as they are.
   TrainingEnd run(const TrainerEvents&, int64_t stop_after);
 
  private:
+  TrainingEnd train(const TrainerEvents&, int64_t stop_after);
+  void make_step(const TrainerEvents&);
   double optimise(double loss);  // the gradients' norm
   void record(const Progress&, const io::Json& metrics) const;
+  bool evaluation_is_due() const;
+  bool save_is_due() const;
   void evaluate(const TrainerEvents&);
-  void save(const TrainerEvents&) const;
+  void save(const TrainerEvents&);
+  void check_weights();
+  void settle();
+  [[noreturn]] void diverged(const std::string& what, int64_t step);
+
+  using Clock = std::chrono::steady_clock;
 
   Learner learner_;
   const TrainConfig& config_;
@@ -84,6 +104,13 @@ class TrainingLoop {
   const RunDirectory& directory_;
   Optimizer& optimizer_;
   TrainerState& state_;
+
+  TrainerState settled_;    // after the last whole step; weights and moments are of it when
+  bool can_save_ = true;    // this is so
+  int64_t saved_step_ = 0;  // of the newest checkpoint
+  int64_t first_step_ = 0;
+  Clock::time_point begin_, since_;  // of the run; of the last record
+  int64_t tokens_since_ = 0;
 };
 
 }  // namespace refrain
