@@ -127,7 +127,7 @@ std::vector<ConfigEntry> read_toml(std::string_view text, const std::string& pat
 }  // namespace
 
 std::vector<ConfigEntry> read_config_file(const std::string& path) {
-  const std::string text = io::read_file(path, kMaxBytes);
+  const std::string text = io::read_stream(path, kMaxBytes);
   const size_t first = text.find_first_not_of(" \t\r\n");
   const bool json = path.ends_with(".json") ||
                     (!path.ends_with(".toml") && first != text.npos && text[first] == '{');

@@ -10,11 +10,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "refrain/base/random.h"
+#include "refrain/io/text.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -68,7 +71,7 @@ TEST(File, ReadsWholeOrMapped) {
   }
   EXPECT_EQ(error_of([&] { read_file(folder / "f", large.size() - 1); }),
             folder / "f" + ": longer than 3000000 bytes");
-  EXPECT_EQ(error_of([&] { read_file("/dev/zero", 1000); }), "/dev/zero: longer than 1000 bytes");
+  EXPECT_EQ(error_of([&] { read_stream("/dev/zero", 1000); }), "/dev/zero: longer than 1000 bytes");
 }
 
 TEST(File, SaysWhyItCannotRead) {
@@ -79,12 +82,27 @@ TEST(File, SaysWhyItCannotRead) {
   EXPECT_EQ(error_of([&] { MappedFile file(none); }),
             "cannot open " + none + ": No such file or directory");
   EXPECT_EQ(error_of([&] { read_file(folder.path()); }),
-            "cannot read " + folder.path() + ": Is a directory");
+            folder.path() + ": expected a regular file");
   EXPECT_EQ(error_of([&] { MappedFile file(folder.path()); }),
             folder.path() + ": expected a regular file");
   const std::string pipe = folder / "pipe";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   EXPECT_EQ(error_of([&] { MappedFile file(pipe); }), pipe + ": expected a regular file");
+}
+
+// A pipe that nobody writes to would be waited for without end.
+TEST(File, WaitsForNoPipeButWhereOneIsMeant) {
+  const TemporaryFolder folder;
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_EQ(error_of([&] { read_file(pipe); }), pipe + ": expected a regular file");
+  EXPECT_EQ(error_of([&] { TextReader::of_regular(pipe); }), pipe + ": expected a regular file");
+  EXPECT_EQ(error_of([&] { read_file("/dev/zero"); }), "/dev/zero: expected a regular file");
+  std::jthread writer([&] { std::ofstream(pipe) << "line\n"; });
+  EXPECT_EQ(read_stream(pipe), "line\n");
+  std::string line;
+  EXPECT_TRUE(TextReader::of_regular(folder.put("f", "a\nb")).line(line));
+  EXPECT_EQ(line, "a");
 }
 
 TEST(File, MappingMoves) {

@@ -149,7 +149,7 @@ void Embeddings::save(const std::string& directory) const {
 Embeddings Embeddings::load(const std::string& directory) {
   const std::string name = directory + kWords, path = directory + kVectors;
   Words words;
-  io::TextReader reader(name);
+  io::TextReader reader = io::TextReader::of_regular(name);
   for (std::string line; reader.line(line);) words.push_back(line);
   if (words.empty()) throw_error("{}: expected a word on every line, found none", name);
   if (!io::exists(path)) return {std::move(words), 0, {}, name};

@@ -1,6 +1,7 @@
 #include "refrain/io/descriptor.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -27,6 +28,15 @@ size_t Descriptor::read(char* to, size_t max) const {
     if (got >= 0) return static_cast<size_t>(got);
     if (errno != EINTR) throw_system_error("read", path_);
   }
+}
+
+Descriptor open_regular(const std::string& path, size_t* size) {
+  Descriptor file(path, O_RDONLY | O_NONBLOCK);  // opening a pipe comes back, to be refused
+  struct stat status;
+  if (fstat(file.fd(), &status) != 0) throw_system_error("read", path);
+  if (!S_ISREG(status.st_mode)) throw_error("{}: expected a regular file", path);
+  if (size) *size = static_cast<size_t>(status.st_size);
+  return file;
 }
 
 void throw_system_error(const std::string& action, const std::string& path) {

@@ -11,8 +11,11 @@ class Descriptor {
   Descriptor(std::string path, int flags);  // open(2) with O_CLOEXEC; an Error if it fails
   Descriptor(int fd, std::string name) : path_(std::move(name)), fd_(fd) {}
   ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept
+      : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
+  Descriptor& operator=(Descriptor&&) = delete;
 
   int fd() const { return fd_; }
   int release() { return std::exchange(fd_, -1); }  // the caller closes it
@@ -22,6 +25,9 @@ class Descriptor {
   std::string path_;
   int fd_;
 };
+
+// To read a regular file. Whatever else has that name is refused, and never waited for.
+Descriptor open_regular(const std::string& path, size_t* size = nullptr);
 
 // "cannot <action> <path>: <what errno says>"
 [[noreturn]] void throw_system_error(const std::string& action, const std::string& path);

@@ -120,6 +120,20 @@ void erase(const std::string& path) {
   if (failed) throw_error("cannot remove {}: {}", path, failed.message());
 }
 
+std::string read_all(const Descriptor& file, const std::string& path, size_t max_bytes) {
+  std::string text;
+  max_bytes = std::min(max_bytes, text.max_size() - 1);
+  size_t got = 1;
+  while (got > 0) {
+    const size_t size = text.size();
+    text.resize(std::min(size + std::max(size, kBuffer), max_bytes + 1));
+    got = file.read(text.data() + size, text.size() - size);
+    text.resize(size + got);
+    if (text.size() > max_bytes) throw_error("{}: longer than {} bytes", path, max_bytes);
+  }
+  return text;
+}
+
 void rename_path(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw_system_error(fmt::format("rename {} to", from), to);
@@ -128,12 +142,7 @@ void rename_path(const std::string& from, const std::string& to) {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  // O_NONBLOCK: opening a pipe must come back, to be refused.
-  const Descriptor file(path, O_RDONLY | O_NONBLOCK);
-  struct stat status;
-  if (fstat(file.fd(), &status) != 0) throw_system_error("read", path);
-  if (!S_ISREG(status.st_mode)) throw_error("{}: expected a regular file", path);
-  size_ = static_cast<size_t>(status.st_size);
+  const Descriptor file = open_regular(path, &size_);
   if (size_ == 0) return;
   void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
   if (mapped == MAP_FAILED) throw_system_error("map", path);
@@ -158,18 +167,14 @@ void MappedFile::release() const {
 }
 
 std::string read_file(const std::string& path, size_t max_bytes) {
-  const Descriptor file(path, O_RDONLY);
-  std::string text;
-  max_bytes = std::min(max_bytes, text.max_size() - 1);
-  size_t got = 1;
-  while (got > 0) {
-    const size_t size = text.size();
-    text.resize(std::min(size + std::max(size, kBuffer), max_bytes + 1));
-    got = file.read(text.data() + size, text.size() - size);
-    text.resize(size + got);
-    if (text.size() > max_bytes) throw_error("{}: longer than {} bytes", path, max_bytes);
-  }
-  return text;
+  size_t size = 0;
+  const Descriptor file = open_regular(path, &size);
+  if (size > max_bytes) throw_error("{}: longer than {} bytes", path, max_bytes);
+  return read_all(file, path, max_bytes);
+}
+
+std::string read_stream(const std::string& path, size_t max_bytes) {
+  return read_all(Descriptor(path, O_RDONLY), path, max_bytes);
 }
 
 bool exists(const std::string& path) {

@@ -28,8 +28,11 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// The whole file; an Error if it is longer than `max_bytes`.
+// The whole of a regular file; an Error if it is longer than `max_bytes`. What else may bear the
+// name (a pipe that nobody writes to, a device) is refused without waiting for it.
 std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
+// Likewise whatever a user names, "/dev/stdin" and pipes from the shell too; it may wait for them.
+std::string read_stream(const std::string& path, size_t max_bytes = size_t{1} << 30);
 
 bool exists(const std::string& path);
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <new>
 #include <string_view>
+#include <utility>
 
 #include "refrain/base/error.h"
 #include "refrain/io/descriptor.h"
@@ -15,6 +16,7 @@ namespace refrain::io {
 namespace {
 
 constexpr size_t kBuffer = size_t{1} << 17;
+constexpr const char* kStandardInput = "standard input";
 constexpr std::string_view kGzip = "\x1F\x8B\x08", kByteOrderMark = "\xEF\xBB\xBF";
 
 struct Buffer {
@@ -47,9 +49,7 @@ struct TextReader::Impl {
   bool packed = false, inside = false;  // gzip at all; between start and end of a member
   int64_t lines = 0;
 
-  explicit Impl(const std::string& path)
-      : name(path == "-" ? "standard input" : path),
-        file(path == "-" ? Descriptor(dup(STDIN_FILENO), name) : Descriptor(path, O_RDONLY)) {}
+  Impl(std::string shown, Descriptor opened) : name(std::move(shown)), file(std::move(opened)) {}
   ~Impl() { inflateEnd(&inflater); }
 
   void start() {
@@ -102,8 +102,15 @@ struct TextReader::Impl {
   }
 };
 
-TextReader::TextReader(const std::string& path) : impl_(std::make_unique<Impl>(path)) {
-  impl_->start();
+TextReader::TextReader(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) { impl_->start(); }
+
+TextReader::TextReader(const std::string& path)
+    : TextReader(path == "-" ? std::make_unique<Impl>(kStandardInput,
+                                                      Descriptor(dup(STDIN_FILENO), kStandardInput))
+                             : std::make_unique<Impl>(path, Descriptor(path, O_RDONLY))) {}
+
+TextReader TextReader::of_regular(const std::string& path) {
+  return TextReader(std::make_unique<Impl>(path, open_regular(path)));
 }
 
 TextReader::~TextReader() = default;

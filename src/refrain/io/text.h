@@ -12,6 +12,8 @@ namespace refrain::io {
 class TextReader {
  public:
   explicit TextReader(const std::string& path);
+  // Of a file that belongs to a directory: a pipe or a device of that name is refused.
+  static TextReader of_regular(const std::string& path);
   ~TextReader();
   TextReader(TextReader&&) noexcept;
   TextReader& operator=(TextReader&&) noexcept;
@@ -28,6 +30,7 @@ class TextReader {
 
  private:
   struct Impl;
+  explicit TextReader(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -307,7 +307,7 @@ void RunDirectory::cut_metrics(const TrainerState& state) const {
   std::error_code error;
   if (!fs::is_regular_file(file(kMetrics), error)) return;
   std::string kept, line;
-  io::TextReader reader(file(kMetrics));
+  io::TextReader reader = io::TextReader::of_regular(file(kMetrics));
   while (reader.line(line)) {
     try {
       const io::Json json = io::parse_json(line, file(kMetrics));
