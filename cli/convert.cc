@@ -41,7 +41,7 @@ struct Convert {
       if (!tokenizer.empty())
         throw_error("--tokenizer: not used with --from hf, whose DIR has one");
       SpecialTokens special;
-      const auto model = load_model(from[1], &special);
+      const auto model = load_model(from[1], &special, note);
       if (io::exists(from[1] + "/tokenizer.json")) {
         const data::Tokenizer found = load_tokenizer(from[1]);
         write(*model, special, &found);

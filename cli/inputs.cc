@@ -39,7 +39,7 @@ LoadedModel load_with_tokenizer(const std::string& directory) {
   SpecialTokens special;
   // The tokenizer first: it is the smaller file.
   data::Tokenizer tokenizer = load_tokenizer(directory);
-  auto model = load_model(directory, &special);
+  auto model = load_model(directory, &special, note);
   model->pack_weights();
   if (tokenizer.vocab_size() > model->config().vocab_size)
     throw_error("{}: the tokenizer has {} tokens, expected at most the model's {}", directory,

@@ -3,6 +3,7 @@
 
 #include "cli/finite.h"
 #include "cli/inputs.h"
+#include "cli/output.h"
 #include "cli/verbs.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/model/workspace.h"
@@ -23,7 +24,7 @@ struct Logits {
   int run(const CommandLine& line) {
     line.require({"model", "ids", "out"});
     const std::vector<int32_t> tokens = parse_ids(ids, "--ids");
-    const auto loaded = load_model(model);
+    const auto loaded = load_model(model, nullptr, note);
     const int64_t V = loaded->config().vocab_size, T = static_cast<int64_t>(tokens.size());
     for (const int32_t id : tokens)
       if (id >= V) throw_error("--ids: expected ids of 0 to {}, found {}", V - 1, id);

@@ -210,12 +210,62 @@ TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
       {"quantization_config",
        {R"({"bits": 4})",
         "\"quantization_config\": expected no setting of this name, found an object"}},
-      {"no\nsuch", {"1", "\"no\\nsuch\": expected no setting of this name, found 1"}},
+      {"final_logit_softcapping",
+       {"30.0", "\"final_logit_softcapping\": expected no setting of this name, found 30.0"}},
+      {"num_local_experts",
+       {"8", "\"num_local_experts\": expected no setting of this name, found 8"}},
+      {"embedding_multiplier", {"12.0", "embedding_multiplier: expected 1, found 12.0"}},
+      {"use_qk_norm", {"true", "use_qk_norm: expected false, found true"}},
+      {"max_window_layers",
+       {"28", "\"max_window_layers\": expected no setting of this name, found 28"}},
+      {"layer_types",
+       {R"(["full_attention", "sliding_attention"])",
+        R"(layer_types: expected "full_attention", found "sliding_attention")"}},
+      {"layer_types",
+       {"\"full_attention\"",
+        "layer_types: expected a list, found "
+        "\"full_attention\""}},
       {"model_type",
        {"\"qwen2\"", "model_type: expected llama, mistral or refrain, found \"qwen2\""}},
   };
   for (const auto& [key, rest] : cases)
     EXPECT_EQ(error_with(key, rest.first), "config.json: " + rest.second);
+}
+
+// What real files carry that changes nothing.
+TEST(LlamaConfig, LeavesUnknownSettingsAsideWithOneNote) {
+  std::vector<std::string> heard;
+  const Notes notes = [&](const std::string& line) { heard.push_back(line); };
+  const auto parse_with = [&](const std::string& settings, const char* text = kVersion5) {
+    heard.clear();
+    Json json = io::parse_json(text, "config.json");
+    json.update(io::parse_json(settings, "settings"));
+    return parse_model_config(json, "config.json", notes);
+  };
+  const ModelDescription plain = parse(kVersion5);
+  expect_same(plain, parse_with(R"({"unk_token_id": 0, "_model_name_or_path": "a\nb",
+      "auto_map": {"AutoConfig": "x.Y"}, "do_sample": true, "rope_parameters": {
+      "rope_theta": 5e5, "rope_type": "default", "max_trained_positions": 7}, "of_null": null})"));
+  EXPECT_EQ(heard,
+            std::vector<std::string>{"config.json: unknown settings left aside: \"unk_token_id\", "
+                                     "\"_model_name_or_path\", \"auto_map\", \"do_sample\", "
+                                     "\"rope_parameters.max_trained_positions\""});
+  std::string many = "{\"k\\n\":1";
+  for (int i = 0; i < 100; ++i) many += fmt::format(",\"k{}\":{{}}", i);
+  expect_same(plain, parse_with(many + "}"));
+  ASSERT_EQ(heard.size(), 1u);
+  EXPECT_TRUE(heard[0].starts_with("config.json: unknown settings left aside: \"k\\n\", \"k0\","));
+  EXPECT_TRUE(heard[0].ends_with("\"k8\" and 91 more")) << heard[0];
+  // What is known is no news, nor is what says nothing.
+  expect_same(plain, parse_with(R"({"use_cache": false, "num_experts": 0, "no_rope_layers": [],
+      "quantization_config": {}, "output_router_logits": false, "final_logit_softcapping": null,
+      "sliding_window": 32768, "max_window_layers": 28, "use_sliding_window": false,
+      "embedding_multiplier": 1.0, "layer_types": ["full_attention", "full_attention"]})"));
+  EXPECT_TRUE(heard.empty());
+  expect_same(plain, parse_with(R"({"architectures": ["LlamaModel"]})"));
+  // Ours are all known: a setting that is not is a mistake.
+  EXPECT_NE(error_of([&] { parse_with(R"({"unk_token_id": 0})", kRefrain); }), "(no error)");
+  EXPECT_TRUE(heard.empty());
 }
 
 TEST(LlamaConfig, RefusesWrongTypesAndSizes) {
@@ -312,6 +362,14 @@ TEST(MistralConfig, IsALlamaWithAWindow) {
   EXPECT_EQ(to_json(d)["model_type"], "refrain");
   expect_same(parse_model_config(to_json(d), "config.json"), d);
 
+  json["layer_types"] = Json::array({"sliding_attention", "sliding_attention"});
+  EXPECT_EQ(window(parse_model_config(json, "config.json")), "16");
+  // A Mistral's window counts, whatever this says.
+  json["use_sliding_window"] = false;
+  EXPECT_EQ(window(parse_model_config(json, "config.json")), "16");
+  json["layer_types"][1] = "full_attention";
+  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "(no error)");
+  json.erase("layer_types");
   json["sliding_window"] = nullptr;
   EXPECT_EQ(window(parse_model_config(json, "config.json")), "0");
   json["num_attention_heads"] = 8;
@@ -323,10 +381,10 @@ TEST(MistralConfig, IsALlamaWithAWindow) {
   EXPECT_EQ(d.config.kv_heads, 8);
   EXPECT_EQ(d.config.context, 131072);
   json["sliding_window"] = 0;
-  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "");
+  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "(no error)");
   json["sliding_window"] = 16;
   json["architectures"] = Json::array({"LlamaForCausalLM"});
-  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "");
+  EXPECT_NE(error_of([&] { parse_model_config(json, "config.json"); }), "(no error)");
 }
 
 TEST(ModelConfigJson, RoundTrips) {

@@ -220,8 +220,9 @@ void load_weights(const std::string& directory, LanguageModel& model) {
   load(WeightFiles(directory), model);
 }
 
-std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialTokens* special) {
-  const ModelDescription d = read_model_config(directory);
+std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialTokens* special,
+                                          const Notes& notes) {
+  const ModelDescription d = read_model_config(directory, notes);
   const WeightFiles files(directory);
   std::unique_ptr<LanguageModel> model;
   try {

@@ -23,9 +23,11 @@ void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
 void save_weights(const std::string& path, LanguageModel& model);
 
-// Memory is taken only for a model that the directory's files can fill.
+// Memory is taken only for a model that the directory's files can fill. `notes` hears of settings
+// that are left aside.
 std::unique_ptr<LanguageModel> load_model(const std::string& directory,
-                                          SpecialTokens* special = nullptr);
+                                          SpecialTokens* special = nullptr,
+                                          const Notes& notes = {});
 
 // Every tensor of the model must be there with its shape, as F32, BF16, F16 or F64, and no other,
 // save those that say nothing new: rotary frequencies, and a tied model's lm_head.weight if it

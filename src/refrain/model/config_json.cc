@@ -11,6 +11,7 @@
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/mixers/registry.h"
+#include "refrain/model/llama_keys.h"
 
 namespace refrain {
 namespace {
@@ -39,68 +40,14 @@ constexpr std::array kLlamaSizes = {
     LlamaSize{"max_position_embeddings", "context", &ModelConfig::context, 2048},
 };
 
-// Settings of a Llama that are read one by one, beside sizes and ids.
-constexpr std::string_view kLlamaRead[] = {"model_type", "rms_norm_eps",    "tie_word_embeddings",
-                                           "rope_theta", "rope_parameters", "rope_scaling"};
-
-// Settings of a Llama that make no difference to what it computes from its tensors: about training,
-// about other programs, about how to compute, or about what to return.
-constexpr std::string_view kLlamaIndifferent[] = {
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "attention_dropout",
-    "attn_implementation",
-    "chunk_size_feed_forward",
-    "dtype",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "max_length",
-    "output_attentions",
-    "output_hidden_states",
-    "pretraining_tp",
-    "problem_type",
-    "return_dict",
-    "tokenizer_class",
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_cache",
-};
-
 // A Mistral is a Llama with a window, and other meanings of three absent settings.
 constexpr const char* kMistral = "mistral";
 constexpr int64_t kMistralKvHeads = 8, kMistralContext = 131072, kMistralWindow = 4096;
 
-const char* architecture(bool mistral) {
-  return mistral ? "MistralForCausalLM" : "LlamaForCausalLM";
-}
-
-// Settings that do, with the only value that can be honoured.
-Json llama_fixed(bool mistral) {
-  return {
-      {"architectures", architecture(mistral)},  // in a list
-      {"hidden_act", "silu"},
-      {"attention_bias", false},
-      {"mlp_bias", false},
-      {"add_cross_attention", false},
-      {"is_encoder_decoder", false},
-      {"is_llama_config", true},
-      {"partial_rotary_factor", 1},
-      {"rope_interleaved", false},
-      {"use_sliding_window", false},
-  };
-}
+std::string family(bool mistral) { return mistral ? "Mistral" : "Llama"; }
 
 // Our own settings that came after the first files: there, absent is the default.
 constexpr std::string_view kLater[] = {"block", "feed_forward"};
-
-template <class Range>
-bool contains(const Range& range, std::string_view key) {
-  return std::find(std::begin(range), std::end(range), key) != std::end(range);
-}
 
 void expect_value(const Json& found, const Json& expected, const std::string& where) {
   if (found != expected)
@@ -171,7 +118,8 @@ void put_ids(const SpecialTokens& special, Json& to) {
 
 // The rotary base: a setting of its own (version 4) or in rope_parameters (version 5). Angles that
 // are scaled in any way are refused.
-double read_rope_theta(const Json& json, const std::string& name) {
+double read_rope_theta(const Json& json, const std::string& name,
+                       std::vector<std::string>& unknown) {
   std::optional<double> theta;
   const auto take = [&](const Json& object, const std::string& where) {
     if (!io::find(object, "rope_theta")) return;
@@ -194,10 +142,13 @@ double read_rope_theta(const Json& json, const std::string& name) {
     if (const Json* value = io::find(*rope, "partial_rotary_factor"))
       expect_value(*value, 1, where + ": partial_rotary_factor");
     take(*rope, where);
-    for (const auto& [setting, value] : rope->items())
-      if (!value.is_null() && setting != "rope_type" && setting != "type" &&
-          setting != "partial_rotary_factor" && setting != "rope_theta")
-        refuse_unknown(where, setting, value);
+    for (const auto& [setting, value] : rope->items()) {
+      if (value.is_null() || setting == "rope_type" || setting == "type" ||
+          setting == "partial_rotary_factor" || setting == "rope_theta")
+        continue;
+      if (contains(kRopeRefused, setting)) refuse_unknown(where, setting, value);
+      unknown.push_back(fmt::format("{}.{}", key, setting));
+    }
   }
   return theta.value_or(10000);
 }
@@ -215,21 +166,70 @@ void resolve_llama(ModelConfig& config, const std::string& name) {
   }
 }
 
-ModelDescription parse_llama(const Json& json, const std::string& name, bool mistral) {
-  const Json fixed = llama_fixed(mistral);
+// Null, false, zero or empty.
+bool says_nothing(const Json& value) {
+  return value.is_null() || value == false || value == 0 || value == "" ||
+         (value.is_structured() && value.empty());
+}
+
+// The whole model, or the stack alone, whose file lacks the output if it is not tied.
+void check_architectures(const Json& value, const std::string& where, bool mistral) {
+  const std::string expected = family(mistral) + "ForCausalLM";
+  const Json& found = value.is_array() && value.size() == 1 ? value[0] : value;
+  if (found != family(mistral) + "Model") expect_value(found, expected, where);
+}
+
+// In every layer the attention that there is.
+void check_layer_types(const Json& value, const std::string& where, bool has_window) {
+  const Json expected = has_window ? "sliding_attention" : "full_attention";
+  if (!value.is_array()) throw_error("{}: expected a list, found {}", where, io::describe(value));
+  for (const Json& type : value) expect_value(type, expected, where);
+}
+
+// Refuses what is known and cannot be honoured; what is unknown goes into the list.
+void check_llama_settings(const Json& json, const std::string& name, bool mistral,
+                          std::vector<std::string>& unknown) {
+  const Json fixed = llama_fixed();
+  const Json* slides = io::find(json, "use_sliding_window");
+  const bool no_window = !mistral && slides && *slides == false;
   for (const auto& [key, value] : json.items()) {
     const std::string_view known = key;
+    const std::string where = fmt::format("{}: {}", name, key);
+    const bool is_window = known == "sliding_window" || known == "max_window_layers";
     if (value.is_null()) continue;  // says nothing
     if (const Json* expected = io::find(fixed, known)) {
-      const bool listed = known == "architectures" && value.is_array() && value.size() == 1;
-      expect_value(listed ? value[0] : value, *expected, fmt::format("{}: {}", name, key));
-    } else if (!contains(kLlamaRead, known) && !contains(kIdKeys, known) &&
-               !contains(kLlamaIndifferent, known) && !(mistral && known == "sliding_window") &&
-               std::none_of(kLlamaSizes.begin(), kLlamaSizes.end(),
-                            [&](const LlamaSize& size) { return size.key == known; })) {
+      expect_value(value, *expected, where);
+    } else if (known == "architectures") {
+      check_architectures(value, where, mistral);
+    } else if (contains(kLlamaRead, known) || contains(kIdKeys, known) ||
+               contains(kLlamaIndifferent, known) || (mistral && known == "sliding_window") ||
+               (no_window && is_window) ||
+               std::any_of(kLlamaSizes.begin(), kLlamaSizes.end(),
+                           [&](const LlamaSize& size) { return size.key == known; })) {
+      continue;
+    } else if (!contains(kLlamaRefused, known)) {
+      unknown.push_back(key);
+    } else if (!says_nothing(value)) {
       refuse_unknown(name, key, value);
     }
   }
+}
+
+void note_unknown(const std::vector<std::string>& unknown, const std::string& name,
+                  const Notes& notes) {
+  if (unknown.empty()) return;
+  constexpr size_t kNamed = 10;
+  std::string names;
+  for (size_t i = 0; i < std::min(kNamed, unknown.size()); ++i)
+    names += (i == 0 ? "" : ", ") + io::quote(unknown[i]);
+  if (unknown.size() > kNamed) names += fmt::format(" and {} more", unknown.size() - kNamed);
+  add_note(notes, "{}: unknown settings left aside: {}", name, names);
+}
+
+ModelDescription parse_llama(const Json& json, const std::string& name, bool mistral,
+                             const Notes& notes) {
+  std::vector<std::string> unknown;
+  check_llama_settings(json, name, mistral, unknown);
 
   ModelDescription d;
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
@@ -246,15 +246,18 @@ ModelDescription parse_llama(const Json& json, const std::string& name, bool mis
     else if (io::find(json, "sliding_window"))
       window = io::get_int(json, "sliding_window", name, 1, kMost);
   }
+  if (const Json* types = io::find(json, "layer_types"))
+    check_layer_types(*types, name + ": layer_types", window > 0);
   d.config.rms_norm_eps = io::get_number(json, "rms_norm_eps", name, 1e-6);
   d.config.tie_embeddings = io::get_bool(json, "tie_word_embeddings", name, false);
   d.config.pattern = "attention";
   resolve_llama(d.config, name);
 
   Options given;
-  given.set(kRopeTheta, Options::text(read_rope_theta(json, name)));
+  given.set(kRopeTheta, Options::text(read_rope_theta(json, name, unknown)));
   given.set(kWindow, Options::text(window));
   put_mixer_settings("attention", given, d.mixer_settings);
+  note_unknown(unknown, name, notes);
   return d;
 }
 
@@ -264,7 +267,7 @@ Json llama_to_json(const ModelConfig& config, const Options& mixer_settings) {
   Options::parse(kRopeTheta, mixer_settings.values().at(kRopeTheta), theta);
   Options::parse(kWindow, mixer_settings.values().at(kWindow), window);
   const bool mistral = window > 0;
-  Json json = {{"architectures", Json::array({architecture(mistral)})},
+  Json json = {{"architectures", Json::array({family(mistral) + "ForCausalLM"})},
                {"model_type", mistral ? kMistral : "llama"}};
   if (mistral) json["sliding_window"] = window;
   for (const LlamaSize& size : kLlamaSizes) json[std::string(size.key)] = config.*size.field;
@@ -400,20 +403,20 @@ Json to_json(const SpecialTokens& special) {
   return json;
 }
 
-ModelDescription parse_model_config(const Json& json, const std::string& name) {
+ModelDescription parse_model_config(const Json& json, const std::string& name, const Notes& notes) {
   const std::string type = io::get_string(json, "model_type", name);
   if (type != "llama" && type != kMistral && type != "refrain")
     throw_error("{}: model_type: expected llama, mistral or refrain, found {}", name,
                 io::quote(type));
-  ModelDescription d =
-      type == "refrain" ? parse_refrain(json, name) : parse_llama(json, name, type == kMistral);
+  ModelDescription d = type == "refrain" ? parse_refrain(json, name)
+                                         : parse_llama(json, name, type == kMistral, notes);
   read_ids(json, name, d.config.vocab_size, d.special);
   return d;
 }
 
-ModelDescription read_model_config(const std::string& directory) {
+ModelDescription read_model_config(const std::string& directory, const Notes& notes) {
   const std::string path = directory + "/config.json";
-  ModelDescription d = parse_model_config(io::read_json(path), path);
+  ModelDescription d = parse_model_config(io::read_json(path), path, notes);
   const std::string generation = directory + "/generation_config.json";
   if (!io::exists(generation)) return d;
   const Json ids = io::read_json(generation);

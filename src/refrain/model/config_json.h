@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "refrain/base/notes.h"
 #include "refrain/base/options.h"
 #include "refrain/io/json.h"
 #include "refrain/model/config.h"
@@ -39,11 +40,13 @@ io::Json to_json(const ModelDescription& description);
 // generation_config.json
 io::Json to_json(const SpecialTokens& special);
 
-// `name` is what errors call the file. A setting that cannot be honoured is an Error.
-ModelDescription parse_model_config(const io::Json& json, const std::string& name);
+// `name` is what errors call the file. A setting that cannot be honoured is an Error; so is an
+// unknown one of ours, while `notes` hears of those that a Llama's file has.
+ModelDescription parse_model_config(const io::Json& json, const std::string& name,
+                                    const Notes& notes = {});
 
 // Ids in generation_config.json, if there is one, come before those in config.json. What else it
 // says (sampling) is for other programs.
-ModelDescription read_model_config(const std::string& directory);
+ModelDescription read_model_config(const std::string& directory, const Notes& notes = {});
 
 }  // namespace refrain
