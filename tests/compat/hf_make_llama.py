@@ -15,7 +15,7 @@ import pathlib
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from hf_check import IDS, logits_of, parse_ids
 
@@ -46,9 +46,11 @@ def to_old_config(directory):
     path.write_text(json.dumps(config, indent=2))
 
 
-def make(directory, seed=0, tied=False, bf16=False, sharded=False, old_config=False, **settings):
-    config = LlamaConfig(tie_word_embeddings=tied, **(SIZES | settings))
-    model = LlamaForCausalLM(config)
+def make(directory, seed=0, tied=False, bf16=False, sharded=False, old_config=False, mistral=False,
+         **settings):
+    config = (MistralConfig if mistral else LlamaConfig)(tie_word_embeddings=tied,
+                                                         **(SIZES | settings))
+    model = (MistralForCausalLM if mistral else LlamaForCausalLM)(config)
     randomise(model, seed)
     model.to(torch.bfloat16 if bf16 else torch.float32)
     model.save_pretrained(directory, max_shard_size="30KB" if sharded else "1GB")

@@ -12,15 +12,18 @@ The tokenizers' own checks are in tokenizer_compat.py, which this runs on the te
 line a check; the exit status is 1 when one failed.
 """
 import argparse
+import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hf_check
@@ -43,6 +46,48 @@ READ = {
     "rms_norm_eps 1e-2": dict(rms_norm_eps=1e-2),
     "odd sizes": dict(vocab_size=101, hidden_size=40, intermediate_size=37, num_attention_heads=4,
                       num_key_value_heads=1, num_hidden_layers=3),
+}
+
+
+def put_settings(**settings):
+    def change(directory):
+        path = directory / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return change
+
+
+def rewrite_weights(change):
+    def rewrite(directory):
+        path = directory / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, {"format": "pt"})
+    return rewrite
+
+
+def stack_alone(directory):
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    shutil.rmtree(directory)
+    model.model.save_pretrained(directory)
+
+
+# Directories as other versions and other programs left them: how they are made, and what is done to
+# them. They must give the logits of what they were.
+REWRITTEN = {
+    "settings that change nothing": ({}, put_settings(
+        unk_token_id=0, _model_name_or_path="x", max_sequence_length=2048, do_sample=True,
+        _flash_attn_2_enabled=True, final_logit_softcapping=None, sliding_window=None)),
+    "a Mistral with odd settings": (dict(mistral=True, sliding_window=16), put_settings(
+        unk_token_id=0, rope_theta=1e4, max_sequence_length=2048)),
+    "a Mistral without a window": (dict(mistral=True, sliding_window=None), put_settings()),
+    "rotary tables": ({}, rewrite_weights(lambda t: t.update(
+        {f"model.{where}rotary_emb.inv_freq": torch.ones(4)
+         for where in ("", "layers.0.self_attn.", "layers.1.self_attn.")}))),
+    "tied, the head alone": (dict(tied=True), rewrite_weights(lambda t: t.update(
+        {"lm_head.weight": t.pop("model.embed_tokens.weight")}))),
+    "tied, both": (dict(tied=True), rewrite_weights(lambda t: t.update(
+        {"lm_head.weight": t["model.embed_tokens.weight"].clone()}))),
+    "the stack alone": (dict(tied=True), stack_alone),
 }
 # Settings of LlamaConfig that may be refused, by this name, but not read wrongly.
 RIGHT_OR_REFUSED = {
@@ -98,6 +143,17 @@ class Run:
         hf_make_llama.make(model, **settings)
         self.must("info", "-m", model)
         return self.compare_logits(model, hf_check.IDS)
+
+    def rewritten(self, name, settings, rewrite):
+        model, changed = (self.new_directory("hf " + name + end) for end in ("", " rewritten"))
+        hf_make_llama.make(model, **settings)
+        shutil.copytree(model, changed)
+        rewrite(changed)
+        out = self.directory / "rewritten.safetensors"
+        self.must("logits", "-m", changed, "--ids", " ".join(map(str, hf_check.IDS)), "--out", out)
+        worst = hf_check.difference(model, out, hf_check.IDS)
+        assert worst <= hf_check.TOLERANCE, f"logits differ by {worst:.2e}"
+        return f"logits to {worst:.1e}"
 
     def right_or_refused(self, name, settings):
         model = self.new_directory("hf " + name)
@@ -159,6 +215,8 @@ def main():
         run = Run(args.refrain, directory)
         for name, settings in READ.items():
             run.check(f"read {name}", lambda: run.read(name, settings))
+        for name, (settings, rewrite) in REWRITTEN.items():
+            run.check(f"rewritten: {name}", lambda: run.rewritten(name, settings, rewrite))
         for name, settings in RIGHT_OR_REFUSED.items():
             run.check(f"right or refused: {name}", lambda: run.right_or_refused(name, settings))
         for name, arguments in TRAINED.items():

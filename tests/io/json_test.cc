@@ -148,6 +148,37 @@ TEST(Json, ReadsFiles) {
             "cannot open " + folder / "none.json" + ": No such file or directory");
 }
 
+TEST(Json, SettingsAreBoundedBeforeTheyAreRead) {
+  const TemporaryFolder folder;
+  const std::string path = folder.put("a.json", "[" + std::string(kMaxSettingsBytes, ' ') + "]");
+  EXPECT_EQ(error_of([&] { read_json(path); }), path + ": longer than 1048576 bytes");
+  EXPECT_EQ(read_json(path, kMaxJsonBytes), Json::array());
+}
+
+TEST(Json, GivesAwayMembersOneAfterAnother) {
+  std::vector<std::string> seen;
+  const auto read = [&](std::string_view text, size_t max_values = 4) {
+    seen.clear();
+    each_member(text, "x.json", max_values, [&](const std::string& key, Json&& value) {
+      seen.push_back(key + "=" + to_line(value));
+    });
+  };
+  read(R"({"b": [1, {"c": 2}], "a": {"x": {"y": []}}, "b": null, "": 7})");
+  EXPECT_EQ(seen,
+            (std::vector<std::string>{R"(b=[1,{"c":2}])", R"(a={"x":{"y":[]}})", "b=null", "=7"}));
+  read("{}");
+  EXPECT_TRUE(seen.empty());
+  // The limit is one of each member.
+  EXPECT_EQ(error_of([&] { read(R"({"a": [1, 2, 3], "b": [1, 2, 3, 4]})"); }),
+            "x.json: more than 4 JSON values");
+  EXPECT_EQ(seen, std::vector<std::string>{"a=[1,2,3]"});
+  EXPECT_EQ(error_of([&] { read("[{\"a\": 1}]"); }), "x.json: expected an object, found a list");
+  EXPECT_EQ(error_of([&] { read("7"); }), "x.json: expected an object, found 7");
+  EXPECT_EQ(error_of([&] { read(R"({"a": {"b": 1, "b": 2}})"); }),
+            "x.json: key \"b\" twice in one object");
+  EXPECT_NE(error_of([&] { read(R"({"a": 1)"); }).find("invalid JSON"), std::string::npos);
+}
+
 TEST(Json, MembersAreTyped) {
   const Json json = parse(R"({"int": 7, "big": 9223372036854775808, "huge": 1e300, "small": -3,
       "real": 0.5, "whole": 2.0, "yes": true, "text": "abc", "none": null, "list": [1], "object": {},

@@ -234,6 +234,8 @@ TEST(Safetensors, RefusesHostileHeaders) {
       {file_of("{\"x\":" + std::string(99'000, '['), 0), "nested deeper than 64"},
       {file_of("{" + entry("x", "U8", "0", "0,0") + "," + entry("x", "U8", "0", "0,0") + "}", 0),
        ": key \"x\" twice in one object"},
+      {file_of(R"({"__metadata__":{},"__metadata__":{}})", 0),
+       ": key \"__metadata__\" twice in one object"},
       {file_of(R"({"x":{"dtype":"U8","dtype":"F32","shape":[0],"data_offsets":[0,0]}})", 0),
        ": key \"dtype\" twice in one object"},
       // The members.
@@ -318,6 +320,34 @@ TEST(Safetensors, RefusesHostileHeaders) {
   EXPECT_NO_THROW(Safetensors(folder.put("f", good)));
   EXPECT_THROW(Safetensors(folder / "none"), Error);
   EXPECT_THROW(Safetensors(folder.path()), Error);
+}
+
+TEST(Safetensors, BoundsWhatOneEntryIsMadeOf) {
+  const TemporaryFolder folder;
+  std::string ones = "1", pairs = "\"0\":\"\"";
+  for (int i = 1; i < 70'000; ++i) {
+    ones += ",1";
+    pairs += fmt::format(",\"{}\":\"\"", i);
+  }
+  for (const std::string& header :
+       {"{" + entry("x", "U8", ones, "0,1") + "}", "{\"__metadata__\":{" + pairs + "}}",
+        "{\"x\":[" + ones + "]}"}) {
+    const std::string path = folder.put("f", file_of(header, 1));
+    EXPECT_EQ(error_of([&] { Safetensors file(path); }), path + ": more than 65536 JSON values");
+  }
+  // In order, out of order, with names that are sorted otherwise than the data.
+  const std::string path = folder.put(
+      "f", file_of("{" + entry("b", "U8", "1", "2,3") + "," + entry("c", "U8", "2", "0,2") + "," +
+                       entry("a", "U8", "0", "0,0") + "}",
+                   3));
+  const Safetensors file(path);
+  std::string names;
+  for (const TensorInfo& info : file.tensors()) {
+    names += info.name;
+    EXPECT_EQ(file.find(info.name), &info);
+  }
+  EXPECT_EQ(names, "acb");
+  for (const char* absent : {"", "0", "aa", "bb", "d"}) EXPECT_EQ(file.find(absent), nullptr);
 }
 
 // Whatever is done to a valid file: an Error, or tensors that can all be read.

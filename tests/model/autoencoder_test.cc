@@ -2,6 +2,7 @@
 
 #include <map>
 
+#include "refrain/io/json.h"
 #include "refrain/model/autoencoder_ref.h"
 #include "refrain/model/workspace.h"
 #include "support/error_of.h"
@@ -339,6 +340,11 @@ TEST(Autoencoder, ADirectoryHoldsIt) {
   EXPECT_TRUE(Autoencoder::is_model(folder.path()));
   const auto loaded = Autoencoder::load(folder.path());
   EXPECT_TRUE(same_bits(loaded->parameters().weights(), trial.model.parameters().weights()));
+  io::Json config_json = io::read_json(folder / "config.json");
+  config_json["unk_token_id"] = 0;
+  const std::string path = folder.put("config.json", io::to_text(config_json));
+  EXPECT_EQ(error_of([&] { Autoencoder::load(folder.path()); }),
+            path + ": \"unk_token_id\": expected no setting of this name, found 0");
   Autoencoder other(tiny());
   EXPECT_NE(error_of([&] { other.load_weights(folder.path()); }).find("expected"),
             std::string::npos);

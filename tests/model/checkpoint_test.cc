@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <limits>
 #include <map>
 #include <span>
@@ -64,8 +65,9 @@ RawTensors read_raw(const std::string& path) {
   RawTensors tensors;
   for (const io::TensorInfo& info : file.tensors()) {
     const auto bytes = file.bytes(info);
-    tensors[info.name] = {
-        info.dtype, info.shape, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
+    tensors[info.name] = {std::string(info.dtype),
+                          info.shape,
+                          {reinterpret_cast<const char*>(bytes.data()), bytes.size()}};
   }
   return tensors;
 }
@@ -272,6 +274,7 @@ TEST(Checkpoint, LeavesOutWhatSaysNothingNew) {
   Directory d;
   const RawTensor table = {"F32", {3}, bytes_of(std::vector<float>(3, 1))};
   d.weights["model.layers.1.self_attn.rotary_emb.inv_freq"] = table;
+  d.weights["model.rotary_emb.inv_freq"] = table;
   EXPECT_EQ(d.error(), "(no error)");
   for (const char* name : {"model.layers..self_attn.rotary_emb.inv_freq",
                            "model.layers.x.self_attn.rotary_emb.inv_freq",
@@ -296,6 +299,67 @@ TEST(Checkpoint, TiedHeadMayComeTwiceIfItIsTheSame) {
                            "model.embed_tokens.weight, to which config.json ties it, found others");
   d.weights["lm_head.weight"] = {"F32", {12, 19}, head.bytes};
   EXPECT_EQ(d.error(), d.path() + ": \"lm_head.weight\": expected shape [19, 12], found [12, 19]");
+}
+
+TEST(Checkpoint, TiedHeadMayStandForTheEmbedding) {
+  ModelConfig tied = tiny_config();
+  tied.tie_embeddings = true;
+  Directory d(tied);
+  d.weights["lm_head.weight"] = d.weights["model.embed_tokens.weight"];
+  d.weights.erase("model.embed_tokens.weight");
+  ASSERT_EQ(d.error(), "(no error)");
+  EXPECT_TRUE(same_weights(*d.load(), *d.model));
+  d.weights["lm_head.weight"].shape = {12, 19};
+  EXPECT_EQ(d.error(), d.path() + ": \"lm_head.weight\": expected shape [19, 12], found [12, 19]");
+  d.weights.erase("lm_head.weight");
+  EXPECT_EQ(d.error(), d.path() +
+                           ": \"model.embed_tokens.weight\": missing, expected a tensor of shape "
+                           "[19, 12]");
+  // Where nothing ties them, the head stands for itself alone.
+  Directory untied;
+  untied.weights.erase("model.embed_tokens.weight");
+  EXPECT_EQ(untied.error(), untied.path() +
+                                ": \"model.embed_tokens.weight\": missing, expected a tensor of "
+                                "shape [19, 12]");
+}
+
+// As transformers saves a LlamaModel.
+TEST(Checkpoint, ReadsAStackSavedAlone) {
+  for (const bool tie : {true, false}) {
+    ModelConfig config = tiny_config();
+    config.tie_embeddings = tie;
+    Directory d(config);
+    RawTensors alone;
+    for (const auto& [name, t] : d.weights)
+      alone[name.starts_with("model.") ? name.substr(6) : name] = t;
+    std::swap(d.weights, alone);
+    d.weights["layers.0.self_attn.rotary_emb.inv_freq"] = {"F32", {1}, std::string(4, '\0')};
+    ASSERT_EQ(d.error(), "(no error)");
+    EXPECT_TRUE(same_weights(*d.load(), *d.model));
+    // Sharded as well.
+    d.weights.erase("layers.0.self_attn.rotary_emb.inv_freq");
+    const auto files = d.shards();
+    ASSERT_EQ(d.put_shards(files, Directory::index_of(files)), "(no error)");
+    EXPECT_TRUE(same_weights(*d.load(), *d.model));
+  }
+  {
+    Directory d;
+    RawTensors alone;
+    for (const auto& [name, t] : d.weights)
+      if (name.starts_with("model.")) alone[name.substr(6)] = t;
+    std::swap(d.weights, alone);
+    EXPECT_EQ(d.error(),
+              d.path() + ": \"lm_head.weight\": missing, expected a tensor of shape [19, 12]");
+    d.weights["lm_head.weight"] = alone["lm_head.weight"];
+    d.weights["norm.weight"].shape = {1, 12};
+    EXPECT_EQ(d.error(), d.path() + ": \"norm.weight\": expected shape [12], found [1, 12]");
+  }
+  // Some with and some without: no writer leaves that.
+  Directory d;
+  d.weights["norm.weight"] = d.weights["model.norm.weight"];
+  d.weights.erase("model.norm.weight");
+  EXPECT_EQ(d.error(),
+            d.path() + ": \"model.norm.weight\": missing, expected a tensor of shape [12]");
 }
 
 TEST(Checkpoint, ReadsShards) {
@@ -384,6 +448,37 @@ TEST(Checkpoint, TakesNoMemoryForAModelTheFilesCannotFill) {
   const std::string error = error_of([&] { d.load(); });
   EXPECT_NE(error.find("config.json: expected the settings of a model of"), error.npos) << error;
   EXPECT_EQ(error.find('-', error.find("found")), error.npos) << error;
+}
+
+// A byte of another type is no weight.
+TEST(Checkpoint, CountsAsWeightsWhatCanBeOne) {
+  for (const char* dtype : {"BOOL", "I8", "F8_E4M3", "I64"}) {
+    Directory d;
+    const int64_t bytes = int64_t{1} << 22;
+    d.weights["x"] = {dtype,
+                      {dtype == std::string("I64") ? bytes / 8 : bytes},
+                      std::string(static_cast<size_t>(bytes), '\0')};
+    d.put_config("vocab_size", dtype == std::string("I64") ? 20'000 : 160'000);
+    const std::string error = d.error();
+    EXPECT_EQ(error.find(d.folder.path() + "/config.json: expected the settings of a model of"), 0u)
+        << error;
+  }
+}
+
+// Rotary tables are made by a context that no weight is behind.
+TEST(Checkpoint, TablesOfADeepStackAreBounded) {
+  ModelConfig deep = tiny_config();
+  deep.layers = 4096;
+  deep.context = 1 << 24;
+  const auto resident = [] {
+    std::ifstream file("/proc/self/statm");
+    int64_t all = 0, pages = 0;
+    file >> all >> pages;
+    return pages * 4096;
+  };
+  const int64_t before = resident();
+  const LanguageModel model(deep, {}, LanguageModel::Memory::kLater);
+  EXPECT_LT(resident() - before, int64_t{1} << 29);  // one of 1 MiB per block would be 4 GiB
 }
 
 TEST(Checkpoint, NamesTheFileOfASettingAMixerRefuses) {

@@ -210,6 +210,18 @@ TEST_F(TorchCells, RefusesByNameWhatHasNoPlace) {
             "\"decoder.weight\": expected shape [12, 5], found [11, 5]");
   EXPECT_EQ(error(with("decoder.weight", {11, 0})),
             "\"decoder.weight\": expected numbers, found none");
+  // Every layer would become as wide as the embedding.
+  File thin;
+  thin["emb.weight"] = {{1, 4096}, std::vector<float>(4096)};
+  thin["decoder.weight"] = {{1, 1}, {0}};
+  for (int l = 0; l < 50; ++l) {
+    const int64_t in = l == 0 ? 4096 : 1;
+    thin[fmt::format("rnn.weight_ih_l{}", l)] = {{4, in}, std::vector<float>(4 * in)};
+    thin[fmt::format("rnn.weight_hh_l{}", l)] = {{4, 1}, std::vector<float>(4)};
+  }
+  EXPECT_EQ(error(thin).find("expected a model of at most 8 times the 20877 numbers of the file"),
+            0u)
+      << error(thin);
   EXPECT_EQ(error(without("encoder.weight")), "expected an embedding (emb.weight), found none");
   EXPECT_EQ(error(without("decoder.weight")), "expected an output (decoder.weight), found none");
   EXPECT_EQ(error(without("rnn.weight_ih_l0")),

@@ -52,7 +52,7 @@ Tokenizer Tokenizer::from_gpt2(const std::string& vocab_json, const std::string&
     if (line.empty() || (reader.line_number() == 1 && line.starts_with("#version"))) continue;
     pairs.push_back(line);
   }
-  Json vocabulary = io::read_json(vocab_json);
+  Json vocabulary = io::read_json(vocab_json, io::kMaxJsonBytes);
   Json added = Json::array();
   if (const Json* end = io::find(vocabulary, "<|endoftext|>"))
     added.push_back({{"id", *end}, {"content", "<|endoftext|>"}, {"special", true}});

@@ -15,10 +15,13 @@ constexpr size_t kMaxValues = size_t{1} << 23;
 constexpr size_t kMaxQuoted = 80;
 
 // Builds the value from the parser's events. Members are appended without looking for an equal key
-// (which would cost quadratic time); duplicates are found when the object ends.
+// (which would cost quadratic time); duplicates are found when the object ends. With `on_member`
+// the outermost object gives its members away and stays empty.
 class Builder : public nlohmann::json_sax<Json> {
  public:
-  Builder(std::string_view text, const std::string& name) : text_(text), name_(name) {}
+  Builder(std::string_view text, const std::string& name, size_t max_values = kMaxValues,
+          const OnMember* on_member = nullptr)
+      : text_(text), name_(name), max_values_(max_values), on_member_(on_member) {}
 
   Json take() { return std::move(root_); }
 
@@ -83,9 +86,12 @@ class Builder : public nlohmann::json_sax<Json> {
   }
 
   bool add(Json value) {
-    if (++values_ > kMaxValues) throw_error("{}: more than {} JSON values", name_, kMaxValues);
+    if (++values_ > max_values_) throw_error("{}: more than {} JSON values", name_, max_values_);
     if (open_.empty()) {
       root_ = std::move(value);
+    } else if (on_member_ && open_.size() == 1 && open_[0].is_object()) {
+      (*on_member_)(keys_[0], std::move(value));
+      values_ = 0;
     } else if (open_.back().is_array()) {
       open_.back().get_ref<Json::array_t&>().push_back(std::move(value));
     } else {
@@ -106,11 +112,21 @@ class Builder : public nlohmann::json_sax<Json> {
 
   std::string_view text_;
   const std::string& name_;
+  size_t max_values_;
+  const OnMember* on_member_;
   Json root_;
   std::vector<Json> open_;         // containers being filled, outermost first
   std::vector<std::string> keys_;  // for each, the key that awaits its value
   size_t values_ = 0;
 };
+
+Json build(std::string_view text, const std::string& name, Builder builder) {
+  // The parser takes a zero byte for the end of the text.
+  if (const size_t zero = text.find('\0'); zero != text.npos)
+    throw_error("{}: invalid JSON: a zero byte at offset {}", name, zero);
+  Json::sax_parse(text.begin(), text.end(), &builder);
+  return builder.take();
+}
 
 std::string dump(const Json& json, int indent) {
   try {
@@ -140,15 +156,18 @@ const Json* lookup(const Json& object, std::string_view key, const std::string& 
 Json parse_json(std::string_view text, const std::string& name, size_t max_bytes) {
   if (text.size() > max_bytes)
     throw_error("{}: {} bytes of JSON, at most {} are read", name, text.size(), max_bytes);
-  // The parser takes a zero byte for the end of the text.
-  if (const size_t zero = text.find('\0'); zero != text.npos)
-    throw_error("{}: invalid JSON: a zero byte at offset {}", name, zero);
-  Builder builder(text, name);
-  Json::sax_parse(text.begin(), text.end(), &builder);
-  return builder.take();
+  return build(text, name, Builder(text, name));
 }
 
-Json read_json(const std::string& path) { return parse_json(read_file(path, kMaxJsonBytes), path); }
+Json read_json(const std::string& path, size_t max_bytes) {
+  return parse_json(read_file(path, max_bytes), path, max_bytes);
+}
+
+void each_member(std::string_view text, const std::string& name, size_t max_values,
+                 const OnMember& f) {
+  const Json root = build(text, name, Builder(text, name, max_values, &f));
+  if (!root.is_object()) throw_error("{}: expected an object, found {}", name, describe(root));
+}
 
 std::string to_text(const Json& json) { return dump(json, 2) + "\n"; }
 

@@ -2,6 +2,7 @@
 // asked of it names file, key, found and expected when it is not there.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -19,7 +20,18 @@ using Json = nlohmann::ordered_json;
 // anything after the value, text longer than max_bytes.
 constexpr size_t kMaxJsonBytes = size_t{1} << 27;
 Json parse_json(std::string_view text, const std::string& name, size_t max_bytes = kMaxJsonBytes);
-Json read_json(const std::string& path);
+
+// A file, by default one of settings: values take many times the bytes of their text, so that a
+// limit beyond what such a file can sensibly have would be a limit on nothing.
+constexpr size_t kMaxSettingsBytes = size_t{1} << 20;
+Json read_json(const std::string& path, size_t max_bytes = kMaxSettingsBytes);
+
+// The members of the object that the text is, one after another, with one value in memory at a
+// time: f(key, value). Checked as parse_json() does, but it is for `f` to refuse a key that was
+// there before; a value made of more than max_values values is refused.
+using OnMember = std::function<void(const std::string& key, Json&& value)>;
+void each_member(std::string_view text, const std::string& name, size_t max_values,
+                 const OnMember& f);
 
 // UTF-8 as it is; a number that is not finite becomes null. Error on strings of invalid UTF-8.
 std::string to_text(const Json& json);  // two-space indents, one line end at the end

@@ -6,6 +6,7 @@
 #include <functional>
 #include <numeric>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "refrain/base/error.h"
@@ -19,6 +20,7 @@ static_assert(std::endian::native == std::endian::little);  // tensor bytes are 
 constexpr uint64_t kMaxHeader = 100'000'000;
 constexpr size_t kAlign = 64;
 constexpr std::string_view kMetadata = "__metadata__";
+constexpr size_t kMaxEntryValues = 1 << 16;  // of a tensor's entry, and of the metadata
 
 constexpr std::pair<std::string_view, int64_t> kTypeBytes[] = {
     {"F64", 8},     {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1},
@@ -58,6 +60,7 @@ std::vector<int64_t> get_sizes(const Json& entry, std::string_view key, const st
   if (!list.is_array())
     throw_error("{}: {}: expected a list of integers, found {}", where, key, describe(list));
   std::vector<int64_t> sizes;
+  sizes.reserve(list.size());
   for (const Json& size : list) {
     if (!size.is_number_unsigned() || size.get<uint64_t>() > uint64_t{INT64_MAX})
       throw_error("{}: {}: expected integers from 0 to {}, found {}", where, key, INT64_MAX,
@@ -70,12 +73,13 @@ std::vector<int64_t> get_sizes(const Json& entry, std::string_view key, const st
 TensorInfo read_entry(const std::string& name, const Json& entry, const std::string& where) {
   TensorInfo info;
   info.name = name;
-  info.dtype = get_string(entry, "dtype", where);
+  const std::string dtype = get_string(entry, "dtype", where);
   const auto type = std::find_if(std::begin(kTypeBytes), std::end(kTypeBytes),
-                                 [&](const auto& known) { return known.first == info.dtype; });
+                                 [&](const auto& known) { return known.first == dtype; });
   if (type == std::end(kTypeBytes))
     throw_error("{}: dtype: expected F32, BF16 or another known type, found {}", where,
-                quote(info.dtype));
+                quote(dtype));
+  info.dtype = type->first;
   info.shape = get_sizes(entry, "shape", where);
   int64_t bytes = type->second;
   for (int64_t dim : info.shape)
@@ -90,6 +94,10 @@ TensorInfo read_entry(const std::string& name, const Json& entry, const std::str
   info.begin = static_cast<size_t>(offsets[0]);
   info.end = static_cast<size_t>(offsets[1]);
   return info;
+}
+
+[[noreturn]] void throw_twice(const std::string& path, const std::string& key) {
+  throw_error("{}: key {} twice in one object", path, quote(key));
 }
 
 }  // namespace
@@ -112,30 +120,40 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
 
   const std::string_view text(reinterpret_cast<const char*>(file.data()) + sizeof(length), length);
   if (!text.starts_with('{')) throw_error("{}: not a safetensors file: no JSON object", path);
-  const Json header = parse_json(text, path, kMaxHeader);
-  for (const auto& [name, entry] : header.items()) {
+  bool has_metadata = false;
+  each_member(text, path, kMaxEntryValues, [&](const std::string& name, Json&& entry) {
     const std::string where = fmt::format("{}: {}", path, quote(name));
     if (name != kMetadata) {
       tensors_.push_back(read_entry(name, entry, where));
-      continue;
+      return;
     }
+    if (std::exchange(has_metadata, true)) throw_twice(path, name);
     if (!entry.is_object()) throw_error("{}: expected an object of strings", where);
     for (const auto& [key, value] : entry.items()) {
       if (!value.is_string()) throw_error("{}: {}: expected a string", where, quote(key));
       metadata_[key] = value.get<std::string>();
     }
-  }
-
-  std::stable_sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
+  file_.release();
+
+  // In place: a stable sort would take as much memory again.
+  std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+  });
+  by_name_.resize(tensors_.size());
+  std::iota(by_name_.begin(), by_name_.end(), 0u);
+  std::sort(by_name_.begin(), by_name_.end(),
+            [&](uint32_t a, uint32_t b) { return tensors_[a].name < tensors_[b].name; });
+  const auto twice = std::adjacent_find(
+      by_name_.begin(), by_name_.end(),
+      [&](uint32_t a, uint32_t b) { return tensors_[a].name == tensors_[b].name; });
+  if (twice != by_name_.end()) throw_twice(path, tensors_[*twice].name);
   size_t end = 0;
   for (const TensorInfo& info : tensors_) {
     if (info.begin != end)
       throw_error("{}: {}: data_offsets: {}: begins at {}, expected {}", path, quote(info.name),
                   info.begin < end ? "overlaps another tensor" : "leaves a hole", info.begin, end);
     end = info.end;
-    by_name_[info.name] = static_cast<size_t>(&info - tensors_.data());
   }
   if (end != data_bytes)
     throw_error("{}: {}: the tensors need {} bytes of data, the file has {}", path,
@@ -143,8 +161,11 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
 }
 
 const TensorInfo* Safetensors::find(const std::string& name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+  const auto found = std::lower_bound(
+      by_name_.begin(), by_name_.end(), name,
+      [&](uint32_t place, const std::string& wanted) { return tensors_[place].name < wanted; });
+  if (found == by_name_.end() || tensors_[*found].name != name) return nullptr;
+  return &tensors_[*found];
 }
 
 std::span<const std::byte> Safetensors::bytes(const TensorInfo& info) const {

@@ -2,13 +2,15 @@
 //
 // The header maps names to {dtype, shape, data_offsets}, and "__metadata__" to strings. A file is
 // checked whole when it is opened: header length against file size, types, shapes against byte
-// counts (with overflow), offsets in range, no overlap, no holes; so that reading cannot fail.
+// counts (with overflow), offsets in range, no overlap, no holes; so that reading cannot fail. What
+// is kept of the header is small: a header made to be large takes a few times its bytes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "refrain/io/file.h"
@@ -17,7 +19,7 @@ namespace refrain::io {
 
 struct TensorInfo {
   std::string name;
-  std::string dtype;  // "F32", "BF16", "F16", "F64", "I64", ...
+  std::string_view dtype;  // "F32", "BF16", "F16", "F64", "I64", ...
   std::vector<int64_t> shape;
   size_t begin = 0, end = 0;  // bytes, from the start of the data
 
@@ -42,7 +44,7 @@ class Safetensors {
 
   MappedFile file_;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t> by_name_;
+  std::vector<uint32_t> by_name_;  // places in tensors_
   std::map<std::string, std::string> metadata_;
   size_t data_ = 0;  // where tensor bytes start in the file
 };

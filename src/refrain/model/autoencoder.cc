@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <string>
 
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -27,12 +29,13 @@ void check_lengths(const Window& w) {
 
 }  // namespace
 
-Autoencoder::Autoencoder(const AutoencoderConfig& config)
+Autoencoder::Autoencoder(const AutoencoderConfig& config, Memory memory)
     : config_(checked(config)), squeeze_{config.hidden, config.bottleneck, true}, decoder_(config) {
   for (int64_t l = 0; l < config_.layers; ++l)
     encoder_.emplace_back(config_.kind_of_cell(), l == 0 ? config_.width : config_.hidden,
                           config_.hidden);
-  parameters_.allocate([this](const ParamVisitor& v) { visit(v); });
+  parameters_.declare([this](const ParamVisitor& v) { visit(v); });
+  if (memory == Memory::kTaken) parameters_.take_memory();
 }
 
 void Autoencoder::visit(const ParamVisitor& v) {
@@ -172,10 +175,12 @@ std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
     throw_error("{}: model_type: expected \"{}\", found {}", path, kModelType,
                 io::describe(json.at("model_type")));
   constexpr int64_t kMost = int64_t{1} << 24;
+  std::set<std::string> known = {"architectures", "model_type", "width", "vocab_size"};
   AutoencoderConfig config;
   config.width = io::get_int(json, "width", path, 1, kMost);
   config.vocab_size = io::get_int(json, "vocab_size", path, 0, kMost);
   config.visit([&](const char* name, auto& field, const char*) {
+    known.insert(name);
     using Field = std::decay_t<decltype(field)>;
     if constexpr (std::is_same_v<Field, bool>)
       field = io::get_bool(json, name, path);
@@ -184,9 +189,13 @@ std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
     else
       field = io::get_string(json, name, path);
   });
+  for (const auto& [key, value] : json.items())
+    if (!known.contains(key) && !value.is_null())
+      throw_error("{}: {}: expected no setting of this name, found {}", path, io::quote(key),
+                  io::describe(value));
   std::unique_ptr<Autoencoder> model;
   try {
-    model = std::make_unique<Autoencoder>(config);
+    model = std::make_unique<Autoencoder>(config, Memory::kLater);
   } catch (const Error& error) {
     throw_error("{}: {}", path, error.what());
   }

@@ -24,8 +24,11 @@ namespace refrain {
 
 class Autoencoder {
  public:
+  // kLater: memory is taken by load_weights(), once the file was found to fill it.
+  enum class Memory { kTaken, kLater };
+
   // Weights are zero until initialised or loaded.
-  explicit Autoencoder(const AutoencoderConfig&);
+  explicit Autoencoder(const AutoencoderConfig&, Memory memory = Memory::kTaken);
   Autoencoder(const Autoencoder&) = delete;
   Autoencoder& operator=(const Autoencoder&) = delete;
 

@@ -15,6 +15,7 @@
 #include "refrain/io/safetensors.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/block.h"
+#include "refrain/model/file_tensors.h"
 
 namespace refrain {
 namespace {
@@ -24,53 +25,77 @@ using io::Json;
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
 
+// Of the index of a large model's files: many times what the deepest have.
+constexpr size_t kMaxIndexBytes = size_t{1} << 22;
+
 std::string to_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
 std::vector<int64_t> shape_of(const Tensor& t) { return {t.dim.begin(), t.dim.begin() + t.rank}; }
 
+bool is_readable(const std::string_view dtype) {
+  return dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64";
+}
+
 // The tensors of a directory, whether they lie in one file or in several.
 class WeightFiles {
  public:
   struct Entry {
-    const io::Safetensors* file;
-    const io::TensorInfo* info;
+    const io::Safetensors* file = nullptr;
+    const io::TensorInfo* info = nullptr;
   };
 
   explicit WeightFiles(const std::string& directory) {
     path_ = directory + "/model.safetensors";
     if (io::exists(path_)) {
       add(path_);
-      return;
+    } else {
+      const std::string index = path_ + ".index.json";
+      if (!io::exists(index))
+        throw_error("{}: expected model.safetensors or model.safetensors.index.json, found neither",
+                    directory);
+      path_ = index;
+      read_index(directory);
     }
-    const std::string index = path_ + ".index.json";
-    if (!io::exists(index))
-      throw_error("{}: expected model.safetensors or model.safetensors.index.json, found neither",
-                  directory);
-    path_ = index;
-    read_index(directory);
+    each([&](const Entry& entry) { is_stack_ &= !entry.info->name.starts_with(kStack); });
   }
 
   const std::string& path() const { return path_; }
-  const std::map<std::string, Entry>& entries() const { return entries_; }
 
-  int64_t elements() const {
+  // By the name it has in a whole model: `transformers` leaves out "model." where it saves the
+  // stack alone. `info` is null when it is absent.
+  Entry find(const std::string& name) const {
+    const bool shorter = is_stack_ && name.starts_with(kStack);
+    const std::string in_file = shorter ? name.substr(kStack.size()) : name;
+    for (const io::Safetensors& file : files_)
+      if (const io::TensorInfo* info = file.find(in_file)) return {&file, info};
+    return {};
+  }
+
+  template <class F>
+  void each(F&& f) const {
+    for (const io::Safetensors& file : files_)
+      for (const io::TensorInfo& info : file.tensors()) f(Entry{&file, &info});
+  }
+
+  // The numbers that can be weights.
+  int64_t weights() const {
     int64_t sum = 0;
-    for (const auto& [name, entry] : entries_) sum += entry.info->size();
+    each([&](const Entry& entry) {
+      if (is_readable(entry.info->dtype)) sum += entry.info->size();
+    });
     return sum;
   }
 
  private:
-  const io::Safetensors& add(const std::string& path) {
-    const io::Safetensors& file = files_.emplace_back(path);
-    for (const io::TensorInfo& info : file.tensors()) entries_[info.name] = {&file, &info};
-    return file;
-  }
+  static constexpr std::string_view kStack = "model.";
+
+  const io::Safetensors& add(const std::string& path) { return files_.emplace_back(path); }
 
   // The index maps every tensor to the file it is in.
   void read_index(const std::string& directory) {
-    const Json index = io::read_json(path_);
+    const Json index = io::read_json(path_, kMaxIndexBytes);
     const Json& map = io::member(index, "weight_map", path_);
     if (!map.is_object())
       throw_error("{}: weight_map: expected an object, found {}", path_, io::describe(map));
@@ -99,86 +124,88 @@ class WeightFiles {
 
   std::string path_;
   std::deque<io::Safetensors> files_;  // entries point into them
-  std::map<std::string, Entry> entries_;
+  bool is_stack_ = true;               // no name begins with "model."
 };
 
-bool is_readable(const std::string& dtype) {
-  return dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64";
-}
-
-// "model.layers.<number>.self_attn.rotary_emb.inv_freq": old versions of transformers saved what
-// follows from rope_theta.
+// "model.rotary_emb.inv_freq" or "model.layers.<number>.self_attn.rotary_emb.inv_freq": versions of
+// transformers saved what follows from rope_theta.
 bool is_rotary_table(std::string_view name) {
-  constexpr std::string_view kBefore = "model.layers.", kAfter = ".self_attn.rotary_emb.inv_freq";
-  if (name.size() <= kBefore.size() + kAfter.size() || !name.starts_with(kBefore) ||
-      !name.ends_with(kAfter))
+  constexpr std::string_view kStack = "model.", kLayers = "layers.", kAttention = ".self_attn.";
+  constexpr std::string_view kTable = "rotary_emb.inv_freq";
+  if (name.starts_with(kStack)) name.remove_prefix(kStack.size());
+  if (name == kTable) return true;
+  if (!name.ends_with(kTable)) return false;
+  name.remove_suffix(kTable.size());
+  if (name.size() <= kLayers.size() + kAttention.size() || !name.starts_with(kLayers) ||
+      !name.ends_with(kAttention))
     return false;
-  name.remove_prefix(kBefore.size());
-  name.remove_suffix(kAfter.size());
+  name.remove_prefix(kLayers.size());
+  name.remove_suffix(kAttention.size());
   return name.find_first_not_of("0123456789") == name.npos;
 }
 
-void check(const WeightFiles::Entry& entry, const std::string& name, const Tensor& expected) {
-  const std::string where = fmt::format("{}: {}", entry.file->path(), io::quote(name));
-  if (entry.info->shape != shape_of(expected))
-    throw_error("{}: expected shape {}, found {}", where, to_text(shape_of(expected)),
+void check(const WeightFiles::Entry& entry, const std::vector<int64_t>& shape) {
+  const std::string where = fmt::format("{}: {}", entry.file->path(), io::quote(entry.info->name));
+  if (entry.info->shape != shape)
+    throw_error("{}: expected shape {}, found {}", where, to_text(shape),
                 to_text(entry.info->shape));
   if (!is_readable(entry.info->dtype))
     throw_error("{}: expected F32, BF16, F16 or F64, found {}", where, entry.info->dtype);
 }
 
-void read(const WeightFiles::Entry& entry, const Tensor& to) {
-  entry.file->read(*entry.info, {to.data, static_cast<size_t>(to.size())});
+// Where each of a model's tensors is in the files, in the order of visit_file_tensors().
+struct Places {
+  std::vector<WeightFiles::Entry> tensors;
+  WeightFiles::Entry second;  // a tied model's head, beside its embedding
+};
+
+// The model's shapes suffice: it need not have taken memory.
+Places find_tensors(const WeightFiles& files, LanguageModel& model) {
+  Places places;
+  std::set<const io::TensorInfo*> used;
+  const bool tied = model.config().tie_embeddings;
+  const auto find = [&](const std::string& name, const std::vector<int64_t>& shape, int64_t) {
+    WeightFiles::Entry entry = files.find(name);
+    if (name == kEmbedding && tied) {
+      // Either stands for both.
+      const WeightFiles::Entry head = files.find(kHead);
+      if (head.info) {
+        check(head, shape);
+        used.insert(head.info);
+        (entry.info ? places.second : entry) = head;
+      }
+    }
+    if (!entry.info)
+      throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(), io::quote(name),
+                  to_text(shape));
+    check(entry, shape);
+    used.insert(entry.info);
+    places.tensors.push_back(entry);
+  };
+  model.visit([&](const ParamSpec& spec, Param&) { each_file_tensor(spec, find); });
+  files.each([&](const WeightFiles::Entry& entry) {
+    if (!used.contains(entry.info) && !is_rotary_table(entry.info->name))
+      throw_error("{}: {}: expected no tensor of this name", entry.file->path(),
+                  io::quote(entry.info->name));
+  });
+  return places;
 }
 
-void load(const WeightFiles& files, LanguageModel& model) {
-  std::map<std::string, WeightFiles::Entry> left = files.entries();
-  std::vector<std::pair<WeightFiles::Entry, Tensor>> found;
+void read(const Places& places, LanguageModel& model) {
   Tensor embedding;
+  size_t next = 0;
   visit_file_tensors(model, [&](const std::string& name, const Tensor& to) {
-    const auto it = left.find(name);
-    if (it == left.end())
-      throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(), io::quote(name),
-                  to_text(shape_of(to)));
-    check(it->second, name, to);
-    found.emplace_back(it->second, to);
-    left.erase(it);
+    const auto& [file, info] = places.tensors[next++];
+    file->read(*info, {to.data, static_cast<size_t>(to.size())});
     if (name == kEmbedding) embedding = to;
   });
-
-  const WeightFiles::Entry* head = nullptr;
-  for (const auto& [name, entry] : left) {
-    if (is_rotary_table(name)) continue;
-    if (name != kHead)
-      throw_error("{}: {}: expected no tensor of this name", entry.file->path(), io::quote(name));
-    check(entry, name, embedding);
-    head = &entry;
-  }
-
-  for (const auto& [entry, to] : found) read(entry, to);
-  if (!head) return;
+  const auto& [file, info] = places.second;
+  if (!info) return;
   Buffer<float> second(static_cast<size_t>(embedding.size()));
-  head->file->read(*head->info, second.span());
+  file->read(*info, second.span());
   if (std::memcmp(second.data(), embedding.data, second.size() * sizeof(float)) != 0)
     throw_error("{}: \"{}\": expected the values of {}, to which config.json ties it, found others",
-                head->file->path(), kHead, kEmbedding);
-}
-
-// Weights of the embedding and the blocks, which is nearly all. Takes no memory for them.
-int64_t count_weights(const ModelDescription& d) {
-  std::map<std::string, int64_t> by_kind;
-  int64_t sum = d.config.vocab_size * d.config.d_model;
-  MixerShape shape = d.config.mixer_shape();
-  shape.context = 1;  // weights do not depend on it, tables that mixers make do
-  for (const std::string& kind : d.config.mixers()) {
-    const auto [it, is_new] = by_kind.try_emplace(kind, 0);
-    int64_t& weights = it->second;
-    if (is_new)
-      Block(make_mixer(kind, shape, d.mixer_settings), d.config, 0)
-          .visit([&](const ParamSpec& spec, Param&) { weights += spec.size(); });
-    sum += weights;
-  }
-  return sum;
+                file->path(), kHead, kEmbedding);
 }
 
 }  // namespace
@@ -186,14 +213,26 @@ int64_t count_weights(const ModelDescription& d) {
 void visit_file_tensors(LanguageModel& model,
                         const std::function<void(const std::string&, Tensor)>& visit) {
   model.visit([&](const ParamSpec& spec, Param& param) {
-    if (spec.parts.empty()) visit(spec.name, param.w);
-    int64_t row = 0;
-    for (const ParamPart& part : spec.parts) {
-      visit(part.name, param.w.slice(row, part.rows));
-      row += part.rows;
-    }
-    REFRAIN_CHECK(spec.parts.empty() || row == param.w.rows());
+    each_file_tensor(spec, [&](const std::string& name, const std::vector<int64_t>& shape,
+                               int64_t first) { visit(name, part_of(param.w, shape, first)); });
   });
+}
+
+int64_t count_weights(const ModelConfig& config, const Options& mixer_settings) {
+  std::map<std::string, int64_t> by_kind;
+  const int64_t matrices = config.tie_embeddings ? 1 : 2;
+  int64_t sum = matrices * config.vocab_size * config.d_model;
+  MixerShape shape = config.mixer_shape();
+  shape.context = 1;  // weights do not depend on it, tables that mixers make do
+  for (const std::string& kind : config.mixers()) {
+    const auto [it, is_new] = by_kind.try_emplace(kind, 0);
+    int64_t& weights = it->second;
+    if (is_new)
+      Block(make_mixer(kind, shape, mixer_settings), config, 0)
+          .visit([&](const ParamSpec& spec, Param&) { weights += spec.size(); });
+    sum += weights;
+  }
+  return sum;
 }
 
 void save_weights(const std::string& path, LanguageModel& model) {
@@ -217,7 +256,8 @@ void save_model(const std::string& directory, LanguageModel& model, const Specia
 }
 
 void load_weights(const std::string& directory, LanguageModel& model) {
-  load(WeightFiles(directory), model);
+  const WeightFiles files(directory);
+  read(find_tensors(files, model), model);
 }
 
 std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialTokens* special,
@@ -227,15 +267,18 @@ std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialT
   std::unique_ptr<LanguageModel> model;
   try {
     // A little too little is told better by the name of what is missing.
-    const int64_t needed = count_weights(d), held = files.elements();
+    const int64_t needed = count_weights(d.config, d.mixer_settings), held = files.weights();
     if (needed / 2 > held)
       throw_error("expected the settings of a model of {} weights, as its files hold, found {}",
                   held, needed);
-    model = std::make_unique<LanguageModel>(d.config, d.mixer_settings);
+    model =
+        std::make_unique<LanguageModel>(d.config, d.mixer_settings, LanguageModel::Memory::kLater);
   } catch (const Error& error) {
     throw_error("{}/config.json: {}", directory, error.what());
   }
-  load(files, *model);
+  const Places places = find_tensors(files, *model);
+  model->take_memory();
+  read(places, *model);
   if (special) *special = d.special;
   return model;
 }

@@ -16,6 +16,9 @@ namespace refrain {
 void visit_file_tensors(LanguageModel& model,
                         const std::function<void(const std::string&, Tensor)>& visit);
 
+// What a model of this config has of weights, nearly all. Takes no memory for them.
+int64_t count_weights(const ModelConfig&, const Options& mixer_settings);
+
 // Writes the three files into a directory that exists, each atomically, the weights last.
 // The same model gives the same bytes.
 void save_model(const std::string& directory, LanguageModel& model, const SpecialTokens& special);
@@ -23,15 +26,16 @@ void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
 void save_weights(const std::string& path, LanguageModel& model);
 
-// Memory is taken only for a model that the directory's files can fill. `notes` hears of settings
-// that are left aside.
+// Memory is taken only for a model that the directory's files fill. `notes` hears of settings that
+// are left aside.
 std::unique_ptr<LanguageModel> load_model(const std::string& directory,
                                           SpecialTokens* special = nullptr,
                                           const Notes& notes = {});
 
 // Every tensor of the model must be there with its shape, as F32, BF16, F16 or F64, and no other,
-// save those that say nothing new: rotary frequencies, and a tied model's lm_head.weight if it
-// equals the embedding. Names and shapes are checked before the model changes.
+// save those that say nothing new: rotary frequencies. A tied model's lm_head.weight may stand for
+// its embedding, or beside it if the two are equal. If no name begins with "model.", all lack it.
+// Names and shapes are checked before the model changes.
 void load_weights(const std::string& directory, LanguageModel& model);
 
 }  // namespace refrain

@@ -7,6 +7,7 @@
 #include "refrain/base/random.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
+#include "refrain/model/file_tensors.h"
 
 namespace refrain {
 namespace {
@@ -16,30 +17,16 @@ int64_t padded(int64_t n) {
   return (n + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
 }
 
-std::vector<int64_t> shape_of(const Tensor& t) { return {t.dim.begin(), t.dim.begin() + t.rank}; }
-
-// As files name them.
-void each_file_tensor(const Parameters& of,
-                      const std::function<void(const std::string&, Tensor)>& f) {
-  of.visit([&](const ParamSpec& spec, Param& param) {
-    if (spec.parts.empty()) return f(spec.name, param.w);
-    int64_t row = 0;
-    for (const ParamPart& part : spec.parts) {
-      f(part.name, param.w.slice(row, part.rows));
-      row += part.rows;
-    }
-  });
-}
-
 }  // namespace
 
-void Parameters::allocate(Visit visit) {
+void Parameters::declare(Visit visit) {
   visit_ = std::move(visit);
+  visit_([&](const ParamSpec& spec, Param&) { count_ += spec.size(); });
+}
+
+void Parameters::take_memory() {
   int64_t total = 0;
-  visit_([&](const ParamSpec& spec, Param&) {
-    count_ += spec.size();
-    total += padded(spec.size());
-  });
+  visit_([&](const ParamSpec& spec, Param&) { total += padded(spec.size()); });
   weights_ = Buffer<float>(static_cast<size_t>(total));
   float* at = weights_.data();
   visit_([&](const ParamSpec& spec, Param& param) {
@@ -80,30 +67,44 @@ void Parameters::clear_gradients() {
 void Parameters::save(const std::string& path,
                       const std::map<std::string, std::string>& metadata) const {
   std::vector<io::TensorToWrite> tensors;
-  each_file_tensor(*this, [&](const std::string& name, Tensor t) {
-    tensors.push_back({name, shape_of(t), t.data});
+  visit_([&](const ParamSpec& spec, Param& param) {
+    each_file_tensor(
+        spec, [&](const std::string& name, const std::vector<int64_t>& shape, int64_t first) {
+          tensors.push_back({name, shape, part_of(param.w, shape, first).data});
+        });
   });
   io::write_safetensors(path, tensors, metadata);
 }
 
 void Parameters::load(const std::string& path) {
   const io::Safetensors file(path);
-  std::vector<std::pair<const io::TensorInfo*, Tensor>> found;
-  each_file_tensor(*this, [&](const std::string& name, Tensor t) {
+  std::vector<const io::TensorInfo*> found;
+  const auto find = [&](const std::string& name, const std::vector<int64_t>& shape, int64_t) {
     const io::TensorInfo* info = file.find(name);
-    const std::string shape = fmt::format("[{}]", fmt::join(shape_of(t), ", "));
+    const std::string expected = fmt::format("[{}]", fmt::join(shape, ", "));
     if (!info)
-      throw_error("{}: {}: missing, expected a tensor of shape {}", path, io::quote(name), shape);
-    if (info->shape != shape_of(t))
-      throw_error("{}: {}: expected shape {}, found [{}]", path, io::quote(name), shape,
+      throw_error("{}: {}: missing, expected a tensor of shape {}", path, io::quote(name),
+                  expected);
+    if (info->shape != shape)
+      throw_error("{}: {}: expected shape {}, found [{}]", path, io::quote(name), expected,
                   fmt::join(info->shape, ", "));
     if (info->dtype != "F32")
       throw_error("{}: {}: expected F32, found {}", path, io::quote(name), info->dtype);
-    found.emplace_back(info, t);
-  });
+    found.push_back(info);
+  };
+  visit_([&](const ParamSpec& spec, Param&) { each_file_tensor(spec, find); });
   if (file.tensors().size() != found.size())
     throw_error("{}: expected {} tensors, found {}", path, found.size(), file.tensors().size());
-  for (const auto& [info, t] : found) file.read(*info, {t.data, static_cast<size_t>(t.size())});
+
+  if (weights_.size() == 0) take_memory();
+  size_t next = 0;
+  visit_([&](const ParamSpec& spec, Param& param) {
+    each_file_tensor(spec,
+                     [&](const std::string&, const std::vector<int64_t>& shape, int64_t first) {
+                       const Tensor to = part_of(param.w, shape, first);
+                       file.read(*found[next++], {to.data, static_cast<size_t>(to.size())});
+                     });
+  });
 }
 
 }  // namespace refrain

@@ -18,9 +18,10 @@ class Parameters {
  public:
   using Visit = std::function<void(const ParamVisitor&)>;
 
-  // Takes memory for what `visit` visits; zero until it is filled. `visit` belongs to the model,
-  // which must stay where it is.
-  void allocate(Visit visit);
+  // What `visit` visits. It belongs to the model, which must stay where it is.
+  void declare(Visit visit);
+  // For all of it; zero until it is filled.
+  void take_memory();
 
   // Drawn from (seed, name of the tensor) alone.
   void initialise(uint64_t seed);
@@ -33,7 +34,8 @@ class Parameters {
   int64_t count() const { return count_; }
 
   // As safetensors under their names, parts one by one. Every tensor must be there with its shape,
-  // and no other; names and shapes are checked before anything changes.
+  // and no other; names and shapes are checked before anything changes, and before memory is taken,
+  // if none was yet.
   void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const;
   void load(const std::string& path);
 

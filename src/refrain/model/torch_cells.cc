@@ -161,15 +161,11 @@ Sizes check(const Parts& parts, kernels::Cell cell) {
       expect_shape(*info, shape);
     }
   if (!left.empty()) Parts::refuse(*left.begin()->second);
-  // Every layer becomes as wide as the embedding.
-  constexpr int64_t kMostTimes = 64;
-  if (s.E / kMostTimes > s.H)
-    throw_error("expected an embedding of up to {} times the width of the cells, found {} and {}",
-                kMostTimes, s.E, s.H);
   return s;
 }
 
-std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& kind) {
+std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& kind,
+                                           int64_t in_file) {
   ModelConfig config;
   config.vocab_size = s.V;
   config.d_model = s.D();
@@ -179,6 +175,12 @@ std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& ki
   config.block = "bare";
   Options settings;
   settings.set(kind + ".hidden", std::to_string(s.H == s.D() ? 0 : s.H));
+  config.resolve();
+  // Every layer becomes as wide as the embedding.
+  constexpr int64_t kMostTimes = 8;
+  if (const int64_t needed = count_weights(config, settings); needed / kMostTimes > in_file)
+    throw_error("expected a model of at most {} times the {} numbers of the file, found one of {}",
+                kMostTimes, in_file, needed);
   return std::make_unique<LanguageModel>(config, settings);
 }
 
@@ -217,7 +219,9 @@ std::unique_ptr<LanguageModel> load_torch_cells(const std::string& path, const s
   try {
     const Parts parts(file);
     const Sizes sizes = check(parts, to_cell(kind));
-    model = empty_model(sizes, kind);
+    int64_t in_file = 0;
+    for (const TensorInfo& info : file.tensors()) in_file += info.size();
+    model = empty_model(sizes, kind, in_file);
     fill(*model, file, parts, sizes);
   } catch (const Error& error) {
     throw_error("{}: {}", path, error.what());

@@ -40,9 +40,11 @@ Attention::Attention(const MixerShape& s, const AttentionConfig& c)
                 s.head_dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))),
                 qkv_.out,   o_.in,
                 c.window,   c.stride};
-  // The table is bounded; positions beyond it cost a few sines each.
-  constexpr int64_t kTableFloats = int64_t{1} << 18;
-  table_rows_ = std::clamp<int64_t>(s.context, 1, kTableFloats / s.head_dim);
+  // The table is bounded, and so are those of all blocks together, since a context is said without
+  // a weight behind it; positions beyond it cost a few sines each.
+  constexpr int64_t kTableFloats = int64_t{1} << 18, kOfAllBlocks = int64_t{1} << 25;
+  const int64_t floats = std::min(kTableFloats, kOfAllBlocks / std::max<int64_t>(s.blocks, 1));
+  table_rows_ = std::clamp<int64_t>(s.context, 1, std::max<int64_t>(floats / s.head_dim, 1));
   cos_.resize(static_cast<size_t>(table_rows_ * s.head_dim / 2));
   sin_.resize(cos_.size());
   kernels::rope_table(theta_, {cos_.data(), {table_rows_, s.head_dim / 2}},
