@@ -1,6 +1,7 @@
 #include "cli/speed_cache.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "cli/output.h"
@@ -52,20 +53,27 @@ Calibration machine_speed(const ModelConfig& config, const Options& mixer_settin
   io::Json cache = io::Json::object();
   try {
     if (!directory.empty() && io::exists(path)) cache = io::read_json(path);
-    if (!cache.is_object()) cache = io::Json::object();
+    if (!cache.is_object())
+      throw_error("{}: expected an object, found {}", path, io::describe(cache));
+    if (const io::Json* found = io::find(cache, key); found && !again) {
+      const std::string where = path + ": a measurement";
+      const Calibration speed{io::get_number(*found, "seconds_per_operation", where),
+                              io::get_number(*found, "seconds_per_parameter", where)};
+      if (speed.seconds_per_operation > 0 && speed.seconds_per_parameter > 0) return speed;
+      throw_error("{}: expected times above zero, found {}", where, io::to_line(*found));
+    }
   } catch (const Error& error) {
     note(fmt::format("{}; measuring again", error.what()));
   }
-  if (const io::Json* found = io::find(cache, key); found && !again) {
-    const Calibration speed{found->value("seconds_per_operation", 0.0),
-                            found->value("seconds_per_parameter", 0.0)};
-    if (speed.seconds_per_operation > 0 && speed.seconds_per_parameter > 0) return speed;
-  }
+  if (!cache.is_object()) cache = io::Json::object();
   const Calibration speed = calibrate(config, mixer_settings, training);
   cache[key] = {{"seconds_per_operation", speed.seconds_per_operation},
                 {"seconds_per_parameter", speed.seconds_per_parameter}};
   try {
-    if (!directory.empty()) {
+    // A pipe of that name would be waited for.
+    std::error_code failed;
+    const auto status = std::filesystem::status(path, failed);
+    if (!directory.empty() && (!exists(status) || is_regular_file(status))) {
       io::make_directories(directory);
       io::write_file(path, io::to_text(cache));
     }
