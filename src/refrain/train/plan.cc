@@ -194,7 +194,7 @@ Plan Planner::unbounded() const {
   return measured(plan);
 }
 
-const std::vector<Plan>& Planner::frontier() const {
+const std::vector<Plan>& Planner::frontier() const& {
   if (!all_.empty()) return all_;
   const int64_t layers = model_.config().layers;
   const std::vector<std::string> kinds = model_.config().mixers();

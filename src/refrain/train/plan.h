@@ -55,7 +55,8 @@ class Planner {
   // the rest depends on.
   Plan within(size_t budget) const;
   // Those that no other beats in both bytes and cost, by bytes.
-  const std::vector<Plan>& frontier() const;
+  const std::vector<Plan>& frontier() const&;
+  std::vector<Plan> frontier() && { return frontier(); }  // outlives a Planner that was made for it
 
  private:
   Plan measured(Plan) const;
