@@ -1,7 +1,8 @@
 option(REFRAIN_TESTS "build the tests" ON)
 option(REFRAIN_BENCH "build the benchmarks" OFF)
+option(REFRAIN_FUZZ "build the fuzz targets and nothing else; needs clang with libFuzzer" OFF)
 option(REFRAIN_WERROR "warnings are errors" OFF)
-set(REFRAIN_SANITIZE "" CACHE STRING "address, thread or empty")
+set(REFRAIN_SANITIZE "" CACHE STRING "what -fsanitize= takes, e.g. address,undefined or thread; or empty")
 
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)

@@ -2,13 +2,29 @@
 # wherever it is inlined; fused multiply-adds are written out where they are meant.
 add_library(refrain_flags INTERFACE)
 target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off)
-# Highway's targets: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline.
-target_compile_definitions(refrain_flags INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3)
+# Highway's targets: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline. Under
+# sanitizers, what has SSE4 does too: compiling kernels takes minutes a file, and no line of ours is
+# for SSE4 alone.
+if(REFRAIN_FUZZ)  # whose parsers compute nothing
+  target_compile_definitions(refrain_flags INTERFACE HWY_COMPILE_ONLY_SCALAR)
+elseif(REFRAIN_SANITIZE)
+  target_compile_definitions(refrain_flags INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3|HWY_SSE4)
+else()
+  target_compile_definitions(refrain_flags INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3)
+endif()
 if(REFRAIN_WERROR)
   target_compile_options(refrain_flags INTERFACE -Werror)
 endif()
 if(REFRAIN_SANITIZE)
-  target_compile_options(refrain_flags INTERFACE -fsanitize=${REFRAIN_SANITIZE} -fno-omit-frame-pointer)
+  # What is undefined ends a test as a failure. Fuzzing leaves alone what computes: parsers do not,
+  # and kernels take minutes to compile.
+  set(flags -fsanitize=${REFRAIN_SANITIZE} -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  if(REFRAIN_FUZZ)
+    set(computes "$<IN_LIST:$<TARGET_PROPERTY:NAME>,refrain_kernels;refrain_layers;refrain_mixers>")
+    set(flags "$<$<NOT:${computes}>:${flags}>")
+  endif()
+  target_compile_options(refrain_flags INTERFACE "${flags}")
+  target_compile_definitions(refrain_flags INTERFACE _GLIBCXX_ASSERTIONS)
   target_link_options(refrain_flags INTERFACE -fsanitize=${REFRAIN_SANITIZE})
 endif()
 
