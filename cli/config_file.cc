@@ -1,5 +1,13 @@
 #include "cli/config_file.h"
 
+// What the library asserts is not always so: "a = [}" would end the program, or, with NDEBUG, be
+// undefined.
+namespace {
+struct NotToml {};
+[[noreturn]] void throw_not_toml() { throw NotToml(); }
+}  // namespace
+#undef NDEBUG
+#define TOML_ASSERT(condition) ((condition) ? void() : throw_not_toml())
 #define TOML_HEADER_ONLY 1
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
@@ -120,6 +128,8 @@ std::vector<ConfigEntry> read_toml(std::string_view text, const std::string& pat
     constexpr std::string_view kOpening = "Error while parsing ";
     if (what.starts_with(kOpening)) what.remove_prefix(kOpening.size());
     throw_error("{}: line {}: {}", path, error.source().begin.line, what);
+  } catch (const NotToml&) {
+    throw_error("{}: expected TOML, found what can be no part of it", path);
   }
   return entries;
 }
