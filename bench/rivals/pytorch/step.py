@@ -2,10 +2,12 @@
 """Trains a model that refrain wrote for a few steps in PyTorch, in one mode, and prints what they
 took as a line of JSON.
 
-The first batch is the first tokens of the file, window after window, and its loss must be
---expected-loss, refrain's own: within 1e-4, or with --bf16 within 1 %. Otherwise nothing is
-timed and the exit status is 1. Further batches are windows at random. --mixer-only times one
-block's mixer instead, forward and backward, on made input.
+Logits of the first tokens of the file must be --expected-logits, refrain's own: together
+within 1e-3 of their size, or with --bf16 10 %. Then the first batch, the first tokens window after window, must
+have --expected-loss, refrain's as well: within 1e-4, or with --bf16 1 %. Otherwise nothing is timed
+and the exit status is 1. Further batches are windows at random. --mixer-only times one block's
+mixer instead, forward and backward, on made input. --plant changes a matrix of a mixer first, to
+see it refused.
 """
 import argparse
 import json
@@ -15,6 +17,7 @@ import sys
 import time
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 import models
@@ -26,6 +29,8 @@ def parse():
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--model", type=pathlib.Path, required=True, help="model directory of refrain's")
     p.add_argument("--tokens", type=pathlib.Path, required=True, help="token file")
+    p.add_argument("--expected-logits", type=pathlib.Path, required=True,
+                   help="safetensors file with the logits of the first tokens")
     p.add_argument("--expected-loss", type=float, required=True, help="of the first batch")
     p.add_argument("--form", required=True, help="of the mixer; see models/")
     p.add_argument("--batch-size", type=int, required=True)
@@ -38,6 +43,7 @@ def parse():
     p.add_argument("--compile", action="store_true",
                    help="the model, or of a form `loop` the function of one time step")
     p.add_argument("--mixer-only", action="store_true")
+    p.add_argument("--plant", action="store_true")
     return p.parse_args()
 
 
@@ -50,6 +56,17 @@ def check(found, args):
     if not abs(found - args.expected_loss) <= tolerance:
         raise SystemExit(f"refused: the loss of the first batch is {found:.6f}, refrain's "
                          f"{args.expected_loss:.6f}, which is more than {tolerance:.0e} away")
+
+
+def check_logits(model, ids, args):
+    with safe_open(args.expected_logits, "pt") as f:
+        want = f.get_tensor("logits")
+    with torch.no_grad(), autocast(args):
+        found = model.logits(ids[None, :len(want)])[0].float()
+    off = ((found - want).norm() / want.norm()).item()
+    if not off <= (0.1 if args.bf16 else 1e-3):
+        raise SystemExit(f"refused: the logits of the first {len(want)} tokens differ from "
+                         f"refrain's by {off:.2g} of their size")
 
 
 def batches(ids, rows, T):
@@ -123,8 +140,13 @@ def main():
     imports = resident()
     model, config = models.load(args.model, args.form)
     T = config["context"]
-    data = batches(torch.tensor(tokens.read(args.tokens)[0], dtype=torch.int64), args.batch_size, T)
+    ids = torch.tensor(tokens.read(args.tokens)[0], dtype=torch.int64)
+    data = batches(ids, args.batch_size, T)
     losses = []
+    if args.plant:
+        with torch.no_grad():
+            next(p for p in model.layers[0].self_attn.parameters() if p.dim() == 2).mul_(2)
+    check_logits(model, ids, args)
     if args.steps == 0:
         with torch.no_grad(), autocast(args):
             losses.append(model(*next(data)).item())

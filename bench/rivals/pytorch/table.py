@@ -4,8 +4,9 @@ peak memory and MFU, each row as it is done and a summary at the end.
 
 usage: table.py --refrain BIN --data TEXT [--rows 'gla*' lstm] [--quick]        table.py --list
 
-Every model is trained by refrain for a few steps first, and every form of it in PyTorch must give
-refrain's loss from its weights; what does not is refused. Each figure is the median over the steps
+Every model is trained by refrain for a few steps first and its weights are spread (spread.py);
+every form of it in PyTorch must then give refrain's logits and refrain's loss; what does not is
+refused. --plant puts an error into PyTorch's model: every form must be refused. Each figure is the median over the steps
 of all rounds; a round is a process of each engine. Needs the standard library only: PyTorch's
 environment is --python, or is made by setup.sh.
 """
@@ -28,6 +29,7 @@ import tokens
 
 HERE = pathlib.Path(__file__).resolve().parent
 MIB = 2**20
+LOGITS = 256  # tokens whose logits are compared
 
 
 PRECISIONS = ("float32", "bf16", "int16")  # refrain's
@@ -153,13 +155,19 @@ class Table:
                 next(line["eval_loss"] for line in reversed(lines) if "eval_loss" in line))
 
     def model(self, row):
-        """A model of the row's sizes that has learned a little, with its loss of the first batch.
-        Of a mixer that is timed alone, one block with hardly a feed-forward layer."""
+        """A model of the row's sizes, with its loss of the first batch and a file of its logits of
+        the first tokens. Of a mixer that is timed alone, one block with hardly a feed-forward
+        layer."""
         out = self.folder / row.name
         alone = ("--layers", 1, "--d-ff", 32) if row.part == "mixer" else ()
-        _, loss = self.train(row, out, (*row.flags, *alone), 4, "--batch-size", 1)
+        self.train(row, out, (*row.flags, *alone), 4, "--batch-size", 1)
         info = json.loads(self.refrain("info", "-m", out, "--json")[0])
-        return out, loss, info
+        run([self.args.python, HERE / "spread.py", out], self.args.limit, self.env)
+        scores = self.refrain("eval", "-m", out, "--data", self.first(row), "--json")[0]
+        ids = tokens.read(self.first(row))[0][:min(LOGITS, row.context)]
+        self.refrain("logits", "-m", out, "--ids", " ".join(map(str, ids)), "--out",
+                     out / "logits.safetensors")
+        return out, json.loads(scores)["loss"], info
 
     def train_ours(self, row, flags, result):
         with tempfile.TemporaryDirectory(dir=self.folder) as out:
@@ -183,9 +191,11 @@ class Table:
 
     def torch(self, row, model, loss, mode, steps, *more):
         out, _ = run([self.args.python, HERE / "step.py", "--model", model, "--tokens",
-                      self.text(row.tokenizer)[0], "--expected-loss", loss, "--form", mode.form,
+                      self.text(row.tokenizer)[0], "--expected-loss", loss, "--expected-logits",
+                      model / "logits.safetensors", "--form", mode.form,
                       "--batch-size", row.batch, "--steps", steps, "--warm-up", row.warm_up,
                       "--seconds", self.args.seconds, "--threads", self.args.threads,
+                      *(["--plant"] if self.args.plant else []),
                       *(["--bf16"] if mode.bf16 else []), *(["--compile"] if mode.compile else []),
                       *more], self.args.limit, self.env)
         return json.loads(out.splitlines()[-1])
@@ -401,6 +411,8 @@ def main():
                         "and refrain has int16")
     parser.add_argument("--quick", action="store_true",
                         help="one round of one step, small batches, short windows: to try it")
+    parser.add_argument("--plant", action="store_true",
+                        help="an error in PyTorch's models, to see all of them refused")
     args = parser.parse_args()
     chosen = [row for row in rows.ROWS if any(fnmatch.fnmatch(row.name, p) for p in args.rows)]
     if args.list or not chosen:

@@ -72,11 +72,14 @@ class Decoder(nn.Module):
         if c["tie_embeddings"]:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, ids, targets):
+    def logits(self, ids):
         x = self.embed_tokens(ids)
         for layer in self.layers:
             x = layer(x)
-        logits = self.lm_head(self.norm(x))
+        return self.lm_head(self.norm(x))
+
+    def forward(self, ids, targets):
+        logits = self.logits(ids)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
