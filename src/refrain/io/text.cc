@@ -109,6 +109,9 @@ TextReader::TextReader(const std::string& path)
                                                       Descriptor(dup(STDIN_FILENO), kStandardInput))
                              : std::make_unique<Impl>(path, Descriptor(path, O_RDONLY))) {}
 
+TextReader::TextReader(const std::string& path, const std::string& name)
+    : TextReader(std::make_unique<Impl>(name, Descriptor(path, O_RDONLY))) {}
+
 TextReader TextReader::of_regular(const std::string& path) {
   return TextReader(std::make_unique<Impl>(path, open_regular(path)));
 }

@@ -12,6 +12,7 @@ namespace refrain::io {
 class TextReader {
  public:
   explicit TextReader(const std::string& path);
+  TextReader(const std::string& path, const std::string& name);  // which errors call it
   // Of a file that belongs to a directory: a pipe or a device of that name is refused.
   static TextReader of_regular(const std::string& path);
   ~TextReader();
@@ -26,7 +27,7 @@ class TextReader {
   // counts. A line longer than `max_bytes` is an Error that names it.
   bool line(std::string& line, size_t max_bytes = size_t{1} << 26);
   int64_t line_number() const;      // of the line given last, from 1
-  const std::string& name() const;  // the path, or "standard input"
+  const std::string& name() const;  // the path, "standard input", or what was given
 
  private:
   struct Impl;
