@@ -120,7 +120,7 @@ void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
   const std::span<const int64_t> named(pairs.data(), std::min(pairs.size(), kNamed));
   std::vector<std::string> places;
   if (data::DataSet::is_token_file(source.inputs[0]))
-    for (const int64_t i : named) places.push_back(fmt::format("{}: pair {}", set.path(), i + 1));
+    for (const int64_t i : named) places.push_back(fmt::format("{}: pair {}", set.name(), i + 1));
   else
     places = data::places_of(source, named);
   for (size_t i = 0; i < places.size(); ++i) {

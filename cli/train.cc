@@ -13,6 +13,7 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
+#include "cli/run_data.h"
 #include "cli/train_reconstruct.h"
 #include "cli/verbs.h"
 #include "refrain/base/bytes.h"
@@ -321,7 +322,7 @@ struct Train {
   data::DataSet checked(data::DataSet set, const data::Tokenizer& made) const {
     set.check_tokenizer(made);
     if (set.task() != source.task)
-      throw_error("{}: expected a token file for {}, found one for {}", set.path(), source.task,
+      throw_error("{}: expected a token file for {}, found one for {}", set.name(), source.task,
                   set.task());
     return set;
   }
@@ -367,6 +368,9 @@ struct Train {
     data::DataSet train_set = tokens(directory, source.inputs, "train", made);
     std::optional<data::DataSet> valid_set;
     if (!valid.empty()) valid_set = tokens(directory, valid, "valid", made);
+    std::vector<RunData> parts = {{"train", train_set.name(), train_set.fingerprint()}};
+    if (valid_set) parts.push_back({"valid", valid_set->name(), valid_set->fingerprint()});
+    check_run_data(directory, goes_on, parts);
     if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
     const data::TaskDescription task =
         data::describe_task(train_set, made, {source.source_tag, source.target_tag});

@@ -61,7 +61,7 @@ void add_probe(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
   data.read(pair.target, std::span(out.targets).subspan(at));
   for (size_t i = at; i < at + rows; ++i) {
     if (out.tokens[i] == nothing_asked)
-      throw_error("{}: id {} in a sequence, expected less than {}", data.path(), nothing_asked,
+      throw_error("{}: id {} in a sequence, expected less than {}", data.name(), nothing_asked,
                   nothing_asked);
     if (out.targets[i] == nothing_asked)
       out.targets[i] = kIgnore;
@@ -80,7 +80,7 @@ void add_pair(const DataSet& data, int64_t i, Batch& out) {
 bool fits(const DataSet& data, const BatchConfig& config, int64_t i) {
   const int64_t rows = data.rows(i);
   if (rows > longest(config) && !config.skip_long)
-    throw_error("{}: pair {} is {} tokens long, expected at most {}", data.path(), i + 1, rows,
+    throw_error("{}: pair {} is {} tokens long, expected at most {}", data.name(), i + 1, rows,
                 longest(config));
   return rows <= longest(config);
 }
@@ -111,14 +111,14 @@ struct Batches::Impl {
     if (by_pairs)
       find_short_enough();
     else if (data.tokens() <= config.context)
-      throw_error("{}: {} ids of text, expected at least {} for a context of {}", data.path(),
+      throw_error("{}: {} ids of text, expected at least {} for a context of {}", data.name(),
                   data.tokens(), config.context + 1, config.context);
     plan();
   }
 
   void find_short_enough() {
     if (data.sequences() > std::numeric_limits<uint32_t>::max())
-      throw_error("{}: {} pairs, expected at most {}", data.path(), data.sequences(),
+      throw_error("{}: {} pairs, expected at most {}", data.name(), data.sequences(),
                   std::numeric_limits<uint32_t>::max());
     int64_t shortest = std::numeric_limits<int64_t>::max();
     for (int64_t i = 0; i < data.sequences(); ++i) {
@@ -126,7 +126,7 @@ struct Batches::Impl {
       if (fits(data, config, i)) short_enough.push_back(static_cast<uint32_t>(i));
     }
     if (short_enough.empty())
-      throw_error("{}: no pair is at most {} tokens long, the shortest is {}", data.path(),
+      throw_error("{}: no pair is at most {} tokens long, the shortest is {}", data.name(),
                   longest(config), shortest);
   }
 
@@ -226,7 +226,7 @@ void Batches::seek(Position position) {
   if (!same_epoch) impl_->plan();
   if (position.index < 0 || position.index > impl_->batches)
     throw_error("{}: batch {} of epoch {}, which has {}: not the data this was trained on",
-                impl_->data.path(), position.index, position.epoch, impl_->batches);
+                impl_->data.name(), position.index, position.epoch, impl_->batches);
   impl_->at = position;
 }
 
@@ -247,7 +247,7 @@ bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, i
   const int64_t most = sequences_in_batch(data, config);
   if (!data.has_pairs()) {
     if (data.tokens() < 2)
-      throw_error("{}: {} ids of text, expected at least 2", data.path(), data.tokens());
+      throw_error("{}: {} ids of text, expected at least 2", data.name(), data.tokens());
     while (cursor < data.tokens() - 1 && out.sequences() < most) {
       const int64_t rows = std::min(config.context, data.tokens() - 1 - cursor);
       add_sequence(data, cursor, rows, 0, out);

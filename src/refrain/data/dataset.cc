@@ -20,7 +20,7 @@ namespace {
 constexpr std::array<std::string_view, 3> kTasks = {"lm", "translate", "probe"};
 
 // Of the kind and of all tokens in their order.
-uint64_t fingerprint(const Tokenizer& tokenizer) {
+uint64_t fingerprint_of(const Tokenizer& tokenizer) {
   uint64_t hash = mix_key(0, tokenizer.kind());
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     hash = mix_key(hash, tokenizer.token(id), tokenizer.is_special(id));
@@ -109,8 +109,8 @@ DataSet::DataSet(std::shared_ptr<const TokenFile> file)
   if (has_pairs()) pair_count_ = (file_->boundaries() - 1) / 2;
 }
 
-DataSet DataSet::open(const std::string& token_file) {
-  return DataSet(std::make_shared<TokenFile>(token_file));
+DataSet DataSet::open(const std::string& token_file, const std::string& name) {
+  return DataSet(std::make_shared<TokenFile>(token_file, name));
 }
 
 int64_t DataSet::vocab_size() const { return static_cast<int64_t>(file_->header().vocab_size); }
@@ -159,17 +159,17 @@ std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
   const auto train = static_cast<int64_t>(
       std::floor(static_cast<double>(items) * (1 - validation_fraction) + 1e-6));
   if (train < 1 || train >= items)
-    throw_error("{}: a validation split of {} of {} {} leaves one part without any", path(),
+    throw_error("{}: a validation split of {} of {} {} leaves one part without any", name(),
                 validation_fraction, items, has_pairs() ? "pairs" : "ids");
   return {part(0, train), part(train, items - train)};
 }
 
 void DataSet::check_tokenizer(const Tokenizer& tokenizer) const {
   if (tokenizer.vocab_size() != vocab_size())
-    throw_error("{}: made with a tokenizer of {} tokens, found one of {}", path(), vocab_size(),
+    throw_error("{}: made with a tokenizer of {} tokens, found one of {}", name(), vocab_size(),
                 tokenizer.vocab_size());
-  if (fingerprint(tokenizer) != file_->header().fingerprint)
-    throw_error("{}: made with another tokenizer, which had as many tokens ({})", path(),
+  if (fingerprint_of(tokenizer) != file_->header().fingerprint)
+    throw_error("{}: made with another tokenizer, which had as many tokens ({})", name(),
                 vocab_size());
 }
 
@@ -212,7 +212,7 @@ Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
     throw_error("task \"{}\": expected lm, translate or probe", source.task);
   const auto task = static_cast<TokenTask>(known - kTasks.begin());
   TokenFileWriter file(
-      path, {task, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint(tokenizer)});
+      path, {task, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint_of(tokenizer)});
   const auto write = task == TokenTask::kLm          ? write_documents
                      : task == TokenTask::kTranslate ? write_pairs
                                                      : write_probe_sequences;

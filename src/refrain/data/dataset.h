@@ -1,5 +1,5 @@
-// What a model is trained on: sequences of token ids in a token file, which is memory-mapped, so
-// that resident memory does not grow with the data.
+// What a model is trained on: sequences of token ids in a token file, which is read as they are
+// needed, so that resident memory does not grow with the data.
 //
 //   lm         running text: documents follow one another, an end token between them if the
 //              tokenizer has one, and its start token before each if it asks for that
@@ -22,11 +22,13 @@ namespace refrain::data {
 
 class DataSet {
  public:
-  static DataSet open(const std::string& token_file);
+  static DataSet open(const std::string& token_file) { return open(token_file, token_file); }
+  static DataSet open(const std::string& token_file, const std::string& name);  // for errors
   // True if the file starts as a token file does.
   static bool is_token_file(const std::string& path) { return TokenFile::is_one(path); }
 
-  const std::string& path() const { return file_->path(); }
+  const std::string& name() const { return file_->name(); }      // what errors call it
+  uint64_t fingerprint() const { return file_->fingerprint(); }  // of the whole file
   const std::string& task() const { return task_; }
   int64_t vocab_size() const;
   int64_t tokens() const { return token_count_; }

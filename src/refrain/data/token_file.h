@@ -1,8 +1,8 @@
-// Token ids on disk. A text is encoded once and mapped from then on, so training memory does not
-// grow with the data. Little endian:
+// Token ids on disk. A text is encoded once and read from there from then on, so training memory
+// does not grow with the data. Little endian:
 //
 //      0  8 bytes  "RFTOKENS"
-//      8  u32      version, 1
+//      8  u32      version, 2
 //     12  u32      task: 0 lm, 1 translate, 2 probe
 //     16  u32      bytes of an id: 2 when the vocabulary has at most 65,536 tokens, else 4
 //     20  u32      0
@@ -10,21 +10,30 @@
 //     32  u64      fingerprint of the tokenizer
 //     40  24 bytes 0
 //     64           the ids, one after another, then 0 up to a multiple of 8
+//                  a hash (XXH64) of every 256 KiB of that, the last of what is left, u64 each
 //                  the boundaries, u64 each: places among the ids, ascending, the first 0 and the
 //                  last the number of ids. lm: where a document begins. translate: where a pair
 //                  begins and, after it, where its target does. probe: where a sequence begins and,
 //                  after it, where its targets do, which are as many ids; the one behind the
 //                  vocabulary's last says that nothing is asked.
-//   last 32 bytes  u64 ids, u64 boundaries, u64 bytes of text behind the ids, "RFTOKEND"
+//   last 40 bytes  u64 ids, u64 boundaries, u64 bytes of text behind the ids, u64 fingerprint, and
+//                  "RFTOKEND"
 //
-// Counts stand at the end because a stream does not know them before.
+// The fingerprint is of the header, the hashes, the boundaries and the three counts: of all that
+// the file says. It is checked when the file is opened, ids when they are first read, 256 KiB at a
+// time. Counts stand at the end because a stream does not know them before.
+//
+// Version 1 is read too. It has no hashes, and its last 32 bytes no fingerprint: its ids are
+// checked against the vocabulary only.
 #pragma once
 #include <cstdint>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "refrain/io/file.h"
+#include "refrain/io/input_file.h"
 
 namespace refrain::data {
 
@@ -37,28 +46,45 @@ struct TokenFileHeader {
 };
 
 // Checks everything but the ids when it is opened; ids are checked as they are read, so that
-// opening a large file does not read all of it.
+// opening a large file does not read all of it. The boundaries of pairs and probes are kept in
+// memory, 8 bytes each.
 class TokenFile {
  public:
-  explicit TokenFile(const std::string& path);
+  explicit TokenFile(const std::string& path) : TokenFile(path, path) {}
+  TokenFile(const std::string& path, const std::string& name);  // which errors call it
   // True if the file starts as a token file does.
   static bool is_one(const std::string& path);
 
-  const std::string& path() const { return file_.path(); }
+  const std::string& name() const { return file_.name(); }
   const TokenFileHeader& header() const { return header_; }
   int64_t ids() const { return ids_; }
   int64_t boundaries() const { return boundaries_; }
   int64_t boundary(int64_t i) const;
   int64_t text_bytes() const { return text_bytes_; }
-  // The ids from `first` on. Error when one is not in the vocabulary (probe: nor behind its last).
+  // Of all that is in the file. A file of version 1 is read whole for it.
+  uint64_t fingerprint() const;
+  // The ids from `first` on. Error when one is not in the vocabulary (probe: nor behind its last),
+  // or when they are not those that were written. Any number of threads may read.
   void read(int64_t first, std::span<int32_t> out) const;
 
  private:
-  io::MappedFile file_;
+  uint64_t check_boundaries();
+  void read_bytes(size_t at, std::span<std::byte> out) const;  // of the ids
+  void load_block(size_t block) const;
+
+  io::InputFile file_;
   TokenFileHeader header_;
   uint32_t id_bytes_ = 0;
   int64_t ids_ = 0, boundaries_ = 0, text_bytes_ = 0;
-  const std::byte* boundary_data_ = nullptr;
+  size_t id_space_ = 0;       // bytes, padding included
+  size_t boundaries_at_ = 0;  // in the file
+  uint64_t fingerprint_ = 0;  // version 2
+  std::vector<uint64_t> hashes_, kept_boundaries_;
+
+  mutable std::mutex mutex_;  // over what follows
+  mutable std::vector<bool> checked_;
+  mutable std::vector<std::byte> block_;  // the one checked last
+  mutable size_t block_at_ = SIZE_MAX;
 };
 
 // Ids go straight to disk; a boundary takes 8 bytes of memory until commit().
@@ -77,7 +103,10 @@ class TokenFileWriter {
   TokenFileHeader header_;
   uint32_t id_bytes_;
   uint64_t ids_ = 0;
-  std::vector<uint64_t> boundaries_;
+  std::vector<uint64_t> boundaries_, hashes_;
+  std::vector<std::byte> block_;  // ids that have no hash yet
+
+  void write_block();
 };
 
 }  // namespace refrain::data

@@ -1,0 +1,26 @@
+#include "cli/run_data.h"
+
+#include "refrain/base/error.h"
+#include "refrain/io/file.h"
+#include "refrain/io/json.h"
+
+namespace refrain::cli {
+
+void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const RunData> data) {
+  const std::string path = directory.place() + "/data.json";
+  const auto text_of = [](uint64_t fingerprint) { return fmt::format("{:016x}", fingerprint); };
+  if (!goes_on) {
+    io::Json json = io::Json::object();
+    for (const RunData& one : data) json[one.part] = text_of(one.fingerprint);
+    return io::write_file(path, io::to_text(json));
+  }
+  if (!io::exists(path)) return;  // a run from before they were kept
+  const io::Json json = io::read_json(path);
+  for (const RunData& one : data)
+    if (const std::string expected = io::get_string(json, one.part, path);
+        expected != text_of(one.fingerprint))
+      throw_error("{}: not the data this was trained on: its fingerprint is {}, expected {}",
+                  one.name, text_of(one.fingerprint), expected);
+}
+
+}  // namespace refrain::cli

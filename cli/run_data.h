@@ -1,0 +1,21 @@
+// What a run is trained on. Its fingerprints are kept in the run directory, in data.json, and other
+// data under the same name is refused when the run goes on.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "refrain/train/run_directory.h"
+
+namespace refrain::cli {
+
+struct RunData {
+  std::string part;  // "train" or "valid"
+  std::string name;  // what errors call it
+  uint64_t fingerprint = 0;
+};
+
+// Keeps them when the run is new; else an Error that names what is other than it was.
+void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const RunData> data);
+
+}  // namespace refrain::cli
