@@ -47,8 +47,8 @@ struct Eval {
   void visit(V&& v) {
     v("model", model, "model directory");
     v("data", data,
-      "lm: files of text or a token file; translate: source lines and target lines, or one .tsv or "
-      ".jsonl; probe: one .jsonl or a token file");
+      "lm: files of text or a token file; translate: source lines and target lines, or one .tsv, "
+      ".jsonl or .json; probe: one .jsonl or a token file");
     v("task", task, "lm, translate or probe; empty = what the model was trained for");
     v("context", context, "lm: tokens of a window; 0 = the model's context");
     translation.visit(v);
@@ -147,14 +147,15 @@ struct Eval {
   io::Json score_translations(const LoadedModel& loaded) const {
     Translator translator(loaded, translation);
     const data::Direction& direction = translator.direction();
-    const data::SourceFiles source{.task = "translate",
-                                   .inputs = data,
-                                   .source_tag = direction.source_tag,
-                                   .target_tag = direction.target_tag,
-                                   .one_direction = true};
+    data::SourceFiles source{.task = "translate",
+                             .inputs = data,
+                             .source_tag = direction.source_tag,
+                             .target_tag = direction.target_tag,
+                             .one_direction = true};
     for (const std::string& input : data)
-      if (input == "-" || data::DataSet::is_token_file(input))
+      if (data::DataSet::is_token_file(input))
         throw_error("{}: expected a file of text, by which translations are scored", input);
+    copy_streams(source);
 
     std::vector<SourceLine> sources;
     std::vector<std::string> references;

@@ -25,7 +25,7 @@ struct Generate {
   void visit(V&& v) {
     v("model", model, "model directory");
     v("prompt", prompt,
-      "text to continue; - is standard input; may be empty if the model has a "
+      "text to continue; - is standard input (at most 64 MiB); may be empty if the model has a "
       "token that begins texts");
     v("max_new_tokens", request.max_new_tokens, "tokens to generate at most");
     v("context", request.context,

@@ -67,8 +67,7 @@ std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
     for (const std::string& tag : source.tags) tokens.push_back(tag);
     return without_repetitions(tokens);
   }
-  const bool one_document =
-      source.inputs.size() == 1 && source.inputs[0].find(".jsonl") == std::string::npos;
+  const bool one_document = source.inputs.size() == 1 && !data::holds_objects(source.inputs[0]);
   if (one_document) return {};
   return {tokenizer_kind == "byte-bpe" ? "<|endoftext|>" : "</s>"};
 }
@@ -77,7 +76,7 @@ bool is_tokenizer_spec(std::string_view what) {
   return what == "char" || what.starts_with("bpe:") || what.starts_with("byte-bpe:");
 }
 
-data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source) {
+data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source) {
   if (!is_tokenizer_spec(what)) return load_tokenizer(what);
   if (source.task == "probe")
     throw_error(
@@ -86,14 +85,24 @@ data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles&
         what);
   data::TokenizerTraining training = data::Tokenizer::parse_spec(what);
   training.special_tokens = special_tokens_for(source, training.kind);
-  for (const std::string& input : source.inputs) {
-    if (input == "-")
-      throw_error("--tokenizer {}: standard input cannot be read twice; expected files", what);
+  for (const std::string& input : source.inputs)
     if (data::DataSet::is_token_file(input))
       throw_error("--tokenizer {}: expected text to train on, found the token file {}", what,
                   input);
-  }
+  copy_streams(source);
   return data::Tokenizer::train(training, data::text_of(source, training.kind));
+}
+
+void copy_streams(data::SourceFiles& source) {
+  if (!source.copies && std::any_of(source.inputs.begin(), source.inputs.end(), io::is_stream))
+    source.copies = std::make_shared<io::StreamCopies>(source.inputs, temporary_parent());
+}
+
+void note_run_together(const data::Prepared& prepared) {
+  if (prepared.run_together)
+    note(
+        "the tokenizer has no token that ends a text: documents follow one another with nothing "
+        "between them");
 }
 
 data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer) {
@@ -108,8 +117,8 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
   }
   const io::TemporaryDirectory temporary(temporary_parent());
   const std::string path = temporary.path() + "/ids.tokens";
-  data::write_token_file(source, tokenizer, path);
-  return data::DataSet::open(path);  // mapped: it outlives its name
+  note_run_together(data::write_token_file(source, tokenizer, path));
+  return data::DataSet::open(path, data::name_of(source.inputs));  // open, it outlives its path
 }
 
 void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
@@ -171,7 +180,11 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) 
 std::string read_text(const std::string& path) {
   io::TextReader reader(path);
   std::string text, piece;
-  while (reader.read(piece)) text += piece;
+  while (reader.read(piece)) {
+    text += piece;
+    if (text.size() > kLongestText)
+      throw_error("{}: longer than {} bytes", reader.name(), kLongestText);
+  }
   return text;
 }
 

@@ -1,5 +1,6 @@
 // What verbs are given: models, tokenizers, texts, ids.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -40,7 +41,11 @@ std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
 
 // `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N.
 bool is_tokenizer_spec(std::string_view what);
-data::Tokenizer make_tokenizer(const std::string& what, const data::SourceFiles& source);
+// What of the source can be read only once is copied before it is trained on.
+data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source);
+void copy_streams(data::SourceFiles& source);  // so that all of it can be read again
+// Says so if documents follow one another with nothing between them.
+void note_run_together(const data::Prepared& prepared);
 
 // The ids of a source: those of a prepared token file, or made now, in a temporary file that is
 // gone when the DataSet is.
@@ -63,7 +68,9 @@ std::vector<int32_t> encode_prompt(const LoadedModel& model, std::string_view pr
 // Ids with white space or commas between them.
 std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);
 
-std::string read_text(const std::string& path);  // all of it; "-" is standard input
+// All of a text that is held in memory, an Error if it is longer; "-" is standard input.
+inline constexpr size_t kLongestText = size_t{1} << 26;
+std::string read_text(const std::string& path);
 
 // An Error when something is there that writing a directory of that name would replace.
 void require_new_directory(const std::string& path);

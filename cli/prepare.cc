@@ -19,8 +19,8 @@ struct Prepare {
   void visit(V&& v) {
     v("task", source.task, "lm, translate or probe");
     v("data", source.inputs,
-      "lm: files of text; translate: source lines and target lines, or one .tsv or .jsonl; probe: "
-      "one .jsonl");
+      "lm: files of text; translate: source lines and target lines, or one .tsv, .jsonl or .json; "
+      "probe: one .jsonl");
     v("tokenizer", tokenizer,
       "directory with a tokenizer.json, or char, bpe:N, byte-bpe:N to train one");
     v("out", out, "token file to write");
@@ -51,6 +51,7 @@ struct Prepare {
     const data::Prepared done = data::write_token_file(source, made, out);
     note(fmt::format("{}: {} tokens, {} {}", out, done.tokens, done.sequences,
                      sequences_of(source.task)));
+    note_run_together(done);
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
     if (is_tokenizer_spec(tokenizer)) {
       const std::string directory =
@@ -69,7 +70,7 @@ struct Prepare {
 Verb prepare_verb() {
   return make_verb<Prepare>(
       "prepare", "turn text into a token file", "--data FILE... --tokenizer DIR --out FILE.tokens",
-      "A token file stands for its text wherever --data is asked for; it is memory-mapped, and "
+      "A token file stands for its text wherever --data is asked for, is read as it is needed, and "
       "works\n"
       "only with its tokenizer. One that is trained here is saved beside it: NAME.tokenizer for\n"
       "NAME.tokens. To translate, it gets both tags and </s> as special tokens.");

@@ -1,9 +1,15 @@
 // Training tokenizers, and text to ids and back.
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/data/text_cuts.h"
 #include "refrain/io/file.h"
 #include "refrain/io/text.h"
 
@@ -17,15 +23,23 @@ struct TokenizerTrain {
   template <class V>
   void visit(V&& v) {
     v("kind", kind, "char, bpe:N or byte-bpe:N, where N is the number of all tokens");
-    v("data", data, "files of text: plain, .jsonl or gzip of these; - is standard input");
+    v("data", data, "files of text: plain, .jsonl, .json or gzip of these; - is standard input");
     v("out", out, "directory for tokenizer.json and tokenizer_config.json");
-    v("special", special, "special tokens, which get the first ids: \"<en>\" \"<ja>\" \"</s>\"");
+    v("special", special,
+      "special tokens, which get the first ids: \"<en>\" \"<ja>\" \"</s>\"; of several documents, "
+      "one "
+      "that ends a text comes behind them if there is none");
   }
 
   int run(const CommandLine& line) {
     line.require({"kind", "data", "out"});
     data::TokenizerTraining training = data::Tokenizer::parse_spec(kind);
     training.special_tokens = special;
+    constexpr std::array<std::string_view, 3> kEnds = {"</s>", "<|endoftext|>", "<|end_of_text|>"};
+    if (std::find_first_of(special.begin(), special.end(), kEnds.begin(), kEnds.end()) ==
+        special.end())
+      for (const std::string& end : special_tokens_for({.inputs = data}, training.kind))
+        training.special_tokens.push_back(end);
     const data::Tokenizer tokenizer =
         data::Tokenizer::train(training, data::text_of({.inputs = data}, training.kind));
     io::make_directories(out);
@@ -50,15 +64,21 @@ struct TokenizerEncode {
   int run(const CommandLine& line) {
     line.require({"model"});
     const data::Tokenizer tokenizer = load_tokenizer(model);
-    const auto print_ids = [&](const std::string& text) {
-      print(fmt::format("{}\n", fmt::join(tokenizer.encode(text, parse_special), " ")));
+    const auto print_ids = [&](const std::string& text, const char* before, const char* behind) {
+      const std::vector<int32_t> ids = tokenizer.encode(text, parse_special);
+      print(fmt::format("{}{}{}", ids.empty() ? "" : before, fmt::join(ids, " "), behind));
+      return !ids.empty();
     };
+    io::TextReader reader(input);
+    std::string text;
     if (lines) {
-      io::TextReader reader(input);
-      for (std::string text; reader.line(text);) print_ids(text);
-    } else {
-      print_ids(read_text(input));
+      while (reader.line(text)) print_ids(text, "", "\n");
+      return 0;
     }
+    data::PieceReader pieces(std::move(reader), tokenizer.cuts(parse_special));
+    for (const char* before = ""; pieces.next(text);)
+      if (print_ids(text, before, "")) before = " ";
+    print("\n");
     return 0;
   }
 };
@@ -79,21 +99,52 @@ struct TokenizerDecode {
     line.require({"model"});
     const data::Tokenizer tokenizer = load_tokenizer(model);
     io::TextReader reader(input);
-    std::vector<int32_t> ids;
+    if (!lines) {
+      decode_as_it_comes(reader, tokenizer);
+      return 0;
+    }
     for (std::string text; reader.line(text);) {
       const auto where = fmt::format("{}: line {}", reader.name(), reader.line_number());
-      const std::vector<int32_t> found = parse_ids(text, where);
-      for (const int32_t id : found)
-        if (id >= tokenizer.vocab_size())
-          throw_error("{}: token id {} is not one of the vocabulary's 0 to {}", where, id,
-                      tokenizer.vocab_size() - 1);
-      if (lines)
-        print(tokenizer.decode(found, with_special) + "\n");
-      else
-        ids.insert(ids.end(), found.begin(), found.end());
+      print(tokenizer.decode(known_ids(tokenizer, text, where), with_special) + "\n");
     }
-    print(tokenizer.decode(ids, with_special));
     return 0;
+  }
+
+  static std::vector<int32_t> known_ids(const data::Tokenizer& tokenizer, std::string_view text,
+                                        const std::string& where) {
+    std::vector<int32_t> ids = parse_ids(text, where);
+    for (const int32_t id : ids)
+      if (id >= tokenizer.vocab_size())
+        throw_error("{}: token id {} is not one of the vocabulary's 0 to {}", where, id,
+                    tokenizer.vocab_size() - 1);
+    return ids;
+  }
+
+  // In pieces that end between ids, so that any number of them may stand on a line.
+  void decode_as_it_comes(io::TextReader& reader, const data::Tokenizer& tokenizer) const {
+    constexpr size_t kPiece = size_t{1} << 20;
+    data::StreamDecoder decoder(tokenizer, with_special);
+    std::string text, piece;
+    int64_t line = 1;
+    for (bool more = true; more;) {
+      more = reader.read(piece, kPiece) && piece.size() == kPiece;
+      text += piece;
+      const size_t end = more ? text.find_last_of(" \t\r\n,") + 1 : text.size();
+      std::string decoded;
+      for (size_t at = 0; at < end;) {
+        const size_t size = std::min(text.find('\n', at), end - 1) + 1 - at;
+        const auto where = fmt::format("{}: line {}", reader.name(), line);
+        for (const int32_t id :
+             known_ids(tokenizer, std::string_view(text).substr(at, size), where))
+          decoded += decoder.feed(id);
+        at += size;
+        line += text[at - 1] == '\n';
+      }
+      print(decoded);
+      text.erase(0, end);
+      if (text.size() > kLongestText) parse_ids(text, reader.name());  // no number is so long
+    }
+    print(decoder.finish());
   }
 };
 

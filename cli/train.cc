@@ -140,9 +140,8 @@ struct Train {
       "lm (running text), translate (pairs), probe (ids, see sample) or reconstruct (windows of "
       "words, by a sequence autoencoder)");
     v("data", source.inputs,
-      "lm and reconstruct: files of text; translate: source lines and target lines, or one .tsv or "
-      ".jsonl; probe: "
-      "one .jsonl; or a prepared token file");
+      "lm and reconstruct: files of text; translate: source lines and target lines, or one .tsv, "
+      ".jsonl or .json; probe: one .jsonl; or a prepared token file");
     v("valid", valid, "the same, to evaluate on");
     v("valid_split", valid_split,
       "share of the data, from its end, to evaluate on without --valid");
@@ -315,9 +314,10 @@ struct Train {
       const data::Prepared done = data::write_token_file(files, made, path);
       note(fmt::format("{}: {} tokens, {} {}", name, done.tokens, done.sequences,
                        sequences_of(source.task)));
+      if (name == "train") note_run_together(done);
       if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
     }
-    return checked(data::DataSet::open(path), made);
+    return checked(data::DataSet::open(path, data::name_of(inputs)), made);
   }
   data::DataSet checked(data::DataSet set, const data::Tokenizer& made) const {
     set.check_tokenizer(made);
@@ -372,6 +372,7 @@ struct Train {
     if (valid_set) parts.push_back({"valid", valid_set->name(), valid_set->fingerprint()});
     check_run_data(directory, goes_on, parts);
     if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
+    source.copies.reset();
     const data::TaskDescription task =
         data::describe_task(train_set, made, {source.source_tag, source.target_tag});
     const auto describe = [&](const std::string& path) {

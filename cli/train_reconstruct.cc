@@ -6,6 +6,8 @@
 #include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/reconstruct.h"
+#include "cli/run_data.h"
+#include "refrain/data/source.h"
 #include "refrain/io/file.h"
 #include "refrain/train/reconstruction_plan.h"
 
@@ -100,6 +102,10 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   const RunDirectory& directory = run.directory;
   std::vector<data::Words> train = data::read_documents(run.data), valid;
   if (!run.valid.empty()) valid = data::read_documents(run.valid);
+  std::vector<RunData> parts = {{"train", data::name_of(run.data), data::fingerprint_of(train)}};
+  if (!run.valid.empty())
+    parts.push_back({"valid", data::name_of(run.valid), data::fingerprint_of(valid)});
+  check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   if (run.valid.empty())
     std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split);

@@ -391,7 +391,7 @@ class Data(Case):
         self.fails(*prepare, self.put("latin.txt", b"caf\xe9 au lait\n"))
         self.fails(*prepare, self.put("a.jsonl", '{"text": "a"}\n{"text": 1}\n'), says="line 2")
         self.fails(*prepare, self.put("a.gz", b"\x1f\x8b\x08\0broken"), says="a.gz")
-        self.fails(*prepare, "-", input="text", says="standard input")
+        self.fails(*prepare, "-", input="", says="standard input: no text found")
         en, ja = self.put("a.en", "a\nb\nc\n"), self.put("a.ja", "a\nb\n")
         self.fails(*prepare, en, ja, "--task", "translate", says=["a.en", "3", "a.ja", "2"])
         self.fails(*prepare, en, "--task", "translate", says="expected a file of source lines")

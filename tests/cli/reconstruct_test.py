@@ -170,6 +170,23 @@ class Mistakes(ReconstructCase):
         self.refuses(["train", "--data", self.data, "--out", self.dir / "run", "--preset", "speed"],
                      "--preset: has a meaning with --task reconstruct only")
 
+    def test_other_data(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
+        text = self.data.read_text()
+        self.data.write_text(text[::-1])
+        error = self.call("train", "--resume", self.dir / "run").stderr.decode()
+        self.assertIn("poems.txt: not the data this was trained on", error)
+        self.data.write_text(text)
+        self.must("train", "--resume", self.dir / "run")
+
+    def test_objects(self):
+        documents = self.data.read_text().split("\n\n\n")
+        self.put("poems.JSON", json.dumps([{"text": poem} for poem in documents], indent=1))
+        self.must(*self.lm("text", "--max-steps", 2))
+        self.data = self.dir / "poems.JSON"
+        self.must(*self.lm("objects", "--max-steps", 2))
+        self.assertEqual(self.weights("objects"), self.weights("text"))
+
     def test_embeddings(self):
         for text, says in {
                 "the 1 2\nquick 1 2 3\n": "line 2: expected 2 numbers behind the word, found 3",

@@ -8,17 +8,18 @@
 
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
+#include "refrain/io/json.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
 namespace refrain {
 namespace {
 
-using data::Cut;
 using data::DocumentReader;
 using data::PairReader;
 using data::SourceFiles;
 using data::TextRules;
+using Rule = data::TextCuts::Rule;
 using data::Tokenizer;
 
 // All that makes cutting hard: runs of white space of every sort, contractions, other scripts.
@@ -64,12 +65,45 @@ Tokenizer llama() {
   return Tokenizer::from_scored_pieces(pieces, scores);
 }
 
+// A tokenizer that takes all text for one word.
+Tokenizer unsplit(const std::string& text) {
+  return edited(train("byte-bpe:300", text), "\"use_regex\": true", "\"use_regex\": false");
+}
+
+// Plain text has these as tokens of their own.
+Tokenizer with_added(const Tokenizer& tokenizer, const std::vector<std::string>& contents,
+                     const std::string& setting = "") {
+  io::Json json = io::parse_json(tokenizer.to_json(), "tokenizer");
+  int64_t id = tokenizer.vocab_size();
+  for (const std::string& content : contents) {
+    const int32_t known = tokenizer.id_of(content);
+    json["added_tokens"].push_back({{"id", known == data::kNoToken ? id++ : known},
+                                    {"content", content},
+                                    {"single_word", false},
+                                    {"lstrip", false},
+                                    {"rstrip", false},
+                                    {"normalized", false},
+                                    {"special", false}});
+    if (!setting.empty()) json["added_tokens"].back()[setting] = true;
+  }
+  return Tokenizer::from_json(json.dump(), "with added tokens");
+}
+
+// The llama kind with a Metaspace instead of a normalizer.
+Tokenizer metaspace(const std::string& settings) {
+  io::Json json = io::parse_json(llama().to_json(), "llama");
+  json["normalizer"] = nullptr;
+  json["pre_tokenizer"] = io::parse_json(
+      "{\"type\": \"Metaspace\", \"replacement\": \"▁\", " + settings + "}", "Metaspace");
+  return Tokenizer::from_json(json.dump(), "metaspace");
+}
+
 // What reading the file in pieces gives, and in how many.
 std::vector<int32_t> encode_in_pieces(const std::string& path, const Tokenizer& tokenizer,
                                       size_t piece_bytes, int& pieces) {
   TextRules rules = data::rules_of(tokenizer);
   rules.piece = piece_bytes;
-  DocumentReader reader({path}, rules);
+  DocumentReader reader({.inputs = {path}}, rules);
   std::vector<int32_t> ids;
   std::string piece;
   bool begins = false;
@@ -87,23 +121,40 @@ TEST(Source, PiecesGiveTheIdsOfTheWhole) {
   const std::string training = tricky_text(1, 4000);
   const Tokenizer byte_bpe = train("byte-bpe:600", training);
   struct Case {
-    const char* name;
+    std::string name;
     Tokenizer tokenizer;
-    Cut cut;
+    Rule rule;
   };
   std::vector<Case> cases;
-  cases.push_back({"char", train("char", training), Cut::kAnywhere});
-  cases.push_back({"char, unknown", train("char", "abc the"), Cut::kAnywhere});
-  cases.push_back({"bpe", train("bpe:300", training), Cut::kBeforeSpace});
-  cases.push_back({"byte-bpe", train("byte-bpe:600", training), Cut::kBeforeSpace});
+  cases.push_back({"char", train("char", training), Rule::kAnywhere});
+  cases.push_back({"char, unknown", train("char", "abc the"), Rule::kAnywhere});
+  cases.push_back({"bpe", train("bpe:300", training), Rule::kBesideWhiteSpace});
+  cases.push_back({"byte-bpe", train("byte-bpe:600", training), Rule::kBetweenWords});
   cases.push_back({"byte-bpe, prefix",
                    edited(byte_bpe, "\"add_prefix_space\": false", "\"add_prefix_space\": true"),
-                   Cut::kAtSpace});
-  cases.push_back({"llama", llama(), Cut::kAtSpace});
+                   Rule::kBeforeSpace});
+  cases.push_back({"byte-bpe, not split", unsplit("the words in 1994"), Rule::kBeforeWhiteSpace});
+  cases.push_back({"llama", llama(), Rule::kAtSpace});
+  // Added tokens that stand in plain text, with places to cut inside and at both ends.
+  for (size_t i = 0, n = cases.size(); i < n; ++i)
+    for (const std::string setting : {"", "single_word", "lstrip", "rstrip"})
+      cases.push_back(
+          {cases[i].name + " with added tokens, " + setting,
+           with_added(cases[i].tokenizer, {"the cat", "word", " the", "\n\n", "a b", "e"}, setting),
+           cases[i].rule});
+  for (const auto& [name, settings] : std::vector<std::pair<const char*, std::string>>{
+           {"Metaspace, always", "\"prepend_scheme\": \"always\", \"split\": false"},
+           {"Metaspace, first", "\"prepend_scheme\": \"first\", \"split\": false"},
+           {"Metaspace, never, split", "\"prepend_scheme\": \"never\", \"split\": true"},
+           {"Metaspace, first, split", "\"prepend_scheme\": \"first\", \"split\": true"}}) {
+    cases.push_back({name, metaspace(settings), Rule::kBeforeSpace});
+    cases.push_back(
+        {name, with_added(metaspace(settings), {"word", "x y", " the"}), Rule::kBeforeSpace});
+  }
   for (const Case& c : cases) {
-    EXPECT_EQ(data::rules_of(c.tokenizer).cut, c.cut) << c.name;
+    EXPECT_EQ(data::rules_of(c.tokenizer).cuts.rule(), c.rule) << c.name;
     int most_pieces = 0;
-    for (uint64_t seed = 10; seed < 40; ++seed) {
+    for (uint64_t seed = 10; seed < (c.name.find("added") == c.name.npos ? 40 : 20); ++seed) {
       const std::string text = tricky_text(seed, 400);
       const std::vector<int32_t> whole = c.tokenizer.encode(text);
       for (const size_t piece_bytes : {1u, 2u, 7u, 50u, 1000u}) {
@@ -124,7 +175,7 @@ TEST(Source, RealTextInPieces) {
   const std::string root = data;
   const Tokenizer gpt2 =
       Tokenizer::from_gpt2(root + "/gpt2_bpe/encoder.json", root + "/gpt2_bpe/vocab.bpe");
-  EXPECT_EQ(data::rules_of(gpt2).cut, Cut::kBeforeSpace);
+  EXPECT_EQ(data::rules_of(gpt2).cuts.rule(), Rule::kBetweenWords);
   for (const char* name :
        {"/tinyshakespeare/input.txt", "/japanese_text/wagahaiwa_nekodearu.txt"}) {
     int pieces = 0;
@@ -137,29 +188,74 @@ TEST(Source, RealTextInPieces) {
 
 TEST(Source, TextThatTokensReachAcrossStaysWhole) {
   const TemporaryFolder folder;
-  const Tokenizer plain = train("byte-bpe:300", "new york new york in new york");
-  // A token of its own in plain text, with a space inside.
-  const std::string added = fmt::format(
-      "\"added_tokens\": [{{\"id\": {}, \"content\": \"new york\", \"single_word\": false, "
-      "\"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": false}}, ",
-      plain.vocab_size());
-  std::string json = plain.to_json();
-  const size_t at = json.find("\"added_tokens\": [");
-  ASSERT_NE(at, json.npos);
-  json.replace(at, std::string("\"added_tokens\": [").size(), added);
-  const Tokenizer tokenizer = Tokenizer::from_json(json, "with an added token");
-  EXPECT_EQ(data::rules_of(tokenizer).cut, Cut::kNowhere);
-  const std::string text = "in new york and new york and new york";
   int pieces = 0;
+  // A merge with a space inside: "a b" is one token of text that is not split.
+  io::Json json = io::parse_json(unsplit("ab ab").to_json(), "unsplit");
+  io::Json& model = json["model"];
+  model["merges"] = io::Json::parse("[[\"a\", \"Ġ\"], [\"aĠ\", \"b\"]]");
+  for (const char* token : {"aĠ", "aĠb"})
+    if (!model["vocab"].contains(token)) model["vocab"][token] = model["vocab"].size();
+  const Tokenizer unsplit_over = Tokenizer::from_json(json.dump(), "over");
+  EXPECT_EQ(data::rules_of(unsplit_over).cuts.rule(), Rule::kNowhere);
+  const std::string ab = "a b a b a b";
+  EXPECT_EQ(encode_in_pieces(folder.put("t.txt", ab), unsplit_over, 1, pieces),
+            unsplit_over.encode(ab));
+  EXPECT_EQ(pieces, 1);
+
+  const Tokenizer tokenizer = with_added(train("byte-bpe:300", "new york in"), {"new york"});
+  const std::string text = "in new york and new york and new york";
   EXPECT_EQ(encode_in_pieces(folder.put("t.txt", text), tokenizer, 1, pieces),
             tokenizer.encode(text));
-  EXPECT_EQ(pieces, 1);
+  EXPECT_GT(pieces, 3);
+}
+
+// Lines without a space, blank lines only, one word with other characters inside: more than was
+// ever held at once.
+TEST(Source, PlacesToCutInTextWithoutWords) {
+  const TemporaryFolder folder;
+  const Tokenizer byte_bpe = train("byte-bpe:300", "12,7,33,401,5\r\n");
+  const Tokenizer bpe = train("bpe:300", "12,7,33,401,5\r\n");
+  const auto repeated = [](std::string_view what) {
+    std::string text;
+    for (int i = 0; i < 300; ++i) text += what;
+    return text;
+  };
+  for (const std::string& text : {repeated("12,7,33,401,5\r\n"), repeated("word\n\n"),
+                                  repeated("\tword\n"), repeated("word　\n")})
+    for (const Tokenizer* tokenizer : {&byte_bpe, &bpe}) {
+      int pieces = 0;
+      EXPECT_EQ(encode_in_pieces(folder.put("t.txt", text), *tokenizer, 64, pieces),
+                tokenizer->encode(text));
+      EXPECT_GT(pieces, 20) << tokenizer->kind() << text.substr(0, 12);
+    }
+  const std::string base64 = repeated("ab1/Cd+2");
+  int pieces = 0;
+  EXPECT_EQ(encode_in_pieces(folder.put("t.txt", base64), byte_bpe, 64, pieces),
+            byte_bpe.encode(base64));
+  EXPECT_GT(pieces, 20);
+}
+
+// 66 MB, for which there was no place.
+TEST(Source, LongTextWithoutASpace) {
+  const TemporaryFolder folder;
+  const std::string line = "12,7,33,401,5\r\n";
+  const int64_t lines = 4'600'000;
+  std::string text;
+  for (int64_t i = 0; i < lines; ++i) text += line;
+  const std::string path = folder.put("t.txt", text);
+  DocumentReader reader({.inputs = {path}}, data::rules_of(train("byte-bpe:300", line)));
+  size_t longest = 0;
+  std::string piece;
+  for (bool begins = false; reader.next(piece, begins);) longest = std::max(longest, piece.size());
+  EXPECT_EQ(reader.text_bytes(), lines * std::ssize(line));
+  EXPECT_LT(longest, size_t{1} << 22);
 }
 
 TEST(Source, KeepsTheBytesOfText) {
   const TemporaryFolder folder;
   const auto read = [&](const std::string& bytes, bool utf8 = true) {
-    DocumentReader reader({folder.put("t.txt", bytes)}, {Cut::kBeforeSpace, utf8, 3});
+    DocumentReader reader({.inputs = {folder.put("t.txt", bytes)}},
+                          {data::TextCuts(Rule::kBetweenWords), utf8, 3});
     std::string all, piece;
     for (bool begins = false; reader.next(piece, begins);) all += piece;
     return all;
@@ -173,7 +269,8 @@ TEST(Source, KeepsTheBytesOfText) {
 TEST(Source, NamesTheLineOfWhatIsNotText) {
   const TemporaryFolder folder;
   const auto error = [&](const std::string& name, const std::string& bytes, bool utf8 = true) {
-    DocumentReader reader({folder.put(name, bytes)}, {Cut::kBeforeSpace, utf8, 4});
+    DocumentReader reader({.inputs = {folder.put(name, bytes)}},
+                          {data::TextCuts(Rule::kBetweenWords), utf8, 4});
     std::string piece;
     bool begins = false;
     return error_of([&] {
@@ -201,7 +298,7 @@ TEST(Source, NamesTheLineOfWhatIsNotText) {
   EXPECT_NE(error("t.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\n").find("line 2"),
             std::string::npos);
   EXPECT_NE(error("t.jsonl", "[1]\n").find("line 1: expected"), std::string::npos);
-  EXPECT_NE(error_of([&] { DocumentReader({}, {}); }), "(no error)");
+  EXPECT_NE(error_of([&] { DocumentReader(SourceFiles{}, {}); }), "(no error)");
 }
 
 TEST(Source, DocumentsFollowOneAnother) {
@@ -211,7 +308,8 @@ TEST(Source, DocumentsFollowOneAnother) {
   folder.put("b.jsonl",
              "{\"text\": \"second\"}\r\n\r\n{\"prompt\": \"a \", \"completion\": \"b\"}\n"
              "{\"text\": \"  \"}\n{\"text\": \"\"}\n");
-  DocumentReader reader({folder / "a.txt", folder / "empty.txt", folder / "b.jsonl"}, {});
+  DocumentReader reader({.inputs = {folder / "a.txt", folder / "empty.txt", folder / "b.jsonl"}},
+                        {});
   std::vector<std::string> documents;
   std::string piece;
   for (bool begins = false; reader.next(piece, begins);) {
@@ -221,6 +319,72 @@ TEST(Source, DocumentsFollowOneAnother) {
   EXPECT_EQ(documents, (std::vector<std::string>{"first text", "second", "a b"}));
   EXPECT_EQ(reader.blank(), 3);
   EXPECT_EQ(reader.text_bytes(), 10 + 6 + 3);
+}
+
+// Longer than 64 MiB, which was the most.
+TEST(Source, LongObjects) {
+  const TemporaryFolder folder;
+  const std::string text(70'000'000, 'a');
+  for (const char* name : {"t.jsonl", "t.json"}) {
+    DocumentReader reader({.inputs = {folder.put(name, "{\"text\": \"" + text + "\"}\n")}}, {});
+    std::string piece;
+    bool begins = false;
+    ASSERT_TRUE(reader.next(piece, begins)) << name;
+    EXPECT_TRUE(piece == text && begins) << name;
+    EXPECT_FALSE(reader.next(piece, begins)) << name;
+  }
+}
+
+std::vector<std::string> documents_of(const std::string& path) {
+  DocumentReader reader({.inputs = {path}}, {});
+  std::vector<std::string> documents;
+  std::string piece;
+  for (bool begins = false; reader.next(piece, begins);) {
+    if (begins) documents.emplace_back();
+    documents.back() += piece;
+  }
+  return documents;
+}
+
+TEST(Source, ObjectsWhateverTheNameLooksLike) {
+  using Documents = std::vector<std::string>;
+  const TemporaryFolder folder;
+  const Documents expected = {"one {\"}]\\", "two three"};
+  const std::string one = "{\"text\": \"one {\\\"}]\\\\\"}",
+                    two = "{\"prompt\": \"two \",\n \"completion\": \"three\", \"n\": [{}, 1]}";
+  const std::string two_on_a_line = "{\"prompt\": \"two \", \"completion\": \"three\"}";
+  for (const char* name : {"a.JSONL", "a.Jsonl.GZ"})
+    EXPECT_EQ(documents_of(folder.put(name, one + "\n" + two_on_a_line)), expected) << name;
+  for (const char* name : {"a.json", "a.JSON", "a.json.gz"}) {
+    EXPECT_EQ(documents_of(folder.put(name, " [" + one + " ,\n" + two + "]\r\n")), expected);
+    EXPECT_EQ(documents_of(folder.put(name, one + "\n" + two + "\n")), expected);
+    EXPECT_EQ(documents_of(folder.put(name, one + two)), expected);
+    EXPECT_EQ(documents_of(folder.put(name, "[]")), Documents());
+    EXPECT_EQ(documents_of(folder.put(name, "")), Documents());
+  }
+  std::string many = "[";  // more than is read at a time
+  for (int i = 0; i < 20'000; ++i) many += fmt::format("{}{{\"text\": \"{}\"}}", i ? "," : "", i);
+  const Documents all = documents_of(folder.put("many.json", many + "]"));
+  ASSERT_EQ(all.size(), 20'000u);
+  EXPECT_EQ(all.back(), "19999");
+
+  const auto error = [&](const std::string& bytes) {
+    const std::string path = folder.put("bad.json", bytes);
+    const std::string message = error_of([&] { documents_of(path); });
+    EXPECT_TRUE(message.starts_with(path + ": ")) << message;
+    return message.substr(std::min(message.size(), path.size() + 2));
+  };
+  EXPECT_EQ(error("\"text\""), "line 1: expected an object, found \"\\\"\"");
+  EXPECT_EQ(error("[\n1]"), "line 2: expected an object, found \"1\"");
+  EXPECT_EQ(error("[{\"text\": \"a\"}"),
+            "line 1: expected \",\" or \"]\" behind an object, found the end of the file");
+  EXPECT_EQ(error("[{\"text\": \"a\"},]"), "line 1: expected an object, found \"]\"");
+  EXPECT_EQ(error("[] x"), "line 1: expected the end of the file behind its list, found \"x\"");
+  EXPECT_EQ(error("\n{\"text\": \"a"),
+            "line 2: expected the end of the object of line 2, found the end of the file");
+  EXPECT_EQ(error("{\"data\": []}"),
+            "the object of line 1: expected \"text\", or \"prompt\" and \"completion\"");
+  EXPECT_NE(error("[\n{\"text\" \"a\"}]").find("the object of line 2: column"), std::string::npos);
 }
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
@@ -250,6 +414,14 @@ TEST(Source, PairsOfEveryFormat) {
                        &blank),
             expected);
   EXPECT_EQ(blank, 1);
+  EXPECT_EQ(read_pairs({folder.put("t.json",
+                                   "[{\"prompt\": \"one\", \"completion\": \"一\"},\n"
+                                   "{\"prompt\": \" \", \"completion\": \"零\"},\n"
+                                   "{\"prompt\": \"two words\", \"completion\": \"二 つ\"}]\n")},
+                       &blank),
+            expected);
+  EXPECT_EQ(blank, 1);
+  EXPECT_EQ(read_pairs({folder.put("t.TSV", "one\t一\ntwo words\t二 つ\n")}), expected);
 }
 
 // "<en>one<ja>一 (1)": what a pair is and the line it is from.
@@ -324,7 +496,8 @@ TEST(Source, SaysWhatIsWrongWithPairs) {
             std::string::npos);
   EXPECT_NE(error({three}).find("expected a file of source lines and one of"), std::string::npos);
   EXPECT_NE(error({}).find("found none"), std::string::npos);
-  EXPECT_NE(error({folder / "a.tsv", folder / "b.tsv"}).find("or one .tsv"), std::string::npos);
+  EXPECT_NE(error({folder / "a.tsv", folder / "b.tsv"}).find("or one .tsv, .jsonl or .json"),
+            std::string::npos);
   EXPECT_NE(error({folder / "missing", three}).find("missing"), std::string::npos);
 }
 

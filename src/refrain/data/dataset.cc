@@ -29,7 +29,7 @@ uint64_t fingerprint_of(const Tokenizer& tokenizer) {
 
 Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
                          TokenFileWriter& file) {
-  DocumentReader reader(source.inputs, rules_of(tokenizer));
+  DocumentReader reader(source, rules_of(tokenizer));
   Prepared done;
   std::string piece;
   bool begins = false, open_document = false;
@@ -46,6 +46,7 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
     file.add(ids);
   }
   done.blank = reader.blank();
+  done.run_together = done.sequences > 1 && tokenizer.eos() == kNoToken && !tokenizer.adds_bos();
   if (done.sequences > 0) file.commit(reader.text_bytes());
   return done;
 }
@@ -217,8 +218,7 @@ Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
                      : task == TokenTask::kTranslate ? write_pairs
                                                      : write_probe_sequences;
   Prepared done = write(source, tokenizer, file);
-  if (done.sequences == 0)
-    throw_error("{}: no text found", fmt::format("{}", fmt::join(source.inputs, ", ")));
+  if (done.sequences == 0) throw_error("{}: no text found", name_of(source.inputs));
   done.tokens = file.ids();
   return done;
 }

@@ -69,7 +69,8 @@ class DataSet {
 struct Prepared {
   int64_t tokens = 0;
   int64_t sequences = 0;
-  int64_t blank = 0;  // pairs, or lines of .jsonl, left out for having no text
+  int64_t blank = 0;          // pairs, objects, or lines of .jsonl, left out for having no text
+  bool run_together = false;  // lm: documents follow one another with no token between them
 };
 
 // Streams the source through the tokenizer into a token file.

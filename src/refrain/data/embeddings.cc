@@ -7,8 +7,10 @@
 #include <set>
 
 #include "refrain/base/error.h"
+#include "refrain/base/hash.h"
 #include "refrain/base/random.h"
 #include "refrain/base/utf8.h"
+#include "refrain/data/source.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
@@ -67,6 +69,13 @@ Words words_of(std::string_view text) {
 std::vector<Words> read_documents(std::span<const std::string> paths) {
   std::vector<Words> documents;
   for (const std::string& path : paths) {
+    if (holds_objects(path)) {
+      DocumentReader reader({.inputs = {path}}, {});
+      std::string text;
+      for (bool begins = false; reader.next(text, begins);)
+        if (Words words = words_of(text); !words.empty()) documents.push_back(std::move(words));
+      continue;
+    }
     io::TextReader reader(path);
     Words current;
     const auto end_document = [&] {
@@ -90,6 +99,16 @@ std::vector<Words> read_documents(std::span<const std::string> paths) {
     end_document();
   }
   return documents;
+}
+
+uint64_t fingerprint_of(std::span<const Words> documents) {
+  uint64_t hash = documents.size();
+  for (const Words& document : documents) {
+    std::string text;
+    for (const std::string& word : document) text += word + "\n";
+    hash = hash64(std::as_bytes(std::span(text)), hash);
+  }
+  return hash;
 }
 
 std::pair<std::vector<Words>, std::vector<Words>> split_documents(std::vector<Words> all,

@@ -23,8 +23,10 @@ namespace refrain::data {
 using Words = std::vector<std::string>;
 
 Words words_of(std::string_view text);
-// Of all files, in order; those without a word are left out. Text that is not UTF-8 is an Error.
+// Of all files, in order; those without a word are left out. Text that is not UTF-8 is an Error. In
+// plain text two blank lines part documents; files of objects (source.h) have one in each.
 std::vector<Words> read_documents(std::span<const std::string> paths);
+uint64_t fingerprint_of(std::span<const Words> documents);
 // Documents from the end on are the second, until they hold `share` of all words; never a part of
 // one.
 std::pair<std::vector<Words>, std::vector<Words>> split_documents(std::vector<Words> all,

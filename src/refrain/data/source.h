@@ -3,50 +3,56 @@
 //
 //   .jsonl  an object a line: {"text": ...} or {"prompt": ..., "completion": ...}; a pair may have
 //           tags of its own: "source_tag", "target_tag"
+//   .json   the same objects in one list, or one after another, line ends wherever they are
 //   .tsv    source, one tab, target a line
-//   others  plain text; "-" is standard input; any of the three may be gzip (".jsonl.gz")
+//   others  plain text; "-" is standard input; any of them may be gzip (".jsonl.gz")
+//
+// Endings of names count in either case. A line, an object, and plain text without a place to cut
+// it (text_cuts.h) may be 1 GiB long; lines of pairs 64 MiB.
 //
 // The bytes of plain text and of JSON strings are kept as they are, line ends included; only a
 // leading byte-order mark is dropped. Lines of pairs end with "\n" or "\r\n".
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "refrain/data/objects.h"
+#include "refrain/data/text_cuts.h"
 #include "refrain/data/tokenizer.h"
+#include "refrain/io/stream_copies.h"
 #include "refrain/io/text.h"
 
 namespace refrain::data {
 
 struct SourceFiles {
   std::string task = "lm";  // "lm" | "translate" | "probe"
-  // lm: any number of files, a plain one is one document, and a line of .jsonl (prompt and
+  // lm: any number of files, a plain one is one document, and an object (prompt and
   // completion joined) is one. translate: a file of source lines and one of target lines, or one
-  // .tsv, or one .jsonl. probe: one .jsonl of ids (probes.h).
+  // .tsv, .jsonl or .json. probe: one .jsonl of ids (probes.h).
   std::vector<std::string> inputs;
   // translate: the tokens that say what follows, where a pair does not bring its own.
   std::string source_tag = "<en>", target_tag = "<ja>";
   std::vector<std::string> tags{};  // translate: others that a tokenizer trained on this must have
   bool both_directions = false;  // translate: every pair is followed by itself the other way round
   bool one_direction = false;    // translate: pairs of other tags than these two are left out
+  // Of the inputs that must be read twice and can be read once.
+  std::shared_ptr<const io::StreamCopies> copies{};
+
+  io::TextReader open(const std::string& input) const {
+    return io::StreamCopies::open(input, copies.get());
+  }
 };
 
-// Where a text may be cut so that its pieces, encoded one by one, give the ids of the whole. No
-// token reaches over white space, or the answer is kNowhere; and a space between two visible
-// characters belongs to the word after it, also by GPT-2's pattern, where longer white space does
-// not.
-enum class Cut {
-  kAnywhere,     // between any two characters
-  kBeforeSpace,  // before a space or line end between visible characters
-  kAtSpace,      // at such a space, which is dropped: the tokenizer puts one before every text
-  kNowhere
-};
+// What errors call all of the inputs.
+std::string name_of(const std::vector<std::string>& inputs);
 
 struct TextRules {
-  Cut cut = Cut::kBeforeSpace;
+  TextCuts cuts{};
   bool utf8 = true;                // bytes that are not UTF-8 are an Error
   size_t piece = size_t{1} << 20;  // about how many bytes to read at a time
 };
@@ -55,24 +61,23 @@ TextRules rules_of(const Tokenizer& tokenizer);
 
 class DocumentReader {
  public:
-  DocumentReader(std::vector<std::string> inputs, const TextRules& rules);
+  DocumentReader(SourceFiles source, const TextRules& rules);
 
   // The next piece of text, not empty; `begins` if it is the first of a document. false at the end.
   bool next(std::string& piece, bool& begins);
   int64_t text_bytes() const { return text_bytes_; }  // given so far
-  int64_t blank() const { return blank_; }            // lines of .jsonl without text
+  int64_t blank() const { return blank_; }            // objects, and lines of .jsonl, without text
 
  private:
   bool next_object(std::string& text);
   bool next_piece(std::string& piece);
 
-  std::vector<std::string> inputs_;
+  SourceFiles source_;
   TextRules rules_;
   size_t opened_ = 0;  // inputs so far; the last of them is being read if there is a reader
-  std::optional<io::TextReader> reader_;
-  bool jsonl_ = false, at_start_ = false, ended_ = false;
-  std::string held_;  // read and not yet given
-  int64_t line_ = 1;  // where held_ begins
+  std::optional<PieceReader> pieces_;
+  std::optional<ObjectReader> objects_;
+  bool at_start_ = false;
   int64_t text_bytes_ = 0, blank_ = 0;
 };
 
@@ -96,13 +101,14 @@ class PairReader {
 
   // The next pair with text on both sides; false at the end.
   bool next(TextPair& pair);
-  int64_t blank() const { return blank_; }  // pairs left out: white space alone on either side
-  const std::string& name() const {
-    return source_.name();
-  }  // of the file its lines are counted in
+  // Pairs left out for white space alone on either side, and lines of .jsonl.
+  int64_t blank() const { return blank_ + (objects_ ? objects_->blank() : 0); }
+  const std::string& name() const {  // of the file its lines are counted in
+    return objects_ ? objects_->name() : source_->name();
+  }
 
  private:
-  enum class Format { kParallel, kTsv, kJsonl };
+  enum class Format { kParallel, kTsv, kObjects };
   static Format format_of(const std::vector<std::string>& inputs);
   bool next_with_text(TextPair& pair);
   bool next_line(TextPair& pair);
@@ -111,8 +117,8 @@ class PairReader {
   Format format_;
   std::string source_tag_, target_tag_;
   bool both_directions_, one_direction_, utf8_;
-  io::TextReader source_;
-  std::optional<io::TextReader> target_;
+  std::optional<io::TextReader> source_, target_;
+  std::optional<ObjectReader> objects_;
   std::string line_;
   TextPair last_;  // to be given once more the other way round, if it is due
   bool turn_is_due_ = false;
@@ -120,7 +126,7 @@ class PairReader {
 };
 
 // Where the given pairs (numbered from 0 as the reader gives them, ascending) stand:
-// "train.en: line 17". Reads the source again; what cannot be read twice has pairs with numbers
+// "train.en: line 17". Reads the source again; what cannot be read again has pairs with numbers
 // only.
 std::vector<std::string> places_of(const SourceFiles& source, std::span<const int64_t> pairs);
 

@@ -346,7 +346,7 @@ bool Tokenizer::adds_bos() const { return impl_->vocabulary.template_bos != kNoT
 std::string StreamDecoder::feed(int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;
   const std::string_view piece = impl.text_of(id);
-  if (impl.has(id) && tokenizer_.is_special(id)) return {};
+  if (impl.has(id) && tokenizer_.is_special(id) && !with_special_) return {};
   std::string text = std::exchange(held_, {});
   text += piece;
   const Vocabulary& v = impl.vocabulary;

@@ -23,6 +23,8 @@
 
 namespace refrain::data {
 
+class TextCuts;
+
 inline constexpr int32_t kNoToken = -1;
 // What ids decode to that are not in the vocabulary: a model may have more ids than its tokenizer.
 inline constexpr std::string_view kReplacement = "\uFFFD";
@@ -71,6 +73,8 @@ class Tokenizer {
   // With parse_special, text equal to a special token becomes that token (what prompts want);
   // without, it is plain text (what training data wants). No token is added by itself.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
+  // Where text may be cut so that its pieces give the ids of the whole (text_cuts.h).
+  TextCuts cuts(bool parse_special = false) const;
   // Special tokens are left out unless asked for. An id beyond the vocabulary is kReplacement, a
   // negative one an Error.
   std::string decode(std::span<const int32_t> ids, bool with_special = false) const;
@@ -98,12 +102,14 @@ class Tokenizer {
 // that the pieces joined equal decode() of all ids. finish() makes it ready for the next sequence.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool with_special = false)
+      : tokenizer_(tokenizer), with_special_(with_special) {}
   std::string feed(int32_t id);  // new text, may be empty
   std::string finish();          // what was held back
 
  private:
   const Tokenizer& tokenizer_;
+  bool with_special_;
   std::string held_;
   bool started_ = false;  // some text has been decoded
 };

@@ -60,6 +60,7 @@ class Tokenizer::Impl {
   bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < texts_.size(); }
   void check_id(int32_t id) const;   // Error unless it has it
   bool ends_word(int32_t id) const;  // its last character is a space for "</w>"
+  bool marks_start_words() const { return marks_start_words_; }
 
   Vocabulary vocabulary;
   std::unordered_map<std::string_view, int32_t> ids;  // of tokens
