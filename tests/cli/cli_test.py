@@ -263,6 +263,7 @@ class Flags(Case):
                 ("a.toml", "stop = [1, [2]]", "line 1"),
                 ("a.toml", "stop = [", "line 1"),
                 ("a.toml", "stop = [}", "expected TOML"),
+                ("a.toml", "top_k = 1\n[\u0117]\n", "expected TOML"),
                 ("a.toml", "[[a]]", "line 1"),
                 ("a.toml", "a." * 100000 + "b = 1", "line 1"),
                 ("a.toml", b"prompt = '\xff'", "UTF-8"),
