@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "refrain/base/random.h"
+#include "refrain/io/input_file.h"
 #include "refrain/io/text.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
@@ -33,9 +34,11 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
-std::string mapped(const std::string& path) {
-  const MappedFile file(path);
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+std::string read_at_once(const std::string& path) {
+  const InputFile file(path);
+  std::string text(file.size(), '\0');
+  file.read(0, std::as_writable_bytes(std::span(text)));
+  return text;
 }
 
 // No file of this process may grow beyond `bytes` while this lives.
@@ -67,7 +70,7 @@ TEST(File, ReadsWholeOrMapped) {
     EXPECT_EQ(read_file(path), content);
     EXPECT_EQ(read_file(path, content.size()), content);
     EXPECT_EQ(read_file(path, SIZE_MAX), content);
-    EXPECT_EQ(mapped(path), content);
+    EXPECT_EQ(read_at_once(path), content);
   }
   EXPECT_EQ(error_of([&] { read_file(folder / "f", large.size() - 1); }),
             folder / "f" + ": longer than 3000000 bytes");
@@ -79,15 +82,15 @@ TEST(File, SaysWhyItCannotRead) {
   const std::string none = folder / "none";
   EXPECT_EQ(error_of([&] { read_file(none); }),
             "cannot open " + none + ": No such file or directory");
-  EXPECT_EQ(error_of([&] { MappedFile file(none); }),
+  EXPECT_EQ(error_of([&] { InputFile file(none); }),
             "cannot open " + none + ": No such file or directory");
   EXPECT_EQ(error_of([&] { read_file(folder.path()); }),
             folder.path() + ": expected a regular file");
-  EXPECT_EQ(error_of([&] { MappedFile file(folder.path()); }),
+  EXPECT_EQ(error_of([&] { InputFile file(folder.path()); }),
             folder.path() + ": expected a regular file");
   const std::string pipe = folder / "pipe";
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  EXPECT_EQ(error_of([&] { MappedFile file(pipe); }), pipe + ": expected a regular file");
+  EXPECT_EQ(error_of([&] { InputFile file(pipe); }), pipe + ": expected a regular file");
 }
 
 // A pipe that nobody writes to would be waited for without end.
@@ -103,19 +106,6 @@ TEST(File, WaitsForNoPipeButWhereOneIsMeant) {
   std::string line;
   EXPECT_TRUE(TextReader::of_regular(folder.put("f", "a\nb")).line(line));
   EXPECT_EQ(line, "a");
-}
-
-TEST(File, MappingMoves) {
-  const TemporaryFolder folder;
-  MappedFile a(folder.put("a", "first"));
-  MappedFile b(folder.put("b", "second"));
-  const std::byte* second = b.bytes().data();
-  a = std::move(b);
-  EXPECT_EQ(a.bytes().data(), second);
-  EXPECT_EQ(a.path(), folder / "b");
-  const MappedFile c(std::move(a));
-  EXPECT_EQ(c.bytes().data(), second);
-  EXPECT_EQ(c.bytes().size(), 6u);
 }
 
 TEST(File, Exists) {

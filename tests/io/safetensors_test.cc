@@ -5,12 +5,14 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "refrain/base/random.h"
+#include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
@@ -56,6 +58,23 @@ std::vector<float> converted(const std::string& dtype, const std::vector<T>& ele
 
 bool same_bits(float a, float b) {
   return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
+}
+
+// What would be a signal if the file were mapped.
+TEST(Safetensors, TruncatedWhileItIsRead) {
+  const TemporaryFolder folder;
+  const std::vector<float> values(300'000, 1.5f);
+  const std::string path = folder / "a.safetensors";
+  const TensorToWrite tensor{"w", {300, 1000}, values.data()};
+  write_safetensors(path, {&tensor, 1}, {});
+  const Safetensors file(path);
+  std::vector<float> found(values.size());
+  file.read(file.tensors()[0], found);
+  EXPECT_EQ(found, values);
+  std::filesystem::resize_file(path, 1000);
+  const std::string expected = path + ": changed while it was read: it ends at byte 1000";
+  EXPECT_TRUE(error_of([&] { file.read(file.tensors()[0], found); }).starts_with(expected));
+  EXPECT_TRUE(error_of([&] { (void)file.bytes(file.tensors()[0]); }).starts_with(expected));
 }
 
 TEST(Safetensors, ReadsWhatItWrites) {

@@ -10,8 +10,8 @@
 namespace refrain::data {
 
 ScoredPieces read_llama2c_tokenizer(const std::string& path, int64_t vocab_size) {
-  const io::MappedFile file(path);
-  std::span<const std::byte> rest = file.bytes();
+  const std::string file = io::read_file(path);
+  std::span<const std::byte> rest = std::as_bytes(std::span(file));
   ScoredPieces all;
   const auto take = [&](size_t bytes) {
     if (bytes > rest.size())

@@ -7,6 +7,7 @@
 #include "refrain/base/options.h"
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
+#include "refrain/io/input_file.h"
 #include "refrain/mixers/registry.h"
 
 namespace refrain {
@@ -71,8 +72,10 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
 }
 
 Sequence read_state(const std::string& path, LanguageModel& model) {
-  const io::MappedFile file(path);
-  std::string_view bytes(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const io::InputFile file(path);
+  std::string content(file.size(), '\0');
+  file.read(0, std::as_writable_bytes(std::span(content)));
+  std::string_view bytes = content;
   if (!bytes.starts_with(kMagic)) throw_error("{}: not a state file", path);
   Header header;
   uint64_t sum;

@@ -1,7 +1,6 @@
 #include "refrain/io/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/io/descriptor.h"
+#include "refrain/io/input_file.h"
 
 namespace refrain::io {
 namespace fs = std::filesystem;
@@ -140,31 +140,6 @@ void rename_path(const std::string& from, const std::string& to) {
 }
 
 }  // namespace
-
-MappedFile::MappedFile(const std::string& path) : path_(path) {
-  const Descriptor file = open_regular(path, &size_);
-  if (size_ == 0) return;
-  void* mapped = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
-  if (mapped == MAP_FAILED) throw_system_error("map", path);
-  data_ = static_cast<const std::byte*>(mapped);
-}
-
-MappedFile::~MappedFile() {
-  if (data_) munmap(const_cast<std::byte*>(data_), size_);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept { *this = std::move(other); }
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-void MappedFile::release() const {
-  if (data_) (void)madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
-}
 
 std::string read_file(const std::string& path, size_t max_bytes) {
   size_t size = 0;
@@ -296,9 +271,14 @@ void link_file(const std::string& from, const std::string& to) {
     if (link(from.c_str(), temporary.c_str()) == 0) break;
     if (errno == EEXIST) continue;
     // A file system without links, or another than that of `from`.
-    const MappedFile content(from);
+    const InputFile content(from);
     AtomicFile copy(to);
-    copy.write(content.bytes());
+    std::vector<std::byte> piece;
+    for (size_t at = 0; at < content.size(); at += piece.size()) {
+      piece.resize(std::min(size_t{1} << 20, content.size() - at));
+      content.read(at, piece);
+      copy.write(piece);
+    }
     return copy.commit();
   }
   try {

@@ -1,6 +1,6 @@
-// Files as the rest of the program sees them: read whole or mapped; written so that a crash at any
-// instant leaves either the old content or the new, never a part. Every failure is an Error that
-// names the path and the reason the system gave.
+// Files as the rest of the program sees them: read whole (and at any place: input_file.h); written
+// so that a crash at any instant leaves either the old content or the new, never a part. Every
+// failure is an Error that names the path and the reason the system gave.
 #pragma once
 #include <cstddef>
 #include <span>
@@ -8,25 +8,6 @@
 #include <string_view>
 
 namespace refrain::io {
-
-// A file mapped read-only for as long as this lives. An empty file has no bytes.
-class MappedFile {
- public:
-  explicit MappedFile(const std::string& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  // Pages that were read leave the process's memory until they are read again.
-  void release() const;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-  const std::byte* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 // The whole of a regular file; an Error if it is longer than `max_bytes`. What else may bear the
 // name (a pipe that nobody writes to, a device) is refused without waiting for it.

@@ -1,7 +1,5 @@
 #include "refrain/io/input_file.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,14 +8,8 @@
 
 namespace refrain::io {
 
-// O_NONBLOCK: opening a pipe must come back, to be refused.
 InputFile::InputFile(const std::string& path, const std::string& name)
-    : name_(name), file_(path, O_RDONLY | O_NONBLOCK) {
-  struct stat status;
-  if (fstat(file_.fd(), &status) != 0) throw_system_error("read", name_);
-  if (!S_ISREG(status.st_mode)) throw_error("{}: expected a regular file", name_);
-  size_ = static_cast<size_t>(status.st_size);
-}
+    : name_(name), file_(open_regular(path, &size_)) {}
 
 void InputFile::read(size_t at, std::span<std::byte> to) const {
   while (!to.empty()) {

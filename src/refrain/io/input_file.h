@@ -21,8 +21,8 @@ class InputFile {
 
  private:
   std::string name_;
+  size_t size_ = 0;
   Descriptor file_;
-  size_t size_;
 };
 
 }  // namespace refrain::io

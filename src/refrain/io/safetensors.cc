@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "refrain/base/error.h"
+#include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
 namespace refrain::io {
@@ -105,20 +106,20 @@ TensorInfo read_entry(const std::string& name, const Json& entry, const std::str
 int64_t TensorInfo::size() const { return product(shape); }
 
 Safetensors::Safetensors(const std::string& path) : file_(path) {
-  const std::span<const std::byte> file = file_.bytes();
   uint64_t length = 0;
-  if (file.size() < sizeof(length))
-    throw_error("{}: not a safetensors file: {} bytes long", path, file.size());
-  std::memcpy(&length, file.data(), sizeof(length));
+  if (file_.size() < sizeof(length))
+    throw_error("{}: not a safetensors file: {} bytes long", path, file_.size());
+  file_.read(0, std::as_writable_bytes(std::span(&length, 1)));
   if (length > kMaxHeader)
     throw_error("{}: not a safetensors file: a header of {} bytes, at most {} are read", path,
                 length, kMaxHeader);
-  if (length > file.size() - sizeof(length))
-    throw_error("{}: truncated: a header of {} bytes in a file of {}", path, length, file.size());
+  if (length > file_.size() - sizeof(length))
+    throw_error("{}: truncated: a header of {} bytes in a file of {}", path, length, file_.size());
   data_ = sizeof(length) + length;
-  const size_t data_bytes = file.size() - data_;
+  const size_t data_bytes = file_.size() - data_;
 
-  const std::string_view text(reinterpret_cast<const char*>(file.data()) + sizeof(length), length);
+  std::string text(length, '\0');
+  file_.read(sizeof(length), std::as_writable_bytes(std::span(text)));
   if (!text.starts_with('{')) throw_error("{}: not a safetensors file: no JSON object", path);
   bool has_metadata = false;
   each_member(text, path, kMaxEntryValues, [&](const std::string& name, Json&& entry) {
@@ -134,7 +135,7 @@ Safetensors::Safetensors(const std::string& path) : file_(path) {
       metadata_[key] = value.get<std::string>();
     }
   });
-  file_.release();
+  text = {};
 
   // In place: a stable sort would take as much memory again.
   std::sort(tensors_.begin(), tensors_.end(), [](const auto& a, const auto& b) {
@@ -168,29 +169,31 @@ const TensorInfo* Safetensors::find(const std::string& name) const {
   return &tensors_[*found];
 }
 
-std::span<const std::byte> Safetensors::bytes(const TensorInfo& info) const {
-  return file_.bytes().subspan(data_ + info.begin, info.end - info.begin);
+std::vector<std::byte> Safetensors::bytes(const TensorInfo& info) const {
+  std::vector<std::byte> bytes(info.end - info.begin);
+  file_.read(data_ + info.begin, bytes);
+  return bytes;
 }
 
 void Safetensors::read(const TensorInfo& info, std::span<float> to) const {
   REFRAIN_CHECK(static_cast<int64_t>(to.size()) == info.size());
   if (to.empty()) return;
+  if (info.dtype == "F32") return file_.read(data_ + info.begin, std::as_writable_bytes(to));
   // In parts, so that the file does not come to stand in memory beside its copy.
-  constexpr size_t kPart = size_t{1} << 20;
-  const std::span<const std::byte> from = bytes(info);
-  const size_t each = from.size() / to.size();
+  constexpr size_t kPart = size_t{1} << 18;
+  const size_t each = (info.end - info.begin) / to.size();
+  std::vector<std::byte> from(each * std::min(kPart, to.size()));
   for (size_t first = 0; first < to.size(); first += kPart) {
     const size_t count = std::min(kPart, to.size() - first);
-    read_part(info, from.subspan(first * each, count * each), to.subspan(first, count));
-    file_.release();
+    const std::span<std::byte> part = std::span(from).first(count * each);
+    file_.read(data_ + info.begin + first * each, part);
+    read_part(info, part, to.subspan(first, count));
   }
 }
 
 void Safetensors::read_part(const TensorInfo& info, std::span<const std::byte> from,
                             std::span<float> to) const {
-  if (info.dtype == "F32")
-    convert<float>(from, to, [](float x) { return x; });
-  else if (info.dtype == "BF16")
+  if (info.dtype == "BF16")
     convert<uint16_t>(from, to, from_bf16);
   else if (info.dtype == "F16")
     convert<uint16_t>(from, to, from_f16);

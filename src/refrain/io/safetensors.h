@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "refrain/io/file.h"
+#include "refrain/io/input_file.h"
 
 namespace refrain::io {
 
@@ -32,17 +32,17 @@ class Safetensors {
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // by offset
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  const TensorInfo* find(const std::string& name) const;      // null when absent
-  std::span<const std::byte> bytes(const TensorInfo&) const;  // aligned to nothing
+  const TensorInfo* find(const std::string& name) const;  // null when absent
+  std::vector<std::byte> bytes(const TensorInfo&) const;
   // The tensor as float32 (from F32, BF16, F16 or F64, the last rounded to nearest); `to` has its
   // size. Error on other types.
   void read(const TensorInfo&, std::span<float> to) const;
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const { return file_.name(); }
 
  private:
   void read_part(const TensorInfo&, std::span<const std::byte> from, std::span<float> to) const;
 
-  MappedFile file_;
+  InputFile file_;
   std::vector<TensorInfo> tensors_;
   std::vector<uint32_t> by_name_;  // places in tensors_
   std::map<std::string, std::string> metadata_;

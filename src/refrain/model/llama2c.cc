@@ -1,12 +1,12 @@
 #include "refrain/model/llama2c.h"
 
 #include <array>
-#include <cstring>
 #include <map>
 #include <span>
+#include <string_view>
 
 #include "refrain/base/error.h"
-#include "refrain/io/file.h"
+#include "refrain/io/input_file.h"
 #include "refrain/model/checkpoint.h"
 
 namespace refrain {
@@ -51,8 +51,8 @@ int64_t file_bytes(const ModelConfig& c) {
 // Takes the file's tensors one after another.
 class Reader {
  public:
-  Reader(std::span<const std::byte> bytes, const ModelConfig& config, LanguageModel& model)
-      : at_(bytes.data()), end_(at_ + bytes.size()), config_(config) {
+  Reader(const io::InputFile& file, const ModelConfig& config, LanguageModel& model)
+      : file_(file), config_(config) {
     visit_file_tensors(model, [&](const std::string& name, Tensor t) { tensors_[name] = t; });
   }
 
@@ -74,40 +74,40 @@ class Reader {
     }
   }
   void skip(int64_t floats) { at_ += static_cast<size_t>(floats) * sizeof(float); }
-  bool at_end() const { return at_ == end_; }
+  bool at_end() const { return at_ == file_.size(); }
 
  private:
   static std::string in_layer(int64_t l, const std::string& name) {
     return fmt::format("model.layers.{}.{}", l, name);
   }
   void read_floats(float* to, int64_t floats) {
-    std::memcpy(to, at_, static_cast<size_t>(floats) * sizeof(float));
+    file_.read(at_, std::as_writable_bytes(std::span(to, static_cast<size_t>(floats))));
     skip(floats);
   }
 
-  const std::byte* at_;
-  const std::byte* end_;
+  const io::InputFile& file_;
+  size_t at_ = sizeof(Header);
   const ModelConfig& config_;
   std::map<std::string, Tensor> tensors_;
 };
 
-std::unique_ptr<LanguageModel> load(std::span<const std::byte> bytes) {
+std::unique_ptr<LanguageModel> load(const io::InputFile& file) {
   Header header;
-  if (bytes.size() < sizeof(header))
+  if (file.size() < sizeof(header))
     throw_error("not a llama2.c model: expected a header of {} bytes, found {} bytes",
-                sizeof(header), bytes.size());
-  std::memcpy(header.data(), bytes.data(), sizeof(header));
+                sizeof(header), file.size());
+  file.read(0, std::as_writable_bytes(std::span(header)));
   if (header[0] == kLaterVersions)
     throw_error("expected a llama2.c model of version 0, found version {}", header[1]);
   const ModelConfig config = to_config(header);
-  if (const int64_t expected = file_bytes(config); std::cmp_not_equal(bytes.size(), expected))
-    throw_error("expected {} bytes for the sizes in its header, found {}", expected, bytes.size());
+  if (const int64_t expected = file_bytes(config); std::cmp_not_equal(file.size(), expected))
+    throw_error("expected {} bytes for the sizes in its header, found {}", expected, file.size());
 
   Options settings;
   settings.set("attention.rope_theta", "10000");
   settings.set("attention.rope_pairing", "half");
   auto model = std::make_unique<LanguageModel>(config, settings);
-  Reader in(bytes.subspan(sizeof(header)), config, *model);
+  Reader in(file, config, *model);
   in.read("model.embed_tokens.weight");
   in.read_layers("input_layernorm.weight");
   in.read_layers_rotary("self_attn.q_proj.weight");
@@ -128,10 +128,11 @@ std::unique_ptr<LanguageModel> load(std::span<const std::byte> bytes) {
 }  // namespace
 
 std::unique_ptr<LanguageModel> load_llama2c(const std::string& path) {
-  const io::MappedFile file(path);
+  const io::InputFile file(path);
   try {
-    return load(file.bytes());
+    return load(file);
   } catch (const Error& error) {
+    if (std::string_view(error.what()).starts_with(path)) throw;  // of reading the file
     throw_error("{}: {}", path, error.what());
   }
 }
