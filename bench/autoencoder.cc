@@ -70,7 +70,8 @@ class Pass {
  public:
   Pass(const Row& row, const Shape& shape, bool backward)
       : config_(config_of(row, shape)), decoder_(config_), backward_(backward) {
-    parameters_.allocate([this](const ParamVisitor& v) { decoder_.visit(v); });
+    parameters_.declare([this](const ParamVisitor& v) { decoder_.visit(v); });
+    parameters_.take_memory();
     parameters_.initialise(1);
     cli::bench::spread_weights([this](const ParamVisitor& v) { decoder_.visit(v); });
     if (backward) parameters_.allocate_gradients();
