@@ -239,7 +239,7 @@ class Promise(TrainCase):
         data = self.put("long.txt", text(6000))
         command = lambda out, *flags: [
             "train", "--data", data, "--out", self.dir / out, "--pattern", "gla lstm", "--layers", 2,
-            "--d-model", 64, "--heads", 2, "--context", 9000, "--batch-size", 2, *flags]
+            "--d-model", 64, "--heads", 2, "--context", 12500, "--batch-size", 2, *flags]
         least = self.smallest_budget(command)
         self.same(command, {
             "kept": ["--threads", 1],
