@@ -200,14 +200,11 @@ struct Bench {
   // A dry step on one token: what a mixer refuses, it refuses there.
   static void try_mixer(const Setup& setup, const std::string& kind, const MixerShape& shape) {
     const std::unique_ptr<Mixer> mixer = make_mixer(kind, shape, setup.mixer_settings);
-    mixer->visit([](const ParamSpec& spec, Param& param) {
-      param.w.rank = static_cast<int>(spec.shape.size());
-      std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
-    });
+    mixer->visit(shape_param);
     Arena scratch, saved;
     Context dry{scratch, {}, setup.checkpointing.keep_every};
     WindowData data;
-    const Tensor row(nullptr, {1, shape.d_model});
+    const Tensor row(nowhere(), {1, shape.d_model});
     mixer->forward(dry, data.whole(1, 1), row, row, nullptr, &saved);
   }
 

@@ -1,6 +1,7 @@
 // A bump allocator over one block, with stack discipline: a Frame gives back, when it ends, what
 // was taken since it began. An Arena without memory only counts: running a step dry over two
 // counting arenas is how the memory plan is made, so it cannot drift from what the step takes.
+// What it gives stands nowhere().
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -11,6 +12,14 @@
 #include "refrain/base/tensor.h"
 
 namespace refrain {
+
+// Where a dry run's tensors stand: an address that no memory has (it is none that a program can
+// have on x86-64 or on ARM). A dry run counts offsets as the real one does, which null does not
+// bear; what it would touch ends the program.
+template <class T = float>
+T* nowhere() {
+  return reinterpret_cast<T*>(uintptr_t{1} << 55);
+}
 
 class Arena {
  public:
@@ -23,7 +32,7 @@ class Arena {
 
   template <class T = float>
   TensorOf<T> take(std::initializer_list<int64_t> shape) {
-    TensorOf<T> t(nullptr, shape);
+    TensorOf<T> t(nowhere<T>(), shape);
     const size_t bytes = (static_cast<size_t>(t.size()) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
     if (base_) {
       REFRAIN_CHECK(bytes <= limit_ - top_ && "the plan is smaller than its use");

@@ -1,17 +1,19 @@
 // Learned tensors, declared once and visited by everything that treats them alike: allocation,
 // initialisation, loading, saving, counting, optimisation.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
 
 namespace refrain {
 
-// A learned tensor and the gradient that backward adds to; g is empty in inference.
+// A learned tensor and the gradient that backward adds to, which has no memory in inference.
 struct Param {
   Tensor w, g;
   const float* packed = nullptr;  // w once more, as products read it (kernels/gemm.h); or none
@@ -50,6 +52,14 @@ struct ParamSpec {
     return n;
   }
 };
+
+// The shapes alone, as dry runs want them; memory comes later.
+inline void shape_param(const ParamSpec& spec, Param& param) {
+  param.w = Tensor(nowhere(), {});
+  param.w.rank = static_cast<int>(spec.shape.size());
+  std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
+  param.g = param.w;
+}
 
 using ParamVisitor = std::function<void(const ParamSpec&, Param&)>;
 

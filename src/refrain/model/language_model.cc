@@ -32,8 +32,7 @@ LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, 
   }
   visit([&](const ParamSpec& spec, Param& param) {
     REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
-    param.w.rank = static_cast<int>(spec.shape.size());
-    std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
+    shape_param(spec, param);
     parameters_ += spec.size();
     floats_ += padded(spec.size());
   });
@@ -101,7 +100,8 @@ void LanguageModel::allocate_gradients() {
 
 Tensor LanguageModel::lookup_gradient() {
   if (!config_.tie_embeddings) return embedding_.g;
-  return {lookup_gradient_.data(), {config_.vocab_size, config_.d_model}};
+  float* at = lookup_gradient_.size() > 0 ? lookup_gradient_.data() : nowhere();
+  return {at, {config_.vocab_size, config_.d_model}};
 }
 
 void LanguageModel::clear_gradients() {

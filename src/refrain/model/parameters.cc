@@ -30,8 +30,7 @@ void Parameters::take_memory() {
   weights_ = Buffer<float>(static_cast<size_t>(total));
   float* at = weights_.data();
   visit_([&](const ParamSpec& spec, Param& param) {
-    param.w.rank = static_cast<int>(spec.shape.size());
-    std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
+    shape_param(spec, param);
     param.w.data = at;
     at += padded(spec.size());
   });

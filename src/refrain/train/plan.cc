@@ -75,7 +75,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   WindowData data;
   const Window window = data.whole(pieces, length);
   const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
-  const std::vector<std::byte*> rows(static_cast<size_t>(pieces));
+  const std::vector<std::byte*> rows(static_cast<size_t>(pieces), nowhere<std::byte>());
   const std::vector<State> states(
       config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
   io::ScratchFile spill("");  // nothing is written in a dry run
@@ -89,7 +89,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   return count_bytes([&](Context& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
     ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
-    model_.train(ctx, window, lesson, {nullptr, {window.rows()}}, saved);
+    model_.train(ctx, window, lesson, {nowhere(), {window.rows()}}, saved);
   });
 }
 
@@ -100,11 +100,11 @@ size_t Planner::evaluation_bytes(int64_t sequences) const {
   WindowData data;
   const Window window = data.whole(sequences, length);
   const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
-  const std::vector<std::byte*> rows(static_cast<size_t>(sequences));
+  const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(stretch > 0 ? static_cast<size_t>(model_.config().layers) : 0,
                                   State{rows});
   return count_bytes([&](Context& ctx, Arena&) {
-           model_.losses(ctx, window, ids, ids, states, {nullptr, {window.rows()}});
+           model_.losses(ctx, window, ids, ids, states, {nowhere(), {window.rows()}});
          })
       .total();
 }

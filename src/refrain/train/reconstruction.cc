@@ -212,11 +212,11 @@ size_t scoring_bytes(const WordAutoencoder& model, int64_t together) {
   const int64_t R = window.rows(), E = model.model->config().width;
   const StepBytes made = count_bytes([&](Context& ctx, Arena&) {
     const Tensor x = ctx.scratch.take({R, E});
-    model.model->reconstruct(ctx, window, x, {nullptr, {R, E}});
+    model.model->reconstruct(ctx, window, x, {nowhere(), {R, E}});
   });
   const int64_t compared = std::min(R, rows_compared(together));
   const StepBytes nearest = count_bytes([&](Context& ctx, Arena&) {
-    find_nearest({nullptr, {compared, E}}, model.table(), ctx, nullptr);
+    find_nearest({nowhere(), {compared, E}}, model.table(), ctx, nullptr);
   });
   const auto kept = static_cast<size_t>(R * (2 * E + 4)) * sizeof(float);
   return std::max(made.total(), nearest.total()) + kept;

@@ -18,8 +18,8 @@ StepBytes step_bytes(const WordAutoencoder& model, int64_t windows, int64_t leng
   const auto with = [&](uint8_t is_forced) {
     const std::vector<uint8_t> forced(static_cast<size_t>(length), is_forced);
     return count_bytes([&](Context& ctx, Arena& saved) {
-      train_on_words(model, ctx, window, ids, forced, 1, {nullptr, {window.rows()}},
-                     {nullptr, {window.rows()}}, saved);
+      train_on_words(model, ctx, window, ids, forced, 1, {nowhere(), {window.rows()}},
+                     {nowhere(), {window.rows()}}, saved);
     });
   };
   return larger(with(0), with(1));
