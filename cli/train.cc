@@ -130,6 +130,7 @@ struct Train {
   int64_t stop_after = 0;
   bool skip_long = false;
   ModelConfig model;
+  Initialisation initialisation;
   TrainConfig training;
   Options mixers;
   ReconstructSettings reconstruct;
@@ -164,6 +165,7 @@ struct Train {
       "leave out pairs and probes longer than context or max_tokens, instead of stopping there");
     v("mixer", mixer, "the mixer of every block, instead of a pattern");
     model.visit(v);
+    initialisation.visit(v);
     visit_mixers(v, mixers);
     training.visit(v);
     reconstruct.visit(v);
@@ -285,6 +287,7 @@ struct Train {
       refuse_given(line, "tags",
                    fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
     check_stack(line, model, training, mixers);  // mistakes are told before any work is done
+    initialisation.scheme(model.bare());
   }
 
   // What multiplies rounded operands here.
@@ -391,7 +394,7 @@ struct Train {
       return budget > 0 ? planner.within(budget) : planner.unbounded();
     });
     network.take_memory();
-    network.initialise(static_cast<uint64_t>(training.seed));
+    network.initialise(static_cast<uint64_t>(training.seed), initialisation);
     network.allocate_gradients();
     Trainer trainer(network, train_set, valid_set, training, directory, plan, describe);
     const bool resumed = goes_on && trainer.resume();

@@ -217,10 +217,10 @@ TEST(CellMixers, AnLstmRemembersAtFirst) {
   mixer.visit([&](const ParamSpec& spec, Param&) { specs.emplace(spec.name, spec); });
   ASSERT_EQ(specs.size(), 5u);
   const Init& bias = specs.at("bias_ih_l0").init;
-  EXPECT_EQ(bias.value, 1);
+  EXPECT_EQ(bias.mean, 1);
   EXPECT_EQ(bias.first, 3);
   EXPECT_EQ(bias.end, 6);
-  EXPECT_EQ(specs.at("bias_hh_l0").init.value, 0);
+  EXPECT_EQ(specs.at("bias_hh_l0").init.mean, 0);
   EXPECT_FALSE(specs.at("bias_ih_l0").decay);
   EXPECT_EQ(specs.at("weight_ih_l0").shape, (std::vector<int64_t>{12, 8}));
   EXPECT_EQ(specs.at("weight_hh_l0").shape, (std::vector<int64_t>{12, 3}));

@@ -16,14 +16,15 @@ class FeedForward {
   FeedForward(int64_t d_model, int64_t d_ff, bool gated)
       : gated_(gated), gate_up_{d_model, (gated ? 2 : 1) * d_ff}, down_{d_ff, d_model} {}
 
-  void visit(const ParamVisitor& v, float std, float residual_std) {
+  // In a stack of `blocks`.
+  void visit(const ParamVisitor& v, int64_t blocks) {
     const int64_t d_ff = down_.in;
     if (gated_)
-      gate_up_.visit(v, "gate_up_proj.weight", Init::normal(std),
+      gate_up_.visit(v, "gate_up_proj.weight", Init::matrix(gate_up_.in),
                      {{"gate_proj.weight", d_ff}, {"up_proj.weight", d_ff}});
     else
-      gate_up_.visit(v, "up_proj.weight", Init::normal(std));
-    down_.visit(v, "down_proj.weight", Init::normal(residual_std));
+      gate_up_.visit(v, "up_proj.weight", Init::matrix(gate_up_.in));
+    down_.visit(v, "down_proj.weight", Init::output(down_.in, blocks));
   }
 
   // What backward reads: the values before the activation; with ctx.bf16() rounded, and saved so.

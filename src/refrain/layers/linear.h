@@ -16,14 +16,13 @@ struct Linear {
   bool bias = false;
   Param w{}, b{};
 
-  // `name` ends with ".weight"; a bias, which starts at zero, takes ".bias" in its place, and the
-  // same parts.
+  // `name` ends with ".weight"; a bias takes ".bias" in its place, and the same parts.
   void visit(const ParamVisitor& v, const std::string& name, Init init,
              std::vector<ParamPart> parts = {}) {
     v({name, {out, in}, init, true, parts}, w);
     if (!bias) return;
     for (ParamPart& part : parts) part.name = bias_name(part.name);
-    v({bias_name(name), {out}, Init::constant(0), false, std::move(parts)}, b);
+    v({bias_name(name), {out}, Init::bias(in), false, std::move(parts)}, b);
   }
   // x [R, in], y [R, out]
   void forward(Context& ctx, ConstTensor x, Tensor y) const {

@@ -19,18 +19,46 @@ struct Param {
   const float* packed = nullptr;  // w once more, as products read it (kernels/gemm.h); or none
 };
 
-// How a tensor starts: one number, everywhere or at the elements [first, end) with zeros elsewhere;
-// or normal with a standard deviation and a mean.
+// How a tensor starts: `mean` at the elements [first, end) and 0 at the others, with noise around
+// it. A tensor says how much, or what it is for, and then the scheme of its model says how much
+// (model/initialisation.h).
 struct Init {
-  enum Kind { kConstant, kNormal } kind;
-  float value;
+  enum Role {
+    kGiven,      // normal noise of deviation `std`, which may be 0, under every scheme
+    kEmbedding,  // rows that are looked up
+    kMatrix,     // of a product over `in` numbers
+    kOutput,     // a matrix whose product goes to the residual stream of `blocks` blocks
+    kBias,       // beside a product over `in` numbers
+    kGateBias,   // of forget gates: what is given where blocks norm and add, a bias where they do
+                 // not
+    kCell,       // a matrix of a recurrent cell of `in` units
+    kCellBias,   // and a bias of one
+  } role = kGiven;
+  float std = 0, mean = 0;
+  int64_t in = 0, blocks = 0;
+  float reads = 1;  // of kOutput: how large what it reads is, where the mixer's input is 1
   int64_t first = 0, end = INT64_MAX;
-  float mean = 0;
-  static Init constant(float c) { return {kConstant, c}; }
-  static Init constant_at(float c, int64_t first, int64_t end) {
-    return {kConstant, c, first, end, 0};
+
+  static Init constant(float c) { return {.mean = c}; }
+  static Init normal(float std, float mean = 0) { return {.std = std, .mean = mean}; }
+  static Init embedding() { return {.role = kEmbedding}; }
+  static Init matrix(int64_t in) { return {.role = kMatrix, .in = in}; }
+  static Init output(int64_t in, int64_t blocks, float reads = 1) {
+    return {.role = kOutput, .in = in, .blocks = blocks, .reads = reads};
   }
-  static Init normal(float std, float mean = 0) { return {kNormal, std, 0, INT64_MAX, mean}; }
+  static Init bias(int64_t in) { return {.role = kBias, .in = in}; }
+  static Init gate_bias(int64_t in, float std, float mean) {
+    return {.role = kGateBias, .std = std, .mean = mean, .in = in};
+  }
+  static Init cell(int64_t units) { return {.role = kCell, .in = units}; }
+  static Init cell_bias(int64_t units) { return {.role = kCellBias, .in = units}; }
+  Init with_mean(float c, int64_t from, int64_t to) const {
+    Init init = *this;
+    init.mean = c;
+    init.first = from;
+    init.end = to;
+    return init;
+  }
 };
 
 // Rows of a tensor that files know under a name of their own.

@@ -13,16 +13,18 @@ Recurrent::Recurrent(Cell cell, int64_t in, int64_t hidden)
       w_hh_{hidden, kernels::gates_of(cell) * hidden, true} {}
 
 void Recurrent::visit(const ParamVisitor& v) {
-  // As wide as PyTorch's uniform distribution between -1/√H and 1/√H.
-  const Init normal = Init::normal(1 / std::sqrt(3 * static_cast<float>(hidden())));
+  const Init matrix = Init::cell(hidden()), bias = Init::cell_bias(hidden());
   // An lstm remembers at first (Gers et al., 2000; Jozefowicz et al., 2015): its forget gates'
   // biases, the second of its gates, add up to 1.
-  const Init bias =
-      cell_ == Cell::kLstm ? Init::constant_at(1, hidden(), 2 * hidden()) : Init::constant(0);
-  v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, normal, true}, w_ih_.w);
-  v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, normal, true}, w_hh_.w);
-  v({"bias_ih_l0", {w_ih_.out}, bias, false}, w_ih_.b);
-  v({"bias_hh_l0", {w_hh_.out}, Init::constant(0), false}, w_hh_.b);
+  const bool remembers = cell_ == Cell::kLstm;
+  v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, matrix, true}, w_ih_.w);
+  v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, matrix, true}, w_hh_.w);
+  v({"bias_ih_l0",
+     {w_ih_.out},
+     remembers ? bias.with_mean(1, hidden(), 2 * hidden()) : bias,
+     false},
+    w_ih_.b);
+  v({"bias_hh_l0", {w_hh_.out}, bias, false}, w_hh_.b);
 }
 
 // `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.

@@ -5,7 +5,6 @@
 //
 // `Config` names the cell: kCell, kName and the setting `hidden`.
 #pragma once
-#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -29,13 +28,13 @@ class RecurrentMixer final : public Mixer {
  public:
   RecurrentMixer(const MixerShape& s, const Config& c)
       : cell_(Config::kCell, s.d_model, recurrent_width(s, Config::kName, c.hidden)),
-        o_std_(kInitStd / std::sqrt(2.0f * static_cast<float>(s.blocks))) {
+        blocks_(s.blocks) {
     if (cell_.hidden() != s.d_model) o_ = Linear{cell_.hidden(), s.d_model};
   }
 
   void visit(const ParamVisitor& v) override {
     cell_.visit(v);
-    if (o_) o_->visit(v, "o_proj.weight", Init::normal(o_std_));
+    if (o_) o_->visit(v, "o_proj.weight", Init::output(o_->in, blocks_));
   }
 
   void forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
@@ -74,7 +73,7 @@ class RecurrentMixer final : public Mixer {
 
   Recurrent cell_;
   std::optional<Linear> o_;
-  float o_std_;
+  int64_t blocks_;
 };
 
 }  // namespace refrain

@@ -14,8 +14,4 @@ struct MixerShape {
   int64_t index = 0;  // of its block in the stack: keys its dropout masks
 };
 
-// Standard deviation of matrices at the start (Radford et al., 2019): 0.02, and that over
-// sqrt(2 blocks) where the product is added to the residual stream.
-inline constexpr float kInitStd = 0.02f;
-
 }  // namespace refrain

@@ -21,11 +21,10 @@ Block::Block(std::unique_ptr<Mixer> mixer, const ModelConfig& config, int64_t in
 
 void Block::visit(const ParamVisitor& v) {
   if (bare_) return mixer_->visit(prefixed(v, "self_attn."));
-  const float residual_std = kInitStd / std::sqrt(2.0f * static_cast<float>(blocks_));
   v({"input_layernorm.weight", {D_}, Init::constant(1), false}, norm1_);
   mixer_->visit(prefixed(v, "self_attn."));
   v({"post_attention_layernorm.weight", {D_}, Init::constant(1), false}, norm2_);
-  feed_forward_.visit(prefixed(v, "mlp."), kInitStd, residual_std);
+  feed_forward_.visit(prefixed(v, "mlp."), blocks_);
 }
 
 Block::Saved Block::carve(const Context& ctx, const Window& w, bool states, Arena& a,

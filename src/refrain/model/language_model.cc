@@ -10,7 +10,6 @@
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
 #include "refrain/mixers/registry.h"
-#include "refrain/model/parameters.h"
 #include "refrain/model/supervised_rows.h"
 
 namespace refrain {
@@ -56,16 +55,17 @@ size_t LanguageModel::training_bytes() const {
 
 void LanguageModel::visit(const ParamVisitor& v) {
   const int64_t V = config_.vocab_size, D = config_.d_model;
-  v({"model.embed_tokens.weight", {V, D}, Init::normal(kInitStd), false}, embedding_);
+  v({"model.embed_tokens.weight", {V, D}, Init::embedding(), false}, embedding_);
   for (size_t l = 0; l < blocks_.size(); ++l)
     blocks_[l].visit(prefixed(v, "model.layers." + std::to_string(l) + "."));
   if (!config_.bare()) v({"model.norm.weight", {D}, Init::constant(1), false}, norm_);
-  if (!config_.tie_embeddings) v({"lm_head.weight", {V, D}, Init::normal(kInitStd), true}, head_);
-  if (config_.bare()) v({"lm_head.bias", {V}, Init::constant(0), false}, head_bias_);
+  if (!config_.tie_embeddings) v({"lm_head.weight", {V, D}, Init::matrix(D), true}, head_);
+  if (config_.bare()) v({"lm_head.bias", {V}, Init::bias(D), false}, head_bias_);
 }
 
-void LanguageModel::initialise(uint64_t seed) {
-  visit([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, seed); });
+void LanguageModel::initialise(uint64_t seed, const Initialisation& initialisation) {
+  const InitScheme scheme = initialisation.scheme(config_.bare());
+  visit([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, scheme, seed); });
 }
 
 void LanguageModel::pack_weights() {

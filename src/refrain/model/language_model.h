@@ -16,6 +16,7 @@
 #include "refrain/base/options.h"
 #include "refrain/model/block.h"
 #include "refrain/model/config.h"
+#include "refrain/model/initialisation.h"
 #include "refrain/model/recompute.h"
 
 namespace refrain {
@@ -37,7 +38,7 @@ class LanguageModel {
   const Options& mixer_settings() const { return mixer_settings_; }
 
   // Weights drawn from (seed, name of the parameter) alone.
-  void initialise(uint64_t seed);
+  void initialise(uint64_t seed, const Initialisation& = {});
   void visit(const ParamVisitor&);
   int64_t parameters() const { return parameters_; }
 

@@ -4,10 +4,10 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/base/random.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/model/file_tensors.h"
+#include "refrain/model/initialisation.h"
 
 namespace refrain {
 namespace {
@@ -36,19 +36,8 @@ void Parameters::take_memory() {
   });
 }
 
-void draw_initial(const ParamSpec& spec, Param& param, uint64_t seed) {
-  if (spec.init.kind == Init::kConstant) {
-    for (int64_t i = 0; i < param.w.size(); ++i)
-      param.w.data[i] = i >= spec.init.first && i < spec.init.end ? spec.init.value : 0;
-    return;
-  }
-  Random random(mix_key(seed, spec.name));
-  for (float& w : param.w)
-    w = spec.init.mean + static_cast<float>(random.normal()) * spec.init.value;
-}
-
 void Parameters::initialise(uint64_t seed) {
-  visit_([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, seed); });
+  visit_([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, {}, seed); });
 }
 
 void Parameters::allocate_gradients() {

@@ -11,9 +11,6 @@
 
 namespace refrain {
 
-// The weights that a parameter begins with: a function of (seed, name) alone.
-void draw_initial(const ParamSpec&, Param&, uint64_t seed);
-
 class Parameters {
  public:
   using Visit = std::function<void(const ParamVisitor&)>;
@@ -23,7 +20,7 @@ class Parameters {
   // For all of it; zero until it is filled.
   void take_memory();
 
-  // Drawn from (seed, name of the tensor) alone.
+  // Drawn from (seed, name of the tensor) alone, by the scheme `normal`.
   void initialise(uint64_t seed);
   void allocate_gradients();
   void clear_gradients();

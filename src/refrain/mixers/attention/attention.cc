@@ -67,12 +67,11 @@ kernels::AttentionShape Attention::attention(const Context& ctx) const {
 
 void Attention::visit(const ParamVisitor& v) {
   const int64_t d = shape_.head_dim;
-  qkv_.visit(v, "qkv_proj.weight", Init::normal(kInitStd),
+  qkv_.visit(v, "qkv_proj.weight", Init::matrix(qkv_.in),
              {{"q_proj.weight", shape_.heads * d},
               {"k_proj.weight", shape_.kv_heads * d},
               {"v_proj.weight", shape_.kv_heads * d}});
-  o_.visit(v, "o_proj.weight",
-           Init::normal(kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks))));
+  o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks));
 }
 
 Attention::Saved Attention::carve(Context& ctx, Arena& a, const Window& w, bool keep_rings) const {

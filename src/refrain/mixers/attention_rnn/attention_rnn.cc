@@ -11,7 +11,7 @@ AttentionRnn::AttentionRnn(const MixerShape& s, const AttentionRnnConfig& c)
     : shape_{s.heads, s.head_dim},
       config_(c),
       scale_(c.scaled ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))) : 1),
-      output_std_(kInitStd / std::sqrt(2.0f * static_cast<float>(s.blocks))),
+      blocks_(s.blocks),
       q_{s.d_model, shape_.width(), c.bias},
       k_{s.d_model, shape_.width(), c.bias},
       v_{s.d_model, shape_.width(), c.bias},
@@ -27,10 +27,10 @@ AttentionRnn::AttentionRnn(const MixerShape& s, const AttentionRnnConfig& c)
 void AttentionRnn::visit(const ParamVisitor& v) {
   // As large as a normed token, so that scores start where those of attention do.
   v({"query_token", {q_.in}, Init::normal(1), false}, token_);
-  q_.visit(v, "q_proj.weight", Init::normal(kInitStd));
-  k_.visit(v, "k_proj.weight", Init::normal(kInitStd));
-  v_.visit(v, "v_proj.weight", Init::normal(kInitStd));
-  o_.visit(v, "o_proj.weight", Init::normal(output_std_));
+  q_.visit(v, "q_proj.weight", Init::matrix(q_.in));
+  k_.visit(v, "k_proj.weight", Init::matrix(k_.in));
+  v_.visit(v, "v_proj.weight", Init::matrix(v_.in));
+  o_.visit(v, "o_proj.weight", Init::output(o_.in, blocks_));
 }
 
 size_t AttentionRnn::state_bytes(int64_t) const {

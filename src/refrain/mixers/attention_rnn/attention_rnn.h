@@ -61,7 +61,8 @@ class AttentionRnn final : public Mixer {
 
   kernels::ScanShape shape_;
   AttentionRnnConfig config_;
-  float scale_, output_std_;
+  float scale_;
+  int64_t blocks_;
   Param token_;  // [D]
   Linear q_, k_, v_, o_;
   // The gradients of scores(), weight and bias, over all rows of an optimiser step: those of token,

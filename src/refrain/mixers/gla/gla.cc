@@ -100,16 +100,16 @@ Gla::Gla(const MixerShape& s, const GlaConfig& c)
 
 void Gla::visit(const ParamVisitor& v) {
   const GlaLayout& l = layout_;
-  const float residual_std = kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks));
   std::vector<ParamPart> parts;
   for (const Section& s : sections_) parts.push_back({s.name + ".weight", s.columns});
-  v({"qkgv_proj.weight", {l.columns, shape_.d_model}, Init::normal(kInitStd), true, parts}, w_);
+  v({"qkgv_proj.weight", {l.columns, shape_.d_model}, Init::matrix(shape_.d_model), true, parts},
+    w_);
   // Channels start with memories of every length: a few tokens to some hundred.
   for (Section& s : sections_)
     if (s.biased)
       v({s.name + ".bias",
          {s.columns},
-         s.first == l.gate ? Init::normal(2, 2) : Init::constant(0),
+         s.first == l.gate ? Init::gate_bias(shape_.d_model, 2, 2) : Init::bias(shape_.d_model),
          false},
         s.b);
   // Independent rows keep their size in a sum with taps of 1 / sqrt(taps); twice that, since silu
@@ -121,11 +121,26 @@ void Gla::visit(const ParamVisitor& v) {
        true},
       f.w);
   if (l.low_rank) {
-    v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::normal(kInitStd), true}, gate_w_);
+    v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::matrix(l.gate_columns), true},
+      gate_w_);
     v({"gk_proj.1.bias", {l.keys()}, Init::normal(6, -4), false}, gate_b_);
   }
   if (config_.output_norm) v({"g_norm.weight", {l.value_dim}, Init::constant(1), false}, norm_);
-  o_.visit(v, "o_proj.weight", Init::normal(residual_std));
+  o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks, first_output_size()));
+}
+
+// The root mean square of what W_o reads in a bare stack, where inputs and projections have one
+// of 1. C holds what one token wrote under sigmoid gates as they start there, and as much as some
+// 80 independent ones under low_rank; tanh makes 0.63 of it, sigmoid 0.54, silu 0.6.
+float Gla::first_output_size() const {
+  const float tokens = layout_.low_rank ? 80 : 1;
+  float size = 1;
+  if (!config_.output_norm) {
+    size = layout_.scale * std::sqrt(tokens * static_cast<float>(layout_.key_dim));
+    for (const std::string& act : {config_.key_act, config_.value_act})
+      size *= act == "tanh" ? 0.63f : act == "sigmoid" ? 0.54f : 1;
+  }
+  return config_.output_gate ? 0.6f * size : size;
 }
 
 size_t Gla::state_bytes(int64_t) const {

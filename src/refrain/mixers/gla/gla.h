@@ -142,6 +142,7 @@ class Gla final : public Mixer {
     int64_t first, count;
   };
 
+  float first_output_size() const;
   Rows carve(Arena& scratch, Arena& kept, int64_t rows) const;
   History carve_history(const Context&, Arena&, const Window&, bool state) const;
   kernels::GlaSequence sequence(const Window&, const Rows&, int64_t b, int64_t first,

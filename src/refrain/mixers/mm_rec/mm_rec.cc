@@ -66,35 +66,31 @@ MmRec::MmRec(const MixerShape& s, const MmRecConfig& c)
 
 void MmRec::visit(const ParamVisitor& v) {
   const int64_t D = shape_.d_model;
-  const Init normal = Init::normal(kInitStd);
+  const Init matrix = Init::matrix(D), narrow = Init::matrix(inner_);
   std::vector<ParamPart> parts;
   if (config_.memory) parts.push_back({"q_proj.weight", D});
   for (const char* name : {"k_proj.weight", "v_proj.weight", "z_proj.weight"})
     parts.push_back({name, D});
-  v({"qkvz_proj.weight", {columns(), D}, normal, true, parts}, qkvz_);
-  v({"z_decay.0.weight", {inner_, D}, normal, true}, z_in_);
-  v({"z_decay.1.weight", {D, inner_}, normal, true}, z_out_);
-  v({"k_decay.0.weight", {inner_, D}, normal, true}, k_in_);
-  v({"k_decay.1.weight", {D, inner_}, normal, true}, k_out_);
+  v({"qkvz_proj.weight", {columns(), D}, matrix, true, parts}, qkvz_);
+  v({"z_decay.0.weight", {inner_, D}, matrix, true}, z_in_);
+  v({"z_decay.1.weight", {D, inner_}, narrow, true}, z_out_);
+  v({"k_decay.0.weight", {inner_, D}, matrix, true}, k_in_);
+  v({"k_decay.1.weight", {D, inner_}, narrow, true}, k_out_);
   const bool full = config_.recurrence == "full";
-  if (full) v({"r_of_z.weight", {D, D}, normal, true}, r_of_z_);
+  if (full) v({"r_of_z.weight", {D, D}, matrix, true}, r_of_z_);
   const std::string r = full ? "r_of_h" : "r_of_z", p = full ? "p_of_h" : "p_of_z";
-  v({"gates.weight", {2 * D, D}, normal, true, {{r + ".weight", D}, {p + ".weight", D}}}, gates_);
-  v({"gates.bias", {2 * D}, Init::constant(0), false}, gates_bias_);
+  v({"gates.weight", {2 * D, D}, matrix, true, {{r + ".weight", D}, {p + ".weight", D}}}, gates_);
+  v({"gates.bias", {2 * D}, Init::bias(D), false}, gates_bias_);
   if (!config_.memory) return;
-  v({"memory_null", {D}, normal, false}, null_);
-  v({"memory_q.weight", {D, D}, normal, true}, q_of_h_);
+  v({"memory_null", {D}, matrix, false}, null_);
+  v({"memory_q.weight", {D, D}, matrix, true}, q_of_h_);
   v({"memory_kv.weight",
      {2 * D, D},
-     normal,
+     matrix,
      true,
      {{"memory_k.weight", D}, {"memory_v.weight", D}}},
     kv_);
-  v({"o_proj.weight",
-     {D, D},
-     Init::normal(kInitStd / std::sqrt(2.0f * static_cast<float>(shape_.blocks))),
-     true},
-    o_);
+  v({"o_proj.weight", {D, D}, Init::output(D, shape_.blocks), true}, o_);
 }
 
 size_t MmRec::state_bytes(int64_t) const {
