@@ -8,6 +8,7 @@ Classes with a task of their own run all of it for the language model and for th
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,6 +236,25 @@ class LanguageModel(Both, train_test.TrainCase):
         self.must("train", "--resume", self.dir / "run")
 
 
+    def test_a_signal_in_an_evaluation(self):
+        """It does not wait for the rest: the steps are saved, and the run that goes on evaluates."""
+        held_out = self.put("held-out.txt", train_test.text(300) * 600)
+        process = self.start(*self.lm("run", "--valid", held_out, "--max-steps", 3,
+                                      "--logging-steps", 1))
+        self.wait_for(self.dir / "run" / "metrics.jsonl", process)
+        while len(self.records()) < 3 and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.2)  # some seconds of evaluation have begun
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=60)[1].decode()
+        self.assertEqual(process.returncode, 128 + signal.SIGTERM, error)
+        self.assertEqual(self.state()["global_step"], 3)
+        self.assertFalse([r for r in self.records() if "eval_loss" in r])
+        (self.dir / "held-out.txt").write_text("what is held out is in the run")
+        self.must("train", "--resume", self.dir / "run")
+        self.assertEqual([r["step"] for r in self.records() if "eval_loss" in r], [3])
+
+
 class Autoencoder(Both, reconstruct_test.ReconstructCase):
     pass
 
@@ -313,6 +333,22 @@ class Places(Both, train_test.TrainCase):
             self.assertTrue((self.dir / to / "model.safetensors").exists())
             self.must("train", "--resume", self.dir / name, "--max-steps", 2)
             self.load(name)
+
+    def test_what_lies_in_best_stays(self):
+        mine = self.dir / "mine"
+        (mine / "folder").mkdir(parents=True)
+        for name in ("note", "folder/deep"):
+            (mine / name).write_text("mine")
+        self.must(*self.lm("run", "--max-steps", 20, "--stop-after", 4, "--eval-steps", 1))
+        (self.dir / "run" / "best" / "README.md").write_text("a card")
+        self.must("train", "--resume", self.dir / "run", "--stop-after", 8)
+        self.assertEqual((self.dir / "run" / "best" / "README.md").read_text(), "a card")
+        shutil.rmtree(self.dir / "run" / "best")
+        (self.dir / "run" / "best").symlink_to(mine)
+        self.must("train", "--resume", self.dir / "run")
+        self.assertTrue((mine / "model.safetensors").exists())
+        for name in ("note", "folder/deep"):
+            self.assertEqual((mine / name).read_text(), "mine")
 
     def test_names_that_lead_elsewhere(self):
         self.must(*self.lm("run", "--max-steps", 6, "--stop-after", 2, "--eval-steps", 1))

@@ -89,6 +89,8 @@ TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
     const Curriculum curriculum{.window = "4 6", .teacher_forcing = "0.5 0", .min_window = 2};
     Workspace workspace;
     const double before = score_reconstruction(model, small_documents(), workspace).cosine;
+    EXPECT_TRUE(
+        score_reconstruction(model, small_documents(), workspace, 1, [] { return true; }).stopped);
     ReconstructionTrainer trainer(model, small_documents(), small_documents(), config, curriculum,
                                   directory, unbounded(model, config, curriculum));
     EXPECT_EQ(trainer.run({}), TrainingEnd::kFinished);

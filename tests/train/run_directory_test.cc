@@ -137,7 +137,8 @@ class Loop : public testing::Test {
             },
         .epoch = [] { return 0.0; },
         .evaluate =
-            [&] {
+            [&](const ShouldStop& should_stop) {
+              if (should_stop()) return TrainingLoop::Score{.evaluation = {.stopped = true}};
               if (state.step == evaluation_fails_at) throw_error("no evaluation");
               evaluated.push_back(state.step);
               return TrainingLoop::Score{

@@ -166,7 +166,8 @@ std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace& 
 }
 
 ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Documents& documents,
-                                          Workspace& workspace, int64_t together) {
+                                          Workspace& workspace, int64_t together,
+                                          const ShouldStop& should_stop) {
   const auto start = Clock::now();
   ReconstructionScores scores;
   std::vector<std::span<const int32_t>> windows;
@@ -179,6 +180,7 @@ ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Do
   const int64_t E = model.model->config().width;
   std::vector<float> x, losses, cosines;
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(together)) {
+    if (should_stop && should_stop()) return {.stopped = true};
     const size_t n = std::min(static_cast<size_t>(together), windows.size() - first);
     const auto part = std::span(windows).subspan(first, n);
     const std::vector<float> made = reconstruct_windows(model, part, workspace);
@@ -332,10 +334,10 @@ TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
   return {.loss = loss, .tokens = words, .metrics = {{"cosine", cosine}}};
 }
 
-TrainingLoop::Score ReconstructionTrainer::evaluate_held_out() {
+TrainingLoop::Score ReconstructionTrainer::evaluate_held_out(const ShouldStop& should_stop) {
   const ReconstructionScores scores =
-      score_reconstruction(model_, valid_, workspace_, plan_.evaluation_sequences);
-  return {.evaluation = {scores.loss, scores.words, scores.seconds},
+      score_reconstruction(model_, valid_, workspace_, plan_.evaluation_sequences, should_stop);
+  return {.evaluation = {scores.loss, scores.words, scores.seconds, scores.stopped},
           .metrics = {{"eval_cosine", scores.cosine}, {"eval_recovery", scores.recovery}}};
 }
 
@@ -346,7 +348,8 @@ TrainingEnd ReconstructionTrainer::run(const TrainerEvents& events, int64_t stop
           [this] { return static_cast<double>(state_.tokens_seen) / static_cast<double>(places_); },
       .write_weights = [this](const std::string& path) { model_.model->save_weights(path); },
       .describe = [this](const std::string& to) { model_.describe(to); }};
-  if (!valid_.empty()) learner.evaluate = [this] { return evaluate_held_out(); };
+  if (!valid_.empty())
+    learner.evaluate = [this](const ShouldStop& stop) { return evaluate_held_out(stop); };
   return TrainingLoop(std::move(learner), config_, total_steps_, directory_, optimizer_, state_)
       .run(events, stop_after);
 }

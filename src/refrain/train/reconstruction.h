@@ -56,6 +56,7 @@ struct ReconstructionScores {
   double recovery = 0;  // share of words whose vector is the nearest, by cosine, to the output
   int64_t words = 0, windows = 0;
   double seconds = 0;
+  bool stopped = false;  // before its end: the other numbers say nothing
 };
 
 // A model with all that it needs to read words.
@@ -94,7 +95,8 @@ inline constexpr int64_t kWindowsTogether = 32;
 // An Error when no document has a whole window. What comes out does not depend on `together`, which
 // bounds memory.
 ReconstructionScores score_reconstruction(const WordAutoencoder&, const Documents&, Workspace&,
-                                          int64_t together = kWindowsTogether);
+                                          int64_t together = kWindowsTogether,
+                                          const ShouldStop& = {});
 // Most of the memory that it takes with windows of the model's length.
 size_t scoring_bytes(const WordAutoencoder&, int64_t together);
 
@@ -119,7 +121,7 @@ class ReconstructionTrainer {
  private:
   std::span<const int32_t> draw_window(int64_t i) const;
   TrainingLoop::Gradient next_gradient();
-  TrainingLoop::Score evaluate_held_out();
+  TrainingLoop::Score evaluate_held_out(const ShouldStop&);
 
   WordAutoencoder& model_;
   Documents train_, valid_;

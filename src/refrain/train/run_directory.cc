@@ -83,6 +83,27 @@ void move_prepared(const std::string& path) {
   clear_preparing(path);
 }
 
+// What `old` holds beside the files of `made` comes along: a note beside a model, or the folder
+// that a link leads to, is not ours to remove.
+void keep_others(const std::string& old, const std::string& made) {
+  std::error_code error;
+  for (fs::directory_iterator entry(old, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const fs::path to = fs::path(made) / entry->path().filename();
+    std::error_code ignored;
+    if (fs::exists(fs::symlink_status(to, ignored))) continue;
+    constexpr auto kAll = fs::copy_options::recursive | fs::copy_options::copy_symlinks;
+    std::error_code failed;
+    fs::copy(entry->path(), to, kAll | fs::copy_options::create_hard_links, failed);
+    if (failed) {  // a file system without links
+      fs::remove_all(to, ignored);
+      failed.clear();
+      fs::copy(entry->path(), to, kAll, failed);
+    }
+    if (failed) throw_error("{}: cannot be kept: {}", entry->path().string(), failed.message());
+  }
+}
+
 }  // namespace
 
 io::Json to_json(const TrainerState& s) {
@@ -258,6 +279,7 @@ void RunDirectory::save_best(const WriteWeights& write_weights,
   io::AtomicDirectory directory(output("best"));
   describe(directory.path());
   write_weights(directory.path() + "/" + kWeights);
+  keep_others(output("best"), directory.path());
   directory.commit();
 }
 

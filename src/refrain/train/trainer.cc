@@ -92,7 +92,8 @@ data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
 }
 
 Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
-                    const data::BatchConfig& config, Workspace& workspace, int64_t stretch) {
+                    const data::BatchConfig& config, Workspace& workspace, int64_t stretch,
+                    const ShouldStop& should_stop) {
   const auto start = Clock::now();
   Evaluation result;
   data::Batch batch;
@@ -104,6 +105,7 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
     if (stretch > 0) begin_sequences(model, batch, states);
     const int64_t length = stretch > 0 ? stretch : longest;
     for (int64_t begin = 0; begin < longest; begin += length) {
+      if (should_stop && should_stop()) return {.stopped = true};
       const Part part(batch, 0, all, begin, begin + length);
       const StateView found = view(states, 0, stretch > 0 ? all : 0, model.config().layers);
       losses.resize(part.tokens.size());
@@ -233,13 +235,14 @@ TrainingLoop::Gradient Trainer::next_gradient() {
           .tokens = batch.rows()};
 }
 
-Evaluation Trainer::evaluate_held_out() {
+Evaluation Trainer::evaluate_held_out(const ShouldStop& should_stop) {
   data::BatchConfig config = batch_config_;
   config.max_tokens = 0;
   config.batch_size = plan_.evaluation_sequences;
-  last_evaluation_ =
-      evaluate(model_, *valid_, config, workspace_, evaluation_stretch(model_, config_));
-  return *last_evaluation_;
+  const Evaluation result = evaluate(model_, *valid_, config, workspace_,
+                                     evaluation_stretch(model_, config_), should_stop);
+  if (!result.stopped) last_evaluation_ = result;
+  return result;
 }
 
 TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
@@ -254,7 +257,9 @@ TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
       .write_weights = [this](const std::string& path) { save_weights(path, model_); },
       .describe = describe_};
   if (valid_)
-    learner.evaluate = [this] { return TrainingLoop::Score{.evaluation = evaluate_held_out()}; };
+    learner.evaluate = [this](const ShouldStop& should_stop) {
+      return TrainingLoop::Score{.evaluation = evaluate_held_out(should_stop)};
+    };
   return TrainingLoop(std::move(learner), config_, total_steps_, directory_, optimizer_, state_)
       .run(events, stop_after);
 }

@@ -28,7 +28,7 @@ namespace refrain {
 // which only bounds memory. `stretch`: run sequences so many tokens at a time, the state carried
 // between; 0 = whole.
 Evaluation evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
-                    Workspace&, int64_t stretch = 0);
+                    Workspace&, int64_t stretch = 0, const ShouldStop& = {});
 
 // The batch as the optimiser sees it: all of its micro-batches together.
 data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
@@ -53,7 +53,7 @@ class Trainer {
 
  private:
   TrainingLoop::Gradient next_gradient();
-  Evaluation evaluate_held_out();
+  Evaluation evaluate_held_out(const ShouldStop&);
 
   LanguageModel& model_;
   std::optional<data::DataSet> valid_;

@@ -75,10 +75,11 @@ bool TrainingLoop::save_is_due() const {
          (config_.save_steps > 0 && state_.step % config_.save_steps == 0);
 }
 
-void TrainingLoop::evaluate(const TrainerEvents& events) {
+bool TrainingLoop::evaluate(const TrainerEvents& events) {
   const auto begin = Clock::now();
-  const Score score = learner_.evaluate();
+  const Score score = learner_.evaluate(events.should_stop);
   const Evaluation& result = score.evaluation;
+  if (result.stopped) return false;
   // What is not a number is never the best, nor does it keep a later one from being it.
   const bool best =
       std::isfinite(result.loss) && (state_.best_step == 0 || result.loss < state_.best_loss);
@@ -100,6 +101,7 @@ void TrainingLoop::evaluate(const TrainerEvents& events) {
   if (saved_step_ == state_.step) directory_.save_state(state_);
   since_ += Clock::now() - begin;
   events.on_evaluation(state_.step, result, best);
+  return true;
 }
 
 void TrainingLoop::save(const TrainerEvents& events) {
@@ -139,10 +141,8 @@ void TrainingLoop::make_step(const TrainerEvents& events) {
 TrainingEnd TrainingLoop::train(const TrainerEvents& events, int64_t stop_after) {
   for (;;) {
     if (save_is_due()) save(events);
-    if (evaluation_is_due()) {
-      if (events.should_stop()) return TrainingEnd::kInterrupted;
-      evaluate(events);
-    }
+    if (evaluation_is_due() && (events.should_stop() || !evaluate(events)))
+      return TrainingEnd::kInterrupted;
     if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience)
       return TrainingEnd::kPatience;
     if (state_.step >= total_steps_) return TrainingEnd::kFinished;

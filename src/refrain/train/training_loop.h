@@ -22,7 +22,10 @@ struct Evaluation {
   double loss = 0;     // nats per supervised token, or the task's loss per word
   int64_t tokens = 0;  // that it is the mean of
   double seconds = 0;
+  bool stopped = false;  // before its end: the other numbers say nothing
 };
+
+using ShouldStop = std::function<bool()>;  // asked now and then; none = go on
 
 // What a listener is told after a step, an evaluation, a checkpoint.
 struct Progress {
@@ -39,8 +42,8 @@ struct TrainerEvents {
   std::function<void(int64_t step, const Evaluation&, bool best)> on_evaluation =
       [](int64_t, const Evaluation&, bool) {};
   std::function<void(int64_t step)> on_save = [](int64_t) {};
-  // Asked after every step, and before an evaluation, which is left to the run that goes on.
-  std::function<bool()> should_stop = [] { return false; };
+  // Asked after every step, and all through an evaluation, which is left to the run that goes on.
+  ShouldStop should_stop = [] { return false; };
 };
 
 // The whole run; too many evaluations without gain; `stop_after`; should_stop().
@@ -63,8 +66,8 @@ class TrainingLoop {
   struct Learner {
     // Leaves in the optimiser's gradients those of the step that comes after state.step.
     std::function<Gradient()> next_gradient;
-    std::function<double()> epoch;      // passes over the data so far
-    std::function<Score()> evaluate{};  // empty when no data is held out
+    std::function<double()> epoch;                       // passes over the data so far
+    std::function<Score(const ShouldStop&)> evaluate{};  // empty when no data is held out
     RunDirectory::WriteWeights write_weights;
     std::function<void(const std::string& directory)> describe;  // a model directory's small files
   };
@@ -90,7 +93,7 @@ class TrainingLoop {
   void record(const Progress&, const io::Json& metrics) const;
   bool evaluation_is_due() const;
   bool save_is_due() const;
-  void evaluate(const TrainerEvents&);
+  bool evaluate(const TrainerEvents&);  // false: it was stopped
   void save(const TrainerEvents&);
   void check_weights();
   void settle();
