@@ -188,6 +188,7 @@ struct Train {
   io::Json settings() {
     io::Json json = io::Json::object();
     visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+    json["resume"] = "";  // how this process was begun, not what the run is
     return json;
   }
 

@@ -90,7 +90,8 @@ class Dumps(SettingsCase):
         for task, arguments in tasks.items():
             with self.subTest(task):
                 settings = self.fixed(["train"], [*arguments, "--out", task])
-                # What a run recorded, it runs as well.
+                # What a run recorded, it runs as well, also after it went on.
+                self.must("train", "--resume", task, "--max-steps", settings["max_steps"])
                 recorded = json.loads((self.dir / task / "training_args.json").read_text())
                 recorded["out"] = task + "-again"
                 self.must("train", "--config", self.put("args.json", json.dumps(recorded)))
