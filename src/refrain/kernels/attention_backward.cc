@@ -96,7 +96,9 @@ struct QueriesOfHead {
 // The products of a block of queries and block b of the task's keys.
 void backward_block(const BackwardTask& task, const BackwardMemory& m, const QueriesOfHead& queries,
                     int64_t b, bool keys_wanted) {
-  const auto [positions, h, q] = queries;
+  const Range positions = queries.positions;  // no structured binding: clang 14 captures none
+  const int64_t h = queries.h;
+  const float* q = queries.for_scores;
   const AttentionShape& shape = task.shape;
   const KeyList& list = task.list();
   const Range all = task.keys();
