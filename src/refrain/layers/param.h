@@ -32,7 +32,7 @@ struct Init {
     kGateBias,   // of forget gates: what is given where blocks norm and add, a bias where they do
                  // not
     kCell,       // a matrix of a recurrent cell of `in` units
-    kCellBias,   // and a bias of one
+    kCellBias,   // and a bias of one, whose mean is for blocks that norm and add
   } role = kGiven;
   float std = 0, mean = 0;
   int64_t in = 0, blocks = 0;

@@ -14,8 +14,8 @@ Recurrent::Recurrent(Cell cell, int64_t in, int64_t hidden)
 
 void Recurrent::visit(const ParamVisitor& v) {
   const Init matrix = Init::cell(hidden()), bias = Init::cell_bias(hidden());
-  // An lstm remembers at first (Gers et al., 2000; Jozefowicz et al., 2015): its forget gates'
-  // biases, the second of its gates, add up to 1.
+  // Between norms an lstm remembers at first (Gers et al., 2000; Jozefowicz et al., 2015): its
+  // forget gates' biases, the second of its gates, add up to 1.
   const bool remembers = cell_ == Cell::kLstm;
   v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, matrix, true}, w_ih_.w);
   v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, matrix, true}, w_hh_.w);

@@ -41,11 +41,12 @@ Noise fan_in_noise(const Init& init) {
   if (init.role == Init::kGiven) return {Noise::kNormal, init.std};
   if (init.role == Init::kEmbedding) return {Noise::kNormal, 1};
   // A matrix keeps the size of what it reads: a uniform number's variance is a third of its limit's
-  // square. Cells and biases are PyTorch's.
+  // square. Cells and biases are PyTorch's, gates of both included.
   const float unit = 1 / root(init.in);
   if (init.role == Init::kMatrix) return {Noise::kUniform, root(3) * unit};
   if (init.role == Init::kOutput) return {Noise::kUniform, root(3) * unit / init.reads};
-  return {Noise::kUniform, unit, init.role == Init::kGateBias};
+  const bool gate = init.role == Init::kGateBias || init.role == Init::kCellBias;
+  return {Noise::kUniform, unit, gate};
 }
 
 }  // namespace
