@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "refrain/base/parallel.h"
@@ -149,28 +150,56 @@ void scan_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock& b
     }
 }
 
-// Backward. Γ[t], the gradient of o[t] with all that o[t] goes into, and its like for the scores:
+// o[t-1] of a block's row t as `factor` times what is stored: a row of o, or a of the state found.
+struct Before {
+  const float* values;
+  float factor;
+
+  Before(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block, const float* state,
+         int64_t t, int64_t h) {
+    const ScanParts<const float> found(shape, state);
+    const float c = found.c[h];
+    values = (t > 0 ? rows.o.row(block.first + t - 1) : found.a) + h * shape.head_dim;
+    factor = t > 0 ? 1 : c > 0 ? 1 / c : 0;
+  }
+};
+
+// Backward. Γ[t], the gradient of o[t] with all that o[t] goes into, and λ[t], the gradient of
+// log Σ e^s over the past, which is what later shares know of it:
 //
-//   Γ[t] = do[t] + keep[t+1] Γ[t+1]         η[t] = do[t] · o[t] + keep[t+1] η[t+1]
+//   Γ[t]   = do[t] + keep[t+1] Γ[t+1]
+//   λ[t-1] = keep[t] (λ[t] - share[t] x[t])              x[t] = Γ[t] · (v[t] - o[t-1])
+//   ds[t]  = share[t] (λ[t] + keep[t] x[t])              dv[t] = share[t] Γ[t]
 //
-// What a block hands to the one before it, keep Γ and keep η at its first row, is linear in what it
-// was handed: own + factor times that. `carry` takes own Γ in a's place, own η in c's and the
-// factor in m's. dots: [rows, heads] of do · o. products: [rows, heads].
+// Differences of values come before sums, and what is saturated is 0 to the bit: gradients are as
+// good as shares are, whatever the size of scores and values.
+//
+// What a block hands to the one before it, keep Γ and λ at its first row, is linear in what it was
+// handed:
+//
+//   own Γ + factor Γ        factor (λ - Γ · (o of its last row - o before it)) - own λ
+//
+// `carry` takes own Γ in a's place, own λ in c's and the factor in m's. memory: [2, 64, heads].
 void reduce_block_backward(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                           ConstTensor d_o, float* products, float* dots, float* carry) {
+                           ConstTensor d_o, float* memory, const float* state, float* carry) {
   const int64_t H = shape.heads, d = shape.head_dim, W = shape.width();
   const float* keep = rows.keep.row(block.first);
   const float *grad = d_o.row(block.first), *o = rows.o.row(block.first);
+  float *products = memory, *dots = memory + kScanBlock * H;
   const ScanParts<float> to(shape, carry);
-  for (int64_t t = 0; t < block.rows; ++t)
-    for (int64_t h = 0; h < H; ++h) {
+  for (int64_t h = 0; h < H; ++h) {
+    const Before before(shape, rows, block, state, 0, h);
+    for (int64_t t = 0; t < block.rows; ++t) {
+      const int64_t first = t * W + h * d;
       FloatVec acc = hn::Zero(FloatTag());
       each(d, [&](auto at, int64_t i) HWY_ATTR {
-        const int64_t j = t * W + h * d + i;
-        acc = hn::MulAdd(at.load(grad + j), at.load(o + j), acc);
+        const FloatVec change = hn::NegMulAdd(constant(before.factor), at.load(before.values + i),
+                                              at.load(o + first + i));
+        acc = hn::MulAdd(at.load(grad + first + i), change, acc);
       });
       dots[t * H + h] = hn::GetLane(hn::SumOfLanes(FloatTag(), acc));
     }
+  }
   each(H, [&](auto at, int64_t h) HWY_ATTR {
     FloatVec product = constant(1), own = hn::Zero(FloatTag());
     for (int64_t t = 0; t < block.rows; ++t) {
@@ -189,78 +218,111 @@ void reduce_block_backward(const ScanShape& shape, const ScanRows& rows, const S
                });
 }
 
-// dL/dm where a and c come along with it: they stand for a e^m and c e^m.
-HWY_INLINE float gradient_along(const float* da, const float* a, float dc, float c, int64_t d) {
-  double sum = static_cast<double>(dc) * static_cast<double>(c);
-  for (int64_t j = 0; j < d; ++j) sum += static_cast<double>(da[j]) * static_cast<double>(a[j]);
-  return static_cast<float>(sum);
+// Σ da a over a head's columns.
+HWY_INLINE double along_values(const float* da, const float* a, int64_t d) {
+  double sum = 0;
+  for (int64_t j = 0; j < d; ++j) sum += double{da[j]} * double{a[j]};
+  return sum;
 }
 
+// What a gradient of a state says, dL/da, dL/dc and dL/dm of one head: Γ, in da's place, λ, and
+// what belongs to whichever score was the maximum. a and c stand for a e^m and c e^m, so λ, their
+// share of dL/dm, is da · a + dc c; where that is dL/dm but for rounding, it is dL/dm.
+struct OpenedGradient {
+  float lambda, of_maximum;
+
+  OpenedGradient(int64_t d, const float* a, float c, float* da, float dc, float dm) {
+    double size = std::abs(double{dc} * double{c});
+    for (int64_t j = 0; j < d; ++j) size += std::abs(double{da[j]} * double{a[j]});
+    const double along = double{dc} * double{c} + along_values(da, a, d), rest = double{dm} - along;
+    const bool none = std::abs(rest) <= 0x1p-20 * size;
+    lambda = none ? dm : static_cast<float>(along);
+    of_maximum = none ? 0 : static_cast<float>(rest);
+    for (int64_t j = 0; j < d; ++j) da[j] *= c;
+  }
+};
+
 // One head of a piece, from right to left: `carries` becomes what each block is handed. Between
-// blocks goes what goes between windows, dL/da and dL/dc, so that a cut changes nothing. Returns
-// the part of dL/d(m left) that belongs to whichever score was the maximum.
-float fold_backward(const ScanShape& shape, const ScanPiece& piece, int64_t blocks,
-                    const float* states, float* carries, int64_t h, float* x) {
+// blocks goes what goes between windows, the gradient of the state, so that a cut changes nothing.
+// Returns the part of dL/d(m left) that belongs to the score in this piece that is m left.
+// `blocks`: of the piece. x [head_dim]: Γ.
+float fold_backward(const ScanShape& shape, const ScanRows& rows, const ScanPiece& piece,
+                    std::span<const ScanBlock> blocks, const float* states, float* carries,
+                    int64_t h, float* x) {
   const int64_t d = shape.head_dim, F = shape.state_size();
-  float eta = 0, of_maximum = 0;
+  float lambda = 0, of_maximum = 0, maximum = 0;
   std::fill_n(x, d, 0.0f);
   if (piece.dstate) {
-    const ScanParts<float> grad(shape, piece.dstate);
-    const ScanParts<const float> left(shape, piece.left);
-    const float c = left.c[h];
-    of_maximum = grad.m[h] - gradient_along(grad.a + h * d, left.a + h * d, grad.c[h], c, d);
-    eta = -grad.c[h] * c;
-    for (int64_t j = 0; j < d; ++j) x[j] = grad.a[h * d + j] * c;
+    const ScanParts<const float> grad(shape, piece.dstate), left(shape, piece.left);
+    std::copy_n(grad.a + h * d, d, x);
+    const OpenedGradient opened(d, left.a + h * d, left.c[h], x, grad.c[h], grad.m[h]);
+    lambda = opened.lambda;
+    of_maximum = opened.of_maximum;
+    maximum = left.m[h];
   }
-  for (int64_t b = blocks - 1; b >= 0; --b) {
+  for (auto b = static_cast<int64_t>(blocks.size()) - 1; b >= 0; --b) {
+    const ScanBlock& block = blocks[static_cast<size_t>(b)];
     const ScanParts<const float> found(shape, states + b * F);
     const ScanParts<float> carry(shape, carries + b * F);
+    const Before before(shape, rows, block, states + b * F, 0, h);
+    const float *a = found.a + h * d, *last = rows.o.row(block.first + block.rows - 1) + h * d;
     const float c = found.c[h], inverse = c > 0 ? 1 / c : 0, factor = carry.m[h];
     float* own = carry.a + h * d;
-    float* da = piece.dstate && b == 0 ? piece.dstate + h * d : nullptr;
+    FloatVec moved = hn::Zero(FloatTag());
     each(d, [&](auto at, int64_t j) HWY_ATTR {
       const FloatVec handed = at.load(x + j);
-      const FloatVec g =
-          hn::Mul(hn::MulAdd(constant(factor), handed, at.load(own + j)), constant(inverse));
+      const FloatVec change =
+          hn::NegMulAdd(constant(before.factor), at.load(a + j), at.load(last + j));
+      moved = hn::MulAdd(handed, change, moved);
+      const FloatVec gamma = hn::MulAdd(constant(factor), handed, at.load(own + j));
       at.store(handed, own + j);
-      at.store(hn::Mul(g, constant(c)), x + j);
-      if (da) at.store(g, da + j);
+      at.store(hn::Mul(gamma, constant(inverse)), x + j);
     });
-    const float dc = -(carry.c[h] + factor * eta) * inverse;
-    carry.c[h] = eta;
-    eta = -dc * c;
-    if (da) {
+    const float own_lambda = std::exchange(carry.c[h], lambda);
+    lambda = factor * (lambda - hn::GetLane(hn::SumOfLanes(FloatTag(), moved))) - own_lambda;
+    if (!(c > 0)) lambda = 0;
+    const bool passes = c > 0 && found.m[h] == maximum;  // the maximum was found
+    const float dm = passes ? lambda + of_maximum : lambda;
+    const float dc = static_cast<float>((double{lambda} - along_values(x, a, d)) * double{inverse});
+    if (piece.dstate && b == 0) {
       const ScanParts<float> grad(shape, piece.dstate);
+      std::copy_n(x, d, grad.a + h * d);
       grad.c[h] = dc;
-      grad.m[h] = gradient_along(da, found.a + h * d, dc, c, d);
+      grad.m[h] = dm;
     }
+    const OpenedGradient opened(d, a, c, x, dc, dm);
+    lambda = opened.lambda;
+    if (passes) of_maximum = b > 0 ? opened.of_maximum : 0;
   }
   return of_maximum;
 }
 
 // ds and dv of a block from what it is handed, which is used up.
 void scan_block_backward(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                         ConstTensor d_o, const float* dots, Tensor ds, Tensor dv, float* carry) {
+                         ConstTensor d_o, const float* state, Tensor ds, Tensor dv, float* carry) {
   const int64_t H = shape.heads, d = shape.head_dim;
   const ScanParts<float> handed(shape, carry);
   for (int64_t t = block.rows - 1; t >= 0; --t) {
     const int64_t row = block.first + t;
     const float *grad = d_o.row(row), *v = rows.v.row(row);
-    const float *keep = rows.keep.row(row), *share = rows.share.row(row);
     float *to_s = ds.row(row), *to_v = dv.row(row);
     for (int64_t h = 0; h < H; ++h) {
       FloatVec acc = hn::Zero(FloatTag());
-      const FloatVec old = constant(keep[h]), now = constant(share[h]);
+      const float keep = rows.keep.row(row)[h], share = rows.share.row(row)[h];
+      const FloatVec old = constant(keep), now = constant(share);
+      const Before before(shape, rows, block, state, t, h);
+      const FloatVec factor = constant(before.factor);
       each(d, [&](auto at, int64_t i) HWY_ATTR {
         const int64_t j = h * d + i;
         const FloatVec gamma = hn::Add(at.load(grad + j), at.load(handed.a + j));
-        acc = hn::MulAdd(gamma, at.load(v + j), acc);
+        const FloatVec change = hn::NegMulAdd(factor, at.load(before.values + i), at.load(v + j));
+        acc = hn::MulAdd(gamma, change, acc);
         at.store(hn::Mul(now, gamma), to_v + j);
         at.store(hn::Mul(old, gamma), handed.a + j);
       });
-      const float eta = dots[t * H + h] + handed.c[h];
-      to_s[h] = share[h] * (hn::GetLane(hn::SumOfLanes(FloatTag(), acc)) - eta);
-      handed.c[h] = keep[h] * eta;
+      const float change = hn::GetLane(hn::SumOfLanes(FloatTag(), acc)), lambda = handed.c[h];
+      to_s[h] = share * (lambda + keep * change);
+      handed.c[h] = keep * (lambda - share * change);
     }
   }
 }
@@ -349,10 +411,9 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
                              const ScanRows& rows, ConstTensor d_o, Tensor ds, Tensor dv,
                              Arena& scratch) {
   Arena::Frame frame(scratch);
-  const int64_t H = shape.heads, R = rows.s.rows();
-  const Tensor products = scratch.take({threads(), kScanBlock * H});
+  const int64_t H = shape.heads;
+  const Tensor of_rows = scratch.take({threads(), 2 * kScanBlock * H});
   const Tensor x = scratch.take({threads(), shape.head_dim});
-  const Tensor dots = scratch.take({R, H});
   const Tensor carries = scratch.take({rows.carries.dim[0], shape.state_size()});
   const Tensor of_maximum = scratch.take({static_cast<int64_t>(pieces.size()), H});
   if (scratch.counts_only()) return;
@@ -360,35 +421,32 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
   for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int worker) {
     HWY_DYNAMIC_DISPATCH(reduce_block_backward)
-    (shape, rows, block, d_o, products.row(worker), dots.row(block.first), carries.row(i));
+    (shape, rows, block, d_o, of_rows.row(worker), rows.carries.row(i), carries.row(i));
   });
   for_each_head(shape, plan, [&](size_t p, int64_t h, int worker) {
     const int64_t b = plan.first[p];
     of_maximum.row(static_cast<int64_t>(p))[h] = HWY_DYNAMIC_DISPATCH(fold_backward)(
-        shape, pieces[p], plan.blocks_of(p), rows.carries.row(b), carries.row(b), h, x.row(worker));
+        shape, rows, pieces[p],
+        std::span(plan.blocks)
+            .subspan(static_cast<size_t>(b), static_cast<size_t>(plan.blocks_of(p))),
+        rows.carries.row(b), carries.row(b), h, x.row(worker));
   });
   for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int) {
     HWY_DYNAMIC_DISPATCH(scan_block_backward)
-    (shape, rows, block, d_o, dots.row(block.first), ds, dv, carries.row(i));
+    (shape, rows, block, d_o, rows.carries.row(i), ds, dv, carries.row(i));
   });
   // What a, c and m left do not share: the maximum's own gradient.
-  for (size_t p = 0; p < pieces.size(); ++p) {
-    if (!pieces[p].dstate) continue;
-    const ScanParts<const float> left(shape, pieces[p].left);
-    const ScanParts<const float> found(shape, rows.carries.row(plan.first[p]));
+  for (size_t p = 0; p < pieces.size(); ++p)
     for (int64_t h = 0; h < H; ++h) {
       const float gradient = of_maximum.row(static_cast<int64_t>(p))[h];
-      if (found.c[h] > 0 && found.m[h] == left.m[h]) {
-        ScanParts<float>(shape, pieces[p].dstate).m[h] += gradient;
-        continue;
-      }
+      if (gradient == 0) continue;
+      const float maximum = ScanParts<const float>(shape, pieces[p].left).m[h];
       for (int64_t row = pieces[p].first; row < pieces[p].first + pieces[p].tokens; ++row)
-        if (rows.s.row(row)[h] == left.m[h]) {
+        if (rows.s.row(row)[h] == maximum) {
           ds.row(row)[h] += gradient;
           break;
         }
     }
-  }
 }
 
 }  // namespace refrain::kernels
