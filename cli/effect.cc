@@ -106,6 +106,10 @@ void check_training_effect(const CommandLine& line, const TrainConfig& training)
     refuse_given(
         line, "min_learning_rate",
         fmt::format("expected --lr-scheduler-type linear or cosine with it, found {}", schedule));
+  if (training.save_steps > 0)
+    refuse_given(
+        line, "save_minutes",
+        fmt::format("expected it or --save-steps, found --save-steps {} too", training.save_steps));
   if (training.clip_mode == "none")
     refuse_given(line, "max_grad_norm", "expected --clip-mode norm or value with it, found none");
 }

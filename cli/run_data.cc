@@ -1,5 +1,6 @@
 #include "cli/run_data.h"
 
+#include "cli/output.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -21,6 +22,20 @@ void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const
         expected != text_of(one.fingerprint))
       throw_error("{}: not the data this was trained on: its fingerprint is {}, expected {}",
                   one.name, text_of(one.fingerprint), expected);
+}
+
+void note_beginning(const RunDirectory& directory, const Beginning& at, const TrainConfig& config) {
+  if (at.resumed)
+    note(fmt::format("going on after step {} of {}", at.done, at.total));
+  else if (at.goes_on)
+    note(
+        fmt::format("{}: no checkpoint yet: begins with step 1 of {}", directory.path(), at.total));
+  if (config.warmup_steps > at.total)
+    note(
+        fmt::format("--warmup-steps {}: the run ends before, after {}; its learning rate comes to "
+                    "{:.2e} of {:.2e}",
+                    config.warmup_steps, at.total, learning_rate(config, at.total, at.total),
+                    config.learning_rate));
 }
 
 }  // namespace refrain::cli

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "refrain/train/config.h"
 #include "refrain/train/run_directory.h"
 
 namespace refrain::cli {
@@ -17,5 +18,12 @@ struct RunData {
 
 // Keeps them when the run is new; else an Error that names what is other than it was.
 void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const RunData> data);
+
+// Says where a run begins, and what of its schedule it will not come to.
+struct Beginning {
+  bool goes_on, resumed;  // resumed: from a checkpoint
+  int64_t done, total;    // steps
+};
+void note_beginning(const RunDirectory&, const Beginning&, const TrainConfig&);
 
 }  // namespace refrain::cli

@@ -173,14 +173,23 @@ struct Train {
 
   // What a run that goes on may change: how fast, how long and how often, never what.
   static bool may_change(const std::string& name) {
-    static const std::set<std::string> names = {"resume",        "out",
-                                                "stop_after",    "max_steps",
-                                                "eval_steps",    "save_steps",
-                                                "patience",      "save_total_limit",
-                                                "logging_steps", "gradient_checkpointing",
-                                                "batch_size",    "gradient_accumulation_steps",
-                                                "memory",        "spill_states",
-                                                "max_tokens",    "threads",
+    static const std::set<std::string> names = {"resume",
+                                                "out",
+                                                "stop_after",
+                                                "max_steps",
+                                                "eval_steps",
+                                                "save_steps",
+                                                "patience",
+                                                "save_total_limit",
+                                                "logging_steps",
+                                                "gradient_checkpointing",
+                                                "save_minutes",
+                                                "batch_size",
+                                                "gradient_accumulation_steps",
+                                                "memory",
+                                                "spill_states",
+                                                "max_tokens",
+                                                "threads",
                                                 "verbose"};
     return names.contains(name);
   }
@@ -409,7 +418,7 @@ struct Train {
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
     record_plan(plan, directory);
-    if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
+    note_beginning(directory, {goes_on, resumed, done, trainer.total_steps()}, training);
     note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
     if (training.precision() != kernels::Precision::kFloat32) note(units(training.precision()));
     if (train_set.has_pairs() && training.max_tokens > 0)
@@ -460,7 +469,7 @@ struct Train {
       end = run(events);
     } catch (...) {
       display.end_line();
-      if (saved > 0) {
+      if (saved > 0 && RunDirectory::is_run(directory.path())) {
         display.say(fmt::format("stopped; saved after step {} in {}", saved, directory.path()));
         display.say(go_on);
       }

@@ -32,7 +32,8 @@ const std::set<std::string>& shared_settings() {
                                               "save_steps",    "save_total_limit",
                                               "logging_steps", "patience",
                                               "seed",          "threads",
-                                              "memory",        "verbose"};
+                                              "memory",        "verbose",
+                                              "save_minutes"};
   return names;
 }
 
@@ -151,7 +152,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
                 directory.path(), run.stop_after);
   directory.write_settings(run.settings());
   run.record_plan(plan);
-  if (resumed) note(fmt::format("going on after step {} of {}", done, trainer.total_steps()));
+  note_beginning(directory, {run.goes_on, resumed, done, trainer.total_steps()}, run.training);
   note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
                    model.words.size(), config.width, train.size(), valid.size()));
   note(fmt::format("{} parameters, {} steps", model.model->parameters().count(),

@@ -117,6 +117,42 @@ class Both:
         self.assertEqual(self.state()["best_global_step"], 4)
         self.assertGreater(self.state()["best_metric"], 0)
 
+    def test_states_that_no_run_comes_to(self):
+        self.must(*self.lm("run", "--max-steps", 4, "--stop-after", 2))
+        path = self.dir / "run" / "checkpoint-2" / "trainer_state.json"
+        good = path.read_text()
+        for key, value in (("epoch", 1), ("batches_of_epoch", 2 ** 20), ("global_step", -2),
+                           ("num_input_tokens_seen", 10 ** 12), ("best_global_step", 3),
+                           ("evaluations_without_gain", 9), ("evaluated_global_step", 3)):
+            best = {"best_metric": 1.0} if key == "best_global_step" else {}
+            self.write_state("run", lambda state: state.update({**best, key: value}))
+            self.refuses(["train", "--resume", self.dir / "run"],
+                         ["checkpoint-2/trainer_state.json", key])
+            path.write_text(good)
+        self.must("train", "--resume", self.dir / "run")
+
+    def test_damage_and_copies(self):
+        """A file of a run is no other file's, and one that was damaged is named."""
+        self.must(*self.lm("run", "--max-steps", 6, "--stop-after", 2))
+        run = self.dir / "run"
+        blob = bytearray((run / "model.safetensors").read_bytes())
+        blob[-3] ^= 1
+        with open(run / "model.safetensors", "r+b") as file:  # as cp writes
+            file.write(blob)
+        self.must("train", "--resume", run, "--stop-after", 4)
+        for path in (run / "checkpoint-4").glob("*.safetensors"):
+            good = path.read_bytes()
+            path.write_bytes(good[:-2] + bytes([good[-2] ^ 16]) + good[-1:])
+            self.refuses(["train", "--resume", run],
+                         [f"{path}: damaged", "goes on after step 2"])
+            path.write_bytes(good)
+        for path in run.glob("embeddings.safetensors"):  # read from the run itself
+            good = path.read_bytes()
+            path.write_bytes(good[:-2] + bytes([good[-2] ^ 16]) + good[-1:])
+            self.refuses(["train", "--resume", run], f"{path}: damaged")
+            path.write_bytes(good)
+        self.must("train", "--resume", run)
+
     def test_weights_that_are_no_numbers_are_not_saved(self):
         """Decay without measure: every gradient is finite, and the weights are not."""
         run = self.lm("run", "--max-steps", 400, "--save-steps", 1, "--eval-steps", 1,
@@ -380,17 +416,60 @@ class Places(Both, train_test.TrainCase):
             self.assertEqual((run / name).stat().st_mode & 0o777, 0o600, name)
         self.assertEqual((run / "best").stat().st_mode & 0o777, 0o700)
 
-    def test_nothing_stays_of_a_link_that_failed(self):
-        self.must(*self.lm("run", "--max-steps", 6, "--stop-after", 2))
+    def test_nothing_stays_of_a_copy_that_failed(self):
+        process = self.endless()
         run = self.dir / "run"
-        (run / "model.safetensors").unlink()
         (run / "model.safetensors").mkdir()
         (run / "model.safetensors" / "x").touch()
-        done = self.call("train", "--resume", run)
-        self.assertEqual(done.returncode, 2, done.stderr)
-        self.assertEqual([p.name for p in run.iterdir() if ".link-" in p.name or ".tmp-" in p.name],
-                         [])
-        self.assertTrue((run / "checkpoint-6").exists())
+        process.send_signal(signal.SIGTERM)
+        error = process.communicate(timeout=60)[1].decode()
+        self.assertEqual(process.returncode, 2, error)
+        self.assertEqual([p.name for p in run.iterdir() if ".tmp-" in p.name], [])
+        self.assertEqual(len(list(run.glob("checkpoint-*"))), 1)
+
+    def test_what_is_in_the_way_is_found_first(self):
+        self.must(*self.lm("run", "--max-steps", 6, "--stop-after", 2))
+        run = self.dir / "run"
+        (run / "metrics.jsonl").unlink(missing_ok=True)
+        os.mkfifo(run / "metrics.jsonl")
+        self.refuses(["train", "--resume", run], "run/metrics.jsonl: expected a file, or nothing")
+        (run / "metrics.jsonl").unlink()
+        (run / "checkpoint-5").mkdir()
+        self.refuses(["train", "--resume", run], "checkpoint-5: is in the way")
+        self.assertEqual(len(list(run.glob("checkpoint-*"))), 2)
+
+    def test_a_run_that_is_removed_while_it_trains(self):
+        process = self.endless("run", "--save-steps", 50)
+        while (self.dir / "run").exists():
+            subprocess.run(["rm", "-rf", self.dir / "run"], stderr=subprocess.DEVNULL)
+        error = process.communicate(timeout=60)[1].decode().splitlines()
+        self.assertEqual(process.returncode, 2, error)
+        said = [line for line in error if line.startswith("refrain train:")]
+        self.assertEqual(len(said), 1, error)
+        self.assertIn("was removed", said[0])
+        self.assertNotIn("go on with", "".join(error))
+        self.assertFalse((self.dir / "run").exists())
+
+    def test_no_checkpoint_yet(self):
+        process = self.endless()
+        process.kill()
+        process.communicate()
+        (self.dir / "run" / "checkpoint-999999999").mkdir()
+        done = self.call("train", "--resume", self.dir / "run", "--max-steps", 3)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(b"run: no checkpoint yet: begins with step 1 of 3\n", done.stderr)
+        self.assertIn(b"checkpoint-999999999: left aside: not a checkpoint (no model.safeten",
+                      done.stderr)
+
+    def test_checkpoints_by_the_clock(self):
+        """What is killed has lost minutes: by default; here they are short."""
+        process = self.endless("run", "--save-minutes", 0.001)
+        self.wait_for(self.dir / "run" / "trainer_state.json", process)
+        process.kill()
+        process.communicate()
+        self.must("train", "--resume", self.dir / "run", "--save-minutes", 0, "--max-steps",
+                  self.state()["global_step"] + 1)
+        self.refuses(self.lm("other", "--save-minutes", 1, "--save-steps", 5), "--save-minutes")
 
     def test_outputs_of_other_verbs(self):
         real = self.put("real.tokens", "old")

@@ -572,6 +572,10 @@ class Mistakes(TrainCase):
         blob[-64:] = b"\x00\x00\xc0\x7f" * 16
         path.unlink()
         path.write_bytes(bytes(blob))
+        self.refuses(["train", "--resume", self.dir / "run"], "model.safetensors: damaged")
+        state = path.parent / "trainer_state.json"  # of an earlier version, without hashes
+        state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items()
+                                     if k != "hashes"}))
         before = self.weights("run/checkpoint-2")
         error = self.refuses(["train", "--resume", self.dir / "run"], ["step 3", "not a finite"])
         self.assertIn("step 3", error)

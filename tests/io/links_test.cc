@@ -1,11 +1,15 @@
 // What replaces a file or a directory leaves its place and its rights as they were.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 
+#include "refrain/base/hash.h"
 #include "refrain/io/file.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
@@ -115,23 +119,24 @@ TEST(Modes, StayWhenSomethingIsReplaced) {
   EXPECT_EQ(read_file(folder / "d/secret"), "new");
 }
 
-TEST(LinkFile, ReplacesAndLeavesNothing) {
+TEST(CopyFile, ReplacesAndLeavesNothing) {
   const TemporaryFolder folder;
   folder.put("from", "new");
   make_directories(folder / "far");
   folder.put("far/to", "old");
   chmod((folder / "far/to").c_str(), 0600);
   fs::create_symlink("far/to", folder / "link");
-  for (int again = 0; again < 2; ++again) {  // the second time both are the file already
-    link_file(folder / "from", folder / "link");
+  for (int again = 0; again < 2; ++again) {
+    copy_file(folder / "from", folder / "link");
     EXPECT_TRUE(fs::is_symlink(folder / "link"));
-    EXPECT_TRUE(fs::equivalent(folder / "from", folder / "far/to"));
+    EXPECT_EQ(read_file(folder / "far/to"), "new");
+    EXPECT_FALSE(fs::equivalent(folder / "from", folder / "far/to"));  // each is one of its own
     EXPECT_EQ(mode_of(folder / "far/to"), 0600u);
     EXPECT_EQ(entries(folder / "far"), 1u);
   }
   make_directories(folder / "taken/inner");
-  EXPECT_THROW(link_file(folder / "from", folder / "taken"), Error);
-  EXPECT_THROW(link_file(folder / "none", folder / "to"), Error);
+  EXPECT_THROW(copy_file(folder / "from", folder / "taken"), Error);
+  EXPECT_THROW(copy_file(folder / "none", folder / "to"), Error);
   EXPECT_EQ(entries(folder.path()), 4u);  // far, from, link, taken
 }
 
@@ -152,6 +157,37 @@ TEST(AppendFile, AddsAtTheEnd) {
   EXPECT_EQ(read_file(folder / "f"), "a\nb\n");
   EXPECT_EQ(error_of([] { append_file("/dev/full", "x"); }),
             "cannot write /dev/full: No space left on device");
+}
+
+TEST(AppendFile, WaitsForNoReader) {
+  const TemporaryFolder folder;
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const std::string refusal = pipe + ": expected a regular file, found a pipe";
+  EXPECT_EQ(error_of([&] { append_file(pipe, "x"); }), refusal);
+  const int reader = open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  EXPECT_EQ(error_of([&] { append_file(pipe, "x"); }), refusal);
+  close(reader);
+}
+
+TEST(HashFile, IsOfAllOfIt) {
+  const TemporaryFolder folder;
+  std::string text((size_t{1} << 18) * 2 + 5, 'a');
+  const auto hash = [&] { return hash_file(folder.put("f", text)); };
+  const uint64_t before = hash();
+  EXPECT_EQ(hash(), before);
+  for (const size_t at : {size_t{0}, (size_t{1} << 18) - 1, size_t{1} << 18, text.size() - 1}) {
+    text[at] = 'b';
+    EXPECT_NE(hash(), before) << at;
+    text[at] = 'a';
+  }
+  text += 'a';
+  EXPECT_NE(hash(), before);
+  const auto bytes = [](std::string_view s) { return std::as_bytes(std::span(s)); };
+  text = "a text";
+  EXPECT_EQ(hash(), hash64(bytes(text)));  // as docs/formats.md says
+  text = std::string(size_t{1} << 18, 'x') + "y";
+  EXPECT_EQ(hash(), hash64(bytes("y"), hash64(bytes(text.substr(0, size_t{1} << 18)))));
 }
 
 TEST(AtomicDirectory, RefusesMountPoints) {

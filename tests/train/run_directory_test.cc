@@ -1,10 +1,12 @@
 #include "refrain/train/run_directory.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <tuple>
 #include <vector>
 
 #include "refrain/io/file.h"
@@ -37,7 +39,7 @@ TEST(TrainerState, IsReadAsItWasWritten) {
 
 TEST(TrainerState, OfEarlierVersions) {
   TrainerState state;
-  state.step = state.best_step = 7;
+  state.step = state.best_step = state.tokens_seen = 7;
   io::Json json = to_json(state);
   json.erase("evaluated_global_step");  // they evaluated before they saved
   EXPECT_EQ(parse_trainer_state(json, "state").evaluated_step, 7);
@@ -46,6 +48,39 @@ TEST(TrainerState, OfEarlierVersions) {
     if (absent) json.erase("best_metric");
     EXPECT_EQ(parse_trainer_state(json, "state").best_step, 0);
   }
+}
+
+TEST(TrainerState, IsWhatARunCanComeTo) {
+  TrainerState state;
+  state.step = 7;
+  state.position = {2, 5};
+  state.tokens_seen = 70;
+  state.evaluated_step = 6;
+  state.best_step = 4;
+  state.best_loss = 1.5;
+  state.evaluations_without_gain = 2;
+  const io::Json good = to_json(state);
+  EXPECT_EQ(to_json(parse_trainer_state(good, "state")), good);
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, io::Json>>{{"global_step", -7},
+                                                     {"global_step", 3},
+                                                     {"epoch", -1},
+                                                     {"epoch", 8},
+                                                     {"batches_of_epoch", 6},
+                                                     {"num_input_tokens_seen", 6},
+                                                     {"num_input_tokens_seen", uint64_t{1} << 60},
+                                                     {"best_metric", -2},
+                                                     {"best_global_step", 0},
+                                                     {"best_global_step", 7},
+                                                     {"evaluations_without_gain", 3},
+                                                     {"evaluated_global_step", 8}}) {
+    io::Json bad = good;
+    bad[key] = value;
+    EXPECT_THROW(parse_trainer_state(bad, "state"), Error) << key << ' ' << value;
+  }
+  check_tokens_seen(state, 10, "state");
+  EXPECT_EQ(error_of([&] { check_tokens_seen(state, 9, "state"); }),
+            "state: num_input_tokens_seen: expected at most 7 steps of 9, found 70");
 }
 
 TEST(RunDirectory, LeavesNothingUntilItIsARun) {
@@ -146,7 +181,7 @@ class Loop : public testing::Test {
             },
         .write_weights = [&](const std::string& to) { io::write_file(to, "weights"); },
         .describe = [](const std::string&) {}};
-    return TrainingLoop(learner, config, 6, directory, optimizer, state).run(events, 0);
+    return TrainingLoop(learner, config, total_steps, directory, optimizer, state).run(events, 0);
   }
   TrainerState saved() const {
     const TrainerState state =
@@ -164,8 +199,9 @@ class Loop : public testing::Test {
   const std::string path = folder / "run";
   std::vector<float> weight{1}, gradient{0};
   TrainConfig config;
+  int64_t total_steps = 6;
   int64_t gradient_fails_at = 0, overflow_at = 0, evaluation_fails_at = 0;
-  std::vector<double> losses = {0, 6, 5, 4, 3, 2, 1};
+  std::vector<double> losses = {0, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1};
   std::vector<int64_t> evaluated;
 };
 
@@ -260,6 +296,163 @@ TEST_F(Loop, WhoIsAskedToStopDoesNotEvaluateFirst) {
   }
   EXPECT_EQ(run(), TrainingEnd::kFinished);
   EXPECT_EQ(evaluated, (std::vector<int64_t>{3, 6}));
+}
+
+TEST_F(Loop, WhatIsDamagedIsNotGoneOnWith) {
+  config.save_steps = 3;
+  run();
+  const std::string newest = path + "/checkpoint-6/";
+  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
+    const std::string content = io::read_file(newest + name);
+    std::string damaged = content;
+    damaged.back() = static_cast<char>(damaged.back() ^ 1);
+    io::write_file(newest + name, damaged);
+    const std::string error = error_of([&] { run(); });
+    EXPECT_TRUE(error.starts_with(newest + name + ": damaged: its hash is ")) << error;
+    EXPECT_TRUE(error.ends_with("; without " + path + "/checkpoint-6 it goes on after step 3"));
+    io::write_file(newest + name, content);
+  }
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+  // Earlier versions wrote no hashes.
+  io::Json state = io::read_json(newest + "trainer_state.json");
+  state.erase("hashes");
+  io::write_file(newest + "trainer_state.json", io::to_text(state));
+  io::write_file(newest + "model.safetensors", "other");
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+}
+
+TEST_F(Loop, NoTwoFilesAreOne) {
+  config.eval_steps = 6;
+  run();
+  for (const char* name : {"model.safetensors", "trainer_state.json"}) {
+    EXPECT_EQ(io::read_file(path + "/" + name), io::read_file(path + "/checkpoint-6/" + name));
+    EXPECT_EQ(fs::hard_link_count(path + "/" + name), 1u) << name;
+  }
+  EXPECT_TRUE(io::read_json(path + "/trainer_state.json").contains("hashes"));  // after evaluating
+}
+
+TEST_F(Loop, OnlyItsOwnCheckpointsAreTakenOrRemoved) {
+  config.save_steps = 2;
+  config.save_total_limit = 1;
+  run();
+  const std::vector<std::string> strays = {"checkpoint-1", "checkpoint-3", "checkpoint-05",
+                                           "checkpoint-999999"};
+  for (const std::string& name : strays) io::make_directories(path + "/" + name);
+  fs::copy(path + "/checkpoint-6", path + "/checkpoint-2");  // its state is of step 6
+  folder.put("run/checkpoint-5", "a file");
+  std::vector<std::string> notes;
+  EXPECT_EQ(RunDirectory::open(path).checkpoints([&](const std::string& n) { notes.push_back(n); }),
+            (std::vector<int64_t>{2, 6}));
+  std::ranges::sort(notes);
+  EXPECT_EQ(notes, (std::vector<std::string>{
+                       path + "/checkpoint-1: left aside: not a checkpoint (no model.safetensors "
+                              "in it)",
+                       path + "/checkpoint-3: left aside: not a checkpoint (no model.safetensors "
+                              "in it)",
+                       path + "/checkpoint-5: left aside: not a checkpoint (a file)",
+                       path + "/checkpoint-999999: left aside: not a checkpoint (no "
+                              "model.safetensors in it)"}));
+  total_steps = 8;
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+  EXPECT_EQ(saved().step, 8);
+  for (const std::string& name : strays) EXPECT_TRUE(fs::exists(path + "/" + name)) << name;
+  EXPECT_TRUE(fs::exists(path + "/checkpoint-2"));
+  EXPECT_TRUE(fs::exists(path + "/checkpoint-5"));
+  EXPECT_FALSE(fs::exists(path + "/checkpoint-6"));
+  // In the way of one that is to come.
+  io::make_directories(path + "/checkpoint-9");
+  total_steps = 10;
+  EXPECT_EQ(error_of([&] { run(); }),
+            path +
+                "/checkpoint-9: is in the way of the checkpoint of step 9, and is none (no "
+                "model.safetensors in it); name it otherwise");
+  EXPECT_EQ(saved().step, 8);
+}
+
+TEST_F(Loop, OneMoreCheckpointThanItKeepsGoes) {
+  config.save_steps = 2;
+  config.save_total_limit = 0;
+  run();
+  config.save_total_limit = 2;  // as if it had died before it removed one
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+  EXPECT_EQ(RunDirectory::open(path).checkpoints(), (std::vector<int64_t>{4, 6}));
+}
+
+TEST_F(Loop, SavesNowAndThen) {
+  std::vector<int64_t> saves;
+  TrainerEvents events;
+  events.on_save = [&](int64_t step) { saves.push_back(step); };
+  config.save_minutes = 1e-9;
+  run(events);
+  EXPECT_EQ(saves, (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
+  for (const auto& [steps, minutes, want] :
+       std::vector<std::tuple<int64_t, double, std::vector<int64_t>>>{
+           {0, 0, {6}}, {0, 10, {6}}, {4, 1e-9, {4, 6}}}) {
+    fs::remove_all(path);
+    saves.clear();
+    config.save_steps = steps;
+    config.save_minutes = minutes;
+    run(events);
+    EXPECT_EQ(saves, want);
+  }
+}
+
+TEST_F(Loop, WhatIsInTheWayIsFoundBeforeTheFirstStep) {
+  total_steps = 3;
+  run();
+  total_steps = 6;
+  for (const char* name :
+       {"metrics.jsonl", "model.safetensors", "trainer_state.json", "plan.json"}) {
+    const std::string at = path + "/" + name;
+    const bool was = fs::exists(at);
+    if (was) fs::rename(at, at + ".kept");
+    io::make_directories(at);
+    EXPECT_EQ(error_of([&] { run(); }),
+              at + ": expected a file, or nothing, where the run writes one; found a directory");
+    fs::remove(at);
+    ASSERT_EQ(mkfifo(at.c_str(), 0600), 0);
+    EXPECT_EQ(error_of([&] { run(); }),
+              at + ": expected a file, or nothing, where the run writes one; found what is none");
+    fs::remove(at);
+    if (was) fs::rename(at + ".kept", at);
+  }
+  for (const char* name : {"best", "data"}) {
+    fs::remove_all(path + "/" + name);
+    folder.put(std::string("run/") + name, "a file");
+    EXPECT_EQ(error_of([&] { run(); }),
+              path + "/" + name +
+                  ": expected a directory, or nothing, where the run has one; found a file");
+    fs::remove(path + "/" + name);
+  }
+  EXPECT_EQ(saved().step, 3);
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+  EXPECT_EQ(saved().step, 6);
+}
+
+// Whoever removed it, and perhaps made another there, finds it as it was left.
+TEST_F(Loop, ARunThatWasRemovedIsNotBegunAgain) {
+  config.logging_steps = 1;
+  config.save_steps = 1;
+  for (const bool again : {false, true}) {
+    fs::remove_all(path);
+    TrainerEvents events;
+    events.on_step = [&](const Progress& p) {
+      if (p.step != 3) return;
+      fs::remove_all(path);
+      if (!again) return;
+      io::make_directories(path);
+      folder.put("run/training_args.json", "{}");
+      folder.put("run/.refrain.lock", "1 elsewhere\n");
+    };
+    const std::string error = error_of([&] { run(events); });
+    EXPECT_EQ(error, fmt::format("{}: was removed, or its {} was, while a process trains in it; it "
+                                 "writes no more",
+                                 path, again ? ".refrain.lock" : "training_args.json"));
+    EXPECT_EQ(fs::exists(path), again);
+    if (again) {
+      EXPECT_EQ(std::distance(fs::directory_iterator(path), {}), 2);
+    }
+  }
 }
 
 TEST_F(Loop, ShowsTheNewestCheckpointWheneverItDied) {

@@ -1,6 +1,8 @@
 #include "refrain/io/file.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "refrain/base/error.h"
+#include "refrain/base/hash.h"
 #include "refrain/io/descriptor.h"
 #include "refrain/io/input_file.h"
 
@@ -134,6 +137,18 @@ std::string read_all(const Descriptor& file, const std::string& path, size_t max
   return text;
 }
 
+// f(a piece), 256 KiB at a time.
+template <class F>
+void each_piece(const InputFile& file, const F& f) {
+  constexpr size_t kPiece = size_t{1} << 18;
+  std::vector<std::byte> piece;
+  for (size_t at = 0; at < file.size(); at += piece.size()) {
+    piece.resize(std::min(kPiece, file.size() - at));
+    file.read(at, piece);
+    f(std::span<const std::byte>(piece));
+  }
+}
+
 void rename_path(const std::string& from, const std::string& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     throw_system_error(fmt::format("rename {} to", from), to);
@@ -247,9 +262,14 @@ void write_file(const std::string& path, std::string_view text) {
 }
 
 void append_file(const std::string& path, std::string_view text) {
-  const Descriptor file(open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666), path);
+  // Without O_NONBLOCK the opening of a pipe waits for who reads it.
+  constexpr int kFlags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK;
+  const Descriptor file(open(path.c_str(), kFlags, 0666), path);
   struct stat before;
-  if (file.fd() < 0 || fstat(file.fd(), &before) != 0) throw_system_error("write", path);
+  const bool is_open = file.fd() >= 0 && fstat(file.fd(), &before) == 0;
+  if (is_open ? S_ISFIFO(before.st_mode) : errno == ENXIO)
+    throw_error("{}: expected a regular file, found a pipe", path);
+  if (!is_open) throw_system_error("write", path);
   while (!text.empty()) {
     const ssize_t put = ::write(file.fd(), text.data(), text.size());
     if (put < 0 && errno == EINTR) continue;
@@ -263,35 +283,20 @@ void append_file(const std::string& path, std::string_view text) {
   }
 }
 
-void link_file(const std::string& from, const std::string& to) {
-  const std::string target = follow_links(to);
-  std::string temporary;
-  for (int attempt = 0;; ++attempt) {
-    temporary = hidden_name(target, kTemporary, attempt);
-    if (link(from.c_str(), temporary.c_str()) == 0) break;
-    if (errno == EEXIST) continue;
-    // A file system without links, or another than that of `from`.
-    const InputFile content(from);
-    AtomicFile copy(to);
-    std::vector<std::byte> piece;
-    for (size_t at = 0; at < content.size(); at += piece.size()) {
-      piece.resize(std::min(size_t{1} << 20, content.size() - at));
-      content.read(at, piece);
-      copy.write(piece);
-    }
-    return copy.commit();
-  }
-  try {
-    struct stat status;
-    if (stat(target.c_str(), &status) == 0 && S_ISREG(status.st_mode))
-      hand_on(status, Descriptor(temporary, O_RDONLY).fd());
-    rename_path(temporary, target);
-  } catch (const Error&) {
-    unlink(temporary.c_str());
-    throw;
-  }
-  unlink(temporary.c_str());  // renaming does nothing when both were names of the file already
-  sync_path(place_of(target).folder);
+void copy_file(const std::string& from, const std::string& to) {
+  const InputFile content(from);
+  AtomicFile copy(to);
+  const bool shared =
+      !copy.temporary_.empty() && ioctl(copy.fd_, FICLONE, Descriptor(from, O_RDONLY).fd()) == 0;
+  if (!shared) each_piece(content, [&](std::span<const std::byte> piece) { copy.write(piece); });
+  copy.commit();
+}
+
+uint64_t hash_file(const std::string& path) {
+  uint64_t hash = 0;
+  each_piece(InputFile(path),
+             [&](std::span<const std::byte> piece) { hash = hash64(piece, hash); });
+  return hash;
 }
 
 void move_new(const std::string& from, const std::string& to) {

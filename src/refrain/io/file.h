@@ -3,6 +3,7 @@
 // failure is an Error that names the path and the reason the system gave.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,16 +44,22 @@ class AtomicFile {
   std::string buffer_;
   void put(std::string_view text);
   [[noreturn]] void fail();
+  friend void copy_file(const std::string& from, const std::string& to);
 };
 
 void write_file(const std::string& path, std::string_view text);  // AtomicFile in one call
 
-// Adds to the end of a file, or makes it. On a full disk the file stays as it was.
+// Adds to the end of a file, or makes it. On a full disk the file stays as it was. A pipe is
+// refused without waiting for who reads it.
 void append_file(const std::string& path, std::string_view text);
 
-// `to` becomes another name of the file `from`, or a copy of it where there can be none; atomic and
-// durable, links and modes as AtomicFile has them.
-void link_file(const std::string& from, const std::string& to);
+// `to` gets the content of the regular file `from`, as AtomicFile writes it; on file systems that
+// can, both share what neither changes (reflinks), and a change of one never is one of the other.
+void copy_file(const std::string& from, const std::string& to);
+
+// A hash of a regular file's content: of each 256 KiB, with that of what is before as its seed
+// (hash64, base/hash.h).
+uint64_t hash_file(const std::string& path);
 
 // Gives `from` the name `to`, which nothing may have: an Error.
 void move_new(const std::string& from, const std::string& to);

@@ -89,10 +89,13 @@ FileLock::FileLock(std::string path, const std::string& what, const Notes& notes
   }
 }
 
+bool FileLock::is_in_place() const { return fd_ < 0 || is_named(fd_, path_); }
+
 FileLock::~FileLock() {
   if (fd_ < 0) return;
-  // In this order: whoever locks it now finds that it has no name, and makes a new one.
-  unlink(path_.c_str());
+  // In this order: whoever locks it now finds that it has no name, and makes a new one. Where ours
+  // was removed, another process may have its own there.
+  if (is_named(fd_, path_)) unlink(path_.c_str());
   close(fd_);
 }
 

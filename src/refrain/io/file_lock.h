@@ -15,6 +15,9 @@ class FileLock {
   // file system that does not share locks between hosts it may be at work still.
   FileLock(std::string path, const std::string& what, const Notes& notes);
   ~FileLock();  // the file goes, too
+  // The file still has its name: nobody has removed it, with its folder perhaps. True where there
+  // are no locks.
+  bool is_in_place() const;
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;
 

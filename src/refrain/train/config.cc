@@ -51,6 +51,7 @@ void TrainConfig::check() const {
   expect_in("attention_dropout", attention_dropout, 0.0, 0.999);
   expect_in<int64_t>("eval_steps", eval_steps, 0, kMany);
   expect_in<int64_t>("save_steps", save_steps, 0, kMany);
+  expect_in("save_minutes", save_minutes, 0.0, 1e6);
   expect_in<int64_t>("save_total_limit", save_total_limit, 0, kMany);
   expect_in<int64_t>("logging_steps", logging_steps, 1, kMany);
   expect_in<int64_t>("patience", patience, 0, kMany);

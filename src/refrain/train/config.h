@@ -31,6 +31,7 @@ struct TrainConfig {
   double attention_dropout = 0;
   int64_t eval_steps = 0;
   int64_t save_steps = 0;
+  double save_minutes = 10;
   int64_t save_total_limit = 2;
   int64_t logging_steps = 10;
   int64_t patience = 0;
@@ -69,7 +70,10 @@ struct TrainConfig {
     v("attention_dropout", attention_dropout,
       "rate on the probabilities of softmax attention, as GPT-2 has it besides dropout");
     v("eval_steps", eval_steps, "evaluate every so many steps; 0 = at the end only");
-    v("save_steps", save_steps, "checkpoint every so many steps; 0 = at the end only");
+    v("save_steps", save_steps, "checkpoint every so many steps; 0 = by save_minutes");
+    v("save_minutes", save_minutes,
+      "without save_steps: checkpoint when so many minutes have passed since the last one; 0 = at "
+      "the end only");
     v("save_total_limit", save_total_limit, "newest checkpoints to keep; 0 = all");
     v("logging_steps", logging_steps, "record metrics every so many steps");
     v("patience", patience, "stop after so many evaluations without a better loss; 0 = never");

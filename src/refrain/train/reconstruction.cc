@@ -277,7 +277,16 @@ ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents t
 
 bool ReconstructionTrainer::resume() {
   const std::optional<TrainerState> state = directory_.load_newest(
-      [&](const std::string& from) { model_.model->load_weights(from); }, optimizer_);
+      [&](const std::string& from) { model_.model->load_weights(from); }, optimizer_,
+      [&](const TrainerState& s, const std::string& name) {
+        if (s.position != data::Batches::Position{})
+          throw_error(
+              "{}: epoch and batches_of_epoch: expected 0, for windows are drawn, found {} "
+              "and {}",
+              name, s.position.epoch, s.position.index);
+        const int64_t windows = config_.batch_size * config_.gradient_accumulation_steps;
+        check_tokens_seen(s, windows * stages_.longest(), name);
+      });
   if (!state) return false;
   state_ = *state;
   return true;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <utility>
@@ -23,7 +22,9 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kLock = ".refrain.lock";
 constexpr const char* kPreparing = ".preparing";
 constexpr const char* kMark = ".refrain";  // in .preparing: that it is ours
-constexpr std::string_view kCheckpoint = "checkpoint-";
+constexpr const char* kPlan = "plan.json";
+constexpr const char* kHashes = "hashes";  // in trainer_state.json
+constexpr std::string_view kCheckpoint = "checkpoint-", kTensors = ".safetensors";
 constexpr int64_t kMany = int64_t{1} << 53;
 
 std::vector<std::string> names_in(const std::string& directory) {
@@ -34,6 +35,36 @@ std::vector<std::string> names_in(const std::string& directory) {
     names.push_back(entry->path().filename().string());
   if (failed) throw_error("{}: cannot be read: {}", directory, failed.message());
   return names;
+}
+
+std::string hash_text(uint64_t hash) { return fmt::format("{:016x}", hash); }
+
+// Of "checkpoint-<step>", as it is written here.
+std::optional<int64_t> step_of(std::string_view name) {
+  if (!name.starts_with(kCheckpoint)) return {};
+  name.remove_prefix(kCheckpoint.size());
+  int64_t step = 0;
+  const auto [last, bad] = std::from_chars(name.data(), name.data() + name.size(), step);
+  if (bad != std::errc() || step < 0 || name != std::to_string(step)) return {};
+  return step;
+}
+
+// Why `path` is not a checkpoint, which comes into being whole; "" when it is one.
+std::string missing_of_checkpoint(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return "a file";
+  for (const char* name : {kWeights, kOptimizer, kState})
+    if (!fs::is_regular_file(path + "/" + name, error)) return fmt::format("no {} in it", name);
+  return "";
+}
+
+// Its state says so too. What was copied to that name, or is damaged, is not ours to remove.
+bool is_checkpoint_of(const std::string& path, int64_t step) {
+  try {
+    return parse_trainer_state(io::read_json(path + "/" + kState), path).step == step;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 std::string preparing_of(const std::string& path) { return path + "/" + kPreparing; }
@@ -106,36 +137,6 @@ void keep_others(const std::string& old, const std::string& made) {
 
 }  // namespace
 
-io::Json to_json(const TrainerState& s) {
-  return {{"global_step", s.step},
-          {"epoch", s.position.epoch},
-          {"batches_of_epoch", s.position.index},
-          {"num_input_tokens_seen", s.tokens_seen},
-          {"best_metric", s.best_step > 0 ? io::Json(s.best_loss) : io::Json()},
-          {"best_global_step", s.best_step},
-          {"evaluations_without_gain", s.evaluations_without_gain},
-          {"evaluated_global_step", s.evaluated_step}};
-}
-
-TrainerState parse_trainer_state(const io::Json& json, const std::string& name) {
-  TrainerState s;
-  s.step = io::get_int(json, "global_step", name, 0, kMany);
-  s.position.epoch = static_cast<uint64_t>(io::get_int(json, "epoch", name, 0, kMany));
-  s.position.index = io::get_int(json, "batches_of_epoch", name, 0, kMany);
-  s.tokens_seen = io::get_int(json, "num_input_tokens_seen", name, 0, kMany);
-  // Earlier versions took a first loss that is not a number for the best, and wrote null.
-  if (io::find(json, "best_metric")) {
-    s.best_loss = io::get_number(json, "best_metric", name);
-    s.best_step = io::get_int(json, "best_global_step", name, 0, kMany);
-  }
-  s.evaluations_without_gain = io::get_int(json, "evaluations_without_gain", name, 0, kMany);
-  // Earlier versions evaluated before they saved.
-  s.evaluated_step = io::find(json, "evaluated_global_step")
-                         ? io::get_int(json, "evaluated_global_step", name, 0, kMany)
-                         : s.step;
-  return s;
-}
-
 struct RunDirectory::Hold {
   std::string path, place;  // where its links lead
   bool made = false;        // the directory, by us
@@ -159,8 +160,8 @@ struct RunDirectory::Hold {
   }
 };
 
-RunDirectory::RunDirectory(std::string path, std::unique_ptr<Hold> hold)
-    : path_(std::move(path)), hold_(std::move(hold)) {}
+RunDirectory::RunDirectory(std::string path, std::unique_ptr<Hold> hold, const Notes& notes)
+    : path_(std::move(path)), hold_(std::move(hold)), notes_(notes) {}
 RunDirectory::~RunDirectory() = default;
 RunDirectory::RunDirectory(RunDirectory&&) noexcept = default;
 RunDirectory& RunDirectory::operator=(RunDirectory&&) noexcept = default;
@@ -201,7 +202,7 @@ RunDirectory RunDirectory::create(const std::string& path, bool resume, const No
   // An empty file comes into being in one step.
   if (!std::ofstream(folder + "/" + kMark))
     throw_error("{}: cannot be written", folder + "/" + kMark);
-  return {path, std::move(hold)};
+  return {path, std::move(hold), notes};
 }
 
 RunDirectory RunDirectory::open(const std::string& path, const Notes& notes) {
@@ -215,7 +216,9 @@ RunDirectory RunDirectory::open(const std::string& path, const Notes& notes) {
   if (is_prepared(path)) move_prepared(path);
   if (is_preparing(path)) clear_preparing(path);
   io::AtomicDirectory::remove_stale(path);
-  return {path, std::move(hold)};
+  RunDirectory directory(path, std::move(hold), notes);
+  directory.check_outputs();
+  return directory;
 }
 
 std::string RunDirectory::place() const { return hold_->preparing ? preparing_of(path_) : path_; }
@@ -242,65 +245,154 @@ std::string RunDirectory::output(const std::string& name) const {
 
 io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettings)); }
 
+// What was removed, or replaced, is not written to; nor does it matter then how writing failed.
+template <class F>
+void RunDirectory::writing(const F& write) const {
+  const auto check = [&] {
+    const bool has_settings = hold_->preparing || io::exists(file(kSettings));
+    if (!hold_->lock->is_in_place() || !has_settings)
+      throw_error("{}: was removed, or its {} was, while a process trains in it; it writes no more",
+                  path_, has_settings ? kLock : kSettings);
+  };
+  check();
+  try {
+    write();
+  } catch (const Error&) {
+    check();
+    throw;
+  }
+}
+
 void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& optimizer,
                         const TrainerState& state,
                         const std::function<void(const std::string&)>& describe,
                         int64_t keep) const {
-  const std::string final_path = checkpoint(state.step);
-  {
-    io::AtomicDirectory directory(final_path);
+  writing([&] {
+    io::AtomicDirectory directory(checkpoint(state.step));
     describe(directory.path());
     write_weights(directory.path() + "/" + kWeights);
     optimizer.save(directory.path() + "/" + kOptimizer);
-    io::write_file(directory.path() + "/" + kState, io::to_text(to_json(state)));
+    io::Json json = to_json(state);
+    for (std::string& name : names_in(directory.path()))
+      if (name.ends_with(kTensors))
+        json[kHashes][name] = hash_text(io::hash_file(directory.path() + "/" + name));
+    io::write_file(directory.path() + "/" + kState, io::to_text(json));
     directory.commit();
-  }
-  publish(state.step);
-  std::vector<int64_t> all = checkpoints();
-  // Older ones only: a checkpoint of a step that is yet to come was left by somebody else's run.
-  std::erase_if(all, [&](int64_t step) { return step > state.step; });
-  for (size_t i = 0; keep > 0 && i + static_cast<size_t>(keep) < all.size(); ++i)
-    io::remove_all(checkpoint(all[i]));
+    publish(state.step);
+    prune(state.step, keep);
+  });
 }
 
 // The run's own weights and state become the checkpoint's.
 void RunDirectory::publish(int64_t step) const {
-  io::link_file(checkpoint(step) + "/" + kWeights, output(kWeights));
-  io::write_file(output(kState), io::read_file(checkpoint(step) + "/" + kState));
+  io::copy_file(checkpoint(step) + "/" + kWeights, output(kWeights));
+  io::copy_file(checkpoint(step) + "/" + kState, output(kState));
 }
 
 void RunDirectory::save_state(const TrainerState& state) const {
-  io::write_file(checkpoint(state.step) + "/" + kState, io::to_text(to_json(state)));
-  io::write_file(output(kState), io::to_text(to_json(state)));
+  writing([&] {
+    const std::string path = checkpoint(state.step) + "/" + kState;
+    io::Json json = to_json(state);
+    const io::Json before = io::read_json(path);
+    if (const io::Json* hashes = io::find(before, kHashes)) json[kHashes] = *hashes;
+    io::write_file(path, io::to_text(json));
+    io::write_file(output(kState), io::to_text(json));
+  });
 }
 
 void RunDirectory::save_best(const WriteWeights& write_weights,
                              const std::function<void(const std::string&)>& describe) const {
-  io::AtomicDirectory directory(output("best"));
-  describe(directory.path());
-  write_weights(directory.path() + "/" + kWeights);
-  keep_others(output("best"), directory.path());
-  directory.commit();
+  writing([&] {
+    io::AtomicDirectory directory(output("best"));
+    describe(directory.path());
+    write_weights(directory.path() + "/" + kWeights);
+    keep_others(output("best"), directory.path());
+    directory.commit();
+  });
 }
 
-std::vector<int64_t> RunDirectory::checkpoints() const {
+std::vector<int64_t> RunDirectory::checkpoints(const Notes& notes) const {
   std::vector<int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(path_, error)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kCheckpoint)) continue;
-    int64_t step = 0;
-    const char* end = name.data() + name.size();
-    const auto [last, bad] = std::from_chars(name.data() + kCheckpoint.size(), end, step);
-    if (bad == std::errc() && last == end && step >= 0) steps.push_back(step);
+  for (const std::string& name : names_in(path_)) {
+    const std::optional<int64_t> step = step_of(name);
+    if (!step) continue;
+    const std::string missing = missing_of_checkpoint(file(name));
+    if (missing.empty())
+      steps.push_back(*step);
+    else
+      add_note(notes, "{}: left aside: not a checkpoint ({})", file(name), missing);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
 }
 
+// Older ones only: a checkpoint of a step that is yet to come was left by somebody else's run.
+void RunDirectory::prune(int64_t step, int64_t keep) const {
+  if (keep == 0) return;
+  std::vector<int64_t> all = checkpoints();
+  std::erase_if(all, [&](int64_t other) {
+    return other > step || !is_checkpoint_of(checkpoint(other), other);
+  });
+  for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i)
+    io::remove_all(checkpoint(all[i]));
+}
+
+void RunDirectory::check_room(int64_t step, int64_t last) const {
+  for (const std::string& name : names_in(path_))
+    if (const std::optional<int64_t> at = step_of(name); at && *at > step && *at <= last)
+      if (const std::string missing = missing_of_checkpoint(file(name)); !missing.empty())
+        throw_error(
+            "{}: is in the way of the checkpoint of step {}, and is none ({}); name it otherwise",
+            file(name), *at, missing);
+}
+
+// What stands where a run writes is found before it has worked, not when it wants to save.
+void RunDirectory::check_outputs() const {
+  std::error_code error;
+  for (const char* name : {kMetrics, kWeights, kState, kPlan}) {
+    const fs::file_status found = fs::status(file(name), error);
+    if (fs::exists(found) && !fs::is_regular_file(found) && !fs::is_character_file(found))
+      throw_error("{}: expected a file, or nothing, where the run writes one; found {}", file(name),
+                  fs::is_directory(found) ? "a directory" : "what is none");
+  }
+  for (const char* name : {"best", "data"})
+    if (const fs::file_status found = fs::status(file(name), error);
+        fs::exists(found) && !fs::is_directory(found))
+      throw_error("{}: expected a directory, or nothing, where the run has one; found a file",
+                  file(name));
+  if (io::exists(file("best"))) io::AtomicDirectory tried(file("best"));
+}
+
+void RunDirectory::check_hashes(const io::Json& state, int64_t step, int64_t before) const {
+  const std::string where = checkpoint(step) + "/" + kState;
+  const io::Json* hashes = io::find(state, kHashes);
+  if (!hashes) return;  // of an earlier version
+  const auto check = [&](const std::string& path, const std::string& expected) {
+    const std::string found = hash_text(io::hash_file(path));
+    if (found == expected) return;
+    const std::string way_out =
+        before < 0 ? ""
+                   : fmt::format("; without {} it goes on after step {}", checkpoint(step), before);
+    throw_error("{}: damaged: its hash is {}, expected {} ({}){}", path, found, expected, where,
+                way_out);
+  };
+  if (!hashes->is_object())
+    throw_error("{}: {}: expected an object, found {}", where, kHashes, io::describe(*hashes));
+  for (const auto& [name, unused] : hashes->items()) {
+    const std::string expected = io::get_string(*hashes, name, where);
+    if (name.find('/') != name.npos || !name.ends_with(kTensors))
+      throw_error("{}: {}: expected names of tensors' files, found {}", where, kHashes,
+                  io::quote(name));
+    check(checkpoint(step) + "/" + name, expected);
+    // What is never trained (vectors of words) is read from the run's own file.
+    if (name != kWeights && name != kOptimizer) check(file(name), expected);
+  }
+}
+
 std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_weights,
-                                                      Optimizer& optimizer) const {
-  const std::vector<int64_t> all = checkpoints();
+                                                      Optimizer& optimizer,
+                                                      const CheckState& check) const {
+  const std::vector<int64_t> all = checkpoints(notes_);
   if (all.empty()) {
     cut_metrics({});
     return {};
@@ -311,6 +403,8 @@ std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_we
   const TrainerState state = parse_trainer_state(json, name);
   if (state.step != all.back())
     throw_error("{}: expected global_step {}, found {}", name, all.back(), state.step);
+  if (check) check(state, name);
+  check_hashes(json, state.step, all.size() > 1 ? all[all.size() - 2] : -1);
   read_weights(from);
   optimizer.load(from + "/" + kOptimizer, state.step);
   // A crash may have come between a checkpoint and what the run shows of it.
@@ -322,7 +416,7 @@ std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_we
 }
 
 void RunDirectory::record(const io::Json& metrics) const {
-  io::append_file(file(kMetrics), metrics.dump() + "\n");
+  writing([&] { io::append_file(file(kMetrics), metrics.dump() + "\n"); });
 }
 
 void RunDirectory::cut_metrics(const TrainerState& state) const {

@@ -7,13 +7,19 @@
 //   metrics.jsonl             a line per record
 //   data/                     token files made from the run's text
 //   best/                     the model of the best evaluation
-//   checkpoint-<step>/        a model directory, optimizer.safetensors and trainer_state.json
+//   checkpoint-<step>/        a model directory, optimizer.safetensors and trainer_state.json,
+//   which
+//                             has the hashes of weights and moments
 //   .refrain.lock             the process that trains here, while it does
 //   .preparing/               what is made before this is a run
 //
 // A checkpoint is filled under a temporary name and renamed when it is whole and on disk, so every
-// checkpoint-<step> is complete, whenever the program died. One process at a time: a second one is
-// refused by the lock. Reading a run needs none.
+// checkpoint-<step> is complete, whenever the program died; what else has such a name is nobody's
+// business here. No two files share their bytes: what changes one changes no other. One process at
+// a time: a second one is refused by the lock. Reading a run needs none.
+//
+// A run that was removed while a process works on it is not begun again by what that still writes:
+// every member function that writes is an Error then.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -23,25 +29,11 @@
 #include <vector>
 
 #include "refrain/base/notes.h"
-#include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/train/optimizer.h"
+#include "refrain/train/trainer_state.h"
 
 namespace refrain {
-
-// What a run needs beside weights and moments to go on as if it had never stopped.
-struct TrainerState {
-  int64_t step = 0;
-  data::Batches::Position position;
-  int64_t tokens_seen = 0;
-  double best_loss = 0;   // finite
-  int64_t best_step = 0;  // 0: no evaluation has been the best yet
-  int64_t evaluations_without_gain = 0;
-  int64_t evaluated_step = 0;  // of the last evaluation
-};
-
-io::Json to_json(const TrainerState&);
-TrainerState parse_trainer_state(const io::Json&, const std::string& name);
 
 class RunDirectory {
  public:
@@ -50,7 +42,8 @@ class RunDirectory {
   // `resume`. Until it is a run, all that is made for it is in .preparing/, and goes when this
   // does; what a crash left there is cleared away, and nothing else ever is.
   static RunDirectory create(const std::string& path, bool resume, const Notes& notes = {});
-  // A directory that must hold a run; locked.
+  // A directory that must hold a run; locked. What stands where a run writes, and is none of its
+  // files, is an Error.
   static RunDirectory open(const std::string& path, const Notes& notes = {});
   static bool is_run(const std::string& path);
   ~RunDirectory();
@@ -70,7 +63,7 @@ class RunDirectory {
   using ReadWeights = std::function<void(const std::string& directory)>;
 
   // Writes a checkpoint; `describe` puts the model directory's small files into a directory. The
-  // run's own model.safetensors becomes the same file. Keeps the `keep` newest (0 = all).
+  // run's own model.safetensors becomes a copy. Keeps the `keep` newest (0 = all).
   void save(const WriteWeights&, const Optimizer&, const TrainerState&,
             const std::function<void(const std::string& directory)>& describe, int64_t keep) const;
   // The state of a checkpoint that was saved before its evaluation.
@@ -79,25 +72,39 @@ class RunDirectory {
   void save_best(const WriteWeights&,
                  const std::function<void(const std::string& directory)>& describe) const;
 
-  // Steps of the complete checkpoints, ascending.
-  std::vector<int64_t> checkpoints() const;
-  // Loads weights, moments and state of the newest checkpoint; nothing when there is none. Records
-  // that go beyond it are cut off metrics.jsonl: they are of work that will be done again.
-  std::optional<TrainerState> load_newest(const ReadWeights&, Optimizer&) const;
+  // Steps of the complete checkpoints, ascending. What has such a name and is none is noted.
+  std::vector<int64_t> checkpoints(const Notes& notes = {}) const;
+  // Removes all checkpoints up to `step` but the `keep` newest (0 = all).
+  void prune(int64_t step, int64_t keep) const;
+  // An Error when something that is no checkpoint has the name of one after `step`, to `last`.
+  void check_room(int64_t step, int64_t last) const;
+
+  // What a state must be beside what every state is; an Error begins with the file's name.
+  using CheckState = std::function<void(const TrainerState&, const std::string& name)>;
+  // Loads weights, moments and state of the newest checkpoint; nothing when there is none. Weights
+  // and moments that are not what was saved are an Error. Records that go beyond it are cut off
+  // metrics.jsonl: they are of work that will be done again.
+  std::optional<TrainerState> load_newest(const ReadWeights&, Optimizer&,
+                                          const CheckState& check = {}) const;
 
   // Appends a line to metrics.jsonl.
   void record(const io::Json& metrics) const;
 
  private:
   struct Hold;  // on the directory: the lock, and what is to go when this never becomes a run
-  RunDirectory(std::string path, std::unique_ptr<Hold> hold);
+  RunDirectory(std::string path, std::unique_ptr<Hold> hold, const Notes& notes);
   std::string checkpoint(int64_t step) const { return file("checkpoint-" + std::to_string(step)); }
   std::string output(const std::string& name) const;
+  void check_outputs() const;
+  void check_hashes(const io::Json& hashes, int64_t step, int64_t before) const;
+  template <class F>
+  void writing(const F& write) const;
   void publish(int64_t step) const;
   void cut_metrics(const TrainerState&) const;
 
   std::string path_;
   std::unique_ptr<Hold> hold_;
+  Notes notes_;
 };
 
 }  // namespace refrain

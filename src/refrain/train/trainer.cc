@@ -154,6 +154,7 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
       directory_(directory),
       describe_(std::move(describe)),
       batch_config_(optimiser_batch(config, model.config().context)),
+      batches_by_length_(train.has_pairs() && config.max_tokens > 0),
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")),
       optimizer_(model, config) {
   config_.check();
@@ -172,9 +173,31 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
   if (config_.spill_states) spill_.emplace(directory_.path());
 }
 
+// What steps of these batches can have come to.
+void Trainer::check_state(const TrainerState& state, const std::string& name) {
+  const auto epoch = static_cast<int64_t>(state.position.epoch);
+  batches_.seek({state.position.epoch, 0});
+  const int64_t batches = batches_.batches_in_epoch(), index = state.position.index;
+  if (index > batches)
+    throw_error("{}: batches_of_epoch: expected at most the {} of epoch {}, found {}", name,
+                batches, epoch, index);
+  // By sequences an epoch has as many batches as another, or, of running text, one more or less.
+  const int64_t before = state.step - index;
+  const bool by_count = !batches_by_length_;
+  if (epoch == 0 ? before != 0
+                 : by_count && (before / epoch < batches - 1 || before / epoch > batches + 1))
+    throw_error("{}: epoch: after {} steps of {} batches an epoch, found epoch {}, batch {}", name,
+                state.step, batches, epoch, index);
+  const int64_t most = batch_config_.max_tokens > 0
+                           ? std::max(batch_config_.max_tokens, batch_config_.context)
+                           : batch_config_.batch_size * batch_config_.context;
+  check_tokens_seen(state, most, name);
+}
+
 bool Trainer::resume() {
   const std::optional<TrainerState> state = directory_.load_newest(
-      [this](const std::string& from) { load_weights(from, model_); }, optimizer_);
+      [this](const std::string& from) { load_weights(from, model_); }, optimizer_,
+      [this](const TrainerState& s, const std::string& name) { check_state(s, name); });
   if (!state) return false;
   state_ = *state;
   batches_.seek(state_.position);

@@ -54,6 +54,7 @@ class Trainer {
  private:
   TrainingLoop::Gradient next_gradient();
   Evaluation evaluate_held_out(const ShouldStop&);
+  void check_state(const TrainerState&, const std::string& name);
 
   LanguageModel& model_;
   std::optional<data::DataSet> valid_;
@@ -62,6 +63,7 @@ class Trainer {
   const RunDirectory& directory_;
   std::function<void(const std::string&)> describe_;
   data::BatchConfig batch_config_;
+  bool batches_by_length_;  // so that epochs have any number of them
   data::Batches batches_;
   data::Batch batch_;
   Optimizer optimizer_;

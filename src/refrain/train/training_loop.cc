@@ -71,8 +71,10 @@ bool TrainingLoop::evaluation_is_due() const {
 
 bool TrainingLoop::save_is_due() const {
   if (saved_step_ == state_.step) return false;
-  return state_.step == total_steps_ ||
-         (config_.save_steps > 0 && state_.step % config_.save_steps == 0);
+  if (state_.step == total_steps_) return true;
+  if (config_.save_steps > 0) return state_.step % config_.save_steps == 0;
+  constexpr double kMinute = 60;
+  return config_.save_minutes > 0 && seconds_since(saved_) >= kMinute * config_.save_minutes;
 }
 
 bool TrainingLoop::evaluate(const TrainerEvents& events) {
@@ -109,6 +111,7 @@ void TrainingLoop::save(const TrainerEvents& events) {
   directory_.save(learner_.write_weights, optimizer_, state_, learner_.describe,
                   config_.save_total_limit);
   saved_step_ = state_.step;
+  saved_ = Clock::now();
   events.on_save(state_.step);
 }
 
@@ -153,7 +156,10 @@ TrainingEnd TrainingLoop::train(const TrainerEvents& events, int64_t stop_after)
 }
 
 TrainingEnd TrainingLoop::run(const TrainerEvents& events, int64_t stop_after) {
-  begin_ = since_ = Clock::now();
+  directory_.check_room(state_.step, total_steps_);
+  // A process that died may have left one more than it was to keep.
+  directory_.prune(state_.step, config_.save_total_limit);
+  begin_ = since_ = saved_ = Clock::now();
   first_step_ = saved_step_ = state_.step;
   settle();
   try {

@@ -113,6 +113,7 @@ class TrainingLoop {
   int64_t saved_step_ = 0;  // of the newest checkpoint
   int64_t first_step_ = 0;
   Clock::time_point begin_, since_;  // of the run; of the last record
+  Clock::time_point saved_;          // of the last checkpoint, or the run
   int64_t tokens_since_ = 0;
 };
 

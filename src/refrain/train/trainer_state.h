@@ -1,0 +1,29 @@
+// What a run needs beside weights and moments to go on as if it had never stopped: the
+// trainer_state.json of a checkpoint.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "refrain/data/batches.h"
+#include "refrain/io/json.h"
+
+namespace refrain {
+
+struct TrainerState {
+  int64_t step = 0;
+  data::Batches::Position position;
+  int64_t tokens_seen = 0;
+  double best_loss = 0;   // finite
+  int64_t best_step = 0;  // 0: no evaluation has been the best yet
+  int64_t evaluations_without_gain = 0;
+  int64_t evaluated_step = 0;  // of the last evaluation
+};
+
+io::Json to_json(const TrainerState&);
+// Each value is held against what a run of so many steps can have; an Error begins with `name`.
+TrainerState parse_trainer_state(const io::Json&, const std::string& name);
+
+// Likewise, of a run whose steps take at most so many tokens each.
+void check_tokens_seen(const TrainerState&, int64_t most_of_step, const std::string& name);
+
+}  // namespace refrain
