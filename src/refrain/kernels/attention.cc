@@ -112,11 +112,8 @@ void attention_forward_task(const ForwardTask& task, float* work) {
   for (int64_t i = first; i < last; ++i)
     copy_rows(s.q + i * shape.q_row + g * group * d, d, group, d, d,
               queries + (i - first) * group * d);
-  for (int64_t r = 0; r < rows; ++r) {
-    const float excess = excess_of(queries + r * d, d);
-    unit[r] = shape.scale * kLog2E * excess;
-    if (excess > 1) divide_query(queries + r * d, d, excess, queries + r * d);
-  }
+  std::fill_n(unit, rows, shape.scale * kLog2E);
+  queries_in_range({queries, d}, rows, d, unit, {queries, d});
 
   const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions

@@ -179,17 +179,11 @@ QueriesOfHead load_queries(const BackwardTask& task, const BackwardMemory& m, Ra
   else
     copy_rows(task.gradients.dq + i0 * task.dq_row + h * d, task.dq_row, n, d, wide, m.dq);
   const float* log_sum = s.softmax + (shape.heads + h) * s.queries + i0;
-  bool divided = false;
-  for (int64_t i = 0; i < n; ++i) {
-    const float excess = excess_of(m.q + i * wide, d);
-    divided = divided || excess > 1;
-    m.unit[i] = shape.scale * kLog2E * excess;
+  for (int64_t i = 0; i < n; ++i)
     m.delta[i] =
         output_slope(m.d_o + i * wide, s.o + (i0 + i) * shape.o_row + h * d, d, log_sum[i]);
-  }
-  for (int64_t i = 0; divided && i < n; ++i)
-    divide_query(m.q + i * wide, d, excess_of(m.q + i * wide, d), m.q_divided + i * wide);
-  return {positions, h, divided ? m.q_divided : m.q};
+  std::fill_n(m.unit, n, shape.scale * kLog2E);
+  return {positions, h, queries_in_range({m.q, wide}, n, d, m.unit, {m.q_divided, wide}).data};
 }
 
 void attention_backward_task(const BackwardTask& task, float* work) {

@@ -70,7 +70,8 @@ struct CrossHead {
 struct QueryTile {
   HWY_INLINE QueryTile(const CrossHead& x, int64_t i0, int64_t m, float* memory) : count(m) {
     std::fill_n(unit, m, x.shape.scale * kLog2E);
-    rows = queries_in_range({x.asked.q[i0] + x.h * x.d(), x.asked.q.row}, m, x.d(), unit, memory);
+    rows = queries_in_range({x.asked.q[i0] + x.h * x.d(), x.asked.q.row}, m, x.d(), unit,
+                            {memory, x.d()});
   }
   int64_t count;
   SpacedRows<const float> rows;

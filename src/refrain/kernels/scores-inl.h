@@ -19,16 +19,25 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
+// The exponent, with its bias, from which queries are divided: those up to 2^33 are not.
+inline constexpr uint32_t kHighestExponent = 127 + 32;
+
+// The bits of the largest magnitude of queries [n, d], which say NaN where there is one.
+HWY_INLINE uint32_t largest_bits(SpacedRows<const float> q, int64_t n, int64_t d) {
+  const hn::RebindToUnsigned<FloatTag> tag;
+  auto top = hn::Zero(tag);
+  for (int64_t i = 0; i < n; ++i)
+    each(d, [&](auto at, int64_t j)
+                HWY_ATTR { top = hn::Max(top, hn::BitCast(tag, hn::Abs(at.load(q[i] + j)))); });
+  return hn::GetLane(hn::MaxOfLanes(tag, top));
+}
+
 // The power of two that a query is to be divided by, so that products with keys do not overflow: 1
 // up to 2^33, else what brings it there. A function of the query alone.
 HWY_INLINE float excess_of(const float* q, int64_t d) {
-  const FloatTag tag;
-  FloatVec top = hn::Zero(tag);
-  each(d, [&](auto at, int64_t j) HWY_ATTR { top = hn::Max(top, hn::Abs(at.load(q + j))); });
-  const float largest = hn::GetLane(hn::MaxOfLanes(tag, top));
-  constexpr uint32_t kBias = 127, kHighest = kBias + 32, kMost = 2 * kBias;
-  const uint32_t exponent = std::clamp(std::bit_cast<uint32_t>(largest) >> 23, kHighest, kMost);
-  return std::bit_cast<float>((exponent - kHighest + kBias) << 23);
+  constexpr uint32_t kBias = 127, kMost = 2 * kBias;
+  const uint32_t exponent = std::clamp(largest_bits({q, d}, 1, d) >> 23, kHighestExponent, kMost);
+  return std::bit_cast<float>((exponent - kHighestExponent + kBias) << 23);
 }
 
 // to [d] = q / excess. Scores of it keep their bits; their unit times the excess makes up for it.
@@ -37,18 +46,17 @@ HWY_INLINE void divide_query(const float* q, int64_t d, float excess, float* to)
   each(d, [&](auto at, int64_t j) HWY_ATTR { at.store(hn::Mul(at.load(q + j), by), to + j); });
 }
 
-// Queries [n, d] as scores need them, and the units of their scores.
+// Queries [n, d] as scores need them, where they are if none is to be divided; `unit`, of their
+// scores, is multiplied by what makes up for it. memory [n, d] may be q.
 HWY_INLINE SpacedRows<const float> queries_in_range(SpacedRows<const float> q, int64_t n, int64_t d,
-                                                    float* unit, float* memory) {
-  bool all = true;
+                                                    float* unit, SpacedRows<float> memory) {
+  if (largest_bits(q, n, d) >> 23 <= kHighestExponent) return q;
   for (int64_t i = 0; i < n; ++i) {
     const float excess = excess_of(q[i], d);
-    all = all && excess == 1;
     unit[i] *= excess;
+    divide_query(q[i], d, excess, memory[i]);
   }
-  if (all) return q;
-  for (int64_t i = 0; i < n; ++i) divide_query(q[i], d, excess_of(q[i], d), memory + i * d);
-  return {memory, d};
+  return {memory.data, memory.row};
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE

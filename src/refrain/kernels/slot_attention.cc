@@ -146,7 +146,7 @@ HWY_INLINE void probabilities(const SlotRun& run, SlotKeys keys, SpacedRows<cons
   const int64_t d = run.shape.head_dim, NR = tile_cols(), m = keys.count, row = whole_panels(m);
   float *in_range = work.take(n * d), *unit = work.take(n);
   std::fill_n(unit, n, run.shape.scale);
-  const SpacedRows<const float> rows = queries_in_range(q, n, d, unit, in_range);
+  const SpacedRows<const float> rows = queries_in_range(q, n, d, unit, {in_range, d});
   product<Rows::kApart>(n, m, d, rows.data, rows.row, keys.panels, NR, d * NR, p, row, false);
   for (int64_t i = 0; i < n; ++i) softmax(unit[i], m, p + i * row);
 }
