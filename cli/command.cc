@@ -44,6 +44,29 @@ const std::vector<std::pair<char, std::string_view>>& short_flags() {
   return all;
 }
 
+// Settings of which one makes the other pointless: on the command line it takes the other's place
+// in a config file, unless it has the value that leaves the matter to the other.
+struct Siblings {
+  std::string_view name, yields;
+  std::vector<std::string_view> replaced;
+};
+const std::vector<Siblings>& siblings() {
+  static const std::vector<Siblings> all = {{"batch_size", "", {"max_tokens", "buckets"}},
+                                            {"max_tokens", "0", {"batch_size"}},
+                                            {"save_steps", "0", {"save_minutes"}},
+                                            {"save_minutes", "", {"save_steps"}},
+                                            {"mixer", "", {"pattern"}},
+                                            {"mixers", "", {"pattern"}},
+                                            {"pattern", "", {"mixer", "mixers"}},
+                                            {"valid", "", {"valid_split"}},
+                                            {"valid_split", "", {"valid"}},
+                                            {"bf16", "false", {"int16"}},
+                                            {"int16", "false", {"bf16"}},
+                                            {"json", "false", {"score"}},
+                                            {"score", "false", {"json"}}};
+  return all;
+}
+
 std::string short_flag_of(std::string_view name) {
   for (const auto& [letter, of] : short_flags())
     if (of == name) return fmt::format("-{}", letter);
@@ -123,8 +146,8 @@ std::string help_of(const Verb& verb) {
   text += "\n";
   for (const Setting& setting : verb.settings) text += help_line(setting);
   text += help_line("", "--config FILE",
-                    "settings from a JSON or TOML file, keys as the flags'; "
-                    "the command line wins");
+                    "settings from a JSON or TOML file, or - for standard input, keys as the "
+                    "flags'; the command line wins");
   text += help_line("", "--dump-config", "print the settings that would run as JSON, and stop");
   return text + help_line("-h", "--help", "print this, and stop");
 }
@@ -195,9 +218,19 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
     print(help_of(with_common));
     return 0;
   }
+  const auto with_files = [&](const auto& f) {
+    try {
+      return f();
+    } catch (const Error& error) {
+      throw Error(line.with_file(error.what()));
+    }
+  };
   if (line.wants_dump()) {
-    if (verb.check) verb.check(line);
-    print(io::to_text(line.to_json()));
+    const io::Json settings = with_files([&] {
+      if (verb.check) verb.check(line);
+      return verb.dump ? verb.dump(line) : line.to_json();
+    });
+    print(io::to_text(settings));
     return 0;
   }
   common.visit(
@@ -208,7 +241,7 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
   set_parallel_notes(note);
   if (common.verbose) note(io::to_line(line.to_json()));
   const auto start = std::chrono::steady_clock::now();
-  const int status = verb.run(line);
+  const int status = with_files([&] { return verb.run(line); });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (common.verbose)
     note(fmt::format("{:.2f} s, {} threads, at most {:.1f} MiB resident", seconds.count(),
@@ -299,9 +332,10 @@ void CommandLine::set(Setting& setting, const std::string& origin, std::vector<s
 }
 
 // A key at its default says nothing: a file that --dump-config wrote has all keys.
-void CommandLine::read_config(const std::string& path) {
+void CommandLine::read_config(const std::string& given) {
+  const std::string path = name_of_config_file(given);
   std::set<const Setting*> seen;
-  for (ConfigEntry& entry : read_config_file(path)) {
+  for (ConfigEntry& entry : read_config_file(given)) {
     const std::string where = path + ": " + entry.name;
     Setting* setting = search(settings_, underscored(entry.name));
     if (!setting) {
@@ -313,9 +347,9 @@ void CommandLine::read_config(const std::string& path) {
     if (entry.is_list && setting->kind != Kind::kList)
       throw_error("{}: expected one value, found a list", where);
     if (!seen.insert(setting).second) throw_error("{}: set twice", where);
-    const std::vector<std::string> by_default = setting->values;
     set(*setting, where, std::move(entry.values), false);
-    setting->given = setting->values != by_default;
+    setting->given = setting->values != setting->by_default;
+    setting->file = path;
   }
 }
 
@@ -389,7 +423,34 @@ void CommandLine::parse(std::span<const std::string> arguments) {
     const bool append = again && g.flag.setting->kind == Kind::kList;
     begun.push_back(g.flag.setting);
     set(*g.flag.setting, g.spelling, std::move(g.values), append);
+    g.flag.setting->file.clear();
   }
+  for (const Given& g : given) replace_siblings(*g.flag.setting);
+  if (config != "-") return;
+  for (const Setting& setting : settings_)
+    if (std::ranges::count(setting.values, "-") > 0)
+      throw_error("--config -: {} reads standard input, too", flag_of(setting.name));
+}
+
+void CommandLine::replace_siblings(const Setting& said) {
+  for (const Siblings& one : siblings()) {
+    if (one.name != said.name || said.values[0] == one.yields) continue;
+    for (const std::string_view name : one.replaced)
+      if (Setting* other = search(settings_, name); other && !other->file.empty()) {
+        other->values = other->by_default;
+        other->given = false;
+        other->file.clear();
+      }
+  }
+}
+
+std::string CommandLine::with_file(const std::string& error) const {
+  const std::string_view first = std::string_view(error).substr(0, error.find(": "));
+  if (first.size() == error.size()) return error;
+  const std::string name = underscored(first.substr(first.starts_with("--") ? 2 : 0));
+  const Setting* setting = search(settings_, name);
+  if (!setting || setting->file.empty() || !setting->given) return error;
+  return fmt::format("{}: {}{}", setting->file, name, error.substr(first.size()));
 }
 
 void CommandLine::require(std::initializer_list<std::string_view> names) const {
@@ -407,8 +468,12 @@ void CommandLine::exclude(std::string_view one, std::string_view other) const {
     const Setting& setting = find(name);
     return setting.given && !(setting.kind == Kind::kSwitch && setting.values[0] == "false");
   };
+  const auto origin = [&](std::string_view name) {
+    const std::string& file = find(name).file;
+    return file.empty() ? flag_of(name) : fmt::format("{}: {}", file, name);
+  };
   if (asks(one) && asks(other))
-    throw_error("{} and {} contradict each other; give one of them", flag_of(one), flag_of(other));
+    throw_error("{} and {} contradict each other; give one of them", origin(one), origin(other));
 }
 
 io::Json CommandLine::to_json() const {

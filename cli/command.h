@@ -11,6 +11,7 @@
 //       v("json", json, "print JSON");
 //     }
 //     void check(const CommandLine& line);  // optional: what --dump-config refuses, as run() does
+//     io::Json dump(const CommandLine& line);  // optional: what --dump-config prints instead
 //     int run(const CommandLine& line);
 //   };
 //   Verb info_verb() { return make_verb<Info>("info", "tell what a model is", "-m DIR"); }
@@ -43,12 +44,16 @@ struct Setting {
   std::string (*checked)(const std::string& origin, const std::string& text);
   // On the command line, or in a config file with another value than the default.
   bool given = false;
+  std::string file{};                     // the config file that said it
+  std::vector<std::string> by_default{};  // its values, when nobody says any
 };
 
 // The settings of one run of a verb.
 class CommandLine {
  public:
-  explicit CommandLine(std::vector<Setting> settings) : settings_(std::move(settings)) {}
+  explicit CommandLine(std::vector<Setting> settings) : settings_(std::move(settings)) {
+    for (Setting& setting : settings_) setting.by_default = setting.values;
+  }
 
   // Flags and their values; what --config names comes first, the command line wins.
   void parse(std::span<const std::string> arguments);
@@ -56,9 +61,15 @@ class CommandLine {
   const std::vector<Setting>& settings() const { return settings_; }
   const Setting& find(std::string_view name) const;
   bool given(std::string_view name) const { return find(name).given; }
+  // Given, and not what it is by default: what is refused where it has no effect.
+  bool changed(std::string_view name) const {
+    return given(name) && find(name).values != find(name).by_default;
+  }
   void require(std::initializer_list<std::string_view> names) const;  // an Error when one is empty
   void exclude(std::string_view one, std::string_view other) const;  // an Error when both are given
   io::Json to_json() const;
+  // An error's line that begins with a setting which a config file said: with the file's name.
+  std::string with_file(const std::string& error) const;
   bool wants_help() const { return help_; }
   bool wants_dump() const { return dump_config_; }
 
@@ -71,6 +82,7 @@ class CommandLine {
   static void set(Setting&, const std::string& origin, std::vector<std::string> values,
                   bool append);
   void read_config(const std::string& path);
+  void replace_siblings(const Setting&);
   [[noreturn]] void unknown(const std::string& spelling) const;
 
   std::vector<Setting> settings_;
@@ -87,6 +99,7 @@ struct Verb {
   std::vector<Setting> settings;
   int (*run)(const CommandLine&);
   void (*check)(const CommandLine&) = nullptr;  // settings that contradict each other are an Error
+  io::Json (*dump)(const CommandLine&) = nullptr;  // what would run, when it is not what was said
   std::string words{};  // the list that words before the first flag belong to, if any do
 };
 
@@ -169,6 +182,10 @@ Verb make_verb(std::string name, std::string summary, std::string usage, std::st
   verb.run = [](const CommandLine& line) { return detail::settings_of<Settings>(line).run(line); };
   if constexpr (requires(Settings settings, const CommandLine& line) { settings.check(line); })
     verb.check = [](const CommandLine& line) { detail::settings_of<Settings>(line).check(line); };
+  if constexpr (requires(Settings settings, const CommandLine& line) { settings.dump(line); })
+    verb.dump = [](const CommandLine& line) {
+      return detail::settings_of<Settings>(line).dump(line);
+    };
   return verb;
 }
 

@@ -143,8 +143,13 @@ std::vector<ConfigEntry> read_toml(std::string_view text, const std::string& pat
 
 }  // namespace
 
-std::vector<ConfigEntry> read_config_file(const std::string& path) {
-  const std::string text = io::read_stream(path, kMaxBytes);
+std::string name_of_config_file(const std::string& path) {
+  return path == "-" ? "standard input" : path;
+}
+
+std::vector<ConfigEntry> read_config_file(const std::string& given) {
+  const std::string path = name_of_config_file(given);
+  const std::string text = io::read_stream(given == "-" ? "/dev/stdin" : given, kMaxBytes);
   const size_t first = text.find_first_not_of(" \t\r\n");
   const bool json = path.ends_with(".json") ||
                     (!path.ends_with(".toml") && first != text.npos && text[first] == '{');

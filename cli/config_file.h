@@ -12,7 +12,8 @@ struct ConfigEntry {
 };
 
 // By its name's end, .json or .toml; otherwise a file that starts with '{' is JSON. What cannot be
-// a setting (null, a date, a list in a list, a list of tables) is an Error.
+// a setting (null, a date, a list in a list, a list of tables) is an Error. "-" is standard input.
 std::vector<ConfigEntry> read_config_file(const std::string& path);
+std::string name_of_config_file(const std::string& path);  // in messages
 
 }  // namespace refrain::cli

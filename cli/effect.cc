@@ -61,7 +61,7 @@ void check_spilling(const CommandLine& line, const TrainConfig& training, const 
 }  // namespace
 
 void refuse_given(const CommandLine& line, std::string_view name, const std::string& why) {
-  if (has(line, name) && line.given(name)) throw_error("{}: {}", flag_of(name), why);
+  if (has(line, name) && line.changed(name)) throw_error("{}: {}", flag_of(name), why);
 }
 
 void check_mixer_effect(const CommandLine& line, const std::vector<std::string>& kinds,

@@ -1,5 +1,6 @@
 // Settings that were given and would change nothing: an Error that names the first of them and what
-// it is for. What a run has recorded, and a key of a config file at its default, are not given.
+// it is for. What a run has recorded, and what has its default, on the command line as in a config
+// file, are not given.
 #pragma once
 #include <string>
 #include <string_view>
@@ -11,8 +12,8 @@
 
 namespace refrain::cli {
 
-// An Error when `name` was given: "--patience: expected ..., found ...", where `why` is what
-// follows the flag's name.
+// An Error when `name` was given another value than its default: "--patience: expected ..., found
+// ...", where `why` is what follows the flag's name.
 void refuse_given(const CommandLine&, std::string_view name, const std::string& why);
 
 // Settings of mixers (attention.rope_theta) that none of the `kinds` is; `stack` says in words

@@ -60,6 +60,11 @@ const char* sequences_of(const std::string& task) {
   return task == "lm" ? "documents" : task == "translate" ? "pairs" : "probes";
 }
 
+std::string count_of(int64_t n, std::string_view things) {
+  if (n == 1) things.remove_suffix(1);
+  return fmt::format("{} {}", n, things);
+}
+
 std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
                                             std::string_view tokenizer_kind) {
   if (source.task == "translate") {

@@ -33,6 +33,7 @@ data::Tokenizer load_tokenizer(const std::string& path);
 void check_task(const std::string& task);
 // What a data set of the task is counted in: documents, pairs, probes.
 const char* sequences_of(const std::string& task);
+std::string count_of(int64_t n, std::string_view things);  // "1 pair", of "pairs"
 
 // What a task's tokenizer must have: tags and an end token to translate, an end token where
 // documents follow one another.

@@ -49,8 +49,8 @@ struct Prepare {
     }
     const data::Tokenizer made = make_tokenizer(tokenizer, source);
     const data::Prepared done = data::write_token_file(source, made, out);
-    note(fmt::format("{}: {} tokens, {} {}", out, done.tokens, done.sequences,
-                     sequences_of(source.task)));
+    note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),
+                     count_of(done.sequences, sequences_of(source.task))));
     note_run_together(done);
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
     if (is_tokenizer_spec(tokenizer)) {

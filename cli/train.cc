@@ -202,9 +202,9 @@ struct Train {
   }
 
   // Takes the recorded settings for all that was not given now.
-  void restore(const CommandLine& line, const RunDirectory& directory) {
-    const io::Json recorded = directory.read_settings();
-    const std::string where = directory.file("training_args.json");
+  void restore(const CommandLine& line, const std::string& run) {
+    const io::Json recorded = RunDirectory::read_settings(run);
+    const std::string where = run + "/training_args.json";
     if (!recorded.is_object()) throw_error("{}: expected an object of settings", where);
     visit([&](const char* name, auto& field, const char*) {
       const io::Json* value = io::find(recorded, name);
@@ -216,17 +216,21 @@ struct Train {
         throw_error("{}: {}: found {}, which is not a value of this setting", where, name,
                     io::describe(*value));
       }
-      const bool given = line.given(name);
-      if (given && !may_change(name) && field != before)
+      // A file that has all keys says nothing by a default which the run found another value for;
+      // what may change it does say.
+      const bool may = may_change(name);
+      const bool given = line.given(name) || (may && !line.find(name).file.empty());
+      const bool is_open = std::string_view(name) == "vocab_size" && field == decltype(before){};
+      if (given && !may && field != before && !is_open)
         throw_error("{}: is {} in {} and cannot change in a run that goes on", flag_of(name),
-                    io::to_line(*value), directory.path());
-      if (!given || !may_change(name)) field = before;
+                    io::to_line(*value), run);
+      if (!given || !may) field = before;
     });
-    check_total_batch(recorded, directory);
+    check_total_batch(recorded, run);
   }
 
   // Sequences of a step, or tokens: how they are split may change.
-  void check_total_batch(const io::Json& recorded, const RunDirectory& directory) const {
+  void check_total_batch(const io::Json& recorded, const std::string& run) const {
     TrainConfig begun = training;
     begun.visit([&](const std::string& name, auto& field, const char*) {
       using Field = std::decay_t<decltype(field)>;
@@ -243,35 +247,52 @@ struct Train {
         "a run that goes on, found {} x {} = {} {} (another split of the same total may be)",
         by_tokens ? "--max-tokens" : "--batch-size",
         by_tokens ? begun.max_tokens : begun.batch_size, begun.gradient_accumulation_steps,
-        total(begun), by_tokens ? "tokens" : "sequences", directory.path(),
+        total(begun), by_tokens ? "tokens" : "sequences", run,
         training.max_tokens > 0 ? training.max_tokens : training.batch_size,
         training.gradient_accumulation_steps, total(training),
         training.max_tokens > 0 ? "tokens" : "sequences");
   }
 
-  int run(const CommandLine& line) {
-    std::optional<RunDirectory> directory;
+  // The run that is to go on, or "".
+  std::string run_to_resume(const CommandLine& line) const {
     if (resume == "auto") {
       line.require({"out"});
-      if (RunDirectory::is_run(out)) directory = RunDirectory::open(out, note);
-    } else if (!resume.empty()) {
-      if (!out.empty() && out != resume) line.exclude("resume", "out");
-      directory = RunDirectory::open(resume, note);
+      return RunDirectory::is_run(out) ? out : "";
     }
-    const bool goes_on = directory.has_value();
-    if (goes_on) {
-      restore(line, *directory);
+    if (!resume.empty() && !out.empty() && out != resume) line.exclude("resume", "out");
+    return resume;
+  }
+
+  int run(const CommandLine& line) {
+    const std::string old = run_to_resume(line);
+    std::optional<RunDirectory> directory;
+    if (!old.empty()) {
+      directory = RunDirectory::open(old, note);
+      restore(line, old);
     } else {
       line.require({"data", "out"});
     }
-    check(line, goes_on);
-    if (!goes_on) directory = RunDirectory::create(out, false, note);
-    return train(line, *directory, goes_on);
+    check(line, directory.has_value());
+    if (old.empty()) directory = RunDirectory::create(out, false, note);
+    return train(line, *directory, !old.empty());
   }
 
-  // What a run recorded says what its settings mean.
-  void check(const CommandLine& line) {
-    if (resume.empty()) check(line, false);
+  // What a run that goes on has recorded is what would run.
+  io::Json dump(const CommandLine& line) {
+    const std::string old = run_to_resume(line), how = resume;
+    io::Json json = line.to_json();
+    if (old.empty()) {
+      check(line, false);
+      return json;
+    }
+    if (!RunDirectory::is_run(old))
+      throw_error("{}: expected a run directory with training_args.json, found none", old);
+    restore(line, old);
+    check(line, true);
+    visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+    json["resume"] = how;
+    json["out"] = old;
+    return json;
   }
 
   bool is_reconstruction() const { return source.task == "reconstruct"; }
@@ -320,17 +341,19 @@ struct Train {
     if (inputs.size() == 1 && inputs[0] != "-" && data::DataSet::is_token_file(inputs[0]))
       return checked(data::DataSet::open(inputs[0]), made);
     const std::string path = directory.place() + "/data/" + name + ".tokens";
-    if (!io::exists(path)) {
-      io::make_directories(directory.place() + "/data");
-      data::SourceFiles files = source;
-      files.inputs = inputs;
-      const data::Prepared done = data::write_token_file(files, made, path);
-      note(fmt::format("{}: {} tokens, {} {}", name, done.tokens, done.sequences,
-                       sequences_of(source.task)));
-      if (name == "train") note_run_together(done);
-      if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
-    }
+    // Damage to the run's own copy is nothing that the user's file has.
+    if (io::exists(path)) return checked(data::DataSet::open(path), made);
+    io::make_directories(directory.place() + "/data");
+    data::SourceFiles files = source;
+    files.inputs = inputs;
+    const data::Prepared done = data::write_token_file(files, made, path);
+    if (name == "train") note_run_together(done);
+    if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
     return checked(data::DataSet::open(path, data::name_of(inputs)), made);
+  }
+  void note_size(const char* part, const data::DataSet& set) const {
+    note(fmt::format("{}: {}, {}", part, count_of(set.tokens(), "tokens"),
+                     count_of(set.sequences(), sequences_of(source.task))));
   }
   data::DataSet checked(data::DataSet set, const data::Tokenizer& made) const {
     set.check_tokenizer(made);
@@ -398,6 +421,10 @@ struct Train {
       auto parts = train_set.split(valid_split);
       train_set = std::move(parts.first);
       valid_set = std::move(parts.second);
+    }
+    if (!goes_on) {
+      note_size("train", train_set);
+      if (valid_set) note_size("valid", *valid_set);
     }
     const Plan plan = plan_by([&](size_t process, size_t budget) {
       const Planner planner(network, training, valid_set.has_value(), process);

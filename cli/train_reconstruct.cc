@@ -56,7 +56,7 @@ void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes
   std::set<std::string> own;
   visit([&](const char* name, auto&, const char*) { own.insert(name); });
   for (const Setting& setting : line.settings()) {
-    if (!setting.given) continue;
+    if (!line.changed(setting.name)) continue;
     if (!is_task && own.contains(setting.name))
       throw_error("{}: has a meaning with --task reconstruct only", flag_of(setting.name));
     if (is_task && !own.contains(setting.name) && !shared_settings().contains(setting.name))

@@ -245,6 +245,19 @@ class Both:
 class LanguageModel(Both, train_test.TrainCase):
     SMALL = [*train_test.TrainCase.SMALL, "--d-model", 32]
 
+    def test_damage_to_the_run_s_copy_of_the_text(self):
+        self.must(*self.lm("run", "--max-steps", 6, "--stop-after", 2))
+        tokens = self.dir / "run" / "data" / "train.tokens"
+        good = tokens.read_bytes()
+        self.must("prepare", "--data", self.put("other.txt", train_test.text(300, 4)),
+                  "--tokenizer", self.dir / "run", "--out", self.dir / "other.tokens")
+        for bad in (good[:-9], good[:70] + bytes([good[70] ^ 1]) + good[71:],
+                    (self.dir / "other.tokens").read_bytes()):
+            tokens.write_bytes(bad)
+            self.refuses(["train", "--resume", self.dir / "run"], f"train: {tokens}: ")
+        tokens.write_bytes(good)
+        self.must("train", "--resume", self.dir / "run")
+
     def test_pairs_that_are_all_too_long(self):
         pairs = self.put("a.tsv", "one two\ttwo one\n" * 30)
         long = self.put("b.tsv", "one two three four five six seven\tone\n" * 3)

@@ -6,6 +6,7 @@ usage: settings_test.py REFRAIN [unittest's arguments]
 """
 import json
 import os
+import pathlib
 import resource
 import struct
 import sys
@@ -122,12 +123,11 @@ class Dumps(SettingsCase):
         self.fixed(["convert"], ["--from", "hf", self.model, "--out", "copy"])
 
     def test_what_is_refused_is_not_dumped(self):
-        """A key at its default says nothing; a flag does, and so does another value."""
+        """What is at its default says nothing, in a file or as a flag; another value does."""
         for arguments, says in (
                 (["--embeddings", "learned"], "--embeddings"),
-                (["--embeddings", "random"], "--embeddings"),
                 (["--valid", "t.txt", "--valid-split", 0.1], "contradict"),
-                (["--task", "reconstruct", "--layers", 4], "--layers"),
+                (["--task", "reconstruct", "--layers", 3], "--layers"),
                 (["--mixer", "gla", "--pattern", "attention"], "contradict"),
                 (["--lstm.hidden", 3], "--lstm.hidden"),
                 (["--learning-rate", -1], "learning_rate")):
@@ -140,11 +140,12 @@ class Dumps(SettingsCase):
             self.must("train", "--data", "t.txt", "--out", "run", "--config",
                       self.put("c.json", json.dumps(config)), "--dump-config")
         self.fails("train", "--data", "t.txt", "--out", "run", "--config",
-                   self.put("c.json", '{"lstm.hidden": 3}'), says="--lstm.hidden")
-        # What the command line says of a key is said.
-        self.fails("train", "--data", "t.txt", "--out", "run", "--config",
-                   self.put("c.json", '{"lstm.hidden": 0}'), "--lstm.hidden", 0,
-                   says="--lstm.hidden")
+                   self.put("c.json", '{"lstm.hidden": 3}'), says="c.json: lstm.hidden: ")
+        # So it is on the command line.
+        for flags in (["--embeddings", "random"], ["--lstm.hidden", 0], ["--no-skip-long"],
+                      ["--max-tokens", 32, "--task", "probe", "--batch-size", 16],
+                      ["--lr-scheduler-type", "constant", "--min-learning-rate", 0]):
+            self.must("train", "--data", "t.txt", "--out", "run", *flags, "--dump-config")
         self.must("translate", "-m", self.translator, "--no-json", "--score", input="a\n")
 
 
@@ -199,7 +200,7 @@ class Effect(SettingsCase):
                      "--autoencoder.decoder", "self_attention", "--autoencoder.position-codes",
                      "all", says="--autoencoder.position-codes: expected cross_attention")
         self.refused("train", "--task", "reconstruct", "--data", "poems.txt", "--out", "run",
-                     "--lr-scheduler-type", "constant", "--min-learning-rate", 0,
+                     "--lr-scheduler-type", "constant", "--min-learning-rate", 1e-4,
                      says="--min-learning-rate")
 
     def test_runs_that_go_on(self):
@@ -233,6 +234,97 @@ class Effect(SettingsCase):
         auto = self.autoencoder()
         self.fails("eval", "-m", auto, "--data", "poems.txt", "--beam-size", 2, says="--beam-size")
         self.fails("eval", "-m", auto, "--data", "poems.txt", "--task", "lm", says="--task")
+
+
+class Origins(SettingsCase):
+    """The command line, a file, and what a run has recorded: which of them holds, and is named."""
+    RUN = ["train", "--data", "t.txt", "--out", "run"]
+
+    def dump(self, *arguments, **options):
+        return json.loads(self.must(*arguments, "--dump-config", **options))
+
+    def config(self, **settings):
+        return self.put("c.json", json.dumps(settings))
+
+    def test_a_run_that_goes_on(self):
+        self.must(*self.RUN, *self.SMALL, "--mixer", "gla", "--seed", 5)
+        recorded = json.loads((self.dir / "run" / "training_args.json").read_text())
+        for resume in (["--resume", "run"], ["--resume", "auto", "--out", "run"]):
+            dumped = self.dump("train", *resume, "--max-steps", 3)
+            self.assertEqual({**dumped, **{k: recorded[k] for k in ("resume", "max_steps")}},
+                             {**recorded, **{k: dumped[k] for k in ("threads", "verbose")}})
+            self.assertEqual((dumped["max_steps"], dumped["resume"]), ("3", resume[1]))
+            file = self.put("dumped.json", json.dumps(dumped))
+            self.assertEqual(self.dump("train", "--config", file), dumped)
+            self.must("train", "--config", file)
+            for flags in (["--seed", 6], ["--seed", 1], ["--batch-size", 8]):
+                self.fails("train", *resume, *flags, "--dump-config", says=flags[0])
+        self.fails("train", "--resume", "none", "--dump-config", says="none: expected a run")
+        self.assertEqual(self.dump(*self.RUN[:-1], "new", "--resume", "auto")["seed"], 1)
+
+    def test_what_a_file_says_of_a_run_that_goes_on(self):
+        self.must(*self.RUN, *self.SMALL, "--vocab-size", 0, "--save-steps", 1)
+        auto = [*self.RUN, *self.SMALL, "--resume", "auto"]
+        self.must(*auto, "--vocab-size", 0)
+        self.fails(*auto, "--vocab-size", 99, says="--vocab-size: is ")
+        resume = ["train", "--resume", "run", "--config"]
+        self.assertEqual(self.dump(*resume, self.config(max_steps="2000"))["max_steps"], "2000")
+        self.assertEqual(self.dump(*resume, self.config(save_steps=0))["save_steps"], 0)
+        self.assertEqual(self.dump(*resume, self.config(seed=1))["seed"], 1)
+        self.fails(*resume, self.config(seed=2), says="c.json: seed: is 1 in run")
+
+    def test_the_command_line_replaces_siblings(self):
+        pairs = ["train", "--task", "translate", "--data", "a.en", "a.ja", "--out", "run"]
+        for settings, flags, want in (
+                ({"max_tokens": 64, "buckets": False}, ["--batch-size", 16],
+                 {"max_tokens": 0, "buckets": True, "batch_size": 16}),
+                ({"batch_size": 4}, ["--max-tokens", 64], {"max_tokens": 64, "batch_size": 16}),
+                ({"batch_size": 4}, ["--max-tokens", 0], {"max_tokens": 0, "batch_size": 4}),
+                ({"mixer": "gla"}, ["--pattern", "lstm gla"], {"mixer": "", "pattern": "lstm gla"}),
+                ({"pattern": "lstm"}, ["--mixer", "gla"], {"mixer": "gla", "pattern": "attention"}),
+                ({"bf16": True}, ["--int16"], {"bf16": False, "int16": True}),
+                ({"bf16": True}, ["--no-int16"], {"bf16": True, "int16": False}),
+                ({"save_steps": 9}, ["--save-minutes", 1], {"save_steps": 0, "save_minutes": 1}),
+                ({"save_minutes": 9}, ["--save-steps", 5], {"save_steps": 5, "save_minutes": 10}),
+                ({"valid_split": 0.2}, ["--valid", "a.en", "a.ja"], {"valid_split": 0.1})):
+            with self.subTest(flags):
+                dumped = self.dump(*pairs, "--config", self.config(**settings), *flags)
+                self.assertEqual({key: dumped[key] for key in want}, want)
+
+    def test_errors_name_the_file(self):
+        for settings, says in (
+                ({"batch_size": -3}, "refrain train: c.json: batch_size: expected 1 to"),
+                ({"valid_split": 2}, "c.json: valid_split: expected 0 or more"),
+                ({"min_learning_rate": 1e-4, "lr_scheduler_type": "constant"},
+                 "c.json: min_learning_rate: expected --lr-scheduler-type linear"),
+                ({"lstm.hidden": 3}, "c.json: lstm.hidden: expected a block"),
+                ({"mixer": "gla", "pattern": "lstm"},
+                 "c.json: mixer and c.json: pattern contradict"),
+                ({"memory": 2}, "c.json: memory: expected an amount of memory such as 800M or 2G, "
+                                "found '2', which is 2 bytes")):
+            for dump in ([], ["--dump-config"]):
+                config = pathlib.Path(self.config(**settings)).name
+                self.fails(*self.RUN, "--config", config, *dump, says=says)
+        done = self.call(*self.RUN, "--config", self.config(batch_size=4), "--batch-size", -3)
+        self.assertIn(b"refrain train: batch_size: expected", done.stderr)
+        self.fails(*self.RUN, "--memory", 2, says="memory: expected an amount of memory such as 800M")
+
+    def test_standard_input(self):
+        for text in ('{"seed": 7}', "seed = 7\n"):
+            self.assertEqual(self.dump(*self.RUN, "--config", "-", input=text)["seed"], 7)
+        self.fails(*self.RUN, "--config", "-", input="batch_size = -3",
+                   says="standard input: batch_size: expected 1 to")
+        self.fails("train", "--data", "-", "--out", "run", "--config", "-", input="seed = 7",
+                   says="--config -: --data reads standard input, too")
+
+    def test_what_is_said_of_sizes_and_schedules(self):
+        said = lambda *flags: self.call(*self.RUN, *self.SMALL, *flags).stderr.decode()
+        first = said("--max-steps", 3)
+        self.assertIn("\ntrain: 1395 tokens, 1 document\nvalid: 155 tokens, 1 document\n",
+                      "\n" + first)
+        self.assertIn("--warmup-steps 100: the run ends before, after 3; its learning rate comes to "
+                      "3.00e-05 of 1.00e-03\n", first)
+        self.assertNotIn("--warmup-steps", said("--resume", "auto", "--max-steps", 100))
 
 
 class Files(SettingsCase):

@@ -39,6 +39,8 @@ TEST(Bytes, AreRead) {
     EXPECT_EQ(
         error_of([&] { parse_bytes("memory", bad); }),
         fmt::format("memory: expected an amount of memory such as 800M or 2G, found '{}'", bad));
+  EXPECT_EQ(error_of([] { parse_bytes("memory", "2"); }),
+            "memory: expected an amount of memory such as 800M or 2G, found '2', which is 2 bytes");
   EXPECT_EQ(bytes_text(1023), "1 KiB");
   EXPECT_EQ(bytes_text(size_t{5} << 20), "5 MiB");
   EXPECT_EQ(bytes_text(size_t{3} << 29), "1.50 GiB");

@@ -25,6 +25,10 @@ size_t parse_bytes(const std::string& name, const std::string& text) {
   const double bytes = amount * scale;
   if (error != std::errc() || !unit.empty() || !(bytes >= 1 && bytes <= kMost))
     throw_error("{}: expected an amount of memory such as 800M or 2G, found '{}'", name, text);
+  constexpr double kFewest = 1024;  // below it, the unit was forgotten
+  if (scale == 1 && bytes < kFewest)
+    throw_error("{}: expected an amount of memory such as 800M or 2G, found '{}', which is {} {}",
+                name, text, bytes, bytes == 1 ? "byte" : "bytes");
   return static_cast<size_t>(bytes);
 }
 

@@ -243,7 +243,10 @@ std::string RunDirectory::output(const std::string& name) const {
   return path;
 }
 
-io::Json RunDirectory::read_settings() const { return io::read_json(file(kSettings)); }
+io::Json RunDirectory::read_settings(const std::string& path) {
+  const std::string settings = std::string("/") + kSettings;
+  return io::read_json((io::exists(path + settings) ? path : preparing_of(path)) + settings);
+}
 
 // What was removed, or replaced, is not written to; nor does it matter then how writing failed.
 template <class F>

@@ -56,7 +56,9 @@ class RunDirectory {
   std::string place() const;
 
   void write_settings(const io::Json& settings) const;
-  io::Json read_settings() const;
+  io::Json read_settings() const { return read_settings(path_); }
+  // Of any run, for which this takes no lock.
+  static io::Json read_settings(const std::string& path);
 
   // How a model's weights are written to a file, and read from a model directory.
   using WriteWeights = std::function<void(const std::string& path)>;
