@@ -6,6 +6,7 @@
 #include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/generate/generator.h"
 #include "refrain/generate/state_file.h"
@@ -34,7 +35,7 @@ struct Generate {
     v("stop", stop, "texts that end the generation; they are not printed");
     v("ignore_eos", request.ignore_eos, "go on behind the token that ends texts");
     v("state_in", state_in, "go on with the text whose state is in this file");
-    v("state_out", state_out, "write the state to this file when done");
+    v("state_out", state_out, "write the state to this file when done; it may be that of state_in");
     v("echo", echo, "print the prompt before its continuation");
     v("logprobs", request.logprobs,
       "with --json: log probabilities of so many tokens at each place");
@@ -63,6 +64,7 @@ struct Generate {
   int run(const CommandLine& line) {
     line.require({"model"});
     check(line);
+    check_target("--state-out", state_out, {model});
     StopTexts stops(stop);
     const LoadedModel loaded = load_with_tokenizer(model);
     if (prompt == "-") prompt = read_text(prompt);

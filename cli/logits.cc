@@ -4,6 +4,7 @@
 #include "cli/finite.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/model/workspace.h"
@@ -23,6 +24,7 @@ struct Logits {
 
   int run(const CommandLine& line) {
     line.require({"model", "ids", "out"});
+    check_target("--out", out, {model});
     const std::vector<int32_t> tokens = parse_ids(ids, "--ids");
     const auto loaded = load_model(model, nullptr, note);
     const int64_t V = loaded->config().vocab_size, T = static_cast<int64_t>(tokens.size());

@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/speed_cache.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
@@ -58,6 +59,7 @@ struct PlanVerb {
       throw_error("--vocab-size: expected the tokenizer's number of tokens, found {}",
                   model.vocab_size);
     check(line);
+    check_target("--svg", svg, {});
     if (!training.memory.empty()) budgets.push_back(training.memory);
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     settle_memory();

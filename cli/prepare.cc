@@ -1,15 +1,19 @@
 // Text to a token file, once, to train and evaluate on it often.
+#include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
 namespace refrain::cli {
 namespace {
+namespace fs = std::filesystem;
 
 struct Prepare {
   data::SourceFiles source;
@@ -42,26 +46,53 @@ struct Prepare {
   int run(const CommandLine& line) {
     line.require({"data", "tokenizer", "out"});
     check(line);
-    for (const std::string& input : source.inputs) {
-      std::error_code none;
-      if (std::filesystem::equivalent(input, out, none))
-        throw_error("--out: expected another file than the text, found {}", out);
-    }
+    const bool trains = is_tokenizer_spec(tokenizer);
+    const std::string beside = fs::path(out).replace_extension(".tokenizer").string();
+    Inputs inputs = source.inputs;
+    if (!trains) inputs.push_back(tokenizer);
+    check_target("--out", out, inputs);
+    if (trains) check_place(beside);
     const data::Tokenizer made = make_tokenizer(tokenizer, source);
-    const data::Prepared done = data::write_token_file(source, made, out);
+    // Both are on disk before either takes the place of an old one.
+    std::optional<io::AtomicDirectory> directory;
+    if (trains) {
+      directory.emplace(beside);
+      made.save(directory->path());
+    }
+    const data::Prepared done = data::write_token_file(source, made, out, [&] {
+      if (directory) directory->commit();
+    });
     note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),
                      count_of(done.sequences, sequences_of(source.task))));
     note_run_together(done);
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
-    if (is_tokenizer_spec(tokenizer)) {
-      const std::string directory =
-          std::filesystem::path(out).replace_extension(".tokenizer").string();
-      io::make_directories(directory);
-      made.save(directory);
-      note(fmt::format("{}: a {} tokenizer of {} tokens", directory, made.kind(),
-                       made.vocab_size()));
-    }
+    if (trains)
+      note(fmt::format("{}: a {} tokenizer of {} tokens", beside, made.kind(), made.vocab_size()));
     return 0;
+  }
+
+ private:
+  // The tokenizer's directory is replaced whole: by nothing but another tokenizer.
+  void check_place(const std::string& beside) const {
+    std::error_code failed;
+    const fs::file_status status = fs::status(out, failed);
+    const auto refuse = [&](const std::string& found) {
+      throw_error(
+          "--out: expected a file beside which the tokenizer that is trained has its "
+          "directory, found {}",
+          found);
+    };
+    if (fs::exists(status) && !fs::is_regular_file(status)) refuse(out);
+    if (fs::path(beside) == fs::path(out)) refuse(fmt::format("{}, its directory's name", out));
+    check_targets("--out", beside, kTokenizerFiles, source.inputs);
+    if (!fs::exists(beside, failed)) return;
+    if (!fs::is_directory(beside, failed)) refuse(fmt::format("the file {}", beside));
+    for (fs::directory_iterator entry(beside, failed), end; !failed && entry != end;
+         entry.increment(failed)) {
+      const std::string name = entry->path().filename();
+      if (std::ranges::count(kTokenizerFiles, name) == 0)
+        refuse(fmt::format("{} with more in it than a tokenizer ({})", beside, name));
+    }
   }
 };
 

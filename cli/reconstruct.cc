@@ -7,6 +7,7 @@
 
 #include "cli/finite.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/file.h"
@@ -85,6 +86,7 @@ struct Reconstruct {
   int run(const CommandLine& line) {
     line.require({"model"});
     check(line);
+    check_target("--attention-map", attention_map, {model, input});
     const WordAutoencoder loaded = WordAutoencoder::load(model);
     if (!attention_map.empty() && !loaded.model->config().reads_encoder())
       throw_error("--attention-map: expected a model with cross attention, found the decoder {}",

@@ -2,6 +2,7 @@
 #include "refrain/data/sample.h"
 
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/data/probes.h"
 
@@ -60,6 +61,7 @@ struct SampleProbe {
   int run(const CommandLine& line) {
     line.require({"out"});
     check(line);
+    check_targets("--out", out, kTokenizerFiles, {});
     data::write_probes(data::kind_of(probe), static_cast<uint64_t>(seed), sizes, out);
     note(fmt::format("{} + {} sequences of {} ids in {}", sizes.train, sizes.test, probe.ids(),
                      out));

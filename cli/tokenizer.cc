@@ -8,6 +8,7 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/verbs.h"
 #include "refrain/data/text_cuts.h"
 #include "refrain/io/file.h"
@@ -33,6 +34,7 @@ struct TokenizerTrain {
 
   int run(const CommandLine& line) {
     line.require({"kind", "data", "out"});
+    check_targets("--out", out, kTokenizerFiles, data);
     data::TokenizerTraining training = data::Tokenizer::parse_spec(kind);
     training.special_tokens = special;
     constexpr std::array<std::string_view, 3> kEnds = {"</s>", "<|endoftext|>", "<|end_of_text|>"};

@@ -3,6 +3,7 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/targets.h"
 #include "cli/translator.h"
 #include "cli/verbs.h"
 #include "refrain/base/utf8.h"
@@ -42,6 +43,7 @@ struct Translate {
   int run(const CommandLine& line) {
     line.require({"model"});
     check(line);
+    check_target("--output", output, {model, input});
     const LoadedModel loaded = load_with_tokenizer(model);
     Translator translator(loaded, translation);
     const bool utf8 = data::rules_of(loaded.tokenizer).utf8;

@@ -47,7 +47,7 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
   }
   done.blank = reader.blank();
   done.run_together = done.sequences > 1 && tokenizer.eos() == kNoToken && !tokenizer.adds_bos();
-  if (done.sequences > 0) file.commit(reader.text_bytes());
+  done.text_bytes = reader.text_bytes();
   return done;
 }
 
@@ -56,7 +56,6 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Toke
     throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
   PairReader reader(source, rules_of(tokenizer).utf8);
   Prepared done;
-  int64_t text_bytes = 0;
   for (TextPair pair; reader.next(pair);) {
     const auto tag = [&](const std::string& token) {
       const int32_t id = tokenizer.id_of(token);
@@ -74,11 +73,10 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Toke
     file.mark_boundary();
     file.add(tokenizer.encode(pair.target));
     file.add(tokenizer.eos());
-    text_bytes += static_cast<int64_t>(pair.target.size());
+    done.text_bytes += static_cast<int64_t>(pair.target.size());
     ++done.sequences;
   }
   done.blank = reader.blank();
-  if (done.sequences > 0) file.commit(text_bytes);
   return done;
 }
 
@@ -97,7 +95,6 @@ Prepared write_probe_sequences(const SourceFiles& source, const Tokenizer& token
     file.mark_boundary();
     file.add(sequence.target);
   }
-  if (done.sequences > 0) file.commit(0);
   return done;
 }
 
@@ -207,7 +204,7 @@ std::vector<std::pair<int32_t, int32_t>> DataSet::directions() const {
 }
 
 Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
-                          const std::string& path) {
+                          const std::string& path, const std::function<void()>& before) {
   const auto known = std::find(kTasks.begin(), kTasks.end(), source.task);
   if (known == kTasks.end())
     throw_error("task \"{}\": expected lm, translate or probe", source.task);
@@ -220,6 +217,7 @@ Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
   Prepared done = write(source, tokenizer, file);
   if (done.sequences == 0) throw_error("{}: no text found", name_of(source.inputs));
   done.tokens = file.ids();
+  file.commit(done.text_bytes, before);
   return done;
 }
 

@@ -7,6 +7,7 @@
 //   probe      sequences of ids with targets of their own where something is asked (probes.h)
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -69,12 +70,14 @@ class DataSet {
 struct Prepared {
   int64_t tokens = 0;
   int64_t sequences = 0;
+  int64_t text_bytes = 0;     // of the text behind the ids; translate: of the targets
   int64_t blank = 0;          // pairs, objects, or lines of .jsonl, left out for having no text
   bool run_together = false;  // lm: documents follow one another with no token between them
 };
 
-// Streams the source through the tokenizer into a token file.
+// Streams the source through the tokenizer into a token file. What goes with it can be given its
+// name in `before`: all of the token file is on disk then, and the old one still there.
 Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
-                          const std::string& path);
+                          const std::string& path, const std::function<void()>& before = {});
 
 }  // namespace refrain::data

@@ -287,7 +287,7 @@ void TokenFileWriter::write_block() {
   block_.clear();
 }
 
-void TokenFileWriter::commit(int64_t text_bytes) {
+void TokenFileWriter::commit(int64_t text_bytes, const std::function<void()>& before) {
   block_.resize(padded(block_.size()));
   if (!block_.empty()) write_block();
   file_.write(std::as_bytes(std::span(hashes_)));
@@ -301,6 +301,8 @@ void TokenFileWriter::commit(int64_t text_bytes) {
     hash = hash_of_boundaries(hash, all.subspan(i, std::min(kPiece, all.size() - i)));
   tail.fingerprint = fingerprint_of(head_of(header_), hashes_, hash, tail);
   file_.write(bytes_of(tail));
+  file_.settle();
+  if (before) before();
   file_.commit();
 }
 

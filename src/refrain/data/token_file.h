@@ -27,6 +27,7 @@
 // checked against the vocabulary only.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <string>
@@ -96,7 +97,9 @@ class TokenFileWriter {
   void add(int32_t id) { add({&id, 1}); }
   void mark_boundary() { boundaries_.push_back(ids_); }  // at the next id
   int64_t ids() const { return static_cast<int64_t>(ids_); }
-  void commit(int64_t text_bytes);  // marks the last boundary
+  // Marks the last boundary. `before` is called when all of it is on disk and only the name is
+  // not its own yet.
+  void commit(int64_t text_bytes, const std::function<void()>& before = {});
 
  private:
   io::AtomicFile file_;

@@ -244,13 +244,16 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
-void AtomicFile::commit() {
+void AtomicFile::settle() {
   REFRAIN_CHECK(fd_ >= 0);
   put(buffer_);
-  if (!temporary_.empty()) {
-    if (fsync(fd_) != 0) fail();
-    if (std::rename(temporary_.c_str(), target_.c_str()) != 0) fail();
-  }
+  buffer_.clear();
+  if (!temporary_.empty() && fsync(fd_) != 0) fail();
+}
+
+void AtomicFile::commit() {
+  settle();
+  if (!temporary_.empty() && std::rename(temporary_.c_str(), target_.c_str()) != 0) fail();
   if (close(std::exchange(fd_, -1)) != 0) throw_system_error("write", path_);
   if (!temporary_.empty()) sync_path(place_of(target_).folder);
 }

@@ -24,8 +24,9 @@ std::string follow_links(const std::string& path);
 
 // A file being written beside its final name, as ".<name>.tmp-<process>". commit() makes it durable
 // (fsync, rename, fsync of the folder); without it nothing is left behind and the final name keeps
-// what it had. A symbolic link is followed, and what is replaced hands on its mode and its owner. A
-// device, a pipe or an open file (/dev/stdout) cannot be replaced: it is written in place.
+// what it had; settle() does all of it but the rename, so that what can fail has failed before
+// anything is replaced. A symbolic link is followed, and what is replaced hands on its mode and its
+// owner. A device, a pipe or an open file (/dev/stdout) cannot be replaced: it is written in place.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -36,6 +37,7 @@ class AtomicFile {
   // After an Error nothing more can be written.
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  void settle();
   void commit();
 
  private:
