@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <string>
 #include <vector>
+
+#include "refrain/base/error.h"
 
 namespace refrain {
 namespace {
@@ -32,6 +35,63 @@ TEST(Parallel, RangesCoverWithoutOverlap) {
     });
     for (auto& r : runs) EXPECT_EQ(r, 1);
   }
+}
+
+// What `work` throws.
+template <class F>
+std::string thrown_by(F&& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+TEST(Parallel, TheCallerGetsWhatTheFirstTaskThrows) {
+  for (int n : {1, 2, 4, 7}) {
+    set_threads(n);
+    for (int again = 0; again < 50; ++again) {
+      EXPECT_EQ(thrown_by([] {
+                  parallel_for(500, [](int64_t i) {
+                    if (i % 7 == 3) throw_error("task {}", i);
+                  });
+                }),
+                "task 3");
+      // Out of a loop in a loop too; and what comes after it is whole.
+      EXPECT_EQ(thrown_by([] {
+                  parallel_for(8, [](int64_t i) {
+                    parallel_for(8, [&](int64_t j) {
+                      if (i + j == 9) throw_error("tasks {} {}", i, j);
+                    });
+                  });
+                }),
+                "tasks 2 7");
+      std::atomic<int> sum = 0;
+      parallel_for(100, [&](int64_t) { ++sum; });
+      EXPECT_EQ(sum, 100);
+    }
+  }
+  set_threads(0);
+}
+
+// Each task waits for the one before it: those behind one that throws must not wait for ever.
+TEST(Parallel, NoTaskWaitsForOneThatHasThrown) {
+  for (int n : {1, 2, 4, 7}) {
+    set_threads(n);
+    for (int64_t bad = 0; bad < 40; ++bad) {
+      std::vector<int32_t> marks(40);
+      const auto work = [&](int64_t i) {
+        for (int32_t round = 1; round <= 20; ++round) {
+          if (i > 0) wait_for_mark(marks[static_cast<size_t>(i) - 1], round);
+          if (i == bad && round == 10) throw_error("task {}", i);
+          raise_mark(marks[static_cast<size_t>(i)], round);
+        }
+      };
+      EXPECT_EQ(thrown_by([&] { parallel_for(40, work); }), fmt::format("task {}", bad));
+    }
+  }
+  set_threads(0);
 }
 
 TEST(Parallel, NestedLoopsRunOnTheCaller) {

@@ -98,6 +98,35 @@ TEST_F(BeamTest, AWideBeamIsExhaustive) {
   EXPECT_GT(orders, 0) << "the length penalty made no difference: a dull test";
 }
 
+// A token whose log probability is -inf never follows, whatever there is room for: of a long
+// sequence its score would be -inf / inf.
+TEST_F(BeamTest, WhatCannotBeIsNoChoice) {
+  LanguageModel model = tiny_model();
+  const std::vector<int32_t> prompt = random_tokens(6, 1);
+  constexpr int64_t kPossible = 3;
+  // The head of all other tokens reads the largest part of the last row's state, and overflows.
+  float* head = nullptr;
+  model.visit([&](const ParamSpec& spec, Param& param) {
+    if (spec.shape.size() == 2 && spec.shape[0] == 20) head = param.w.data;
+  });
+  ASSERT_NE(head, nullptr);
+  const int64_t D = model.config().d_model;
+  const std::vector<float> saved(head, head + 20 * D);
+  int found_one = 0;
+  for (int64_t dim = 0; dim < D && !found_one; ++dim)
+    for (const float huge : {3e38f, -3e38f}) {
+      std::copy(saved.begin(), saved.end(), head);
+      for (int64_t token = kPossible; token < 20; ++token) head[token * D + dim] = huge;
+      const std::vector<float> logits = last_logits(model, prompt);
+      if (std::ranges::count(logits, -INFINITY) != 20 - kPossible) continue;
+      ++found_one;
+      const auto results = search(model, {8, 100, 8}, {prompt, 1}, {0});
+      EXPECT_EQ(results.size(), static_cast<size_t>(kPossible));
+      for (const Hypothesis& h : results) EXPECT_TRUE(std::isfinite(h.logprob));
+    }
+  EXPECT_GT(found_one, 0);
+}
+
 TEST_F(BeamTest, ABeamOfOneIsGreedy) {
   const LanguageModel attention = tiny_model(), recurrent = tiny_model(2, 1, "gla lstm");
   for (uint64_t seed = 1; seed <= 12; ++seed) {

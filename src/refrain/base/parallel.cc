@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -36,13 +38,17 @@ void wait_while(Atomic& value, T old) {
 
 thread_local int current_worker = -1;  // -1: not inside a task
 
+// What a task that waits for another gets in its place when a task has thrown: nobody sees it.
+struct Abandoned {};
+constexpr int32_t kAbandoned = INT32_MAX;  // what its mark is raised to
+
 Notes notes;
 
 // Workers 1 .. n-1; the caller of run() is worker 0. One loop at a time.
 class Pool {
  public:
   // As many of the workers as the system makes.
-  explicit Pool(int n) {
+  explicit Pool(int n) : waits_(static_cast<size_t>(n)) {
     workers_.reserve(static_cast<size_t>(n - 1));
     try {
       for (int i = 1; i < n; ++i) workers_.emplace_back([this, i] { work(i); });
@@ -57,6 +63,8 @@ class Pool {
     for (std::thread& t : workers_) t.join();
   }
 
+  // A task that throws is the last one that is started, and those that wait for others end. Tasks
+  // are started in their order, so that the first of those that throw is the same with any threads.
   void run(int64_t tasks, void (*run)(void*, int64_t, int), void* self) {
     run_ = run;
     self_ = self;
@@ -68,6 +76,22 @@ class Pool {
     for (int left = busy_.load(std::memory_order_acquire); left != 0;
          left = busy_.load(std::memory_order_acquire))
       wait_while(busy_, left);
+    if (failed_) [[unlikely]] {
+      failed_ = false;
+      std::rethrow_exception(std::exchange(error_, nullptr));
+    }
+  }
+
+  // Until the mark is high enough; it ends by Abandoned once a task has thrown.
+  void wait_for_mark(int32_t& mark, int32_t at_least) {
+    const std::atomic_ref<int32_t> value(mark);
+    std::atomic<int32_t*>& waits = waits_[static_cast<size_t>(current_worker)];
+    waits = &mark;  // before it looks at failed_, which fail() sets before it looks here
+    if (failed_) value.store(kAbandoned);
+    int32_t now;
+    while ((now = value.load(std::memory_order_acquire)) < at_least) wait_while(value, now);
+    waits = nullptr;
+    if (now == kAbandoned && failed_) throw Abandoned();
   }
 
  private:
@@ -77,9 +101,31 @@ class Pool {
   }
   void take_tasks(int worker) {
     current_worker = worker;
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;)
-      run_(self_, i, worker);
+    int64_t i = tasks_;
+    try {
+      while ((i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_) run_(self_, i, worker);
+    } catch (const Abandoned&) {
+      end_waits();  // for this one
+    } catch (...) {
+      fail(i);
+    }
     current_worker = -1;
+  }
+  void fail(int64_t task) {
+    next_.store(tasks_, std::memory_order_relaxed);
+    {
+      const std::lock_guard lock(mutex_);
+      if (!error_ || task < failed_task_) {
+        error_ = std::current_exception();
+        failed_task_ = task;
+      }
+    }
+    failed_ = true;
+    end_waits();
+  }
+  void end_waits() {
+    for (std::atomic<int32_t*>& waits : waits_)
+      if (int32_t* mark = waits) raise_mark(*mark, kAbandoned);
   }
   void work(int worker) {
     for (uint32_t seen = 0;;) {
@@ -96,6 +142,12 @@ class Pool {
   std::atomic<int> busy_ = 0;
   std::atomic<int64_t> next_ = 0;
   std::atomic<bool> stop_ = false;
+  std::vector<std::atomic<int32_t*>> waits_;  // by worker: the mark that its task waits for
+  std::atomic<bool> failed_ = false;
+  std::mutex mutex_;  // over what follows
+  std::exception_ptr error_;
+  int64_t failed_task_ = 0;
+
   int64_t tasks_ = 0;
   void (*run_)(void*, int64_t, int) = nullptr;
   void* self_ = nullptr;
@@ -134,9 +186,9 @@ void raise_mark(int32_t& mark, int32_t to) {
 
 void wait_for_mark(int32_t& mark, int32_t at_least) {
   const std::atomic_ref<int32_t> value(mark);
-  for (int32_t now = value.load(std::memory_order_acquire); now < at_least;
-       now = value.load(std::memory_order_acquire))
-    wait_while(value, now);
+  if (value.load(std::memory_order_acquire) >= at_least) return;
+  REFRAIN_CHECK(pool && current_worker >= 0);
+  pool->wait_for_mark(mark, at_least);
 }
 
 void detail::run_tasks(int64_t tasks, void (*run)(void*, int64_t, int), void* self, bool share) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -183,21 +182,14 @@ void BeamSearch::read(std::span<const Piece> pieces) {
     for (size_t i = begin; i < end; ++i)
       pieces[i].live->state->advance(std::ssize(pieces[i].tokens));
 
-    std::vector<std::exception_ptr> errors(rows.size());  // they must not leave the loop
     parallel_for(
         std::ssize(rows),
         [&](int64_t row) {
           const auto r = static_cast<size_t>(row);
-          try {
-            choosing[r]->live->continuations = best_continuations(
-                {logits.row(row), static_cast<size_t>(V)}, choosing[r]->continuations);
-          } catch (...) {
-            errors[r] = std::current_exception();
-          }
+          choosing[r]->live->continuations = best_continuations(
+              {logits.row(row), static_cast<size_t>(V)}, choosing[r]->continuations);
         },
         std::ssize(rows) * V * kOperationsPerLogit);
-    for (const std::exception_ptr& error : errors)
-      if (error) std::rethrow_exception(error);
   }
 }
 
@@ -212,7 +204,11 @@ std::vector<BeamSearch::Continuation> BeamSearch::best_continuations(std::span<c
   if (!(logit(best[0]) >= std::numeric_limits<float>::lowest()))
     throw_error("the model's logits of all tokens that may be chosen are -inf: expected a number");
   std::vector<Continuation> continuations;
-  for (const int32_t token : best) continuations.push_back({token, log_p(logit(token))});
+  for (const int32_t token : best) {
+    const double logprob = log_p(logit(token));
+    if (!std::isfinite(logprob)) break;  // neither is what comes behind: these never follow
+    continuations.push_back({token, logprob});
+  }
   return continuations;
 }
 
