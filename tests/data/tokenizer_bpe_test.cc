@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ctime>
 #include <map>
 #include <string>
 #include <utility>
@@ -61,6 +62,28 @@ TEST(MergeTable, AppliesTheLowestRankFirstInShortAndLongWords) {
       ASSERT_EQ(found, expected) << "round " << round << ", length " << length;
     }
   }
+}
+
+// Pairs that all come to one place of the table, as a hostile file may have them.
+TEST(MergeTable, ChosenPairsTakeNoQuadraticTime) {
+  uint64_t inverse = 1;  // of mix_bits()'s factor, modulo 2^64
+  for (int i = 0; i < 6; ++i) inverse *= 2 - 0x9FB21C651E98DF25u * inverse;
+  std::vector<data::Merge> merges;
+  for (uint64_t half = 1; merges.size() < 150'000; ++half) {
+    const uint64_t key = (half << 32 | half) * inverse;
+    const auto left = static_cast<int32_t>(key >> 32), right = static_cast<int32_t>(key);
+    if (left < 0 || right < 0) continue;
+    ASSERT_EQ(static_cast<uint32_t>(data::mix_bits(data::pair_key(left, right))), 0u);
+    merges.push_back({left, right, static_cast<int32_t>(merges.size())});
+  }
+  const std::clock_t start = std::clock();
+  const MergeTable table(merges);
+  for (const data::Merge& merge : merges) {
+    std::vector<int32_t> ids = {merge.left, merge.right};
+    table.apply(ids, 0);
+    ASSERT_EQ(ids, std::vector<int32_t>{merge.merged});
+  }
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 5);
 }
 
 TEST(MergeTable, ALongWordTakesNoQuadraticTime) {

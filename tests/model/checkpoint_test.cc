@@ -410,6 +410,16 @@ TEST(Checkpoint, RefusesAnIndexThatLies) {
   EXPECT_EQ(d.put_shards(files, {{"weight_map", 1}}),
             d.index_path() + ": weight_map: expected an object, found 1");
   EXPECT_EQ(d.put_shards(files, {{"weight_map", Json::object()}}).find(d.folder.path()), 0u);
+  index = Directory::index_of(files);
+  Json::object_t::Container& members = index["weight_map"].get_ref<Json::object_t&>();
+  for (int i = 0; i < 1 << 16; ++i) members.emplace_back(fmt::format("t{}", i), first);
+  EXPECT_EQ(d.put_shards(files, index), d.index_path() + ": more than 65536 JSON values");
+  // What else is in it is not kept.
+  std::string many = "{\"weight_map\": {}";
+  for (int i = 0; i < 100'000; ++i) many += fmt::format(", \"{}\": 0", i);
+  d.folder.put("model.safetensors.index.json", many + ", \"weight_map\": {}}");
+  EXPECT_EQ(error_of([&] { d.load(); }),
+            d.index_path() + ": key \"weight_map\" twice in one object");
   d.folder.put("model.safetensors.index.json", std::string(200, '['));
   EXPECT_EQ(error_of([&] { d.load(); }), d.index_path() + ": JSON nested deeper than 64 levels");
 }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <functional>
 #include <queue>
+#include <random>
 
 #include "refrain/base/error.h"
 
@@ -15,31 +16,59 @@ constexpr size_t kShort = 48;
 
 constexpr uint32_t kNoRank = PairTable::kAbsent;
 
+// Places that a pair is looked for at. Chance alone leaves millions of pairs within a hundred.
+constexpr size_t kFarthest = 512;
+
+uint64_t random_bits() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
 }  // namespace
 
 PairTable::PairTable(size_t pairs)
     : slots_(std::bit_ceil(std::max<size_t>(2 * pairs, 8))), mask_(slots_.size() - 1) {}
 
 uint32_t& PairTable::insert(int32_t left, int32_t right, uint32_t number) {
-  if (2 * (size_ + 1) > slots_.size()) {
-    std::vector<Slot> old(2 * slots_.size());
-    old.swap(slots_);
-    mask_ = slots_.size() - 1;
-    for (const Slot& slot : old) {
-      if (slot.key == kFree) continue;
-      size_t i = mix_bits(slot.key) & mask_;
-      while (slots_[i].key != kFree) i = (i + 1) & mask_;
-      slots_[i] = slot;
-    }
-  }
+  if (2 * (size_ + 1) > slots_.size()) rebuild(2 * slots_.size());
   const uint64_t key = pair_key(left, right);
-  size_t i = mix_bits(key) & mask_;
-  while (slots_[i].key != kFree && slots_[i].key != key) i = (i + 1) & mask_;
-  if (slots_[i].key == kFree) {
-    slots_[i] = {key, number};
-    ++size_;
+  for (;;) {
+    size_t i = mix_bits(key ^ seed_) & mask_;
+    const size_t end = i + kFarthest;
+    for (; i < end; ++i) {
+      Slot& slot = slots_[i & mask_];
+      if (slot.key == kFree) {
+        slot = {key, number};
+        ++size_;
+      }
+      if (slot.key == key) return slot.number;
+    }
+    seed_ = random_bits();
+    rebuild(slots_.size());
   }
-  return slots_[i].number;
+}
+
+bool PairTable::put(const Slot& slot) {
+  size_t i = mix_bits(slot.key ^ seed_) & mask_;
+  for (const size_t end = i + kFarthest; i < end; ++i) {
+    if (slots_[i & mask_].key != kFree) continue;
+    slots_[i & mask_] = slot;
+    return true;
+  }
+  return false;
+}
+
+// By chance pairs do not come together so: then another order, and more room besides, will do.
+void PairTable::rebuild(size_t slots) {
+  std::vector<Slot> old(slots);
+  old.swap(slots_);
+  mask_ = slots_.size() - 1;
+  const auto is_put = [&](const Slot& slot) { return slot.key == kFree || put(slot); };
+  while (!std::ranges::all_of(old, is_put)) {
+    seed_ = random_bits();
+    slots_.assign(2 * slots_.size(), {});
+    mask_ = slots_.size() - 1;
+  }
 }
 
 MergeTable::MergeTable(const std::vector<Merge>& merges) : ranks_(merges.size()) {

@@ -34,7 +34,8 @@ inline uint64_t hash_bytes(std::string_view bytes) {
   return mix_bits(mix_bits(hash ^ eight));
 }
 
-// Pairs of ids (which are not negative) to numbers: open addressing, at most half full.
+// Pairs of ids (which are not negative) to numbers: open addressing, at most half full. Pairs that
+// somebody chose to come to one place find another order, which nobody knows beforehand.
 class PairTable {
  public:
   static constexpr uint32_t kAbsent = UINT32_MAX;
@@ -43,7 +44,7 @@ class PairTable {
 
   uint32_t find(int32_t left, int32_t right) const {
     const uint64_t key = pair_key(left, right);
-    for (size_t i = mix_bits(key) & mask_;; i = (i + 1) & mask_) {
+    for (size_t i = mix_bits(key ^ seed_) & mask_;; i = (i + 1) & mask_) {
       if (slots_[i].key == key) return slots_[i].number;
       if (slots_[i].key == kFree) return kAbsent;
     }
@@ -57,7 +58,11 @@ class PairTable {
     uint64_t key = kFree;
     uint32_t number = kAbsent;
   };
+  void rebuild(size_t slots);
+  bool put(const Slot& slot);  // false when its place is too far from where it is looked for
+
   std::vector<Slot> slots_;
+  uint64_t seed_ = 0;
   size_t mask_ = 0, size_ = 0;
 };
 

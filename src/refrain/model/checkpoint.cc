@@ -27,6 +27,7 @@ constexpr const char* kHead = "lm_head.weight";
 
 // Of the index of a large model's files: many times what the deepest have.
 constexpr size_t kMaxIndexBytes = size_t{1} << 22;
+constexpr size_t kMaxIndexValues = size_t{1} << 16;  // tensors that it names
 
 std::string to_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -95,7 +96,14 @@ class WeightFiles {
 
   // The index maps every tensor to the file it is in.
   void read_index(const std::string& directory) {
-    const Json index = io::read_json(path_, kMaxIndexBytes);
+    Json index = Json::object();
+    io::each_member(io::read_file(path_, kMaxIndexBytes), path_, kMaxIndexValues,
+                    [&](const std::string& key, Json&& value) {
+                      if (key != "weight_map") return;
+                      if (index.contains(key))
+                        throw_error("{}: key {} twice in one object", path_, io::quote(key));
+                      index[key] = std::move(value);
+                    });
     const Json& map = io::member(index, "weight_map", path_);
     if (!map.is_object())
       throw_error("{}: weight_map: expected an object, found {}", path_, io::describe(map));
