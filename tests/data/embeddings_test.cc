@@ -30,13 +30,33 @@ TEST(Documents, EndAtTwoBlankLinesAndAtTheFilesEnd) {
             bad + ": line 2: expected UTF-8, found other bytes");
 }
 
-TEST(Documents, AreNeverSplitBetweenTrainingAndTest) {
+TEST(Documents, AreHeldOutWhole) {
   const std::vector<Words> all = {{"a", "b", "c", "d"}, {"e", "f", "g"}, {"h", "i", "j"}};
   const auto [train, test] = split_documents(all, 0.35);
   EXPECT_EQ(train, (std::vector<Words>{all[0]}));
   EXPECT_EQ(test, (std::vector<Words>{all[1], all[2]}));
   EXPECT_EQ(split_documents(all, 0).second.size(), 0u);
   EXPECT_EQ(split_documents(all, 0.1).second, (std::vector<Words>{all[2]}));
+}
+
+TEST(Documents, TheFirstIsLeftToLearnFrom) {
+  const Words ten = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"};
+  using Parts = std::pair<std::vector<Words>, std::vector<Words>>;
+  const auto cut = [&](ptrdiff_t at) {
+    return Parts{{Words(ten.begin(), ten.begin() + at)}, {Words(ten.begin() + at, ten.end())}};
+  };
+  EXPECT_EQ(split_documents({ten}, 0.1), cut(9));
+  EXPECT_EQ(split_documents({ten}, 0.25), cut(7));
+  EXPECT_EQ(split_documents({ten}, 0.1, 4), cut(6));  // a window on both sides
+  EXPECT_EQ(split_documents({ten}, 0.1, 5), cut(5));
+  EXPECT_EQ(split_documents({ten}, 0.1, 6), Parts({}, {ten}));
+  EXPECT_EQ(split_documents({ten}, 0), Parts({ten}, {}));
+  // The last of two holds too little alone.
+  const Words last = {"x"};
+  Parts both = cut(8);
+  both.second.push_back(last);
+  EXPECT_EQ(split_documents({ten, last}, 0.25), both);
+  EXPECT_EQ(split_documents({ten, last}, 0.25, 9), Parts({}, {ten, last}));
 }
 
 TEST(Vocabulary, IsByFrequencyAndThenByTheAlphabet) {

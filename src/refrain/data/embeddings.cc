@@ -112,14 +112,26 @@ uint64_t fingerprint_of(std::span<const Words> documents) {
 }
 
 std::pair<std::vector<Words>, std::vector<Words>> split_documents(std::vector<Words> all,
-                                                                  double share) {
+                                                                  double share, size_t least) {
   size_t words = 0, taken = 0, first = all.size();
   for (const Words& document : all) words += document.size();
-  while (first > 0 && static_cast<double>(taken) < share * static_cast<double>(words))
-    taken += all[--first].size();
+  const auto wanted = static_cast<size_t>(std::ceil(share * static_cast<double>(words) - 1e-6));
+  while (first > 1 && taken < wanted) taken += all[--first].size();
   std::vector<Words> last(std::make_move_iterator(all.begin() + static_cast<std::ptrdiff_t>(first)),
                           std::make_move_iterator(all.end()));
   all.resize(first);
+  if (taken >= wanted) return {std::move(all), std::move(last)};
+  // Of the first document only words are left to take, and not all of them.
+  Words& only = all[0];
+  const size_t cut = std::max(wanted - taken, last.empty() ? least : 0);
+  if (cut + least > only.size()) {
+    last.insert(last.begin(), std::move(only));
+    return {std::vector<Words>(), std::move(last)};
+  }
+  const auto at = only.end() - static_cast<std::ptrdiff_t>(cut);
+  last.insert(last.begin(),
+              Words(std::make_move_iterator(at), std::make_move_iterator(only.end())));
+  only.erase(at, only.end());
   return {std::move(all), std::move(last)};
 }
 

@@ -27,10 +27,11 @@ Words words_of(std::string_view text);
 // plain text two blank lines part documents; files of objects (source.h) have one in each.
 std::vector<Words> read_documents(std::span<const std::string> paths);
 uint64_t fingerprint_of(std::span<const Words> documents);
-// Documents from the end on are the second, until they hold `share` of all words; never a part of
-// one.
+// Documents from the end on are the second, until they hold `share` of all words. The first is left:
+// where the others hold too little, as when it is the only one, it is cut, so that both parts have
+// `least` words or more. Where it has not so many, nothing is left to be the first part.
 std::pair<std::vector<Words>, std::vector<Words>> split_documents(std::vector<Words> all,
-                                                                  double share);
+                                                                  double share, size_t least = 1);
 // Every word once, the most frequent first, words of one count by the alphabet.
 Words vocabulary_of(std::span<const Words> documents);
 
