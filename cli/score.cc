@@ -26,12 +26,19 @@ struct Score {
   void visit(V&& v) {
     v("hyp", hyp, "file of translations, a line each; - is standard input");
     v("ref", ref, "file of references, a line each");
-    similarity.visit(v);
+    // No target tag says what to count.
+    similarity.visit([&](const char* name, auto& field, const char* help) {
+      v(name, field,
+        std::string_view(name) == "bleu_tokenize"
+            ? "what BLEU counts: 13a (words, punctuation apart), char (characters, for text "
+              "without spaces such as Japanese) or none (words of text that is tokenized already)"
+            : help);
+    });
     v("json", json, "print JSON");
   }
 
   int run(const CommandLine& line) {
-    line.require({"ref"});
+    line.require({"ref", "bleu_tokenize"});
     Similarity scored(similarity, "");
     io::TextReader hypotheses(hyp), references(ref);
     int64_t pairs = 0;

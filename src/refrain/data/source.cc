@@ -8,17 +8,11 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/utf8.h"
+#include "refrain/data/white_space.h"
 #include "refrain/io/json.h"
 
 namespace refrain::data {
 namespace {
-
-// White space to readers: control characters count, for text of these alone says nothing.
-bool is_space(char32_t code) {
-  return code <= ' ' || code == 0x7F || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-         code == 0x180E || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
-         code == 0x202F || code == 0x205F || code == 0x3000;
-}
 
 // Line ends may stand in the text, of which the first line has number `line`.
 void check_text(std::string_view text, const std::string& name, int64_t line, bool utf8) {

@@ -6,6 +6,7 @@
 #include "refrain/base/utf8.h"
 #include "refrain/data/pretokenize.h"
 #include "refrain/data/tokenizer_impl.h"
+#include "refrain/data/white_space.h"
 
 namespace refrain::data {
 namespace {
@@ -13,12 +14,6 @@ namespace {
 constexpr char32_t kMark = 0x2581;  // sentencepiece's space
 
 bool is_ascii_space(char c) { return c == ' ' || (c >= 0x09 && c <= 0x0D); }
-
-bool is_space(char32_t code) {
-  return code <= ' ' || code == 0x7F || code == 0x85 || code == 0xA0 || code == 0x1680 ||
-         code == 0x180E || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 ||
-         code == 0x202F || code == 0x205F || code == 0x3000;
-}
 
 // Whether the text starts with a visible character, all of it.
 bool starts_visible(std::string_view text) {
