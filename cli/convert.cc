@@ -40,6 +40,7 @@ struct Convert {
     } else if (from[0] == "hf") {
       if (!tokenizer.empty())
         throw_error("--tokenizer: not used with --from hf, whose DIR has one");
+      require_language_model(from[1]);
       SpecialTokens special;
       const auto model = load_model(from[1], &special, note);
       if (io::exists(from[1] + "/tokenizer.json")) {

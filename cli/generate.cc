@@ -7,6 +7,7 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/targets.h"
+#include "cli/unknown_characters.h"
 #include "cli/verbs.h"
 #include "refrain/generate/generator.h"
 #include "refrain/generate/state_file.h"
@@ -114,6 +115,9 @@ struct Generate {
   void set_prompt(const LoadedModel& loaded, bool at_start) {
     const int32_t bos = loaded.special.bos;
     request.prompt = encode_prompt(loaded, prompt);
+    UnknownCharacters unknown(loaded.tokenizer);
+    unknown.look(prompt, request.prompt);
+    unknown.tell("--prompt");
     std::vector<int32_t>& ids = request.prompt;
     const bool begins = !ids.empty() && ids[0] == bos;
     if (at_start && bos >= 0 && !begins && (ids.empty() || loaded.tokenizer.adds_bos()))

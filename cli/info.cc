@@ -23,6 +23,7 @@ struct Info {
 
   int run(const CommandLine& line) {
     line.require({"model"});
+    require_language_model(model);
     const auto loaded = load_model(model, nullptr, note);
     const io::Json description = describe(*loaded);
     print(json ? io::to_text(description) : as_text(description));

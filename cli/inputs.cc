@@ -6,11 +6,13 @@
 #include <filesystem>
 
 #include "cli/output.h"
+#include "cli/unknown_characters.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/io/temporary_directory.h"
 #include "refrain/io/text.h"
+#include "refrain/model/autoencoder.h"
 
 namespace refrain::cli {
 namespace {
@@ -31,11 +33,22 @@ std::vector<std::string> without_repetitions(const std::vector<std::string>& all
 
 }  // namespace
 
+void require_language_model(const std::string& directory) {
+  if (Autoencoder::is_model(directory))
+    throw_error(
+        "{}: expected a language model, found a sequence autoencoder (refrain reconstruct shows "
+        "what it makes of text, refrain eval scores it)",
+        directory);
+}
+
 data::Tokenizer load_tokenizer(const std::string& path) {
+  if (Autoencoder::is_model(path))
+    throw_error("{}: expected a tokenizer, found a sequence autoencoder, which has words", path);
   return data::Tokenizer::load(path, [](const std::string& line) { note(line); });
 }
 
 LoadedModel load_with_tokenizer(const std::string& directory) {
+  require_language_model(directory);
   SpecialTokens special;
   // The tokenizer first: it is the smaller file.
   data::Tokenizer tokenizer = load_tokenizer(directory);
@@ -122,7 +135,11 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
   }
   const io::TemporaryDirectory temporary(temporary_parent());
   const std::string path = temporary.path() + "/ids.tokens";
-  note_run_together(data::write_token_file(source, tokenizer, path));
+  UnknownCharacters unknown(tokenizer);
+  data::WriteEvents events;
+  events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };
+  note_run_together(data::write_token_file(source, tokenizer, path, events));
+  unknown.tell(data::name_of(source.inputs));
   return data::DataSet::open(path, data::name_of(source.inputs));  // open, it outlives its path
 }
 
@@ -197,8 +214,13 @@ void require_new_directory(const std::string& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) return;
-  if (!std::filesystem::is_directory(status) || !std::filesystem::is_empty(path, error) || error)
+  const auto refuse = [&] {
     throw_error("{}: expected a new or an empty directory, found one that is not", path);
+  };
+  if (!std::filesystem::is_directory(status)) refuse();
+  for (const auto& entry : std::filesystem::directory_iterator(path, error))
+    if (entry.path().filename() != "lost+found") refuse();  // an empty ext4 has that in its root
+  if (error) refuse();
 }
 
 }  // namespace refrain::cli

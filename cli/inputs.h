@@ -26,6 +26,9 @@ struct LoadedModel {
 };
 LoadedModel load_with_tokenizer(const std::string& directory);
 
+// An Error for another model, which says what it is and which verbs read it.
+void require_language_model(const std::string& directory);
+
 // A tokenizer.json, or a directory with one; what is left aside of it is told on standard error.
 data::Tokenizer load_tokenizer(const std::string& path);
 

@@ -26,6 +26,7 @@ struct Logits {
     line.require({"model", "ids", "out"});
     check_target("--out", out, {model});
     const std::vector<int32_t> tokens = parse_ids(ids, "--ids");
+    require_language_model(model);
     const auto loaded = load_model(model, nullptr, note);
     const int64_t V = loaded->config().vocab_size, T = static_cast<int64_t>(tokens.size());
     for (const int32_t id : tokens)

@@ -7,6 +7,7 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/targets.h"
+#include "cli/unknown_characters.h"
 #include "cli/verbs.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -59,12 +60,17 @@ struct Prepare {
       directory.emplace(beside);
       made.save(directory->path());
     }
-    const data::Prepared done = data::write_token_file(source, made, out, [&] {
+    UnknownCharacters unknown(made);
+    data::WriteEvents events;
+    events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };
+    events.before_commit = [&] {
       if (directory) directory->commit();
-    });
+    };
+    const data::Prepared done = data::write_token_file(source, made, out, events);
     note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),
                      count_of(done.sequences, sequences_of(source.task))));
     note_run_together(done);
+    unknown.tell(data::name_of(source.inputs));
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
     if (trains)
       note(fmt::format("{}: a {} tokenizer of {} tokens", beside, made.kind(), made.vocab_size()));

@@ -87,6 +87,11 @@ struct Reconstruct {
     line.require({"model"});
     check(line);
     check_target("--attention-map", attention_map, {model, input});
+    if (io::exists(model + "/config.json") && !Autoencoder::is_model(model))
+      throw_error(
+          "{}: expected a sequence autoencoder (train --task reconstruct), found a language model "
+          "(refrain generate and translate continue text with it, refrain eval scores it)",
+          model);
     const WordAutoencoder loaded = WordAutoencoder::load(model);
     if (!attention_map.empty() && !loaded.model->config().reads_encoder())
       throw_error("--attention-map: expected a model with cross attention, found the decoder {}",

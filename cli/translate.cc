@@ -5,6 +5,7 @@
 #include "cli/output.h"
 #include "cli/targets.h"
 #include "cli/translator.h"
+#include "cli/unknown_characters.h"
 #include "cli/verbs.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/file.h"
@@ -51,6 +52,7 @@ struct Translate {
     std::optional<io::AtomicFile> file;
     if (!output.empty()) file.emplace(output);
 
+    UnknownCharacters unknown(loaded.tokenizer);
     std::vector<SourceLine> sources;
     const auto flush = [&] {
       const auto translations = translator.translate(sources, reader.name());
@@ -66,10 +68,12 @@ struct Translate {
       if (const auto bad = find_invalid_utf8(source); bad && utf8)
         throw_error("{}: line {}: expected UTF-8, found byte 0x{:02x}", reader.name(), number,
                     static_cast<uint8_t>(source[*bad]));
+      unknown.look(source, loaded.tokenizer.encode(source));
       sources.push_back({std::move(source), number});
       if (sources.size() == kLines) flush();
     }
     flush();
+    unknown.tell(reader.name());
     if (file) file->commit();
     return 0;
   }

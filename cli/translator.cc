@@ -12,6 +12,18 @@ namespace {
 
 constexpr int64_t kMoreTokens = 16;  // short sources may have longer translations
 
+data::Direction direction_of(const LoadedModel& loaded, const TranslationSettings& settings) {
+  const data::Direction& given = settings.direction;
+  if (loaded.task.directions.empty() && given.source_tag.empty() && given.target_tag.empty())
+    throw_error(
+        "expected a model that was trained on pairs (train --task translate), found one of the "
+        "task "
+        "{}: refrain generate continues text with it (to translate all the same: --source-tag and "
+        "--target-tag)",
+        loaded.task.task);
+  return data::choose_direction(loaded.task, given);
+}
+
 int32_t id_of(const LoadedModel& loaded, const std::string& tag, const char* flag) {
   const int32_t id = loaded.tokenizer.id_of(tag);
   if (id == data::kNoToken)
@@ -52,7 +64,7 @@ void TranslationSettings::check() const {
 Translator::Translator(const LoadedModel& loaded, const TranslationSettings& settings)
     : loaded_(loaded),
       settings_(settings),
-      direction_(data::choose_direction(loaded.task, settings.direction)),
+      direction_(direction_of(loaded, settings)),
       source_tag_(id_of(loaded, direction_.source_tag, "--source-tag")),
       target_tag_(id_of(loaded, direction_.target_tag, "--target-tag")),
       search_(*loaded.model, settings.beam, end_tokens(loaded.special), control_tokens(loaded)) {

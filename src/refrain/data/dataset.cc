@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <vector>
 
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
 #include "refrain/data/batch.h"
 #include "refrain/data/probes.h"
+#include "refrain/io/disk_room.h"
+#include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
 namespace refrain::data {
@@ -27,7 +30,34 @@ uint64_t fingerprint_of(const Tokenizer& tokenizer) {
   return hash;
 }
 
-Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
+// Encodes and tells of it, as long as the disk has room for what comes of it.
+class Encoder {
+ public:
+  Encoder(const Tokenizer& tokenizer, const std::string& path, const WriteEvents& events)
+      : tokenizer_(tokenizer), events_(events) {
+    const std::filesystem::path folder =
+        std::filesystem::path(io::follow_links(path)).parent_path();
+    folder_ = folder.empty() ? "." : folder.string();
+  }
+  std::vector<int32_t> operator()(std::string_view text) {
+    std::vector<int32_t> ids = tokenizer_.encode(text);
+    if (events_.on_text) events_.on_text(text, ids);
+    bytes_ += ids.size() * sizeof(uint16_t);
+    if (bytes_ >= io::kBetweenLooks) {
+      io::require_disk_room(folder_, "the ids of the text");
+      bytes_ = 0;
+    }
+    return ids;
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  const WriteEvents& events_;
+  std::string folder_;
+  size_t bytes_ = 0;  // since the last look at the disk, at least
+};
+
+Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer, Encoder& encode,
                          TokenFileWriter& file) {
   DocumentReader reader(source, rules_of(tokenizer));
   Prepared done;
@@ -35,7 +65,7 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
   bool begins = false, open_document = false;
   while (reader.next(piece, begins)) {
     if (begins) open_document = true;
-    const std::vector<int32_t> ids = tokenizer.encode(piece);
+    const std::vector<int32_t> ids = encode(piece);
     if (ids.empty()) continue;
     if (open_document) {
       if (done.sequences++ > 0 && tokenizer.eos() != kNoToken) file.add(tokenizer.eos());
@@ -51,7 +81,8 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer,
   return done;
 }
 
-Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, TokenFileWriter& file) {
+Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Encoder& encode,
+                     TokenFileWriter& file) {
   if (tokenizer.eos() == kNoToken)
     throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
   PairReader reader(source, rules_of(tokenizer).utf8);
@@ -68,10 +99,10 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Toke
     };
     file.mark_boundary();
     file.add(tag(pair.source_tag));
-    file.add(tokenizer.encode(pair.source));
+    file.add(encode(pair.source));
     file.add(tag(pair.target_tag));
     file.mark_boundary();
-    file.add(tokenizer.encode(pair.target));
+    file.add(encode(pair.target));
     file.add(tokenizer.eos());
     done.text_bytes += static_cast<int64_t>(pair.target.size());
     ++done.sequences;
@@ -80,7 +111,7 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Toke
   return done;
 }
 
-Prepared write_probe_sequences(const SourceFiles& source, const Tokenizer& tokenizer,
+Prepared write_probe_sequences(const SourceFiles& source, const Tokenizer& tokenizer, Encoder&,
                                TokenFileWriter& file) {
   if (source.inputs.size() != 1)
     throw_error("probe: expected one file of sequences, found {}",
@@ -157,8 +188,10 @@ std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
   const auto train = static_cast<int64_t>(
       std::floor(static_cast<double>(items) * (1 - validation_fraction) + 1e-6));
   if (train < 1 || train >= items)
-    throw_error("{}: a validation split of {} of {} {} leaves one part without any", name(),
-                validation_fraction, items, has_pairs() ? "pairs" : "ids");
+    throw_error(
+        "{}: a validation split of {} of {} {} leaves one part without any (--valid-split 0 "
+        "holds none out)",
+        name(), validation_fraction, items, has_pairs() ? "pairs" : "ids");
   return {part(0, train), part(train, items - train)};
 }
 
@@ -204,7 +237,7 @@ std::vector<std::pair<int32_t, int32_t>> DataSet::directions() const {
 }
 
 Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
-                          const std::string& path, const std::function<void()>& before) {
+                          const std::string& path, const WriteEvents& events) {
   const auto known = std::find(kTasks.begin(), kTasks.end(), source.task);
   if (known == kTasks.end())
     throw_error("task \"{}\": expected lm, translate or probe", source.task);
@@ -214,10 +247,11 @@ Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
   const auto write = task == TokenTask::kLm          ? write_documents
                      : task == TokenTask::kTranslate ? write_pairs
                                                      : write_probe_sequences;
-  Prepared done = write(source, tokenizer, file);
+  Encoder encoder(tokenizer, path, events);
+  Prepared done = write(source, tokenizer, encoder, file);
   if (done.sequences == 0) throw_error("{}: no text found", name_of(source.inputs));
   done.tokens = file.ids();
-  file.commit(done.text_bytes, before);
+  file.commit(done.text_bytes, events.before_commit);
   return done;
 }
 

@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -75,9 +76,15 @@ struct Prepared {
   bool run_together = false;  // lm: documents follow one another with no token between them
 };
 
-// Streams the source through the tokenizer into a token file. What goes with it can be given its
-// name in `before`: all of the token file is on disk then, and the old one still there.
+struct WriteEvents {
+  std::function<void(std::string_view text, std::span<const int32_t> ids)> on_text;
+  // All of the file is on disk, and an old one is still there: what goes with it can be given its
+  // name.
+  std::function<void()> before_commit;
+};
+
+// Streams the source through the tokenizer into a token file.
 Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
-                          const std::string& path, const std::function<void()>& before = {});
+                          const std::string& path, const WriteEvents& events = {});
 
 }  // namespace refrain::data

@@ -5,9 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <string_view>
+
+#include "refrain/io/disk_room.h"
 
 namespace refrain::io {
 namespace {
@@ -23,6 +26,7 @@ std::unique_ptr<Descriptor> copy(const std::string& input, const std::string& di
   if (to->fd() < 0) fail();
   unlink(path.c_str());
   std::string buffer(kBuffer, '\0');
+  size_t until_look = kBetweenLooks;
   while (const size_t got = from.read(buffer.data(), buffer.size())) {
     for (std::string_view left(buffer.data(), got); !left.empty();) {
       const ssize_t put = write(to->fd(), left.data(), left.size());
@@ -30,6 +34,10 @@ std::unique_ptr<Descriptor> copy(const std::string& input, const std::string& di
         throw_system_error(fmt::format("copy {} to a temporary file in", name), directory);
       if (put > 0) left.remove_prefix(static_cast<size_t>(put));
     }
+    until_look -= std::min(until_look, got);
+    if (until_look > 0) continue;
+    require_disk_room(directory, name);
+    until_look = kBetweenLooks;
   }
   return to;
 }

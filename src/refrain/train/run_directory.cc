@@ -20,6 +20,7 @@ constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kLock = ".refrain.lock";
+constexpr const char* kOfFileSystem = "lost+found";  // in the root of an ext4 that is empty
 constexpr const char* kPreparing = ".preparing";
 constexpr const char* kMark = ".refrain";  // in .preparing: that it is ours
 constexpr const char* kPlan = "plan.json";
@@ -183,7 +184,7 @@ RunDirectory RunDirectory::create(const std::string& path, bool resume, const No
       return;
     }
     for (const std::string& name : names_in(path))
-      if (name != kLock && name != kPreparing) refuse_other(path, name);
+      if (name != kLock && name != kPreparing && name != kOfFileSystem) refuse_other(path, name);
   };
   if (is_there) check();  // before anything is put into the directory of somebody else
   io::make_directories(path);

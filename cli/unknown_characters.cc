@@ -1,0 +1,64 @@
+#include "cli/unknown_characters.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "cli/output.h"
+#include "refrain/base/utf8.h"
+#include "refrain/io/json.h"
+
+namespace refrain::cli {
+namespace {
+
+constexpr size_t kShown = 16;
+
+bool is_white_space(char32_t c) {  // Unicode's
+  return (c >= 0x09 && c <= 0x0D) || c == ' ' || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+}  // namespace
+
+UnknownCharacters::UnknownCharacters(const data::Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+bool UnknownCharacters::has(const std::string& token) const {
+  return tokenizer_.id_of(token) != data::kNoToken;
+}
+
+void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids) {
+  // The other kinds have all bytes.
+  const bool by_words = tokenizer_.kind() == "bpe";
+  if (!by_words && tokenizer_.kind() != "char") return;
+  const int32_t unk = tokenizer_.unk();
+  if (unk != data::kNoToken && std::ranges::count(ids, unk) == 0) return;
+  while (!text.empty()) {
+    const CodePoint next = decode_utf8(text);
+    const std::string character(text.substr(0, next.bytes));
+    text.remove_prefix(next.bytes);
+    if (by_words && next.valid && is_white_space(next.code)) continue;
+    // A word's last character is another token than it is elsewhere.
+    const bool ends = text.empty() || is_white_space(decode_utf8(text).code);
+    if (!next.valid || !has(by_words && ends ? character + "</w>" : character))
+      unknown_.insert(character);
+  }
+}
+
+void UnknownCharacters::tell(const std::string& where) const {
+  if (unknown_.empty()) return;
+  std::vector<std::string> shown;
+  for (const std::string& character : unknown_) {
+    if (shown.size() == kShown) break;
+    shown.push_back(io::quote(character));
+  }
+  const int32_t unk = tokenizer_.unk();
+  note(fmt::format(
+      "{}: {} character{} that the tokenizer does not have ({}): {}{}", where, unknown_.size(),
+      unknown_.size() == 1 ? "" : "s",
+      unk == data::kNoToken ? "left out" : fmt::format("read as {}", tokenizer_.token(unk)),
+      fmt::join(shown, ", "), unknown_.size() > kShown ? ", ..." : ""));
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,27 @@
+// Characters of a text that a tokenizer does not have, told once.
+#pragma once
+#include <cstdint>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "refrain/data/tokenizer.h"
+
+namespace refrain::cli {
+
+class UnknownCharacters {
+ public:
+  explicit UnknownCharacters(const data::Tokenizer& tokenizer);
+
+  void look(std::string_view text, std::span<const int32_t> ids);  // that it was encoded to
+  void tell(const std::string& where) const;  // a line on standard error, if there are any
+
+ private:
+  bool has(const std::string& token) const;
+
+  const data::Tokenizer& tokenizer_;
+  std::set<std::string, std::less<>> unknown_;
+};
+
+}  // namespace refrain::cli
