@@ -5,10 +5,10 @@
 
 namespace refrain::cli {
 
-size_t parse_budget(const std::string& text) {
-  const size_t bytes = parse_bytes("--memory", text);
+size_t parse_budget(const std::string& text, const char* flag) {
+  const size_t bytes = parse_bytes(flag, text);
   if (bytes > machine_bytes())
-    throw_error("--memory: {} is more than the {} of this machine", bytes_text(bytes),
+    throw_error("{}: {} is more than the {} of this machine", flag, bytes_text(bytes),
                 bytes_text(machine_bytes()));
   return bytes;
 }

@@ -8,7 +8,7 @@
 namespace refrain::cli {
 
 // The bytes that --memory names. An Error when the machine has fewer.
-size_t parse_budget(const std::string& text);
+size_t parse_budget(const std::string& text, const char* flag = "--memory");
 
 std::vector<std::string> describe_plan(const Plan&);  // a table, line by line
 

@@ -12,8 +12,10 @@
 #include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "cli/plan_report.h"
 #include "cli/plan_text.h"
 #include "cli/run_data.h"
+#include "cli/targets.h"
 #include "cli/train_reconstruct.h"
 #include "cli/verbs.h"
 #include "refrain/base/bytes.h"
@@ -371,6 +373,13 @@ struct Train {
     if (valid_set) check_lengths(*valid_set, files, {.context = context}, skip_long);
   }
 
+  void take_vocabulary(const data::Tokenizer& made) {
+    if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
+    if (model.vocab_size < made.vocab_size())
+      throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
+                  model.vocab_size);
+  }
+
   int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
     if (is_reconstruction())
       return train_reconstruct(
@@ -391,10 +400,7 @@ struct Train {
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const data::Tokenizer made =
         has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
-    if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
-    if (model.vocab_size < made.vocab_size())
-      throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
-                  model.vocab_size);
+    take_vocabulary(made);
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
     if (goes_on && io::read_json(directory.file("config.json")) !=
@@ -426,9 +432,9 @@ struct Train {
       note_size("train", train_set);
       if (valid_set) note_size("valid", *valid_set);
     }
-    const Plan plan = plan_by([&](size_t process, size_t budget) {
-      const Planner planner(network, training, valid_set.has_value(), process);
-      return budget > 0 ? planner.within(budget) : planner.unbounded();
+    const Plan plan = plan_by([&](const Room& room) {
+      const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
+      return room.budget > 0 ? planner.within(room.budget) : planner.unbounded();
     });
     network.take_memory();
     network.initialise(static_cast<uint64_t>(training.seed), initialisation);
@@ -456,18 +462,12 @@ struct Train {
                   trainer.state(), directory);
   }
 
-  // make(resident bytes, budget), which is 0 when there is none.
-  Plan plan_by(const std::function<Plan(size_t process, size_t budget)>& make) const {
-    if (training.memory.empty()) return make(resident_bytes(), 0);
-    const size_t budget = parse_budget(training.memory);
+  Plan plan_by(const std::function<Plan(const Room&)>& make) const {
+    if (training.memory.empty()) return make({.process = resident_bytes()});
     settle_memory();
-    const Plan plan = make(resident_bytes(), budget);
-    if (peak_memory_bytes() > budget)
-      throw_error(
-          "--memory: {} is too little: reading the data has taken {} already; refrain tokenizer "
-          "train and refrain prepare can do that beforehand",
-          bytes_text(budget), bytes_text(peak_memory_bytes()));
-    return plan;
+    return make({.budget = parse_budget(training.memory),
+                 .process = resident_bytes(),
+                 .taken = peak_memory_bytes()});
   }
 
   static void record_plan(const Plan& plan, const RunDirectory& directory) {
@@ -511,7 +511,64 @@ struct Train {
   }
 };
 
+// The settings of `train`, of which nothing is trained and nothing written.
+struct PlanOfTraining : Train {
+  PlanRequest request;
+
+  template <class V>
+  void visit(V&& v) {
+    request.visit(v);
+    Train::visit(v);
+  }
+
+  void check(const CommandLine& line) {
+    refuse_given(line, "resume", "expected --config with the run's training_args.json instead");
+    resume.clear();
+    if (is_reconstruction())
+      throw_error(
+          "--task: expected lm, translate or probe, found reconstruct (of a sequence autoencoder "
+          "refrain train --memory AMOUNT tells what it takes)");
+    Train::check(line, false);
+    request.check();
+  }
+
+  int run(const CommandLine& line) {
+    check(line);
+    check_target("--svg", request.svg, source.inputs);
+    // Held here, as `train` holds it: it is counted.
+    std::optional<data::Tokenizer> made;
+    if (!source.inputs.empty())
+      made = make_tokenizer(tokenizer, source);
+    else if (!is_tokenizer_spec(tokenizer))
+      made = load_tokenizer(tokenizer);
+    source.copies.reset();
+    if (made) take_vocabulary(*made);
+    if (model.vocab_size < 1)
+      throw_error(
+          "--vocab-size: expected the tokenizer's number of tokens, or --data or --tokenizer that "
+          "tell it, found {}",
+          model.vocab_size);
+    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    settle_memory();
+    const bool evaluates = request.evaluation && (!valid.empty() || valid_split > 0);
+    const Planner planner(network, training, evaluates, resident_bytes(),
+                          made ? peak_memory_bytes() : 0);
+    report_plans(request, training, mixers, network, planner);
+    return 0;
+  }
+};
+
 }  // namespace
+
+Verb plan_verb() {
+  return make_verb<PlanOfTraining>(
+      "plan", "tell what memory training takes, and what less of it costs",
+      "(--vocab-size N | --data FILE...) [settings as of train] [--budgets 1G 2G] [--svg FILE]",
+      "Takes what train takes, --config files too; trains and writes nothing. With --data the\n"
+      "tokenizer is made as there. Memory is that of the whole process. Seconds are predicted\n"
+      "from a measurement of a second or two on this machine, which is kept for the next time.\n"
+      "refrain train --memory AMOUNT takes the fastest of these plans that fits.");
+}
 
 Verb train_verb() {
   return make_verb<Train>(

@@ -108,19 +108,21 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
     parts.push_back({"valid", data::name_of(run.valid), data::fingerprint_of(valid)});
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
+  const Stages stages(settings.curriculum);
   if (run.valid.empty())
-    std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split);
+    std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split,
+                                                   static_cast<size_t>(stages.shortest));
   if (train.empty())
     throw_error(
         "--data: expected documents to learn from besides the {} held out, found none (documents "
-        "have two blank lines between them; --valid-split 0 holds none out)",
-        valid.size());
+        "have two blank lines between them, and one that is cut has --min-window {} words or more "
+        "on both sides; --valid-split 0 holds none out)",
+        valid.size(), stages.shortest);
   const auto seed = static_cast<uint64_t>(run.training.seed);
   WordAutoencoder model{nullptr,
                         has_words ? data::Embeddings::load(directory.path())
                                   : make_words(settings, seed, train, valid),
                         0, 0};
-  const Stages stages(settings.curriculum);
   model.window = stages.longest();
   model.min_window = stages.shortest;
   AutoencoderConfig config = settings.model;
@@ -133,10 +135,10 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   Documents held_out;
   if (!valid.empty())
     held_out = visible_documents(valid, model.words, run.valid.empty() ? "held out" : "--valid");
-  const Plan plan = run.plan_by([&](size_t process, size_t budget) {
+  const Plan plan = run.plan_by([&](const Room& room) {
     model.model = std::make_unique<Autoencoder>(config);
     model.model->parameters().allocate_gradients();
-    return plan_reconstruction(model, run.training, stages, !held_out.empty(), process, budget);
+    return plan_reconstruction(model, run.training, stages, !held_out.empty(), room);
   });
   model.model->parameters().initialise(seed);
   if (!has_words) model.describe(directory.place());

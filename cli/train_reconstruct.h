@@ -46,7 +46,7 @@ struct ReconstructRun {
   double valid_split;
   int64_t stop_after;
   const TrainConfig& training;
-  std::function<Plan(const std::function<Plan(size_t process, size_t budget)>&)> plan_by;
+  std::function<Plan(const std::function<Plan(const Room&)>&)> plan_by;
   std::function<void(const Plan&)> record_plan;
   std::function<io::Json()> settings;
   std::function<int(const std::function<TrainingEnd(const TrainerEvents&)>&, const TrainerState&)>

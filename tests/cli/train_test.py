@@ -174,7 +174,7 @@ class Promise(TrainCase):
         """MiB that are just enough for a run, as the refusal of an impossible budget says."""
         line = self.refuses(command("impossible", "--memory", "1K"),
                             says="needs at least")
-        return int(re.search(r"at least (\d+) MiB", line).group(1)) + 1
+        return int(re.search(r"at least (\d+) MiB", line).group(1))
 
     def test_budgets(self):
         """Threads x budgets x recomputation x micro-batches x stop and resume, for every mixer."""
@@ -294,7 +294,7 @@ class Budgets(TrainCase):
                                        *self.MODEL, "--batch-size", 16, "--max-steps", 3,
                                        "--threads", 2, *flags]
         line = self.refuses(command("no", "--memory", "1K"), says="needs at least")
-        least = int(re.search(r"at least (\d+) MiB", line).group(1)) + 1
+        least = int(re.search(r"at least (\d+) MiB", line).group(1))
         for budget in (least, least + 10, least + 60):
             # What the system counts and is not resident: the threads' stacks.
             peak = self.peak(*command(str(budget), "--memory", f"{budget}M"),

@@ -7,12 +7,15 @@ usage: verbs_test.py REFRAIN [unittest's arguments: names of test classes, -v ..
 import json
 import os
 import pathlib
+import re
 import shutil
+import subprocess
 import sys
 import unittest
 
 import cli_test
 import reconstruct_test
+import train_test
 from cli_test import Case
 
 
@@ -144,6 +147,203 @@ class Prepared(Case):
         done = self.must("prepare", "--data", self.old, "--tokenizer", self.pair, "--out",
                          self.dir / "b.tokens")
         self.assertEqual(done, "")
+
+
+class Kinds(reconstruct_test.ReconstructCase):
+    """A verb that is given a model of another kind says what it is and which verb reads it."""
+
+    def setUp(self):
+        super().setUp()
+        self.must(*self.lm("autoencoder", "--max-steps", 1))
+        self.text = self.put("t.txt", "the cat sat on the mat\n" * 30)
+        self.must("train", "--data", self.text, "--out", "lm", "--layers", 1, "--d-model", 8,
+                  "--heads", 1, "--context", 8, "--batch-size", 2, "--max-steps", 1)
+
+    def test_an_autoencoder(self):
+        for verb in (["info"], ["generate", "-p", "a"], ["verify"], ["translate"],
+                     ["logits", "--ids", "1", "--out", "o"]):
+            self.fails(*verb, "-m", "autoencoder", says=["autoencoder:", "sequence autoencoder",
+                                                         "refrain reconstruct"])
+        self.fails("convert", "--from", "hf", "autoencoder", "--out", "c",
+                   says=["sequence autoencoder", "refrain reconstruct"])
+        self.fails("tokenizer", "encode", "-m", "autoencoder", input="a",
+                   says=["expected a tokenizer", "sequence autoencoder"])
+
+    def test_a_language_model(self):
+        self.fails("reconstruct", "-m", "lm", input="a",
+                   says=["expected a sequence autoencoder", "refrain generate"])
+        for verb in (["translate"], ["eval", "--task", "translate", "--data", self.text, self.text]):
+            self.fails(*verb, "-m", "lm", says=["trained on pairs", "the task lm",
+                                                "refrain generate", "--source-tag"])
+
+    def test_one_document_trains_an_autoencoder(self):
+        text = self.put("one.txt", "the quick brown fox jumps over the lazy dog\n" * 20)
+        done = self.call("train", "--task", "reconstruct", "--data", text, "--out", "one",
+                         *self.SMALL, "--max-steps", 2)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(b"1 documents to learn from, 1 held out", done.stderr)
+        self.assertIn(b"validation loss", done.stderr)
+        few = self.put("few.txt", "one two three four five\n")
+        self.refuses(["train", "--task", "reconstruct", "--data", few, "--out", "few", *self.SMALL],
+                     says=["--data: expected documents to learn from", "--valid-split 0"])
+
+
+class Unknown(train_test.TrainCase):
+    """Characters that a tokenizer does not have are told, once."""
+
+    SMALL = ["--layers", 1, "--d-model", 8, "--heads", 1, "--context", 8, "--batch-size", 2,
+             "--max-steps", 1]
+
+    def told(self, *arguments, **options):
+        done = self.call(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return [line for line in done.stderr.decode().splitlines() if "does not have" in line]
+
+    def test_prompts_and_texts(self):
+        text = self.put("t.txt", "the cat sat on the mat\n" * 30)
+        odd = self.put("odd.txt", "the Ω cat é Ω\n" * 5)
+        for kind, reads in (("char", "left out|read as"), ("bpe:40", "read as <unk>")):
+            self.must("train", "--data", text, "--tokenizer", kind, "--out", kind, *self.SMALL)
+            for verb in (["generate", "-p", "the Ω cat é Ω", "-n", 1], ["eval", "--data", odd],
+                         ["verify", "--data", odd, "--tokens", 8]):
+                line, = self.told(*verb, "-m", kind)
+                self.assertRegex(line, f'2 characters that the tokenizer does not have .({reads})')
+                self.assertIn('"é", "Ω"', line)
+            self.assertEqual(self.told("generate", "-m", kind, "-p", "the cat", "-n", 1), [])
+            self.assertEqual(self.told("eval", "-m", kind, "--data", text), [])
+        line, = self.told("prepare", "--data", odd, "--tokenizer", "./char", "--out", "x.tokens")
+        self.assertIn("odd.txt", line)
+
+    def test_words_end_in_other_tokens(self):
+        # "w" is known inside words only.
+        text = self.put("t.txt", "two two\n" * 30)
+        self.must("train", "--data", text, "--tokenizer", "bpe:40", "--out", "m", *self.SMALL)
+        self.assertEqual(self.told("generate", "-m", "m", "-p", "two", "-n", 1), [])
+        tokens = json.loads((self.dir / "m" / "tokenizer.json").read_text())["model"]["vocab"]
+        line = self.told("generate", "-m", "m", "-p", "w", "-n", 1)
+        self.assertEqual(len(line), 0 if "w</w>" in tokens else 1)
+
+    def test_bytes_are_never_unknown(self):
+        text = self.put("t.txt", "the cat sat on the mat\n" * 30)
+        self.must("train", "--data", text, "--tokenizer", "byte-bpe:260", "--out", "m", *self.SMALL)
+        self.assertEqual(self.told("generate", "-m", "m", "-p", "Ω", "-n", 1), [])
+
+
+class Plans(train_test.TrainCase):
+    """`plan` takes what `train` takes, and tells what `train --memory` will do."""
+
+    MODEL = ["--layers", 2, "--d-model", 32, "--heads", 2, "--context", 32, "--batch-size", 4]
+
+    def setUp(self):
+        super().setUp()
+        os.environ["XDG_CACHE_HOME"] = str(self.dir / "cache")
+        self.addCleanup(os.environ.pop, "XDG_CACHE_HOME")
+        self.text = self.put("t.txt", "the cat sat on the mat\n" * 200)
+
+    def plans(self, *arguments):
+        return json.loads(self.must("plan", "--json", *arguments))["plans"]
+
+    def test_a_train_command(self):
+        train = ["--data", self.text, "--out", "run", "--tokenizer", "bpe:60", *self.MODEL]
+        plans = self.plans(*train)
+        self.assertFalse((self.dir / "run").exists())
+        config = self.put("c.json", self.must("train", *train, "--dump-config"))
+        same = lambda all: [(p["micro_batch_sequences"], p["gradient_checkpointing"],
+                             p["bytes"]["saved"]) for p in all]
+        self.assertEqual(same(self.plans("--config", config)), same(plans))
+        budget = plans[-1]["bytes"]["total"] + (1 << 20)
+        self.must("train", *train, "--memory", budget, "--max-steps", 1)
+        made = json.loads((self.dir / "run" / "plan.json").read_text())
+        self.assertEqual(same([made]), same(plans[-1:]))
+        self.assertEqual(same(self.plans("--config", self.dir / "run" / "training_args.json",
+                                         "--budgets", budget))[:1], same([made]))
+        self.fails("plan", *self.MODEL, "--data", self.text, "--resume", "run", says="--resume")
+        self.fails("plan", *self.MODEL, says=["--vocab-size", "--data"])
+        self.fails("plan", "--task", "reconstruct", "--data", self.text, says="--task")
+
+    def test_budgets(self):
+        model = ["--vocab-size", 60, *self.MODEL]
+        listed = self.plans(*model)
+        for plan in listed:
+            self.assertGreater(plan["logits_rows"], 0)
+        # Each plan that a budget finds is listed.
+        key = lambda p: (p["micro_batch_sequences"], p["gradient_checkpointing"], p["logits_rows"])
+        least, most = (listed[i]["bytes"]["total"] for i in (0, -1))
+        for i in range(9):
+            budget = least + (most - least) * i // 8 + (64 << 10)
+            self.assertIn(key(self.plans(*model, "--budgets", budget)[0]), map(key, listed))
+        # Those that fit are told, and the one that does not.
+        done = self.call("plan", *model, "--json", "--budgets", "200M", "1M", "100M")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(json.loads(done.stdout)["plans"]), 2)
+        self.assertRegex(done.stderr.decode(), r"^--budgets: 1 MiB is too little: .*at least \d+ MiB")
+        self.fails("plan", *model, "--budgets", "1M", "2M", says="--budgets: 1 MiB is too little")
+        self.fails("plan", *model, "--memory", "1M", says="--memory: 1 MiB is too little")
+
+    def test_the_least_budget_is_enough(self):
+        big = self.put("big.txt", "".join(f"word{i} the cat {i * 7919 % 9973} sat\n"
+                                          for i in range(60_000)))
+        poems = self.put("poems.txt", reconstruct_test.poems(30))
+        lm = lambda text, *flags: ["--data", text, *self.MODEL, *flags]
+        commands = {
+            "char": lm(self.text), "bpe": lm(self.text, "--tokenizer", "bpe:60", "--mixer", "gla"),
+            "lstm": lm(self.text, "--mixer", "lstm", "--block", "bare"),
+            # Reading takes more than training.
+            "reading": lm(big, "--tokenizer", "byte-bpe:600"),
+            "autoencoder": ["--task", "reconstruct", "--data", poems,
+                            *reconstruct_test.ReconstructCase.SMALL]}
+        for name, flags in commands.items():
+            with self.subTest(name):
+                command = lambda out, memory: ["train", *flags, "--max-steps", 2, "--out", out,
+                                               "--memory", memory]
+                line = self.refuses(command("no", "1M"), says="needs at least")
+                least = int(re.search(r"at least (\d+) MiB", line).group(1))
+                self.assertEqual("reading the data has taken" in line, name == "reading", line)
+                for again in range(3):
+                    self.must(*command(f"{name}{again}", f"{least}MiB"))
+                self.refuses(command("no", (least - 1 << 20) - (16 << 10)),
+                             says=[f"needs at least {least} MiB"])
+
+
+class Endless(Case):
+    """A stream without an end does not fill the disk."""
+
+    def test_streams(self):
+        inside = """set -e
+            mkdir small; mount -t tmpfs -o size=96m none small; mkdir small/tmp
+            export TMPDIR=$PWD/small/tmp
+            set +e
+            "$@" train --data /dev/zero --out small/run --tokenizer bpe:300
+            echo $?; ls -A small small/tmp
+            yes | "$@" train --data - --out small/run --tokenizer tokenizer
+            echo $?; ls -A small small/tmp
+            yes | "$@" prepare --data - --out small/x.tokens --tokenizer tokenizer
+            echo $?; ls -A small small/tmp; df --output=pcent small | tail -1"""
+        if self.unshared("mkdir m; mount -t tmpfs -o size=1m none m").returncode != 0:
+            self.skipTest("no file system can be mounted here")
+        self.must("tokenizer", "train", "--kind", "char", "--data", self.put("t", "y\n" * 9), "--out",
+                  "tokenizer")
+        done = self.unshared(inside)
+        errors = done.stderr.splitlines()
+        self.assertEqual(len(errors), 3, done.stderr)
+        for line, what in zip(errors, ("/dev/zero", "the ids of the text", "the ids of the text")):
+            self.assertRegex(line, f"^refrain .*: {what}: fills the disk: .* expected .* or more$")
+        self.assertEqual(done.stdout.split(), 3 * ["2", "small:", "tmp", "small/tmp:"] + ["0%"])
+
+    def unshared(self, script):
+        return subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script,
+                               "sh", cli_test.REFRAIN], cwd=self.dir, text=True, timeout=120,
+                              capture_output=True)
+
+    def test_lost_and_found_is_nothing(self):
+        for out in ("run", "converted"):
+            (self.dir / out / "lost+found").mkdir(parents=True)
+        text = self.put("t.txt", "the cat sat on the mat\n" * 30)
+        self.must("train", "--data", text, "--out", "run", "--layers", 1, "--d-model", 8, "--heads",
+                  1, "--context", 8, "--batch-size", 2, "--max-steps", 1)
+        self.assertTrue((self.dir / "run" / "lost+found").is_dir())
+        (self.dir / "converted" / "mine").touch()
+        self.fails("convert", "--from", "hf", self.model, "--out", "converted", says="empty")
 
 
 if __name__ == "__main__":

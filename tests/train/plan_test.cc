@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+
 #include "refrain/base/bytes.h"
 #include "refrain/base/parallel.h"
 #include "support/error_of.h"
@@ -44,6 +46,14 @@ TEST(Bytes, AreRead) {
   EXPECT_EQ(bytes_text(1023), "1 KiB");
   EXPECT_EQ(bytes_text(size_t{5} << 20), "5 MiB");
   EXPECT_EQ(bytes_text(size_t{3} << 29), "1.50 GiB");
+  EXPECT_EQ(bytes_text_above(size_t{5} << 20), "5 MiB");
+  EXPECT_EQ(bytes_text_above((size_t{5} << 20) + 1), "6 MiB");
+  EXPECT_EQ(bytes_text_above(1), "1 MiB");
+  EXPECT_EQ(bytes_text_above(size_t{3} << 29), "1536 MiB");
+  EXPECT_EQ(bytes_text_below(1023), "1023 bytes");
+  EXPECT_EQ(bytes_text_below(2047), "1 KiB");
+  EXPECT_EQ(bytes_text_below((size_t{6} << 20) - 1), "5 MiB");
+  EXPECT_EQ(bytes_text_below((size_t{3} << 29) - 1), "1.49 GiB");
 }
 
 TEST(Checkpointing, IsReadAndWritten) {
@@ -56,6 +66,20 @@ TEST(Checkpointing, IsReadAndWritten) {
                           "auto,64", "1.5", "99999999999"})
     EXPECT_NE(error_of([&] { parse_checkpointing(bad); }).find(fmt::format("found '{}'", bad)),
               std::string::npos);
+}
+
+constexpr size_t kMebibyte = size_t{1} << 20;
+// What a named least budget has above what is needed: pages that come and go.
+constexpr size_t kUnsteady = size_t{16} << 10;
+
+size_t least_named_by(const Planner& planner, size_t budget) {
+  const std::string refused = error_of([&] { planner.within(budget); });
+  size_t least = 0;
+  const size_t at = refused.find("needs at least ");
+  if (at == refused.npos ||
+      std::sscanf(refused.c_str() + at, "needs at least %zu MiB", &least) != 1)
+    ADD_FAILURE() << refused;
+  return least;
 }
 
 class Plans : public ::testing::TestWithParam<const char*> {};
@@ -80,8 +104,26 @@ TEST_P(Plans, TradeBytesForTime) {
     EXPECT_EQ(chosen.budget, plan.total());
   }
   const size_t least = plans.front().total();
-  const std::string refused = error_of([&] { planner.within(least - 1); });
-  EXPECT_NE(refused.find("needs at least " + bytes_text(least)), std::string::npos) << refused;
+  EXPECT_EQ(least_named_by(planner, least - 1) << 20, (least / kMebibyte + 1) * kMebibyte);
+}
+
+TEST_P(Plans, TheLeastThatIsNamedIsEnoughAndOneLessIsNot) {
+  LanguageModel model(small(GetParam(), 128), {}, LanguageModel::Memory::kLater);
+  // A process of whatever size; one that has taken more than it has now.
+  for (size_t process = kMebibyte; process < 2 * kMebibyte; process += 123'456)
+    for (const size_t taken : {size_t{0}, process + 20 * kMebibyte}) {
+      const Planner planner(model, batch_of(8), true, process, taken);
+      const size_t named = least_named_by(planner, 1);
+      EXPECT_LE(planner.within(named * kMebibyte).total(), named * kMebibyte);
+      EXPECT_LE(taken, named * kMebibyte);
+      const std::string refused =
+          error_of([&] { planner.within((named - 1) * kMebibyte - kUnsteady); });
+      EXPECT_NE(refused.find(fmt::format(" {} MiB is too little: this run needs at least {} MiB (",
+                                         named - 2, named)),
+                std::string::npos)
+          << refused;
+      EXPECT_EQ(refused.find("reading the data has taken") != std::string::npos, taken > 0);
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Patterns, Plans,

@@ -73,7 +73,7 @@ Documents small_documents() {
 }
 
 Plan unbounded(const WordAutoencoder& model, const TrainConfig& config, const Curriculum& c) {
-  return plan_reconstruction(model, config, Stages(c), true, 0, 0);
+  return plan_reconstruction(model, config, Stages(c), true, {});
 }
 
 TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {

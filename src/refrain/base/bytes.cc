@@ -32,6 +32,18 @@ size_t parse_bytes(const std::string& name, const std::string& text) {
   return static_cast<size_t>(bytes);
 }
 
+std::string bytes_text_below(size_t bytes) {
+  if (bytes < size_t{1} << 10) return fmt::format("{} bytes", bytes);
+  if (bytes < size_t{1} << 20) return fmt::format("{} KiB", bytes >> 10);
+  if (bytes < size_t{1} << 30) return fmt::format("{} MiB", bytes >> 20);
+  return fmt::format("{:.2f} GiB", std::floor(static_cast<double>(bytes) * 100 / (1 << 30)) / 100);
+}
+
+std::string bytes_text_above(size_t bytes) {
+  constexpr size_t kMebibyte = size_t{1} << 20;
+  return fmt::format("{} MiB", bytes / kMebibyte + (bytes % kMebibyte != 0));
+}
+
 std::string bytes_text(size_t bytes) {
   const auto value = static_cast<double>(bytes);
   if (bytes >= size_t{1} << 30) return fmt::format("{:.2f} GiB", value / (1 << 30));

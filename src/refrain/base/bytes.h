@@ -12,5 +12,8 @@ size_t parse_bytes(const std::string& name, const std::string& text);
 
 // "1.50 GiB", "802 MiB", "64 KiB".
 std::string bytes_text(size_t bytes);
+std::string bytes_text_below(size_t bytes);  // likewise, of no more than there are
+// "1437 MiB": as parse_bytes() takes it ("1437MiB"), no less than `bytes`.
+std::string bytes_text_above(size_t bytes);
 
 }  // namespace refrain

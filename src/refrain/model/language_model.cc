@@ -10,6 +10,7 @@
 #include "refrain/kernels/reduce.h"
 #include "refrain/kernels/rms_norm.h"
 #include "refrain/mixers/registry.h"
+#include "refrain/model/operations.h"
 #include "refrain/model/supervised_rows.h"
 
 namespace refrain {
@@ -116,11 +117,7 @@ void LanguageModel::finish_gradients() {
   if (config_.tie_embeddings) kernels::add(embedding_.g, lookup_gradient(), embedding_.g);
 }
 
-// Rows whose logits exist at a time: few enough for the cache, but enough to fill the products.
-int64_t LanguageModel::slice_rows() const {
-  constexpr int64_t kFloats = int64_t{1} << 18;
-  return std::max<int64_t>(256, kFloats / config_.vocab_size);
-}
+int64_t LanguageModel::slice_rows() const { return head_rows(config_); }
 
 LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
                                                    std::span<const int32_t> rows) const {

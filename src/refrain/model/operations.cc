@@ -49,6 +49,11 @@ double head_operations(const ModelConfig& config) {
   return 2 * static_cast<double>(config.vocab_size * config.d_model);
 }
 
+int64_t head_rows(const ModelConfig& config) {
+  constexpr int64_t kFloats = int64_t{1} << 18;
+  return std::max<int64_t>(256, kFloats / config.vocab_size);
+}
+
 double model_operations(LanguageModel& model, int64_t length) {
   double operations = head_operations(model.config());
   for (const BlockOperations& block : block_operations(model, length))

@@ -26,6 +26,9 @@ struct BlockOperations {
 std::vector<BlockOperations> block_operations(LanguageModel&, int64_t length);
 
 double head_operations(const ModelConfig&);
+// Rows whose logits exist at a time where nothing else is asked for: few enough for the cache, but
+// enough to fill the products.
+int64_t head_rows(const ModelConfig&);
 
 // Blocks and head. An embedding is only looked up.
 double model_operations(LanguageModel&, int64_t length);

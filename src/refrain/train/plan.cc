@@ -11,6 +11,9 @@
 namespace refrain {
 namespace {
 
+// A process of the same work has a few pages more at one time than at another.
+constexpr size_t kUnsteadyBytes = size_t{16} << 10;
+
 // What threads touch of their stacks; what the heap takes for small things, a checkpoint's header
 // among them, and loses between them, and pages of data on their way.
 constexpr size_t kStackBytes = size_t{192} << 10, kHeapBytes = size_t{512} << 10;
@@ -46,14 +49,28 @@ size_t overhead_bytes() {
   return kHeapBytes + kStackBytes * static_cast<size_t>(std::max(threads(), 1));
 }
 
+void refuse_budget(const Room& room, const Plan& least, const std::string& parts) {
+  const size_t needed = std::max(least.total(), room.taken);
+  std::string why = fmt::format("{} for the program and its data, {}",
+                                bytes_text(least.process + least.batch), parts);
+  if (room.taken > least.total())
+    why = fmt::format(
+        "reading the data has taken {}; refrain tokenizer train and refrain prepare can do that "
+        "beforehand)",
+        bytes_text(room.taken));
+  throw_error("{}: {} is too little: this run needs at least {} ({}", room.flag,
+              bytes_text_below(room.budget), bytes_text_above(needed + kUnsteadyBytes), why);
+}
+
 int64_t evaluation_stretch(const LanguageModel& model, const TrainConfig& config) {
   if (config.tbptt > 0) return config.tbptt;
   const bool is_long = model.config().context > LanguageModel::kSegment;
   return is_long && model.bounded_state() ? LanguageModel::kSegment : 0;
 }
 
-Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates, size_t process)
-    : model_(model), config_(config), evaluates_(evaluates), process_(process) {
+Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates, size_t process,
+                 size_t taken)
+    : model_(model), config_(config), evaluates_(evaluates), process_(process), taken_(taken) {
   const int64_t context = model.config().context;
   longest_ = config.tbptt > 0 ? std::min(config.tbptt, context) : context;
   if (config.max_tokens > 0)
@@ -125,6 +142,8 @@ Plan Planner::measured(Plan plan) const {
     all = sequences * context;
     plan.step = step_bytes(plan, plan.sequences, longest_);
   }
+  plan.logits_rows =
+      std::min(rows, plan.head_rows > 0 ? plan.head_rows : head_rows(model_.config()));
   plan.model = model_.training_bytes();
   plan.batch = static_cast<size_t>(kBytesPerBatchToken * all + kBytesPerToken * rows);
   size_t state = 0;
@@ -252,18 +271,19 @@ const std::vector<Plan>& Planner::frontier() const& {
   return all_;
 }
 
-Plan Planner::within(size_t budget) const {
+Plan Planner::within(size_t budget, const char* flag) const {
   const std::vector<Plan>& plans = frontier();
   const auto beyond = std::find_if(plans.begin(), plans.end(),
                                    [&](const Plan& plan) { return plan.total() > budget; });
-  if (beyond == plans.begin()) {
+  if (beyond == plans.begin() || taken_ > budget) {
     const Plan& least = plans.front();
-    throw_error(
-        "--memory: {} is too little: this run needs at least {} ({} for the program and its data, "
-        "{} for weights, gradients and moments of {} parameters, {} for activations of {} tokens "
-        "at a time); a smaller model, --context or --vocab-size would need less",
-        bytes_text(budget), bytes_text(least.total()), bytes_text(least.process + least.batch),
-        bytes_text(least.model), model_.parameters(), bytes_text(least.activations()), longest_);
+    refuse_budget(
+        {budget, process_, taken_, flag}, least,
+        fmt::format("{} for weights, gradients and moments of {} parameters, {} for activations of "
+                    "{} tokens at a time); a smaller model, --context or --vocab-size would need "
+                    "less",
+                    bytes_text(least.model), model_.parameters(), bytes_text(least.activations()),
+                    longest_));
   }
   Plan plan = *(beyond - 1);
   plan.budget = budget;
@@ -289,7 +309,7 @@ std::string to_text(const Recompute& r) {
 io::Json to_json(const Plan& plan) {
   io::Json json = {{"memory_budget_bytes", plan.budget},
                    {"gradient_checkpointing", to_text(plan.recompute)},
-                   {"logits_rows", plan.head_rows},
+                   {"logits_rows", plan.logits_rows},
                    {"evaluation_sequences", plan.evaluation_sequences},
                    {"operations_per_token", plan.cost},
                    {"bytes",

@@ -23,7 +23,8 @@ struct Plan {
   int64_t sequences = 0, tokens = 0;
   int64_t evaluation_sequences = 0;  // of a batch of evaluation
   Recompute recompute;
-  int64_t head_rows = 0;  // LanguageModel::Lesson
+  int64_t head_rows = 0;    // LanguageModel::Lesson
+  int64_t logits_rows = 0;  // whose logits exist at a time
 
   size_t budget = 0;      // 0: none was named, and activations take what they need
   size_t process = 0;     // program, libraries, tokenizer, data, as resident when it was made
@@ -37,6 +38,18 @@ struct Plan {
   size_t total() const { return process + model + batch + activations(); }
 };
 
+// What there is to plan with.
+struct Room {
+  size_t budget = 0;   // 0: none was named
+  size_t process = 0;  // resident now, without the model
+  size_t taken = 0;    // most that the process has taken until now, as when it read the data
+  const char* flag = "--memory";  // that named the budget
+};
+
+// An Error for a budget that is less than what the least plan needs or what was taken already: it
+// names the least that will do. `parts` says what that depends on.
+[[noreturn]] void refuse_budget(const Room&, const Plan& least, const std::string& parts);
+
 // What any run takes besides: stacks of its threads, and the heap for small things.
 size_t overhead_bytes();
 
@@ -46,14 +59,14 @@ std::string to_text(const Recompute&);  // as --gradient-checkpointing takes it
 class Planner {
  public:
   // `process`: resident bytes of the process without the model. The model needs no memory.
-  Planner(LanguageModel&, const TrainConfig&, bool evaluates, size_t process);
+  Planner(LanguageModel&, const TrainConfig&, bool evaluates, size_t process, size_t taken = 0);
 
   // With the settings' micro-batch, or parts of it where larger ones are no faster, and their
   // recomputation, whatever it takes.
   Plan unbounded() const;
   // The cheapest within the budget. When none is, an Error that names the smallest budget and what
   // the rest depends on.
-  Plan within(size_t budget) const;
+  Plan within(size_t budget, const char* flag = "--memory") const;
   // Those that no other beats in both bytes and cost, by bytes.
   const std::vector<Plan>& frontier() const&;
   std::vector<Plan> frontier() && { return frontier(); }  // outlives a Planner that was made for it
@@ -68,7 +81,7 @@ class Planner {
   LanguageModel& model_;
   const TrainConfig config_;
   bool evaluates_;
-  size_t process_;
+  size_t process_, taken_;
   int64_t longest_;  // tokens of a sequence in a window
   int64_t optimiser_sequences_ = 0, optimiser_tokens_ = 0;
   mutable std::vector<Plan> all_;

@@ -1,5 +1,7 @@
 #include "refrain/train/reconstruction_plan.h"
 
+#include <algorithm>
+
 #include "refrain/base/bytes.h"
 
 namespace refrain {
@@ -48,19 +50,18 @@ Plan measured(const WordAutoencoder& model, const TrainConfig& config, const Sta
 }  // namespace
 
 Plan plan_reconstruction(const WordAutoencoder& model, const TrainConfig& config,
-                         const Stages& stages, bool evaluates, size_t process, size_t budget) {
+                         const Stages& stages, bool evaluates, const Room& room) {
   for (int64_t windows = config.batch_size;; windows = (windows + 1) / 2) {
-    Plan plan = measured(model, config, stages, evaluates, process, windows);
-    plan.budget = budget;
-    if (budget == 0 || plan.total() <= budget) return plan;
+    Plan plan = measured(model, config, stages, evaluates, room.process, windows);
+    plan.budget = room.budget;
+    if (room.budget == 0 || std::max(plan.total(), room.taken) <= room.budget) return plan;
     if (windows == 1)
-      throw_error(
-          "--memory: {} is too little: this run needs at least {} ({} for the program and its "
-          "data, {} for weights, gradients and moments of {} parameters, {} for activations of a "
-          "window); a smaller model or shorter windows would need less",
-          bytes_text(budget), bytes_text(plan.total()), bytes_text(plan.process + plan.batch),
-          bytes_text(plan.model), model.model->parameters().count(),
-          bytes_text(plan.activations()));
+      refuse_budget(
+          room, plan,
+          fmt::format("{} for weights, gradients and moments of {} parameters, {} for activations "
+                      "of a window); a smaller model or shorter windows would need less",
+                      bytes_text(plan.model), model.model->parameters().count(),
+                      bytes_text(plan.activations())));
   }
 }
 

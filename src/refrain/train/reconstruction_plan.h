@@ -9,10 +9,10 @@
 
 namespace refrain {
 
-// The model must have its gradients' memory. `process`: resident bytes of the process without the
-// model. With a budget the largest micro-batch that fits, or an Error that names the least budget;
-// with 0 the whole batch_size.
+// The model must have its gradients' memory, which is not of `room.process`. With a budget the
+// largest micro-batch that fits, or an Error that names the least budget; without one the whole
+// batch_size.
 Plan plan_reconstruction(const WordAutoencoder&, const TrainConfig&, const Stages&, bool evaluates,
-                         size_t process, size_t budget);
+                         const Room& room);
 
 }  // namespace refrain
