@@ -1,7 +1,6 @@
 // Text to a token file, once, to train and evaluate on it often.
 #include <algorithm>
 #include <filesystem>
-#include <optional>
 
 #include "cli/effect.h"
 #include "cli/inputs.h"
@@ -54,17 +53,15 @@ struct Prepare {
     check_target("--out", out, inputs);
     if (trains) check_place(beside);
     const data::Tokenizer made = make_tokenizer(tokenizer, source);
-    // Both are on disk before either takes the place of an old one.
-    std::optional<io::AtomicDirectory> directory;
-    if (trains) {
-      directory.emplace(beside);
-      made.save(directory->path());
-    }
     UnknownCharacters unknown(made);
     data::WriteEvents events;
     events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };
+    // Both are on disk before either takes the place of an old one.
     events.before_commit = [&] {
-      if (directory) directory->commit();
+      if (!trains) return;
+      io::AtomicDirectory directory(beside);
+      made.save(directory.path());
+      directory.commit();
     };
     const data::Prepared done = data::write_token_file(source, made, out, events);
     note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),

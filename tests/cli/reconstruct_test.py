@@ -209,7 +209,8 @@ class Mistakes(ReconstructCase):
         self.fails(*use, says=["windows of at least 3 words", "found 2"], input="the quick")
         self.fails(*use, says=["expected words that have vectors", "2 are hidden"],
                    input="unheard words")
-        self.fails("generate", "-m", self.dir / "run", "-p", "the", says="tokenizer.json")
+        self.fails("generate", "-m", self.dir / "run", "-p", "the",
+                   says="found a sequence autoencoder")
         self.fails("reconstruct", "-m", self.dir, says="refrain.json")
 
 

@@ -13,6 +13,8 @@ namespace {
 
 // A process of the same work has a few pages more at one time than at another.
 constexpr size_t kUnsteadyBytes = size_t{16} << 10;
+// What several threads have taken at their most, when they read a text, varies by more.
+constexpr size_t kUnsteadyPeak = size_t{256} << 10;
 
 // What threads touch of their stacks; what the heap takes for small things, a checkpoint's header
 // among them, and loses between them, and pages of data on their way.
@@ -50,7 +52,8 @@ size_t overhead_bytes() {
 }
 
 void refuse_budget(const Room& room, const Plan& least, const std::string& parts) {
-  const size_t needed = std::max(least.total(), room.taken);
+  const size_t needed =
+      std::max(least.total() + kUnsteadyBytes, room.taken > 0 ? room.taken + kUnsteadyPeak : 0);
   std::string why = fmt::format("{} for the program and its data, {}",
                                 bytes_text(least.process + least.batch), parts);
   if (room.taken > least.total())
@@ -59,7 +62,7 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
         "beforehand)",
         bytes_text(room.taken));
   throw_error("{}: {} is too little: this run needs at least {} ({}", room.flag,
-              bytes_text_below(room.budget), bytes_text_above(needed + kUnsteadyBytes), why);
+              bytes_text_below(room.budget), bytes_text_above(needed), why);
 }
 
 int64_t evaluation_stretch(const LanguageModel& model, const TrainConfig& config) {
