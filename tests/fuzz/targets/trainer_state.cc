@@ -15,6 +15,8 @@ void run(std::string_view input) {
 std::vector<std::string> seeds() {
   TrainerState state;
   state.step = 7;
+  state.position = {1, 2};
+  state.evaluated_step = 6;
   state.tokens_seen = 1234;
   state.best_loss = 2.5;
   state.best_step = 4;
