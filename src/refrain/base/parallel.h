@@ -24,7 +24,7 @@ inline constexpr int64_t kWorthSharing = 1'000'000;
 // f(task) or f(task, worker) for every task in [0, tasks), started in ascending order and ended in
 // any; worker is in [0, threads()) and tells apart tasks that run at the same time (for per-thread
 // scratch). Nested calls run on the calling thread, and so does all of it when `operations`, an
-// estimate for all tasks together, is not worth sharing. Exceptions must not leave f.
+// estimate for all tasks together, is not worth sharing. What the first task throws, this throws.
 template <class F>
 void parallel_for(int64_t tasks, F&& f, int64_t operations = kWorthSharing) {
   using Fn = std::remove_reference_t<F>;
