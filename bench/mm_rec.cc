@@ -181,16 +181,17 @@ void print_recomputation(const Setup& setup) {
   constexpr int64_t kAll = Recompute::kAllBlocks;
   const std::vector<Row> rows = {
       {.name = "nothing"},
-      {.name = "inside of the decay", .recompute = {.gates = true}},
-      {.name = "attention over the memory", .recompute = {.memory_attention = true}},
+      {.name = "inside of the decay", .recompute = {.parts = {"gates"}}},
+      {.name = "attention over the memory", .recompute = {.parts = {"memory_attention"}}},
       {.name = "feed-forward", .recompute = {.feed_forwards = true}},
       {.name = "decay, attention and feed-forward",
-       .recompute = {.feed_forwards = true, .gates = true, .memory_attention = true}},
+       .recompute = {.feed_forwards = true, .parts = {"gates", "memory_attention"}}},
       {.name = "mixers but for h every 64 tokens", .recompute = {.keep_every = 64}},
       {.name = "the same, inside of the decay and feed-forward",
-       .recompute = {.feed_forwards = true, .keep_every = 64, .gates = true}},
+       .recompute = {.feed_forwards = true, .keep_every = 64, .parts = {"gates"}}},
       {.name = "blocks", .recompute = {.blocks = kAll}},
-      {.name = "blocks, and inside of the decay", .recompute = {.blocks = kAll, .gates = true}},
+      {.name = "blocks, and inside of the decay",
+       .recompute = {.blocks = kAll, .parts = {"gates"}}},
   };
   std::printf("\n| recomputed, T %lld | activations, MiB | peak, MiB | seconds a step |\n",
               static_cast<long long>(T));

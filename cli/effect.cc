@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
 
 namespace refrain::cli {
@@ -58,6 +59,16 @@ void check_spilling(const CommandLine& line, const TrainConfig& training, const 
                     LanguageModel::kSegment, training.tbptt > 0 ? ", --tbptt" : "", longest));
 }
 
+// refuse("attention or another") when none of the kinds has the trait: the kinds that have it.
+template <class F>
+void check_trait(const std::set<std::string>& kinds, bool MixerTraits::*trait, F&& refuse) {
+  const auto able = [&](const std::string& kind) { return mixer_traits(kind).*trait; };
+  if (std::ranges::any_of(kinds, able)) return;
+  std::vector<std::string> known = mixer_kinds();
+  std::erase_if(known, [&](const std::string& kind) { return !able(kind); });
+  refuse(fmt::format("{}", fmt::join(known, " or ")));
+}
+
 }  // namespace
 
 void refuse_given(const CommandLine& line, std::string_view name, const std::string& why) {
@@ -82,14 +93,17 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   for (const std::string& kind : kinds) make_mixer(kind, model.mixer_shape(), mixers);
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
-  if (!kinds.contains("attention"))
+  check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {
     refuse_given(line, "kv_heads",
-                 fmt::format("expected a block with the mixer attention, found {}", stack));
+                 fmt::format("expected a block with the mixer {}, found {}", able, stack));
+  });
   if (model.bare())
     for (const char* name : {"d_ff", "feed_forward", "rms_norm_eps"})
       refuse_given(line, name, "has a meaning with --block pre_norm only");
-  if (training.attention_dropout > 0 && !kinds.contains("attention"))
-    throw_error("--attention-dropout: expected a block with the mixer attention, found {}", stack);
+  if (training.attention_dropout > 0)
+    check_trait(kinds, &MixerTraits::attention_dropout, [&](const std::string& able) {
+      throw_error("--attention-dropout: expected a block with the mixer {}, found {}", able, stack);
+    });
   if (training.max_tokens > 0)
     refuse_given(
         line, "batch_size",

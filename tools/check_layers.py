@@ -33,11 +33,33 @@ DOORS = {
 # Nothing below cli/ prints, exits or reads the environment.
 FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort\s*\(|getenv\s*\()")
 
+# Where a kind of mixer may be named, besides its own folder and the registry.
+KINDS_MAY_STAND = {
+    "model/config_json.cc": "a Llama's files are a stack of attention",
+    "model/llama2c.cc": "and so are llama2.c's",
+    "kernels/recurrent.h": "cells of recurrent layers have the names of their mixers",
+    "cli/bench": "each section is about a kind, and the verb says which",
+}
+
+
+def kinds_of(root: pathlib.Path) -> list[str]:
+    kinds = re.findall(r'\{"(\w+)", mixer_kind<', (root / "mixers" / "registry.cc").read_text())
+    assert len(kinds) >= 8, "the registry's lines are not found"
+    return kinds
+
+
+def kind_named(code: str, kinds: list[str]) -> str | None:
+    """The kind that a line of code depends on: its name, or one of its settings, as a string."""
+    named = re.search(rf'"({"|".join(kinds)})(\.\w+)?"', code)
+    included = re.match(r'\s*#include "refrain/mixers/(\w+)/', code)
+    return named[1] if named else included[1] if included else None
+
 
 def main() -> int:
     top = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     root = top / "src" / "refrain"
     bad = []
+    kinds = kinds_of(root)
     # The program sees all layers; the doors are closed to it too.
     for f in sorted([*root.rglob("*.[hc]*"), *(top / "cli").rglob("*.[hc]*")]):
         library = f.is_relative_to(root)
@@ -45,6 +67,9 @@ def main() -> int:
         layer = rel.split("/")[0]
         for n, line in enumerate(f.read_text().splitlines(), 1):
             code = line.split("//")[0]
+            if kind := kind_named(code, kinds):
+                if not rel.startswith(("mixers/", *KINDS_MAY_STAND)):
+                    bad.append(f"{rel}:{n}: {kind} is known in its folder and the registry only")
             if library and FORBIDDEN.search(code):
                 bad.append(f"{rel}:{n}: the library does not print, exit or read the environment")
             m = re.match(r'\s*#include [<"]([^>"]+)', line)

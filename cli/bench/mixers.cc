@@ -120,9 +120,7 @@ class MixerRun {
   int64_t tokens() const { return window_.rows(); }
   // Of a token, forward.
   double operations() const {
-    return 2 * static_cast<double>(parameters_) + mixing_operations(kind_, shape_,
-                                                                    setup_.mixer_settings, length_,
-                                                                    mixer_->state_bytes(length_));
+    return 2 * static_cast<double>(parameters_) + mixer_->mixing_flops(length_);
   }
   size_t bytes() const { return workspace_.bytes(); }
   std::string shape_text() const {
@@ -133,8 +131,7 @@ class MixerRun {
  private:
   void set(Context& ctx) const {
     ctx.keep_every = setup_.checkpointing.keep_every;
-    ctx.recompute_gates = setup_.checkpointing.gates;
-    ctx.recompute_memory_attention = setup_.checkpointing.memory_attention;
+    ctx.recompute = setup_.checkpointing.parts;
     ctx.precision = setup_.precision;
     ctx.pieces = window_.offset;
   }

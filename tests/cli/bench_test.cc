@@ -7,7 +7,7 @@
 #include "cli/bench/check.h"
 #include "cli/bench/report.h"
 #include "cli/bench/timing.h"
-#include "refrain/model/operations.h"
+#include "refrain/mixers/registry.h"
 
 namespace refrain::cli::bench {
 namespace {
@@ -155,13 +155,13 @@ TEST(BenchFlops, CountTheKeysThatAreSeen) {
   const MixerShape shape{
       .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .context = 4, .blocks = 1};
   Options options;
-  const auto of_a_token = [&](const char* kind, size_t state_bytes) {
-    return mixing_operations(kind, shape, options, 4, state_bytes);
+  const auto of_a_token = [&](const char* kind) {
+    return make_mixer(kind, shape, options)->mixing_flops(4);
   };
-  EXPECT_DOUBLE_EQ(of_a_token("attention", 0), 4 * 8 * (1 + 2 + 3 + 4) / 4.0);
+  EXPECT_DOUBLE_EQ(of_a_token("attention"), 4 * 8 * (1 + 2 + 3 + 4) / 4.0);
   options.set("attention.window", "2");
-  EXPECT_DOUBLE_EQ(of_a_token("attention", 0), 4 * 8 * (1 + 2 + 2 + 2) / 4.0);
-  EXPECT_DOUBLE_EQ(of_a_token("gla", 40), 4 * 10);
+  EXPECT_DOUBLE_EQ(of_a_token("attention"), 4 * 8 * (1 + 2 + 2 + 2) / 4.0);
+  EXPECT_DOUBLE_EQ(of_a_token("gla"), 4 * 2 * 2 * 4);  // 2 heads, 2 keys x 4 values
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ MmRecConfig config_of(int64_t slots, int64_t stretch) {
 struct How {
   std::vector<int32_t> pieces;
   int64_t keep_every = 0;
-  bool recompute_gates = false, recompute_memory_attention = false;
+  std::vector<std::string> recompute{};
   kernels::Precision precision = kernels::Precision::kFloat32;
 };
 
@@ -37,8 +37,7 @@ Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R 
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   MixerUnderTest<MmRec> m(shape(D, 2), c);
   m.keep_every = how.keep_every;
-  m.recompute_gates = how.recompute_gates;
-  m.recompute_memory_attention = how.recompute_memory_attention;
+  m.recompute = how.recompute;
   m.precision = how.precision;
   StateRows states(1, m.mixer.state_bytes(R));
   const State state = states.state();
@@ -91,23 +90,25 @@ TEST(MmRecMixer, FusedAndHoistedOrNotGiveTheSameBits) {
 TEST(MmRecMixer, WhatIsRecomputedIsTheSameToTheBitAndNotSaved) {
   for (const auto precision :
        {kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16}) {
-    const auto how = [&](int64_t every, bool gates, bool attention) {
-      return How{{200}, every, gates, attention, precision};
+    using Parts = std::vector<std::string>;
+    const auto how = [&](int64_t every, const Parts& parts) {
+      return How{{200}, every, parts, precision};
     };
     const MmRecConfig c = config_of(4, 5);
-    const Outcome want = outcome(c, how(0, false, false));
+    const Outcome want = outcome(c, how(0, {}));
     const size_t row = 200 * 32 * sizeof(float);
     size_t less = want.saved;
-    for (const auto& [gates, attention, saving] : {std::tuple{true, false, 5 * row / 2},
-                                                   {false, true, 2 * row},
-                                                   {true, true, 9 * row / 2}}) {
-      const Outcome got = outcome(c, how(0, gates, attention));
+    const Parts both = {"gates", "memory_attention"};
+    for (const auto& [parts, saving] : {std::pair{Parts{"gates"}, 5 * row / 2},
+                                        {Parts{"memory_attention"}, 2 * row},
+                                        {both, 9 * row / 2}}) {
+      const Outcome got = outcome(c, how(0, parts));
       EXPECT_TRUE(same_bits(got.y_and_state, want.y_and_state));
       EXPECT_TRUE(same_bits(got.gradients, want.gradients));
       EXPECT_LT(got.saved, want.saved - saving + row / 8);
       less = std::min(less, got.saved);
     }
-    const Outcome all = outcome(c, how(50, true, true));
+    const Outcome all = outcome(c, how(50, both));
     EXPECT_TRUE(same_bits(all.gradients, want.gradients));
     EXPECT_LT(all.saved, less);
   }

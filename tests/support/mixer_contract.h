@@ -82,7 +82,7 @@ class MixerUnderTest {
   size_t saved_bytes() const { return saved_bytes_; }  // by the last forward that kept
 
   int64_t keep_every = 0;
-  bool recompute_gates = false, recompute_memory_attention = false;
+  std::vector<std::string> recompute{};  // parts (RecomputePart)
   kernels::Precision precision = kernels::Precision::kFloat32;
 
   static constexpr float kGradientStart = 0.25f;  // not zero: gradients must be added to
@@ -92,8 +92,7 @@ class MixerUnderTest {
  private:
   Context context(Arena& scratch) const {
     Context ctx{scratch, {}, keep_every};
-    ctx.recompute_gates = recompute_gates;
-    ctx.recompute_memory_attention = recompute_memory_attention;
+    ctx.recompute = recompute;
     ctx.precision = precision;
     return ctx;
   }

@@ -13,8 +13,11 @@
 // first, so that those still running are the first ones: no step is spent on padding. Every product
 // is one chain in ascending order (tile-inl.h), so no bit depends on threads or on what else runs.
 #pragma once
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
@@ -23,6 +26,14 @@
 namespace refrain::kernels {
 
 enum class Cell { kRnn, kLstm, kGru };
+inline constexpr std::array<std::string_view, 3> kCellNames = {"rnn", "lstm", "gru"};
+constexpr std::string_view name_of(Cell cell) { return kCellNames[static_cast<size_t>(cell)]; }
+constexpr std::optional<Cell> cell_named(std::string_view name) {
+  for (const Cell cell : {Cell::kRnn, Cell::kLstm, Cell::kGru})
+    if (name_of(cell) == name) return cell;
+  return std::nullopt;
+}
+
 // G: rnn 1, lstm 4, gru 3
 constexpr int64_t gates_of(Cell cell) {
   return cell == Cell::kLstm ? 4 : cell == Cell::kGru ? 3 : 1;

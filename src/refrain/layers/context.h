@@ -1,7 +1,10 @@
 // What every forward and backward is given beside its tensors.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "refrain/base/arena.h"
@@ -57,10 +60,8 @@ struct Context {
   // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
   // what is fastest. Mixers whose state grows with the rows ignore it.
   int64_t keep_every = 0;
-  // Parts of mm_rec that backward does again, to the same bits, instead of saving what they made:
-  // its decay's inside, its attention over the memory.
-  bool recompute_gates = false;
-  bool recompute_memory_attention = false;
+  // Parts of mixers (RecomputePart) that backward computes again instead of saving what they made.
+  std::span<const std::string> recompute{};
   // Of products. With kBf16, part of what is saved for backward is rounded too.
   kernels::Precision precision = kernels::Precision::kFloat32;
   // Of the rows that backward is given (Window::offset): products over rows are cut between them.
@@ -68,6 +69,9 @@ struct Context {
 
   kernels::Arithmetic over_features() const { return {precision, {}}; }
   kernels::Arithmetic over_rows() const { return {precision, pieces}; }
+  bool recomputes(std::string_view part) const {
+    return std::ranges::find(recompute, part) != recompute.end();
+  }
   bool bf16() const { return precision == kernels::Precision::kBf16; }
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.

@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 #include "refrain/layers/context.h"
 #include "refrain/layers/param.h"
@@ -22,9 +23,36 @@ struct State {
   float* row(int64_t b) const { return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]); }
 };
 
+// A part of what a mixer saves for backward that it can compute again instead, to the same bits,
+// when ctx.recomputes(name).
+struct RecomputePart {
+  std::string_view name;
+  double flops;  // that doing so takes, as a share of the mixer's forward pass
+};
+
+// What plans and settings must know of a kind of mixer; the same for all its settings.
+struct MixerTraits {
+  // It goes through a sequence token by token: a step shares its weights between the sequences of a
+  // batch, not between their tokens.
+  bool sequential = false;
+  // With Context::keep_every it saves states instead of rows; backward runs forward again.
+  bool keeps_states = false;
+  bool grouped_queries = false;    // it reads MixerShape::kv_heads
+  bool attention_dropout = false;  // and Dropout::attention_rate
+  std::span<const RecomputePart> recompute{};
+};
+
 class Mixer {
  public:
   virtual ~Mixer() = default;
+
+  virtual const MixerTraits& traits() const = 0;
+
+  // FLOPs a token of a forward pass over a sequence of `length` tokens, beside its projections (2
+  // for every parameter). The default: a decayed update and a reading of the state, 4 a number.
+  virtual double mixing_flops(int64_t length) const {
+    return 4 * static_cast<double>(state_bytes(length)) / sizeof(float);
+  }
 
   virtual void visit(const ParamVisitor&) = 0;
 

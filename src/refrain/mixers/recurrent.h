@@ -26,11 +26,15 @@ inline int64_t recurrent_width(const MixerShape& shape, const char* kind, int64_
 template <class Config>
 class RecurrentMixer final : public Mixer {
  public:
+  static constexpr MixerTraits kTraits{.sequential = true, .keeps_states = true};
+
   RecurrentMixer(const MixerShape& s, const Config& c)
       : cell_(Config::kCell, s.d_model, recurrent_width(s, Config::kName, c.hidden)),
         blocks_(s.blocks) {
     if (cell_.hidden() != s.d_model) o_ = Linear{cell_.hidden(), s.d_model};
   }
+
+  const MixerTraits& traits() const override { return kTraits; }
 
   void visit(const ParamVisitor& v) override {
     cell_.visit(v);

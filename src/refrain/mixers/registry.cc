@@ -1,5 +1,6 @@
 #include "refrain/mixers/registry.h"
 
+#include <algorithm>
 #include <map>
 
 #include "refrain/mixers/attention/ref.h"
@@ -13,62 +14,22 @@
 namespace refrain {
 namespace {
 
-using SettingVisitor =
-    std::function<void(const std::string&, const std::string&, const std::string&)>;
-
-template <class T>
-using Reference = void (*)(const std::string& prefix, const MixerShape&, const Options&,
-                           std::span<const std::vector<T>> weights, int64_t tokens, const T* x,
-                           T* y, T* state);
-
-struct Entry {
-  std::unique_ptr<Mixer> (*make)(const std::string& prefix, const MixerShape&, const Options&);
-  void (*put)(const std::string& prefix, const Options&, Options& to);
-  void (*visit)(const std::string& prefix, const SettingVisitor&);
-  Reference<double> in_double;
-  Reference<std::complex<double>> in_complex;
-};
-
-template <class T, template <class> class Ref, class Config>
-void run_reference(const std::string& prefix, const MixerShape& shape, const Options& options,
-                   std::span<const std::vector<T>> weights, int64_t tokens, const T* x, T* y,
-                   T* state) {
-  Ref<T>{shape, options.get<Config>(prefix)}.forward(weights, 0, tokens, x, y, state);
-}
-
-template <class M, class Config, template <class> class Ref>
-Entry entry() {
-  return {[](const std::string& prefix, const MixerShape& shape,
-             const Options& options) -> std::unique_ptr<Mixer> {
-            return std::make_unique<M>(shape, options.get<Config>(prefix));
-          },
-          [](const std::string& prefix, const Options& options, Options& to) {
-            to.put(prefix, options.get<Config>(prefix));
-          },
-          [](const std::string& prefix, const SettingVisitor& visit) {
-            Config().visit([&](const char* name, auto& field, const char* help) {
-              visit(prefix + name, Options::text(field), help);
-            });
-          },
-          run_reference<double, Ref, Config>, run_reference<std::complex<double>, Ref, Config>};
-}
-
 // A new mixer adds one line here.
-const std::map<std::string, Entry>& entries() {
-  static const std::map<std::string, Entry> all = {
-      {"attention", entry<Attention, AttentionConfig, AttentionRef>()},
-      {"attention_rnn", entry<AttentionRnn, AttentionRnnConfig, AttentionRnnRef>()},
-      {"gla", entry<Gla, GlaConfig, GlaRef>()},
-      {"gru", entry<Gru, GruConfig, GruRef>()},
-      {"lstm", entry<Lstm, LstmConfig, LstmRef>()},
-      {"mm_rec", entry<MmRec, MmRecConfig, MmRecRef>()},
-      {"rnn", entry<Rnn, RnnConfig, RnnRef>()},
-      {"simple_rnn", entry<Gla, SimpleRnnConfig, GlaRef>()},
+std::map<std::string, MixerKind>& entries() {
+  static std::map<std::string, MixerKind> all = {
+      {"attention", mixer_kind<Attention, AttentionConfig, AttentionRef>()},
+      {"attention_rnn", mixer_kind<AttentionRnn, AttentionRnnConfig, AttentionRnnRef>()},
+      {"gla", mixer_kind<Gla, GlaConfig, GlaRef>()},
+      {"gru", mixer_kind<Gru, GruConfig, GruRef>()},
+      {"lstm", mixer_kind<Lstm, LstmConfig, LstmRef>()},
+      {"mm_rec", mixer_kind<MmRec, MmRecConfig, MmRecRef>()},
+      {"rnn", mixer_kind<Rnn, RnnConfig, RnnRef>()},
+      {"simple_rnn", mixer_kind<Gla, SimpleRnnConfig, GlaRef>()},
   };
   return all;
 }
 
-const Entry& find(const std::string& kind) {
+const MixerKind& find(const std::string& kind) {
   const auto it = entries().find(kind);
   if (it != entries().end()) return it->second;
   std::string known;
@@ -78,15 +39,35 @@ const Entry& find(const std::string& kind) {
 
 }  // namespace
 
+void register_mixer(const std::string& name, const MixerKind& kind) {
+  const bool is_word = !name.empty() && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+  if (!is_word)
+    throw_error("a mixer's name: expected lower-case letters, digits and underscores, found '{}'",
+                name);
+  if (!entries().emplace(name, kind).second) throw_error("a mixer called '{}' is known", name);
+}
+
 std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerShape& shape,
                                   const Options& options) {
   return find(kind).make(kind + ".", shape, options);
 }
 
+const MixerTraits& mixer_traits(const std::string& kind) { return *find(kind).traits; }
+
 std::vector<std::string> mixer_kinds() {
   std::vector<std::string> kinds;
   for (const auto& [kind, entry] : entries()) kinds.push_back(kind);
   return kinds;
+}
+
+std::vector<std::string> recompute_parts() {
+  std::vector<std::string> parts;
+  for (const auto& [name, kind] : entries())
+    for (const RecomputePart& part : kind.traits->recompute)
+      if (std::ranges::find(parts, part.name) == parts.end()) parts.emplace_back(part.name);
+  return parts;
 }
 
 template <>

@@ -13,8 +13,8 @@ void expect_in(const char* name, int64_t value, int64_t low, int64_t high) {
     throw_error("autoencoder.{}: expected {} to {}, found {}", name, low, high, value);
 }
 
-void expect_one_of(const char* name, const std::string& value,
-                   std::initializer_list<std::string_view> choices) {
+template <class Names = std::initializer_list<std::string_view>>
+void expect_one_of(const char* name, const std::string& value, const Names& choices) {
   for (const std::string_view choice : choices)
     if (value == choice) return;
   throw_error("autoencoder.{}: expected one of {}, found '{}'", name, fmt::join(choices, ", "),
@@ -36,18 +36,14 @@ void AutoencoderConfig::check() const {
     throw_error(
         "autoencoder.heads: expected a divisor of autoencoder.hidden = {}, or a head_dim, found {}",
         hidden, heads);
-  expect_one_of("cell", cell, {"rnn", "lstm", "gru"});
+  expect_one_of("cell", cell, kernels::kCellNames);
   expect_one_of("decoder", decoder, {"plain", "cross_attention", "self_attention"});
   expect_one_of("bottleneck_norm", bottleneck_norm, {"none", "rms_norm"});
   expect_one_of("position_codes", position_codes, {"queries", "all"});
   expect_one_of("loss", loss, {"cosine", "mse"});
 }
 
-kernels::Cell AutoencoderConfig::kind_of_cell() const {
-  return cell == "rnn"    ? kernels::Cell::kRnn
-         : cell == "lstm" ? kernels::Cell::kLstm
-                          : kernels::Cell::kGru;
-}
+kernels::Cell AutoencoderConfig::kind_of_cell() const { return kernels::cell_named(cell).value(); }
 
 kernels::ReconstructionLoss AutoencoderConfig::kind_of_loss() const {
   return loss == "mse" ? kernels::ReconstructionLoss::kMse : kernels::ReconstructionLoss::kCosine;

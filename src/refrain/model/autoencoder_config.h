@@ -16,7 +16,7 @@ struct AutoencoderConfig {
   int64_t bottleneck = 128;
   int64_t heads = 8;
   int64_t head_dim = 0;
-  std::string cell = "lstm";
+  std::string cell{kernels::name_of(kernels::Cell::kLstm)};
   std::string decoder = "cross_attention";
   std::string bottleneck_norm = "none";
   std::string position_codes = "queries";

@@ -38,6 +38,8 @@ class Block {
   void backward(Context&, const Window&, ConstTensor x, Tensor d, const State* state,
                 const State* dstate, Arena& saved, Again again) const;
 
+  const Mixer& mixer() const { return *mixer_; }
+
   void finish_gradients() { mixer_->finish_gradients(); }
 
   size_t state_bytes(int64_t tokens) const { return mixer_->state_bytes(tokens); }

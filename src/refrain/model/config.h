@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "refrain/base/options.h"
+#include "refrain/mixers/registry.h"
 #include "refrain/mixers/shape.h"
 
 namespace refrain {
@@ -20,7 +21,7 @@ struct ModelConfig {
   int64_t context = 256;
   bool tie_embeddings = false;
   double rms_norm_eps = 1e-5;
-  std::string pattern = "attention";
+  std::string pattern = kDefaultMixer;
   std::string block = "pre_norm";
   std::string feed_forward = "swiglu";
 

@@ -95,6 +95,8 @@ class LanguageModel {
   void logits(Context&, const Window&, std::span<const int32_t> tokens,
               std::span<const State> states, std::span<const int32_t> rows, Tensor logits) const;
 
+  const Mixer& mixer(size_t block) const { return blocks_[block].mixer(); }
+
   // Bytes of block l's state for a sequence of up to `tokens` tokens.
   size_t state_bytes(int64_t block, int64_t tokens) const {
     return blocks_[static_cast<size_t>(block)].state_bytes(tokens);

@@ -138,8 +138,7 @@ void LanguageModel::train(const Context& context, const Window& w, const Lesson&
                           Tensor losses, Arena& saved) {
   Context ctx = context;
   ctx.keep_every = lesson.recompute.keep_every;
-  ctx.recompute_gates = lesson.recompute.gates;
-  ctx.recompute_memory_attention = lesson.recompute.memory_attention;
+  ctx.recompute = lesson.recompute.parts;
   ctx.precision = lesson.precision;
   const auto is_long = [&](int64_t b) { return w.length(b) > lesson.segment; };
   const bool segments = bounded_state();

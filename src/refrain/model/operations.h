@@ -2,23 +2,14 @@
 // plans count. Operations a token, forward; 2 for a multiply-add.
 #pragma once
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 #include "refrain/model/language_model.h"
 
 namespace refrain {
 
 // Training counts the forward pass three times: backward has two products for each of its own.
 inline constexpr double kTrainingPasses = 3;
-
-// What a mixer does with a token of a sequence of `length`, beside its projections: attention,
-// scores and values of the keys that a query sees, on average; others, a decayed update and a
-// reading of their state, 4 operations a number.
-double mixing_operations(const std::string& kind, const MixerShape&, const Options&, int64_t length,
-                         size_t state_bytes);
 
 struct BlockOperations {
   double mixer = 0, feed_forward = 0;  // 2 for every parameter, and the mixing

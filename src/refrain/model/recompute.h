@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 #include <limits>
+#include <string>
+#include <vector>
 
 namespace refrain {
 
@@ -13,7 +15,7 @@ struct Recompute {
   bool mixers = false;         // of the other blocks, what their mixers save, and
   bool feed_forwards = false;  // the feed-forward layers' values before the activation
   int64_t keep_every = 0;      // inside mixers: states every so many tokens (Context::keep_every)
-  bool gates = false, memory_attention = false;  // inside mm_rec (Context)
+  std::vector<std::string> parts{};  // of mixers, by name (RecomputePart)
   // Of a sequence that is trained segment by segment (LanguageModel::kSegment): all but the states
   // that segments begin with.
   bool segments = false;

@@ -129,13 +129,6 @@ int64_t columns(const TensorInfo& info) {
   return info.shape[1];
 }
 
-kernels::Cell to_cell(const std::string& kind) {
-  if (kind == "rnn") return kernels::Cell::kRnn;
-  if (kind == "lstm") return kernels::Cell::kLstm;
-  REFRAIN_CHECK(kind == "gru");
-  return kernels::Cell::kGru;
-}
-
 struct Sizes {
   int64_t V, E, H, L;
   int64_t D() const { return std::max(E, H); }
@@ -218,7 +211,7 @@ std::unique_ptr<LanguageModel> load_torch_cells(const std::string& path, const s
   std::unique_ptr<LanguageModel> model;
   try {
     const Parts parts(file);
-    const Sizes sizes = check(parts, to_cell(kind));
+    const Sizes sizes = check(parts, kernels::cell_named(kind).value());
     int64_t in_file = 0;
     for (const TensorInfo& info : file.tensors()) in_file += info.size();
     model = empty_model(sizes, kind, in_file);

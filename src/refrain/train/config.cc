@@ -1,11 +1,15 @@
 #include "refrain/train/config.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <numbers>
 
 #include "refrain/base/bytes.h"
 #include "refrain/base/error.h"
+#include "refrain/mixers/registry.h"
 
 namespace refrain {
 namespace {
@@ -86,11 +90,30 @@ TrainingLength parse_length(const std::string& text) {
   throw_error("max_steps: expected steps (2000), epochs (5e) or tokens (10Mt), found '{}'", text);
 }
 
+const char* checkpointing_help() {
+  static const std::string help = [] {
+    std::string parts;
+    for (const std::string& kind : mixer_kinds()) {
+      std::vector<std::string_view> its;
+      for (const RecomputePart& part : mixer_traits(kind).recompute) its.push_back(part.name);
+      if (!its.empty()) parts += fmt::format("{} (of {}), ", fmt::join(its, " and "), kind);
+    }
+    return fmt::format(
+        "what backward recomputes, with the same weights: off; auto: what --memory makes "
+        "necessary; or, by commas, blocks (all but each block's input; blocks:N of the first N), "
+        "mixers, feed_forwards, {}segments (of long sequences, all but the states between "
+        "segments), and a number K: recurrent mixers keep their state every K tokens only",
+        parts);
+  }();
+  return help.c_str();
+}
+
 std::optional<Recompute> parse_checkpointing(const std::string& text) {
   constexpr int64_t kMostTokens = 1 << 30, kMostBlocks = 1 << 20;
   if (text == "auto") return std::nullopt;
   Recompute recompute;
   if (text == "off") return recompute;
+  const std::vector<std::string> parts = recompute_parts();
   const auto number = [](std::string_view digits, int64_t most) {
     int64_t value = 0;
     const char* last = digits.data() + digits.size();
@@ -109,10 +132,8 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
       recompute.mixers = true;
     else if (item == "feed_forwards")
       recompute.feed_forwards = true;
-    else if (item == "gates")
-      recompute.gates = true;
-    else if (item == "memory_attention")
-      recompute.memory_attention = true;
+    else if (std::ranges::count(parts, item) > 0)
+      recompute.parts.emplace_back(item);
     else if (item == "segments")
       recompute.segments = true;
     else if (number(item, kMostTokens) > 0)
@@ -120,9 +141,8 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
     else
       throw_error(
           "gradient_checkpointing: expected off, auto, or a list of blocks, blocks:N, mixers, "
-          "feed_forwards, gates, memory_attention, segments and a number of tokens, 1 to {}, found "
-          "'{}'",
-          kMostTokens, text);
+          "feed_forwards, {}, segments and a number of tokens, 1 to {}, found '{}'",
+          fmt::join(parts, ", "), kMostTokens, text);
     if (comma == rest.size()) return recompute;
     rest.remove_prefix(comma + 1);
   }

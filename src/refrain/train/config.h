@@ -9,6 +9,9 @@
 
 namespace refrain {
 
+// The help of --gradient-checkpointing, with the parts of the mixers there are.
+const char* checkpointing_help();
+
 struct TrainConfig {
   std::string max_steps = "2000";
   int64_t batch_size = 16;
@@ -81,12 +84,7 @@ struct TrainConfig {
     v("memory", memory,
       "the most that the whole process may take (800M, 2G): how the work is cut to fit, with the "
       "same weights; empty = what is fast");
-    v("gradient_checkpointing", gradient_checkpointing,
-      "what backward recomputes, with the same weights: off; auto: what --memory makes necessary; "
-      "or, by commas, blocks (all but each block's input; blocks:N of the first N), mixers, "
-      "feed_forwards, gates and memory_attention (of mm_rec), segments (of long sequences, all but "
-      "the states between segments), and a number K: recurrent mixers keep their state every K "
-      "tokens only");
+    v("gradient_checkpointing", gradient_checkpointing, checkpointing_help());
     v("spill_states", spill_states,
       "keep the states between segments of long sequences on disk, in the run directory");
     v("tbptt", tbptt,

@@ -33,8 +33,19 @@ constexpr double kPackingRows = 96, kPackingHeadRows = 64, kReadingSequences = 8
 // recurrence that goes step by step shares its weights between all sequences there are.
 constexpr int64_t kEnoughRows = 512, kEnoughRowsInt16 = 1024, kEnoughRowsOfSteps = 8192;
 
-bool steps_alone(const std::string& kind) {
-  return kind == "rnn" || kind == "lstm" || kind == "gru" || kind == "mm_rec";
+bool any_sequential(const LanguageModel& model) {
+  for (int64_t l = 0; l < model.config().layers; ++l)
+    if (model.mixer(static_cast<size_t>(l)).traits().sequential) return true;
+  return false;
+}
+
+// FLOPs a token that a mixer computes again inside, of the `flops` of its forward pass.
+double recomputed_inside(const MixerTraits& traits, double flops, const Recompute& r) {
+  double again = 0;
+  if (r.keep_every > 0 && traits.keeps_states) again += flops;
+  for (const RecomputePart& part : traits.recompute)
+    if (std::ranges::find(r.parts, part.name) != r.parts.end()) again += flops * part.flops;
+  return again;
 }
 
 // n, half of it, ... down to `least`.
@@ -83,11 +94,10 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
 }
 
 int64_t Planner::enough_rows() const {
-  const std::vector<std::string> kinds = model_.config().mixers();
   const bool int16 = config_.precision() == kernels::Precision::kInt16;
-  const int64_t a_thread = std::ranges::any_of(kinds, steps_alone) ? kEnoughRowsOfSteps
-                           : int16                                 ? kEnoughRowsInt16
-                                                                   : kEnoughRows;
+  const int64_t a_thread = any_sequential(model_) ? kEnoughRowsOfSteps
+                           : int16                ? kEnoughRowsInt16
+                                                  : kEnoughRows;
   return a_thread * std::max(threads(), 2);
 }
 
@@ -168,7 +178,6 @@ Plan Planner::measured(Plan plan) const {
 
 double Planner::cost(const Plan& plan) const {
   const int64_t context = model_.config().context;
-  const std::vector<std::string> kinds = model_.config().mixers();
   const std::vector<BlockOperations> blocks = block_operations(model_, context);
   const Recompute& r = plan.recompute;
   const bool segments = r.segments && model_.bounded_state() && longest_ > LanguageModel::kSegment;
@@ -179,8 +188,9 @@ double Planner::cost(const Plan& plan) const {
   const double sequences = alone ? 1 : rows / static_cast<double>(longest_);
   double all = 0;
   for (size_t l = 0; l < blocks.size(); ++l) {
+    const MixerTraits& traits = model_.mixer(l).traits();
     double mixer = blocks[l].mixer, feed_forward = blocks[l].feed_forward;
-    if (steps_alone(kinds[l])) mixer *= 1 + kReadingSequences / sequences;
+    if (traits.sequential) mixer *= 1 + kReadingSequences / sequences;
     double again = 0;
     if (static_cast<int64_t>(l) < r.blocks) {
       again = mixer + feed_forward;
@@ -189,8 +199,7 @@ double Planner::cost(const Plan& plan) const {
       // All of its products but the last.
       if (r.feed_forwards) again += feed_forward * (model_.config().gated() ? 2.0 / 3 : 1.0 / 2);
     }
-    if (r.keep_every > 0 && kinds[l] != "attention") again += mixer;
-    if (r.gates && kinds[l] == "mm_rec") again += mixer / 8;  // half of its two pairs of maps
+    again += recomputed_inside(traits, mixer, r);
     if (segments) again += mixer + feed_forward;
     all += kTrainingPasses * (mixer + feed_forward) + again;
   }
@@ -219,9 +228,14 @@ Plan Planner::unbounded() const {
 const std::vector<Plan>& Planner::frontier() const& {
   if (!all_.empty()) return all_;
   const int64_t layers = model_.config().layers;
-  const std::vector<std::string> kinds = model_.config().mixers();
-  const bool recurrent =
-      std::any_of(kinds.begin(), kinds.end(), [](const auto& kind) { return kind != "attention"; });
+  bool keeps_states = false;
+  std::vector<std::string> parts;  // that some mixer can compute again
+  for (size_t l = 0; l < static_cast<size_t>(layers); ++l) {
+    const MixerTraits& traits = model_.mixer(l).traits();
+    keeps_states |= traits.keeps_states;
+    for (const RecomputePart& part : traits.recompute)
+      if (std::ranges::find(parts, part.name) == parts.end()) parts.emplace_back(part.name);
+  }
   std::vector<Recompute> choices;
   if (const auto given = parse_checkpointing(config_.gradient_checkpointing)) {
     choices.push_back(*given);
@@ -234,14 +248,13 @@ const std::vector<Plan>& Planner::frontier() const& {
     const int64_t stride = std::max<int64_t>(1, layers / 8);
     for (int64_t n = 1; n < layers; n += stride) choices.push_back({.blocks = n});
     choices.push_back({.blocks = Recompute::kAllBlocks});
-    for (size_t i = 0, n = choices.size(); recurrent && i < n; ++i)
+    for (size_t i = 0, n = choices.size(); keeps_states && i < n; ++i)
       for (const int64_t every : {64, 256}) {
         Recompute more = choices[i];
         more.keep_every = every;
         choices.push_back(more);
       }
-    if (std::find(kinds.begin(), kinds.end(), "mm_rec") != kinds.end())
-      choices.push_back({.gates = true, .memory_attention = true});
+    if (!parts.empty()) choices.push_back({.parts = parts});
     if (model_.bounded_state() && longest_ > LanguageModel::kSegment)
       for (size_t i = 0, n = choices.size(); i < n; ++i) {
         Recompute more = choices[i];
@@ -302,8 +315,7 @@ std::string to_text(const Recompute& r) {
   item(r.blocks > 0 && r.blocks != Recompute::kAllBlocks, fmt::format("blocks:{}", r.blocks));
   item(r.mixers, "mixers");
   item(r.feed_forwards, "feed_forwards");
-  item(r.gates, "gates");
-  item(r.memory_attention, "memory_attention");
+  for (const std::string& part : r.parts) item(true, part);
   item(r.segments, "segments");
   item(r.keep_every > 0, fmt::format("{}", r.keep_every));
   return text.empty() ? "off" : text;

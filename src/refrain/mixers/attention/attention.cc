@@ -97,6 +97,18 @@ int64_t Attention::ring_rows(int64_t tokens) const {
   return attention_.window > 0 ? std::min(tokens, attention_.window) : tokens;
 }
 
+// Scores and values of the keys that a query sees, on average.
+double Attention::mixing_flops(int64_t length) const {
+  int64_t keys = 0;
+  for (int64_t t = 0; t < length; ++t) {
+    const int64_t before = t + 1, window = attention_.window,
+                  near = window > 0 ? std::min(window, before) : before;
+    keys += near + (attention_.stride > 0 ? (before - near) / attention_.stride : 0);
+  }
+  return 4 * static_cast<double>(keys) / static_cast<double>(length) *
+         static_cast<double>(q_width());
+}
+
 size_t Attention::state_bytes(int64_t tokens) const {
   const int64_t stride = attention_.stride;
   const int64_t rows =

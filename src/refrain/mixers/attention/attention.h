@@ -41,8 +41,12 @@ struct AttentionConfig {
 
 class Attention final : public Mixer {
  public:
+  static constexpr MixerTraits kTraits{.grouped_queries = true, .attention_dropout = true};
+
   Attention(const MixerShape&, const AttentionConfig&);
 
+  const MixerTraits& traits() const override { return kTraits; }
+  double mixing_flops(int64_t length) const override;
   void visit(const ParamVisitor&) override;
   void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;

@@ -35,8 +35,11 @@ struct AttentionRnnConfig {
 
 class AttentionRnn final : public Mixer {
  public:
+  static constexpr MixerTraits kTraits{.keeps_states = true};
+
   AttentionRnn(const MixerShape&, const AttentionRnnConfig&);
 
+  const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
   void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;

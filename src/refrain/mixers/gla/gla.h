@@ -101,8 +101,11 @@ struct GlaLayout {
 
 class Gla final : public Mixer {
  public:
+  static constexpr MixerTraits kTraits{.keeps_states = true};
+
   Gla(const MixerShape&, const GlaConfig&);
 
+  const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
   void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;

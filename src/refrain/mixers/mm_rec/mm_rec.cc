@@ -121,10 +121,10 @@ MmRec::Run MmRec::carve(const Context& ctx, const Window& w, const MmRecMemory& 
   run.slots = kept.take({memory.slot_rows(), 2 * D});
   Arena& rows = every > 0 ? scratch : kept;
   const bool attends_again =
-      saved && every == 0 && config_.memory && ctx.recompute_memory_attention;
+      saved && every == 0 && config_.memory && ctx.recomputes(kMemoryAttention.name);
   if (attends_again) run.kz = kept.take({R, 2 * D});
   run.rows.qkvz = (attends_again ? scratch : rows).take({R, columns()});
-  if (!saved || !ctx.recompute_gates) run.decay = carve_decay(rows, R);
+  if (!saved || !ctx.recomputes(kGates.name)) run.decay = carve_decay(rows, R);
   run.rows.gates = rows.take({R, 2 * D});
   run.rows.h = rows.take({R, D});
   return run;

@@ -54,8 +54,16 @@ struct MmRecConfig {
 
 class MmRec final : public Mixer {
  public:
+  // The decay's inside is half of the products of its two pairs of maps; what the attention over
+  // the memory takes is little beside the rest.
+  static constexpr RecomputePart kGates{"gates", 1.0 / 8}, kMemoryAttention{"memory_attention", 0};
+  static constexpr RecomputePart kRecompute[] = {kGates, kMemoryAttention};
+  static constexpr MixerTraits kTraits{
+      .sequential = true, .keeps_states = true, .recompute = kRecompute};
+
   MmRec(const MixerShape&, const MmRecConfig&);
 
+  const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
   void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
