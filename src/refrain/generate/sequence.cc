@@ -24,7 +24,7 @@ Sequence::Sequence(const LanguageModel& model, Progress from)
   state_.advance(from.position);
 }
 
-void Sequence::forget(int64_t keep) {
+void Sequence::trim(int64_t keep) {
   constexpr int64_t kWorthMoving = 4096;
   if (limit_ < kMaxTokens) return;
   const int64_t read = begin_ + state_.position() - forgotten_;
@@ -44,7 +44,7 @@ void Sequence::reserve(int64_t tokens, int64_t limit) {
   state_ = std::move(larger);
 }
 
-std::span<const int32_t> Sequence::unread() {
+std::span<const int32_t> Sequence::pending() {
   if (size() - begin_ > limit_) {
     const int64_t dropped = limit_ - limit_ / 2;
     begin_ += (size() - begin_ - limit_ + dropped - 1) / dropped * dropped;

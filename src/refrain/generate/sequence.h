@@ -53,11 +53,11 @@ class Sequence {
 
   // What the state has not read, which is preceded in it by state().position() tokens. Drops the
   // state's earlier half first, if it has become too long.
-  std::span<const int32_t> unread();
+  std::span<const int32_t> pending();
   void advance(int64_t tokens) { state_.advance(tokens); }
   // Tokens that have been read may go, but not the last `keep`. Does nothing where they may have to
   // be read anew.
-  void forget(int64_t keep);
+  void trim(int64_t keep);
 
   int64_t begin() const { return begin_; }  // the first token of the state
   SequenceState& state() { return state_; }

@@ -46,7 +46,7 @@ void run(std::string_view input) {
   write_state(path, model, sequence);
   expect(bytes_of(path) == bytes, "what was written is something else");
   sequence.reserve(sequence.size() + 1, 16);
-  (void)sequence.unread();
+  (void)sequence.pending();
 }
 
 std::vector<std::string> seeds() { return {'\0' + written(0), '\1' + written(1)}; }
