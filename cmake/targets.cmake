@@ -1,7 +1,9 @@
 # What every target of ours is compiled with. -ffp-contract=off: an expression means the same
 # wherever it is inlined; fused multiply-adds are written out where they are meant.
 add_library(refrain_flags INTERFACE)
-target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off)
+# -fno-semantic-interposition: code that may go into a shared library is as fast as any other.
+target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off
+                                               -fno-semantic-interposition)
 # Highway's targets: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline. Under
 # sanitizers, what has SSE4 does too: compiling kernels takes minutes a file, and no line of ours is
 # for SSE4 alone.
@@ -30,13 +32,15 @@ endif()
 
 # refrain_layer(name PUBLIC ... PRIVATE ...): the static library of src/refrain/<name>.
 function(refrain_layer name)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/refrain/${name}/*.cc)
-  if(NOT sources)
-    set(sources ${CMAKE_SOURCE_DIR}/cmake/empty.cc)
-  endif()
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/refrain/${name}/*.cc)
   add_library(refrain_${name} STATIC ${sources})
-  target_include_directories(refrain_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
-  target_link_libraries(refrain_${name} ${ARGN} PRIVATE refrain_flags)
+  target_include_directories(refrain_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>
+                                                    $<INSTALL_INTERFACE:include>)
+  target_compile_features(refrain_${name} PUBLIC cxx_std_20)
+  set_target_properties(refrain_${name} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
+                                                   EXPORT_NAME ${name})
+  target_link_libraries(refrain_${name} ${ARGN} PRIVATE $<BUILD_INTERFACE:refrain_flags>)
+  set_property(GLOBAL APPEND PROPERTY REFRAIN_LAYERS refrain_${name})
 endfunction()
 
 # refrain_tests(folder LIBS...): one GoogleTest program of tests/<folder>/*_test.cc.
@@ -44,7 +48,7 @@ function(refrain_tests folder)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/*_test.cc)
   if(sources)
     add_executable(${folder}_test ${sources})
-    target_include_directories(${folder}_test PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+    target_include_directories(${folder}_test PRIVATE ${PROJECT_SOURCE_DIR}/tests)
     target_link_libraries(${folder}_test PRIVATE ${ARGN} refrain_flags GTest::gtest_main)
     gtest_discover_tests(${folder}_test TEST_PREFIX "${folder}." DISCOVERY_TIMEOUT 60 DISCOVERY_MODE PRE_TEST)
   endif()

@@ -1,0 +1,61 @@
+// Trains a model whose blocks mix by a mixer that the library does not have, and generates with it.
+//
+// usage: custom_mixer TEXT_FILE OUT
+#include <filesystem>
+#include <iostream>
+
+#include "moving_average.h"
+#include "refrain/refrain.h"
+
+int main(int argc, char** argv) try {
+  if (argc != 3) refrain::throw_error("usage: custom_mixer TEXT_FILE OUT");
+  example::register_moving_average();
+
+  namespace data = refrain::data;
+  const data::SourceFiles source{.inputs = {argv[1]}};
+  const auto tokenizer =
+      data::Tokenizer::train(data::Tokenizer::parse_spec("char"), data::text_of(source, "char"));
+  const auto directory = refrain::RunDirectory::create(argv[2], false);
+  std::filesystem::create_directory(directory.place() + "/data");
+  const std::string tokens = directory.place() + "/data/train.tokens";
+  data::write_token_file(source, tokenizer, tokens);
+  const data::DataSet text = data::DataSet::open(tokens);
+
+  refrain::ModelConfig config;
+  config.vocab_size = tokenizer.vocab_size();
+  config.d_model = 64;
+  config.layers = 2;
+  config.context = 64;
+  config.pattern = "moving_average";
+  refrain::LanguageModel model(config, {});
+  model.initialise(1);
+  model.allocate_gradients();
+
+  refrain::TrainConfig training;
+  training.max_steps = "100";
+  training.batch_size = 8;
+  training.warmup_steps = 10;
+  const refrain::Plan plan = refrain::Planner(model, training, false, 0).unbounded();
+  const auto describe = [&](const std::string& path) {
+    refrain::save_config(path, model, {});
+    tokenizer.save(path);
+  };
+  describe(directory.place());
+  refrain::Trainer trainer(model, text, std::nullopt, training, directory, plan, describe);
+  directory.write_settings({{"pattern", config.pattern}});
+  refrain::TrainerEvents events;
+  events.on_step = [](const refrain::Progress& p) {
+    if (p.step % 20 == 0) std::cout << "step " << p.step << ": loss " << p.loss << "\n";
+  };
+  trainer.run(events);
+
+  refrain::GenerationRequest request{.prompt = tokenizer.encode("the "), .max_new_tokens = 60};
+  request.sampling.temp = 0;
+  std::vector<int32_t> ids;
+  for (const refrain::Choice& choice : refrain::Generator(model).generate(request).choices)
+    ids.push_back(choice.token);
+  std::cout << "the " << tokenizer.decode(ids) << "\n";
+} catch (const refrain::Error& error) {
+  std::cerr << "custom_mixer: " << error.what() << "\n";
+  return 2;
+}

@@ -1,0 +1,26 @@
+// All of the library: to train models, to load and save them, to generate with them, and to add
+// mixers.
+//
+// The headers below are for use from outside. Whatever else is installed is there because these
+// include it, and may change in any version.
+#pragma once
+#include "refrain/base/error.h"          // refrain::Error, which everything throws
+#include "refrain/base/options.h"        // settings as text
+#include "refrain/base/parallel.h"       // set_threads
+#include "refrain/data/batches.h"        // sequences of a token file as batches
+#include "refrain/data/dataset.h"        // token files
+#include "refrain/data/source.h"         // texts, pairs, objects
+#include "refrain/data/tokenizer.h"      // tokenizer.json, and training tokenizers
+#include "refrain/generate/beam.h"       // translations
+#include "refrain/generate/engine.h"     // requests that come and go
+#include "refrain/generate/generator.h"  // prompts in, tokens out
+#include "refrain/generate/state_file.h"
+#include "refrain/layers/linear.h"     // what mixers are made of
+#include "refrain/mixers/registry.h"   // the mixers there are; register_mixer
+#include "refrain/model/checkpoint.h"  // model directories
+#include "refrain/model/language_model.h"
+#include "refrain/model/workspace.h"  // memory for a step
+#include "refrain/train/optimizer.h"  // AdamW
+#include "refrain/train/plan.h"       // a step within a budget of memory
+#include "refrain/train/run_directory.h"
+#include "refrain/train/trainer.h"  // whole runs
