@@ -19,7 +19,7 @@
 #include "refrain/kernels/reconstruction_loss.h"
 #include "refrain/model/autoencoder_decoder.h"
 #include "refrain/model/autoencoder_ref.h"
-#include "refrain/model/parameters.h"
+#include "refrain/model/parameter_store.h"
 #include "refrain/model/workspace.h"
 #include "support.h"
 
@@ -71,8 +71,8 @@ class Pass {
   Pass(const Row& row, const Shape& shape, bool backward)
       : config_(config_of(row, shape)), decoder_(config_), backward_(backward) {
     parameters_.declare([this](const ParamVisitor& v) { decoder_.visit(v); });
-    parameters_.take_memory();
-    parameters_.initialise(1);
+    parameters_.allocate();
+    parameters_.initialize(1);
     cli::bench::spread_weights([this](const ParamVisitor& v) { decoder_.visit(v); });
     if (backward) parameters_.allocate_gradients();
     window_ = data_.whole(shape.sequences, shape.tokens);
@@ -175,7 +175,7 @@ class Pass {
  private:
   AutoencoderConfig config_;
   Decoder decoder_;
-  Parameters parameters_;
+  ParameterStore parameters_;
   bool backward_;
   WindowData data_;
   Window window_;

@@ -93,7 +93,7 @@ int main(int argc, char** argv) {
   model.initialise(1);
   cli::bench::spread_weights(model);
   const ReferenceModel<double> reference(model);
-  if (plant == "weights") bench::plant_in(model.weights());
+  if (plant == "weights") bench::plant_in(model.parameters().weights());
   model.pack_weights();
   Reader reader(model, longest + 2 * kSteps);
   for (int64_t mark = 100; mark <= longest; mark *= 10) {

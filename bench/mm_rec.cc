@@ -65,7 +65,7 @@ class Step {
     const auto n = static_cast<size_t>(T_);
     cli::bench::StepCheck step(model_, std::span(tokens_).first(n),
                                std::span(tokens_).subspan(1, n));
-    if (!plant.empty()) bench::plant_in(model_.weights());
+    if (!plant.empty()) bench::plant_in(model_.parameters().weights());
     const cli::bench::Check check = step.check(model_, {.recompute = row_.recompute}, {});
     if (!check.passed())
       std::fprintf(stderr, "%s, T %lld: %s: refused\n", row_.name.c_str(),

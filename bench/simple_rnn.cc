@@ -24,7 +24,7 @@ using namespace refrain;
 
 constexpr int64_t kSequences = 256, kTokens = 512, kVocabulary = 512;
 
-LanguageModel reference_model(bool fused = true) {
+ModelConfig reference_config() {
   ModelConfig config;
   config.vocab_size = kVocabulary;
   config.d_model = 128;
@@ -33,13 +33,17 @@ LanguageModel reference_model(bool fused = true) {
   config.context = kTokens;
   config.pattern = "simple_rnn";
   config.block = "bare";
-  LanguageModel model(
-      config,
-      Options(std::map<std::string, std::string>{{"simple_rnn.fused", fused ? "true" : "false"}}));
-  model.initialise(1);
-  cli::bench::spread_weights(model);
-  return model;
+  return config;
 }
+
+struct BareStack : LanguageModel {
+  explicit BareStack(bool fused = true)
+      : LanguageModel(reference_config(), Options(std::map<std::string, std::string>{
+                                              {"simple_rnn.fused", fused ? "true" : "false"}})) {
+    initialise(1);
+    cli::bench::spread_weights(*this);
+  }
+};
 
 std::vector<int32_t> random_tokens(int64_t n, uint64_t key) {
   Random random(key);
@@ -52,11 +56,11 @@ std::vector<int32_t> random_tokens(int64_t n, uint64_t key) {
 class Pass {
  public:
   Pass(int64_t batch, bool fused, bool backward, Recompute recompute, const std::string& plant)
-      : model_(reference_model(fused)), backward_(backward), recompute_(recompute) {
+      : model_(fused), backward_(backward), recompute_(recompute) {
     model_.allocate_gradients();
     cli::bench::StepCheck step(model_, std::span(tokens_).first(kTokens),
                                std::span(tokens_).subspan(1, kTokens));
-    if (!plant.empty()) bench::plant_in(model_.weights());
+    if (!plant.empty()) bench::plant_in(model_.parameters().weights());
     check_ = step.check(model_, {.recompute = recompute_}, {});
     window_ = data_.whole(batch, kTokens);
     losses_.resize(static_cast<size_t>(window_.rows()));
@@ -88,7 +92,7 @@ class Pass {
   }
 
  private:
-  LanguageModel model_;
+  BareStack model_;
   cli::bench::Check check_;
   bool backward_;
   Recompute recompute_;
@@ -182,9 +186,9 @@ int main(int argc, char** argv) {
                 row.theirs);
   }
   set_threads(threads);
-  LanguageModel model = reference_model();
+  BareStack model;
   const ReferenceModel<double> reference(model);
-  if (plant == "weights") bench::plant_in(model.weights());
+  if (plant == "weights") bench::plant_in(model.parameters().weights());
   model.pack_weights();
   const std::vector<int32_t> prefix = random_tokens(256, 3);
   std::vector<int32_t> other = prefix;  // the state of which is a wrong one for the prefix

@@ -76,7 +76,7 @@ struct Convert {
       if (const auto task = data::read_task(from[1])) data::write_task(directory.path(), *task);
     save_model(directory.path(), model, special);
     directory.commit();
-    note(fmt::format("{}: {} parameters", out, model.parameters()));
+    note(fmt::format("{}: {} parameters", out, model.parameters().count()));
   }
 };
 

@@ -43,11 +43,11 @@ struct Info {
     for (const auto& [name, value] : mixers.values()) config[name] = value;
 
     std::map<std::string, int64_t> groups;
-    loaded.visit(
+    loaded.parameters().visit(
         [&](const ParamSpec& spec, Param&) { groups[group_of(spec.name)] += spec.size(); });
     for (const auto& [name, size] : groups) all["parameters"][name] = size;
-    all["parameters"]["all"] = loaded.parameters();
-    all["bytes"] = loaded.parameters() * static_cast<int64_t>(sizeof(float));
+    all["parameters"]["all"] = loaded.parameters().count();
+    all["bytes"] = loaded.parameters().count() * static_cast<int64_t>(sizeof(float));
     const auto state_bytes = [&](int64_t tokens) {
       size_t bytes = 0;
       for (int64_t l = 0; l < shape.layers; ++l) bytes += loaded.state_bytes(l, tokens);

@@ -52,7 +52,7 @@ class Report {
     const int64_t tokens = tokens_of_step(network.config());
     std::vector<Row> rows;
     for (const Plan& plan : plans)
-      rows.push_back({plan, predicted_seconds(speed, plan, tokens, network.parameters())});
+      rows.push_back({plan, predicted_seconds(speed, plan, tokens, network.parameters().count())});
     if (!request_.svg.empty()) io::write_file(request_.svg, picture(rows));
     print(request_.json ? io::to_text(as_json(rows, network, tokens))
                         : as_text(rows, network, tokens));
@@ -69,7 +69,7 @@ class Report {
                       int64_t tokens) const {
     std::string text =
         fmt::format("{} parameters, {} tokens a step; every plan gives the same weights\n\n",
-                    network.parameters(), tokens);
+                    network.parameters().count(), tokens);
     const char* format = "| {:>10} | {:>10} | {:>8} | {:>9} | {:<14} | {:<32} | {:>6} |\n";
     text += fmt::format(fmt::runtime(format), "memory", "activations", "s a step", "tokens/s",
                         "micro-batch", "recomputed in backward", "logits");
@@ -85,7 +85,7 @@ class Report {
 
   io::Json as_json(const std::vector<Row>& rows, const LanguageModel& network,
                    int64_t tokens) const {
-    io::Json all = {{"parameters", network.parameters()}, {"tokens_per_step", tokens}};
+    io::Json all = {{"parameters", network.parameters().count()}, {"tokens_per_step", tokens}};
     for (const Row& row : rows) {
       io::Json one = to_json(row.plan);
       one["predicted_seconds_per_step"] = row.seconds;

@@ -436,7 +436,7 @@ struct Train {
       const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
       return room.budget > 0 ? planner.within(room.budget) : planner.unbounded();
     });
-    network.take_memory();
+    network.parameters().allocate();
     network.initialise(static_cast<uint64_t>(training.seed), initialisation);
     network.allocate_gradients();
     Trainer trainer(network, train_set, valid_set, training, directory, plan, describe);
@@ -452,7 +452,8 @@ struct Train {
     directory.write_settings(settings());
     record_plan(plan, directory);
     note_beginning(directory, {goes_on, resumed, done, trainer.total_steps()}, training);
-    note(fmt::format("{} parameters, {} steps", network.parameters(), trainer.total_steps()));
+    note(fmt::format("{} parameters, {} steps", network.parameters().count(),
+                     trainer.total_steps()));
     if (training.precision() != kernels::Precision::kFloat32) note(units(training.precision()));
     if (train_set.has_pairs() && training.max_tokens > 0)
       note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",

@@ -140,7 +140,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
     model.model->parameters().allocate_gradients();
     return plan_reconstruction(model, run.training, stages, !held_out.empty(), room);
   });
-  model.model->parameters().initialise(seed);
+  model.model->parameters().initialize(seed);
   if (!has_words) model.describe(directory.place());
   ReconstructionTrainer trainer(model, std::move(seen), std::move(held_out), run.training,
                                 settings.curriculum, directory, plan);

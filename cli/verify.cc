@@ -208,14 +208,12 @@ struct Verify {
     ReferenceModel<Complex> exact(m);
     std::map<std::string, double> norm_squared, error_squared;  // by group
     const auto for_group = [&](const std::string& group, auto&& f) {
-      visit_file_tensors(m, [&](const std::string& name, const Tensor& t) {
-        if (group_of(name) != group) return;
-        f(name, std::span(m.gradients().data() + (t.data - m.weights().data()),
-                          static_cast<size_t>(t.size())));
-      });
+      for (const auto& [name, shape, weights, g] : m.parameters().file_tensors())
+        if (group_of(name) == group)
+          f(name, std::span<const float>(g.data, static_cast<size_t>(g.size())));
     };
-    visit_file_tensors(m,
-                       [&](const std::string& name, Tensor) { norm_squared[group_of(name)] = 0; });
+    for (const auto& tensor : m.parameters().file_tensors())
+      norm_squared[group_of(tensor.name)] = 0;
     for (auto& [group, norm] : norm_squared) {
       for_group(group, [&norm = norm](const std::string&, std::span<const float> g) {
         for (const float x : g) norm += static_cast<double>(x) * x;

@@ -21,10 +21,10 @@ GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool
   constexpr size_t kRows = 24;
   first_logits_ = ReferenceModel<double>(model_).logits(
       std::span(tokens_).first(std::min(kRows, tokens_.size())));
-  planted_.in_weights(model_.weights());
+  planted_.in_weights(model_.parameters().weights());
   if (!packed) return;
   model_.pack_weights();
-  packed_bytes_ = model_.weights().size_bytes();
+  packed_bytes_ = model_.parameters().weights().size_bytes();
 }
 
 // The next `count` tokens and the logits of the last.
@@ -98,19 +98,21 @@ size_t GenerationRun::state_bytes() const {
 
 size_t GenerationRun::token_bytes() {
   const ModelConfig& config = model_.config();
-  int64_t parameters = model_.parameters();
+  int64_t parameters = model_.parameters().count();
   if (!config.tie_embeddings) parameters -= config.vocab_size * config.d_model;
   return static_cast<size_t>(parameters) * sizeof(float) + state_bytes();
 }
 
 size_t GenerationRun::bytes() {
-  return model_.weights().size_bytes() + packed_bytes_ + state_bytes() + workspace_.bytes();
+  return model_.parameters().weights().size_bytes() + packed_bytes_ + state_bytes() +
+         workspace_.bytes();
 }
 
 std::string GenerationRun::shape_text() const {
   const ModelConfig& config = model_.config();
   return fmt::format("after {}, {} blocks, {} wide, {} heads, {:.3g} M", prompt_, config.layers,
-                     config.d_model, config.heads, static_cast<double>(model_.parameters()) / 1e6);
+                     config.d_model, config.heads,
+                     static_cast<double>(model_.parameters().count()) / 1e6);
 }
 
 }  // namespace refrain::cli::bench

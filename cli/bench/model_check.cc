@@ -88,7 +88,7 @@ Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson
     model.train(ctx, window, first, {losses.data(), {rows}}, saved);
   });
   model.finish_gradients();
-  planted.in_output(model.gradients());
+  planted.in_output(model.parameters().gradients());
 
   const Allowed error = allowed(lesson.precision);
   Check check;
@@ -98,15 +98,14 @@ Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson
     check.near(fmt::format("loss of row {}", i), static_cast<double>(losses[i]), losses_[i],
                error.loss * std::max(1.0, losses_[i]));
   double along = 0, squares = 0;
-  visit_file_tensors(model, [&](const std::string& name, Tensor w) {
-    const float* gradient = model.gradients().data() + (w.data - model.weights().data());
+  for (const auto& [name, shape, w, gradient] : model.parameters().file_tensors()) {
     const std::vector<float>& signs = signs_.at(name);
     for (size_t i = 0; i < signs.size(); ++i) {
-      const auto g = static_cast<double>(gradient[i]);
+      const auto g = static_cast<double>(gradient.data[i]);
       along += g * static_cast<double>(signs[i]);
       squares += g * g;
     }
-  });
+  }
   check.near("gradients along a direction", along, along_, error.gradient * std::sqrt(squares));
   return check;
 }

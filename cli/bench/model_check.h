@@ -19,7 +19,7 @@ namespace refrain::cli::bench {
 // keeps what flows through them at its size, and 0.1 in vectors.
 void spread_weights(const std::function<void(const ParamVisitor&)>& visit);
 inline void spread_weights(LanguageModel& model) {
-  spread_weights([&](const ParamVisitor& v) { model.visit(v); });
+  spread_weights([&](const ParamVisitor& v) { model.parameters().visit(v); });
 }
 
 // The first rows of `tokens`, trained as `lesson` says (what it says but tokens, targets, scale),

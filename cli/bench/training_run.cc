@@ -17,7 +17,7 @@ TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
                          kernels::Precision precision)
     : planted_(setup.planted),
       model_(config, mixer_settings),
-      optimizer_(model_, TrainConfig()),
+      optimizer_(model_.parameters(), TrainConfig()),
       checkpointing_(checkpointing),
       precision_(precision),
       window_(data_.whole(setup.sequences(config.context), config.context)),
@@ -61,7 +61,7 @@ double TrainingRun::loss() {
 Check TrainingRun::check() {
   const auto length = static_cast<size_t>(window_.length(0));
   StepCheck step_check(model_, std::span(tokens_).first(length), std::span(targets_).first(length));
-  planted_.in_weights(model_.weights());
+  planted_.in_weights(model_.parameters().weights());
   Check check = step_check.check(model_, lesson(), planted_);
   step();
   const double before = std::accumulate(losses_.begin(), losses_.end(), 0.0);
@@ -76,14 +76,14 @@ double TrainingRun::operations() {
 
 size_t TrainingRun::bytes() {
   constexpr size_t kCopies = 4;  // weights, gradients, two moments
-  return kCopies * model_.weights().size_bytes() + workspace_.bytes();
+  return kCopies * model_.parameters().weights().size_bytes() + workspace_.bytes();
 }
 
 std::string TrainingRun::shape_text() const {
   const ModelConfig& config = model_.config();
   return fmt::format("{} x {}, {} blocks, {} wide, {} heads, {:.3g} M", window_.sequences(),
                      config.context, config.layers, config.d_model, config.heads,
-                     static_cast<double>(model_.parameters()) / 1e6);
+                     static_cast<double>(model_.parameters().count()) / 1e6);
 }
 
 }  // namespace refrain::cli::bench

@@ -5,6 +5,7 @@
 
 #include "cli/bench/check.h"
 #include "cli/bench/setup.h"
+#include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/optimizer.h"
 

@@ -25,7 +25,7 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
   const std::span<const int32_t> tokens(text);
   const int64_t n = std::ssize(text) - 1;
   model.allocate_gradients();
-  refrain::Optimizer optimizer(model, refrain::TrainConfig());
+  refrain::Optimizer optimizer(model.parameters(), refrain::TrainConfig());
   refrain::WindowData window;
   refrain::Workspace workspace;
   std::vector<float> losses(static_cast<size_t>(n));

@@ -72,7 +72,7 @@ TEST_F(BeamTest, AWideBeamIsExhaustive) {
     if (std::find(allowed.begin(), allowed.end(), token) == allowed.end()) never.push_back(token);
   int orders = 0;
   for (uint64_t seed : {1, 2, 3}) {
-    const LanguageModel model = tiny_model(2, seed);
+    const TinyModel model(2, seed);
     std::vector<std::vector<int32_t>> best;
     for (double penalty : {0.0, 0.6, 1.0, 2.0}) {
       const BeamRequest request = {random_tokens(6, seed), 4};
@@ -101,12 +101,12 @@ TEST_F(BeamTest, AWideBeamIsExhaustive) {
 // A token whose log probability is -inf never follows, whatever there is room for: of a long
 // sequence its score would be -inf / inf.
 TEST_F(BeamTest, WhatCannotBeIsNoChoice) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   const std::vector<int32_t> prompt = random_tokens(6, 1);
   constexpr int64_t kPossible = 3;
   // The head of all other tokens reads the largest part of the last row's state, and overflows.
   float* head = nullptr;
-  model.visit([&](const ParamSpec& spec, Param& param) {
+  model.parameters().visit([&](const ParamSpec& spec, Param& param) {
     if (spec.shape.size() == 2 && spec.shape[0] == 20) head = param.w.data;
   });
   ASSERT_NE(head, nullptr);
@@ -128,7 +128,7 @@ TEST_F(BeamTest, WhatCannotBeIsNoChoice) {
 }
 
 TEST_F(BeamTest, ABeamOfOneIsGreedy) {
-  const LanguageModel attention = tiny_model(), recurrent = tiny_model(2, 1, "gla lstm");
+  const TinyModel attention, recurrent(2, 1, "gla lstm");
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     GenerationRequest request = request_of(random_tokens(static_cast<int64_t>(seed), seed), 30, 0);
     request.eos = static_cast<int32_t>(seed % 20);
@@ -162,7 +162,7 @@ TEST_F(BeamTest, ScoresAreThoseOfTheTokens) {
   for (const std::string pattern :
        {"attention", "gla attention", "attention_rnn lstm", "simple_rnn gru"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern);
+    const TinyModel model(2, 1, pattern);
     const BeamRequest request = {random_tokens(5, 9), 12};
     const int32_t end = 3;
     const auto found = search(model, {8, 0.7, 8}, request, {end});
@@ -189,7 +189,7 @@ TEST_F(BeamTest, ScoresAreThoseOfTheTokens) {
 // Stopping early is no more than not computing what could not matter: a search that has to go on to
 // the end finds the same. Here that is one that wants all of its beam.
 TEST_F(BeamTest, StopsWhenNothingBetterCanCome) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     const BeamRequest request = {random_tokens(4, seed), 15};
     const std::vector<int32_t> ends = {2, 5, 8, 11, 14};
@@ -214,7 +214,7 @@ TEST_F(BeamTest, ABatchGivesWhatEachGivesAlone) {
   for (const std::string pattern :
        {"attention", "gla attention", "attention_rnn", "lstm simple_rnn"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern);
+    const TinyModel model(2, 1, pattern);
     std::vector<std::vector<std::string>> alone;
     for (const BeamRequest& request : requests)
       alone.push_back(told(search(model, config, request, {4})));
@@ -235,7 +235,7 @@ TEST_F(BeamTest, ABatchGivesWhatEachGivesAlone) {
 }
 
 TEST_F(BeamTest, NeverChoosesWhatIsRuledOut) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   const BeamRequest request = {random_tokens(5, 1), 20};
   const auto free = search(model, {4, 1.0, 4}, request, {4});
   const std::vector<int32_t> never = {free[0].tokens[0], free[0].tokens[1]};
@@ -246,8 +246,8 @@ TEST_F(BeamTest, NeverChoosesWhatIsRuledOut) {
 
 // All tokens are equally likely: beginnings in their order, tokens by their ids.
 TEST_F(BeamTest, TiesHaveAnOrder) {
-  LanguageModel model = tiny_model();
-  for (float& w : model.weights()) w = 0;
+  TinyModel model;
+  for (float& w : model.parameters().weights()) w = 0;
   const auto found = search(model, {3, 1.0, 3}, {{1, 2}, 2}, {});
   ASSERT_EQ(found.size(), 3u);
   for (int32_t i = 0; i < 3; ++i)
@@ -255,7 +255,7 @@ TEST_F(BeamTest, TiesHaveAnOrder) {
 }
 
 TEST_F(BeamTest, RefusesBadRequests) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   const auto config = [&](const BeamConfig& c) {
     return error_of([&] { BeamSearch(model, c, {4}); });
   };
@@ -279,8 +279,8 @@ TEST_F(BeamTest, RefusesBadRequests) {
 }
 
 TEST_F(BeamTest, ABrokenModelIsAnError) {
-  LanguageModel model = tiny_model();
-  model.weights()[0] = std::numeric_limits<float>::quiet_NaN();
+  TinyModel model;
+  model.parameters().weights()[0] = std::numeric_limits<float>::quiet_NaN();
   const std::string error = error_of([&] { search(model, {}, {{0, 1}, 5}, {4}); });
   EXPECT_TRUE(error.starts_with("the model's logit of token 0 is ")) << error;
 }

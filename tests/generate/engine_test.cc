@@ -25,7 +25,7 @@ std::vector<std::string> alone(const LanguageModel& model, const GenerationReque
 TEST_F(EngineTest, RequestsComeWhileOthersRun) {
   for (const std::string pattern : {"attention", "gla attention", "lstm simple_rnn"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern);
+    const TinyModel model(2, 1, pattern);
     Engine engine(model, 4000);
     std::vector<std::pair<RequestId, GenerationRequest>> requests;
     for (uint64_t i = 0; i < 9; ++i) {
@@ -46,7 +46,7 @@ TEST_F(EngineTest, RequestsComeWhileOthersRun) {
 
 // A prompt of many windows takes none of another's steps: each of them gives a token.
 TEST_F(EngineTest, ALongPromptDelaysNobody) {
-  const LanguageModel model = tiny_model(2, 1, "gla");
+  const TinyModel model(2, 1, "gla");
   Engine engine(model, kMaxTokens);
   int tokens = 0;
   const auto count = [&](const Choice&) {
@@ -70,7 +70,7 @@ TEST_F(EngineTest, ALongPromptDelaysNobody) {
 
 // And where windows are full of others' tokens, a prompt is read nevertheless.
 TEST_F(EngineTest, ManyDelayNoPromptForEver) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Engine engine(model, kMaxTokens);
   for (uint64_t i = 0; i < 600; ++i)
     engine.submit(request_of({static_cast<int32_t>(i % 20)}, 9, 0));
@@ -83,7 +83,7 @@ TEST_F(EngineTest, ManyDelayNoPromptForEver) {
 }
 
 TEST_F(EngineTest, Cancelling) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   const GenerationRequest request = request_of({1, 2, 3}, 20, 1);
   const std::vector<std::string> whole = alone(model, request);
   Engine engine(model, 30);  // one at a time
@@ -123,7 +123,7 @@ TEST_F(EngineTest, Cancelling) {
 }
 
 TEST_F(EngineTest, AnErrorEndsItsRequestAlone) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   const GenerationRequest request = request_of({4, 5}, 8, 1);
   Engine engine(model, 1000);
   const RequestId good = engine.submit(request);
@@ -151,7 +151,7 @@ TEST_F(EngineTest, AnErrorEndsItsRequestAlone) {
 
 // A conversation: the same sequence goes on beside others, and is whole after an error.
 TEST_F(EngineTest, SequencesGoOn) {
-  const LanguageModel model = tiny_model(2, 1, "gla attention");
+  const TinyModel model(2, 1, "gla attention");
   const GenerationRequest question = request_of({1, 2, 3}, 4, 0), more = request_of({6}, 5, 0);
   Sequence by_itself(model), beside(model);
   Generator generator(model);

@@ -39,7 +39,7 @@ std::vector<std::string> expected(const LanguageModel& model, const GenerationRe
 
 TEST_F(GeneratorTest, SteppedEqualsWhole) {
   for (int64_t kv_heads : {1, 2, 4}) {
-    const LanguageModel model = tiny_model(kv_heads);
+    const TinyModel model(kv_heads);
     Generator generator(model);
     for (double temp : {0.0, 1.0}) {
       GenerationRequest request = request_of(random_tokens(5, 1), 40, temp);
@@ -54,7 +54,7 @@ TEST_F(GeneratorTest, SteppedEqualsWhole) {
 }
 
 TEST_F(GeneratorTest, ALongPromptIsReadInPieces) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   for (int64_t n : {511, 512, 513, 1300}) {
     GenerationRequest request = request_of(random_tokens(n, 2), 3, 0);
@@ -64,7 +64,7 @@ TEST_F(GeneratorTest, ALongPromptIsReadInPieces) {
 }
 
 TEST_F(GeneratorTest, BeyondTheContext) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   for (int64_t context : {1, 2, 7, 8}) {
     for (int64_t prompt : {1, 5, 8, 9, 30}) {
       GenerationRequest request = request_of(random_tokens(prompt, 4), 25, 0.7);
@@ -85,7 +85,7 @@ TEST_F(GeneratorTest, BeyondTheContext) {
 }
 
 TEST_F(GeneratorTest, ABatchGivesWhatEachGivesAlone) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   std::vector<GenerationRequest> requests;
   for (int64_t i = 0; i < 24; ++i) {
@@ -123,7 +123,7 @@ TEST_F(GeneratorTest, ABatchGivesWhatEachGivesAlone) {
 
 // More sequences under way than rows in a window.
 TEST_F(GeneratorTest, AWideBatch) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   std::vector<GenerationRequest> requests;
   for (uint64_t i = 0; i < 1200; ++i)
@@ -134,7 +134,7 @@ TEST_F(GeneratorTest, AWideBatch) {
 }
 
 TEST_F(GeneratorTest, EndTokens) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   GenerationRequest request = request_of(random_tokens(5, 1), 30, 1);
   const std::vector<int32_t> all = tokens_of(generator.generate(request));
@@ -165,7 +165,7 @@ TEST_F(GeneratorTest, EndTokens) {
 }
 
 TEST_F(GeneratorTest, TheCallerStops) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   const GenerationRequest request = request_of(random_tokens(5, 1), 30, 1);
   const GenerationResult whole = generator.generate(request);
@@ -185,7 +185,7 @@ TEST_F(GeneratorTest, TheCallerStops) {
 }
 
 TEST_F(GeneratorTest, StopsWhenUnsure) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   GenerationRequest request = request_of(random_tokens(5, 1), 60, 1);
   const GenerationResult whole = generator.generate(request);
@@ -215,7 +215,7 @@ TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
   for (const std::string pattern :
        {"gla", "attention_rnn lstm", "simple_rnn gru", "attention", "attention gla"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern, window);
+    const TinyModel model(2, 1, pattern, window);
     EXPECT_EQ(context_limit(model, 0), kMaxTokens);
     Generator generator(model);
     GenerationRequest request = request_of(random_tokens(100, 1), 12000, 1);
@@ -252,7 +252,7 @@ TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
 TEST_F(GeneratorTest, RecurrentStacksGiveTheSameInABatch) {
   for (const std::string pattern : {"gla attention", "attention_rnn", "lstm simple_rnn"}) {
     SCOPED_TRACE(pattern);
-    const LanguageModel model = tiny_model(2, 1, pattern);
+    const TinyModel model(2, 1, pattern);
     Generator generator(model);
     std::vector<GenerationRequest> requests;
     for (const int64_t n : {700, 3, 450, 129, 64, 1}) {
@@ -267,7 +267,7 @@ TEST_F(GeneratorTest, RecurrentStacksGiveTheSameInABatch) {
 }
 
 TEST_F(GeneratorTest, TellsItsSpeed) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   Generator generator(model);
   GenerationRequest request = request_of(random_tokens(5, 1), 10, 1);
   GenerationResult result = generator.generate(request);
@@ -284,7 +284,7 @@ TEST_F(GeneratorTest, TellsItsSpeed) {
 }
 
 TEST_F(GeneratorTest, RefusesBadRequests) {
-  const LanguageModel model = tiny_model();
+  const TinyModel model;
   const auto refused = [&](auto set) {
     GenerationRequest request = request_of({1, 2}, 5, 0);
     set(request);
@@ -305,8 +305,8 @@ TEST_F(GeneratorTest, RefusesBadRequests) {
 }
 
 TEST_F(GeneratorTest, ABrokenModelIsAnError) {
-  LanguageModel model = tiny_model();
-  model.weights()[0] = std::numeric_limits<float>::quiet_NaN();
+  TinyModel model;
+  model.parameters().weights()[0] = std::numeric_limits<float>::quiet_NaN();
   const std::string error = error_of([&] { Generator(model).generate(request_of({0, 1}, 5, 0)); });
   EXPECT_TRUE(error.starts_with("the model's logit of token 0 is ")) << error;
 }

@@ -35,7 +35,7 @@ GenerationResult interrupted(LanguageModel& model, GenerationRequest request,
 
 TEST_F(StateFileTest, GoesOnAsIfThereHadBeenNoPause) {
   for (int64_t kv_heads : {2, 4}) {
-    LanguageModel model = tiny_model(kv_heads);
+    TinyModel model(kv_heads);
     for (int64_t context : {0, 12}) {
       for (double temp : {0.0, 1.0}) {
         GenerationRequest request = request_of(random_tokens(6, 1), 40, temp);
@@ -51,7 +51,7 @@ TEST_F(StateFileTest, GoesOnAsIfThereHadBeenNoPause) {
 }
 
 TEST_F(StateFileTest, PatienceGoesOnToo) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   GenerationRequest request = request_of(random_tokens(6, 1), 40, 1);
   request.sampling.min_confidence = 1;
   request.sampling.patience_tokens = 10;
@@ -61,7 +61,7 @@ TEST_F(StateFileTest, PatienceGoesOnToo) {
 }
 
 TEST_F(StateFileTest, GoesOnWithMoreText) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   const TemporaryFolder folder;
   const std::string path = folder / "state";
   Generator generator(model);
@@ -118,17 +118,17 @@ std::string with_checksum(std::string bytes) {
 }
 
 TEST_F(StateFileTest, OfAnotherModelIsRefused) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   const std::string bytes = state_of(model);
   EXPECT_EQ(reading(model, bytes), "(no error)");
   const std::string other = "the state of another model, or of another checkpoint of this one";
-  LanguageModel grouped = tiny_model(4), trained = tiny_model(2, 2);
+  TinyModel grouped(4), trained(2, 2);
   EXPECT_EQ(reading(grouped, bytes), other);
   EXPECT_EQ(reading(trained, bytes), other);
 }
 
 TEST_F(StateFileTest, DamageIsAnError) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   const std::string bytes = state_of(model);
   EXPECT_EQ(reading(model, ""), "not a state file");
   EXPECT_EQ(reading(model, "refrain"), "not a state file");
@@ -152,7 +152,7 @@ TEST_F(StateFileTest, DamageIsAnError) {
 }
 
 TEST_F(StateFileTest, GoesOnAfterWhatWasForgotten) {
-  LanguageModel model = tiny_model(2, 1, "gla lstm");
+  TinyModel model(2, 1, "gla lstm");
   GenerationRequest request = request_of(random_tokens(9000, 1), 40, 1);
   const GenerationResult whole = Generator(model).generate(request);
   const TemporaryFolder folder;
@@ -173,7 +173,7 @@ TEST_F(StateFileTest, GoesOnAfterWhatWasForgotten) {
 
 // Who writes a right checksum may still lie.
 TEST_F(StateFileTest, LiesAreErrors) {
-  LanguageModel model = tiny_model();
+  TinyModel model;
   const std::string bytes = state_of(model);
   const auto with = [&](size_t at, uint64_t number) {
     std::string changed = bytes;

@@ -20,26 +20,32 @@ class OneThread : public testing::Test {
   void TearDown() override { set_threads(0); }
 };
 
-inline LanguageModel tiny_model(int64_t kv_heads = 2, uint64_t seed = 1,
-                                const std::string& pattern = "attention",
-                                const Options& mixer_settings = {}) {
-  ModelConfig config;
-  config.vocab_size = 20;
-  config.d_model = 16;
-  config.layers = 2;
-  config.heads = 4;
-  config.kv_heads = kv_heads;
-  config.d_ff = 32;
-  config.context = 64;
-  config.pattern = pattern;
-  LanguageModel model(config, mixer_settings);
-  model.initialise(seed);
-  model.visit([](const ParamSpec& spec, Param& param) {
-    if (spec.shape.size() == 2)
-      for (float& w : param.w) w *= 12;
-  });
-  return model;
-}
+class TinyModel : public LanguageModel {
+ public:
+  explicit TinyModel(int64_t kv_heads = 2, uint64_t seed = 1,
+                     const std::string& pattern = "attention", const Options& mixer_settings = {})
+      : LanguageModel(config_of(kv_heads, pattern), mixer_settings) {
+    initialise(seed);
+    parameters().visit([](const ParamSpec& spec, Param& param) {
+      if (spec.shape.size() == 2)
+        for (float& w : param.w) w *= 12;
+    });
+  }
+
+ private:
+  static ModelConfig config_of(int64_t kv_heads, const std::string& pattern) {
+    ModelConfig config;
+    config.vocab_size = 20;
+    config.d_model = 16;
+    config.layers = 2;
+    config.heads = 4;
+    config.kv_heads = kv_heads;
+    config.d_ff = 32;
+    config.context = 64;
+    config.pattern = pattern;
+    return config;
+  }
+};
 
 inline std::vector<int32_t> random_tokens(int64_t n, uint64_t key) {
   Random random(key);

@@ -32,7 +32,7 @@ class Trial {
  public:
   explicit Trial(const AutoencoderConfig& config, std::vector<int32_t> lengths = {4, 1, 6})
       : model(config), lengths(std::move(lengths)) {
-    model.parameters().initialise(7);
+    model.parameters().initialize(7);
     model.parameters().allocate_gradients();
     Random random(3);
     model.parameters().visit([&](const ParamSpec&, Param& p) {

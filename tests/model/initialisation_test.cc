@@ -40,7 +40,7 @@ std::map<std::string, Weights> initial(const ModelConfig& config, uint64_t seed,
   LanguageModel model(config, {});
   model.initialise(seed, initialisation);
   std::map<std::string, Weights> all;
-  model.visit([&](const ParamSpec& spec, Param& param) {
+  model.parameters().visit([&](const ParamSpec& spec, Param& param) {
     all[spec.name] = {spec, {param.w.begin(), param.w.end()}};
   });
   return all;
@@ -115,7 +115,7 @@ TEST(InitialWeights, OfBareStacksAreAsWideAsTheirInputsAreMany) {
   for (const std::string kind : {"rnn", "lstm", "gru"}) {
     LanguageModel model(config_of(kind, "bare"), Options({{kind + ".hidden", "30"}}));
     model.initialise(3);
-    model.visit([&](const ParamSpec& spec, Param& param) {
+    model.parameters().visit([&](const ParamSpec& spec, Param& param) {
       if (!spec.name.starts_with("model.layers.")) return;
       Weights w{spec, {param.w.begin(), param.w.end()}};
       const bool output = spec.name.ends_with("o_proj.weight");

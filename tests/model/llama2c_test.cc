@@ -37,10 +37,9 @@ std::string to_llama2c(LanguageModel& model) {
   const Header header = header_of(c);
   std::string file(reinterpret_cast<const char*>(header.data()), sizeof(header));
   std::map<std::string, std::string> tensors;
-  visit_file_tensors(model, [&](const std::string& name, const Tensor& t) {
-    tensors[name].assign(reinterpret_cast<const char*>(t.data),
-                         static_cast<size_t>(t.size()) * sizeof(float));
-  });
+  for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
+    tensors[name].assign(reinterpret_cast<const char*>(w.data),
+                         static_cast<size_t>(w.size()) * sizeof(float));
   const auto layers = [&](const std::string& name) {
     for (int64_t l = 0; l < c.layers; ++l)
       file += tensors.at("model.layers." + std::to_string(l) + "." + name);
@@ -72,7 +71,7 @@ std::unique_ptr<LanguageModel> adjacent_model(bool tied) {
   auto model = std::make_unique<LanguageModel>(c, settings);
   model->initialise(5);
   // Large enough that attention is not nearly uniform, or a wrong rotation would hardly show.
-  for (float& w : model->weights()) w *= 10;
+  for (float& w : model->parameters().weights()) w *= 10;
   return model;
 }
 

@@ -87,7 +87,7 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
       result.losses.insert(result.losses.end(), losses.begin(), losses.end());
     }
     model_.finish_gradients();
-    const auto gradients = model_.gradients();
+    const auto gradients = model_.parameters().gradients();
     result.gradients.assign(gradients.begin(), gradients.end());
     return result;
   }
@@ -182,7 +182,7 @@ TEST_P(RecomputeTest, StatesGoOn) {
       const std::byte* row = state.row(static_cast<size_t>(l));
       bytes.insert(bytes.end(), row, row + model_.state_bytes(l, 2 * length));
     }
-    for (const float g : model_.gradients()) {
+    for (const float g : model_.parameters().gradients()) {
       const auto* from = reinterpret_cast<const std::byte*>(&g);
       bytes.insert(bytes.end(), from, from + sizeof g);
     }

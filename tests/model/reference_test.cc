@@ -50,7 +50,7 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                      {"mm_rec.stretch", "2"}})) {
     // Large weights, so that attention is far from uniform and norms are far from one.
     Random random(7);
-    model_.visit([&](const ParamSpec& spec, Param& param) {
+    model_.parameters().visit([&](const ParamSpec& spec, Param& param) {
       for (float& w : param.w)
         w = static_cast<float>(spec.shape.size() == 1 ? 1 + 0.2 * random.normal()
                                                       : 0.5 * random.normal());
@@ -114,8 +114,7 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   EXPECT_NEAR(exact.loss(kTokens, kTargets).real(),
               std::accumulate(losses.begin(), losses.end(), 0.0), 1e-4);
   constexpr double kStep = 1e-30;
-  visit_file_tensors(model_, [&](const std::string& name, const Tensor& w) {
-    const float* gradient = model_.gradients().data() + (w.data - model_.weights().data());
+  for (const auto& [name, shape, w, gradient] : model_.parameters().file_tensors()) {
     std::vector<Complex>& weights = exact.weights().at(name);
     double largest = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -123,10 +122,10 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
       const double want = exact.loss(kTokens, kTargets).imag() / kStep;
       weights[i] = weights[i].real();
       largest = std::max(largest, std::abs(want));
-      EXPECT_NEAR(gradient[i], want, 1e-4) << name << " " << i;
+      EXPECT_NEAR(gradient.data[i], want, 1e-4) << name << " " << i;
     }
     EXPECT_GT(largest, 1e-3) << name;  // the comparison is of something
-  });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

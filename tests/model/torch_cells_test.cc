@@ -127,7 +127,7 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
     });
     model->finish_gradients();
     std::map<std::string, Tensor> gradients;
-    model->visit([&](const ParamSpec& spec, Param& p) { gradients[spec.name] = p.g; });
+    model->parameters().visit([&](const ParamSpec& spec, Param& p) { gradients[spec.name] = p.g; });
     for (const auto& [name, weights] : file) {
       const Values gradient = values(kind + ".grad.lm." + name);
       const Tensor here = gradients.at(name_here(name));

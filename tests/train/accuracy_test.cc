@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "refrain/data/probes.h"
 #include "support/temporary_folder.h"
 
@@ -10,14 +12,14 @@ namespace {
 
 // A model that says 1 after 0, 2 after 1, ... whatever stood before: token i is the i-th unit
 // vector, the block adds nothing, and the head's row i + 1 is the same vector.
-LanguageModel successor_model(int64_t vocab) {
+std::unique_ptr<LanguageModel> successor_model(int64_t vocab) {
   ModelConfig config;
   config.vocab_size = config.d_model = vocab;
   config.layers = config.heads = 1;
   config.context = 8;
-  LanguageModel model(config, {});
-  model.initialise(1);
-  model.visit([&](const ParamSpec& spec, Param& p) {
+  auto model = std::make_unique<LanguageModel>(config, Options());
+  model->initialise(1);
+  model->parameters().visit([&](const ParamSpec& spec, Param& p) {
     if (spec.name == "model.embed_tokens.weight" || spec.name == "lm_head.weight") {
       const bool head = spec.name == "lm_head.weight";
       std::fill(p.w.begin(), p.w.end(), 0.0f);
@@ -40,11 +42,11 @@ TEST(Accuracy, CountsTheLikeliestWhereSomethingIsAsked) {
   data::write_token_file({.task = "probe", .inputs = {folder.put("p.jsonl", lines)}}, ten,
                          folder / "p.tokens");
   const data::DataSet set = data::DataSet::open(folder / "p.tokens");
-  const LanguageModel model = successor_model(10);
+  const auto model = successor_model(10);
   Workspace workspace;
   for (int64_t batch_size : {1, 2, 16}) {
     const Accuracy result =
-        measure_accuracy(model, set, {.context = 4, .batch_size = batch_size}, workspace);
+        measure_accuracy(*model, set, {.context = 4, .batch_size = batch_size}, workspace);
     EXPECT_EQ(result.asked, 6);
     EXPECT_EQ(result.right, 4);
     EXPECT_EQ(result.sequences, 4);

@@ -98,7 +98,7 @@ struct SmallRun {
     if (stop_after == 0 && !goes_on) {
       EXPECT_LT(last, 0.8 * first);
     }
-    return {model.weights().begin(), model.weights().end()};
+    return {model.parameters().weights().begin(), model.parameters().weights().end()};
   }
 };
 
@@ -128,7 +128,7 @@ TEST_F(CustomMixer, PlansTrainsResumesSavesAndGenerates) {
   const std::unique_ptr<LanguageModel> model = load_model(cut);
   EXPECT_EQ(model->config().pattern, "moving_average");
   EXPECT_EQ(model->mixer_settings().values().at("moving_average.half_life"), "4");
-  EXPECT_TRUE(std::ranges::equal(model->weights(), whole));
+  EXPECT_TRUE(std::ranges::equal(model->parameters().weights(), whole));
   GenerationRequest request;
   request.prompt = tokenizer.encode("the cat");
   request.max_new_tokens = 40;

@@ -29,7 +29,7 @@ class Golden : public ::testing::TestWithParam<const char*> {
     c.context = 32;
     c.tie_embeddings = file_.find("lm_head.weight") == nullptr;
     model_ = std::make_unique<LanguageModel>(c, Options());
-    visit_file_tensors(*model_, [&](const std::string& name, Tensor w) { read(name, w); });
+    for (const auto& [name, shape, w, g] : model_->parameters().file_tensors()) read(name, w);
     for (float id : values("tokens")) tokens_.push_back(static_cast<int32_t>(id));
     for (float id : values("targets")) targets_.push_back(static_cast<int32_t>(id));
     for (int32_t t : targets_) supervised_ += t >= 0;
@@ -101,21 +101,13 @@ TEST_P(Golden, EveryGradient) {
   model_->allocate_gradients();
   for (bool blocks : {false, true}) {
     EXPECT_NEAR(train({.blocks = blocks ? Recompute::kAllBlocks : 0}), values("loss")[0], 1e-6);
-    model_->visit([&](const ParamSpec& spec, Param& p) {
-      int64_t row = 0;
-      const auto compare = [&](const std::string& name, Tensor got) {
-        const std::vector<float> want = values("grad." + name);
-        float largest = 0;
-        for (float g : want) largest = std::max(largest, std::abs(g));
-        for (size_t i = 0; i < want.size(); ++i)
-          ASSERT_NEAR(got.data[i], want[i], 1e-5f * largest + 1e-8f) << name << " at " << i;
-      };
-      if (spec.parts.empty()) compare(spec.name, p.g);
-      for (const ParamPart& part : spec.parts) {
-        compare(part.name, p.g.slice(row, part.rows));
-        row += part.rows;
-      }
-    });
+    for (const auto& [name, shape, w, got] : model_->parameters().file_tensors()) {
+      const std::vector<float> want = values("grad." + name);
+      float largest = 0;
+      for (float g : want) largest = std::max(largest, std::abs(g));
+      for (size_t i = 0; i < want.size(); ++i)
+        ASSERT_NEAR(got.data[i], want[i], 1e-5f * largest + 1e-8f) << name << " at " << i;
+    }
   }
 }
 
@@ -127,17 +119,17 @@ TEST_P(Golden, TenStepsOfTraining) {
   config.adam_epsilon = 1e-5;  // with less, a gradient of nothing but rounding decides steps
   config.weight_decay = 0.1;
   config.max_grad_norm = 1;
-  Optimizer optimizer(*model_, config);
+  Optimizer optimizer(model_->parameters(), config);
   const std::vector<float> losses = values("losses"), norms = values("grad_norm");
   for (size_t step = 0; step < 10; ++step) {
     EXPECT_NEAR(train({}), losses[step], 3e-6) << "step " << step;
     EXPECT_NEAR(optimizer.step(1e-2), norms[step], 6e-5) << "step " << step;
   }
   EXPECT_NEAR(train({}), losses[10], 3e-6);
-  visit_file_tensors(*model_, [&](const std::string& name, Tensor w) {
+  for (const auto& [name, shape, w, g] : model_->parameters().file_tensors()) {
     const std::vector<float> want = values("final." + name);
     for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(w.data[i], want[i], 2e-5) << name;
-  });
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Decoder, Golden,

@@ -61,7 +61,7 @@ class Learning : public ::testing::TestWithParam<std::string> {
     LanguageModel model(config, {});
     model.initialise(1);
     model.allocate_gradients();
-    Optimizer optimizer(model, TrainConfig());
+    Optimizer optimizer(model.parameters(), TrainConfig());
 
     std::vector<int32_t> offsets, tokens(kSequences * kTokens), targets(tokens.size());
     for (int64_t b = 0; b <= kSequences; ++b) offsets.push_back(static_cast<int32_t>(b * kTokens));

@@ -58,7 +58,7 @@ WordAutoencoder small_model(bool learned = false) {
       std::make_unique<Autoencoder>(config),
       learned ? data::Embeddings(words, 0, {}, "words") : data::random_embeddings(words, 6, 1), 6,
       2};
-  model.model->parameters().initialise(1);
+  model.model->parameters().initialize(1);
   model.model->parameters().allocate_gradients();
   return model;
 }

@@ -149,13 +149,16 @@ TEST(RunDirectory, TakesNobodysPlaceWhenItMovesIn) {
 // A loop around one weight, to which things happen at steps.
 class Loop : public testing::Test {
  protected:
+  Loop() {
+    parameters.declare([this](const ParamVisitor& v) {
+      v({.name = "w", .shape = {1}, .init = Init::constant(1), .decay = false}, weight);
+    });
+    parameters.allocate();
+    parameters.initialize(0);
+    parameters.allocate_gradients();
+  }
   TrainingEnd run(const TrainerEvents& events = {}) {
-    Param param{.w = Tensor(weight.data(), {1}), .g = Tensor(gradient.data(), {1})};
-    const ParamSpec spec{.name = "w", .shape = {1}, .init = {}, .decay = false};
-    Optimizer optimizer(
-        {[&](const ParamVisitor& visit) { visit(spec, param); },
-         [&] { return std::span<float>(weight); }, [&] { return std::span<float>(gradient); }},
-        config);
+    Optimizer optimizer(parameters, config);
     const RunDirectory directory =
         RunDirectory::is_run(path) ? RunDirectory::open(path) : RunDirectory::create(path, false);
     directory.write_settings({});
@@ -167,7 +170,7 @@ class Loop : public testing::Test {
             [&] {
               state.position.index = state.step + 1;
               if (state.step + 1 == gradient_fails_at) throw_error("no gradient");
-              if (state.step + 1 == overflow_at) weight[0] = INFINITY;
+              if (state.step + 1 == overflow_at) weight.w.data[0] = INFINITY;
               return TrainingLoop::Gradient{.loss = 1, .tokens = 1};
             },
         .epoch = [] { return 0.0; },
@@ -197,7 +200,8 @@ class Loop : public testing::Test {
 
   const TemporaryFolder folder;
   const std::string path = folder / "run";
-  std::vector<float> weight{1}, gradient{0};
+  Param weight;
+  ParameterStore parameters;
   TrainConfig config;
   int64_t total_steps = 6;
   int64_t gradient_fails_at = 0, overflow_at = 0, evaluation_fails_at = 0;

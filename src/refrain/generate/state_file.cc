@@ -35,11 +35,11 @@ uint64_t fingerprint(LanguageModel& model) {
     put_mixer_settings(kind, model.mixer_settings(), settings);
   std::string text;
   for (const auto& [name, value] : settings.values()) text += name + "=" + value + "\n";
-  const auto weights = model.weights();
+  const auto weights = model.parameters().weights();
   const size_t stride = weights.size() / 4096 + 1;
   for (size_t i = 0; i < weights.size(); i += stride)
     text.append(reinterpret_cast<const char*>(&weights[i]), sizeof(float));
-  return mix_key(static_cast<uint64_t>(model.parameters()), text);
+  return mix_key(static_cast<uint64_t>(model.parameters().count()), text);
 }
 
 }  // namespace

@@ -13,10 +13,16 @@
 
 namespace refrain {
 
+// How the numbers of a tensor are stored.
+enum class Storage : uint8_t { kFloat32 };
+inline constexpr size_t bytes_of(Storage) { return sizeof(float); }
+
 // A learned tensor and the gradient that backward adds to, which has no memory in inference.
 struct Param {
   Tensor w, g;
   const float* packed = nullptr;  // w once more, as products read it (kernels/gemm.h); or none
+  bool trainable = true;          // or frozen: no step changes it, and g is null
+  Storage storage = Storage::kFloat32;
 };
 
 // How a tensor starts: `mean` at the elements [first, end) and 0 at the others, with noise around
@@ -86,7 +92,7 @@ inline void shape_param(const ParamSpec& spec, Param& param) {
   param.w = Tensor(nowhere(), {});
   param.w.rank = static_cast<int>(spec.shape.size());
   std::copy(spec.shape.begin(), spec.shape.end(), param.w.dim.begin());
-  param.g = param.w;
+  param.g = param.trainable ? param.w : Tensor();
 }
 
 using ParamVisitor = std::function<void(const ParamSpec&, Param&)>;

@@ -35,7 +35,7 @@ Autoencoder::Autoencoder(const AutoencoderConfig& config, Memory memory)
     encoder_.emplace_back(config_.kind_of_cell(), l == 0 ? config_.width : config_.hidden,
                           config_.hidden);
   parameters_.declare([this](const ParamVisitor& v) { visit(v); });
-  if (memory == Memory::kTaken) parameters_.take_memory();
+  if (memory == Memory::kTaken) parameters_.allocate();
 }
 
 void Autoencoder::visit(const ParamVisitor& v) {

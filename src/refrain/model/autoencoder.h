@@ -18,7 +18,7 @@
 
 #include "refrain/layers/recurrent.h"
 #include "refrain/model/autoencoder_decoder.h"
-#include "refrain/model/parameters.h"
+#include "refrain/model/parameter_store.h"
 
 namespace refrain {
 
@@ -33,8 +33,8 @@ class Autoencoder {
   Autoencoder& operator=(const Autoencoder&) = delete;
 
   const AutoencoderConfig& config() const { return config_; }
-  Parameters& parameters() { return parameters_; }
-  const Parameters& parameters() const { return parameters_; }
+  ParameterStore& parameters() { return parameters_; }
+  const ParameterStore& parameters() const { return parameters_; }
   // [vocab_size, width] when it is learned.
   ConstTensor table() const { return table_.w; }
 
@@ -84,7 +84,7 @@ class Autoencoder {
   Param norm_;      // [Z]
   Decoder decoder_;
   Param table_;
-  Parameters parameters_;
+  ParameterStore parameters_;
 };
 
 }  // namespace refrain

@@ -15,7 +15,6 @@
 #include "refrain/io/safetensors.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/block.h"
-#include "refrain/model/file_tensors.h"
 
 namespace refrain {
 namespace {
@@ -32,8 +31,6 @@ constexpr size_t kMaxIndexValues = size_t{1} << 16;  // tensors that it names
 std::string to_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
-
-std::vector<int64_t> shape_of(const Tensor& t) { return {t.dim.begin(), t.dim.begin() + t.rank}; }
 
 bool is_readable(const std::string_view dtype) {
   return dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64";
@@ -161,18 +158,18 @@ void check(const WeightFiles::Entry& entry, const std::vector<int64_t>& shape) {
     throw_error("{}: expected F32, BF16, F16 or F64, found {}", where, entry.info->dtype);
 }
 
-// Where each of a model's tensors is in the files, in the order of visit_file_tensors().
+// Where each of a model's tensors is in the files, in the order of ParameterStore::file_tensors().
 struct Places {
   std::vector<WeightFiles::Entry> tensors;
   WeightFiles::Entry second;  // a tied model's head, beside its embedding
 };
 
 // The model's shapes suffice: it need not have taken memory.
-Places find_tensors(const WeightFiles& files, LanguageModel& model) {
+Places find_tensors(const WeightFiles& files, const LanguageModel& model) {
   Places places;
   std::set<const io::TensorInfo*> used;
   const bool tied = model.config().tie_embeddings;
-  const auto find = [&](const std::string& name, const std::vector<int64_t>& shape, int64_t) {
+  for (const auto& [name, shape, w, g] : model.parameters().file_tensors()) {
     WeightFiles::Entry entry = files.find(name);
     if (name == kEmbedding && tied) {
       // Either stands for both.
@@ -189,8 +186,7 @@ Places find_tensors(const WeightFiles& files, LanguageModel& model) {
     check(entry, shape);
     used.insert(entry.info);
     places.tensors.push_back(entry);
-  };
-  model.visit([&](const ParamSpec& spec, Param&) { each_file_tensor(spec, find); });
+  }
   files.each([&](const WeightFiles::Entry& entry) {
     if (!used.contains(entry.info) && !is_rotary_table(entry.info->name))
       throw_error("{}: {}: expected no tensor of this name", entry.file->path(),
@@ -202,11 +198,11 @@ Places find_tensors(const WeightFiles& files, LanguageModel& model) {
 void read(const Places& places, LanguageModel& model) {
   Tensor embedding;
   size_t next = 0;
-  visit_file_tensors(model, [&](const std::string& name, const Tensor& to) {
+  for (const ParameterStore::FileTensor& to : model.parameters().file_tensors()) {
     const auto& [file, info] = places.tensors[next++];
-    file->read(*info, {to.data, static_cast<size_t>(to.size())});
-    if (name == kEmbedding) embedding = to;
-  });
+    file->read(*info, {to.w.data, static_cast<size_t>(to.w.size())});
+    if (to.name == kEmbedding) embedding = to.w;
+  }
   const auto& [file, info] = places.second;
   if (!info) return;
   Buffer<float> second(static_cast<size_t>(embedding.size()));
@@ -217,14 +213,6 @@ void read(const Places& places, LanguageModel& model) {
 }
 
 }  // namespace
-
-void visit_file_tensors(LanguageModel& model,
-                        const std::function<void(const std::string&, Tensor)>& visit) {
-  model.visit([&](const ParamSpec& spec, Param& param) {
-    each_file_tensor(spec, [&](const std::string& name, const std::vector<int64_t>& shape,
-                               int64_t first) { visit(name, part_of(param.w, shape, first)); });
-  });
-}
 
 int64_t count_weights(const ModelConfig& config, const Options& mixer_settings) {
   std::map<std::string, int64_t> by_kind;
@@ -243,12 +231,8 @@ int64_t count_weights(const ModelConfig& config, const Options& mixer_settings) 
   return sum;
 }
 
-void save_weights(const std::string& path, LanguageModel& model) {
-  std::vector<io::TensorToWrite> tensors;
-  visit_file_tensors(model, [&](const std::string& name, const Tensor& t) {
-    tensors.push_back({name, shape_of(t), t.data});
-  });
-  io::write_safetensors(path, tensors, {{"format", "pt"}});  // transformers insists on it
+void save_weights(const std::string& path, const LanguageModel& model) {
+  model.parameters().save(path, {{"format", "pt"}});  // transformers insists on it
 }
 
 void save_config(const std::string& directory, const LanguageModel& model,
@@ -258,7 +242,8 @@ void save_config(const std::string& directory, const LanguageModel& model,
   io::write_file(directory + "/generation_config.json", io::to_text(to_json(special)));
 }
 
-void save_model(const std::string& directory, LanguageModel& model, const SpecialTokens& special) {
+void save_model(const std::string& directory, const LanguageModel& model,
+                const SpecialTokens& special) {
   save_config(directory, model, special);
   save_weights(directory + "/model.safetensors", model);
 }
@@ -285,7 +270,7 @@ std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialT
     throw_error("{}/config.json: {}", directory, error.what());
   }
   const Places places = find_tensors(files, *model);
-  model->take_memory();
+  model->parameters().allocate();
   read(places, *model);
   if (special) *special = d.special;
   return model;

@@ -3,7 +3,6 @@
 // here and `transformers`; see config_json.h for what is one. Weights in several files
 // (model.safetensors.index.json) load too.
 #pragma once
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -12,19 +11,16 @@
 
 namespace refrain {
 
-// The weights as files name them (parts of fused tensors one by one): visit(name, tensor).
-void visit_file_tensors(LanguageModel& model,
-                        const std::function<void(const std::string&, Tensor)>& visit);
-
 // What a model of this config has of weights, nearly all. Takes no memory for them.
 int64_t count_weights(const ModelConfig&, const Options& mixer_settings);
 
 // Writes the three files into a directory that exists, each atomically, the weights last.
 // The same model gives the same bytes.
-void save_model(const std::string& directory, LanguageModel& model, const SpecialTokens& special);
+void save_model(const std::string& directory, const LanguageModel& model,
+                const SpecialTokens& special);
 void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
-void save_weights(const std::string& path, LanguageModel& model);
+void save_weights(const std::string& path, const LanguageModel& model);
 
 // Memory is taken only for a model that the directory's files fill. `notes` hears of settings that
 // are left aside.

@@ -1,7 +1,6 @@
 #include "refrain/model/language_model.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/cross_entropy.h"
@@ -14,13 +13,6 @@
 #include "refrain/model/supervised_rows.h"
 
 namespace refrain {
-namespace {
-
-constexpr int64_t kFloatsPerLine = 16;
-
-int64_t padded(int64_t n) { return (n + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine; }
-
-}  // namespace
 
 LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, Memory memory)
     : config_(std::move(config)), mixer_settings_(mixer_settings) {
@@ -30,28 +22,14 @@ LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, 
     shape.index = static_cast<int64_t>(blocks_.size());
     blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_, shape.index);
   }
-  visit([&](const ParamSpec& spec, Param& param) {
-    REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
-    shape_param(spec, param);
-    parameters_ += spec.size();
-    floats_ += padded(spec.size());
-  });
-  if (memory == Memory::kTaken) take_memory();
-}
-
-void LanguageModel::take_memory() {
-  weights_ = Buffer<float>(static_cast<size_t>(floats_));
-  float* at = weights_.data();
-  visit([&](const ParamSpec& spec, Param& param) {
-    param.w.data = at;
-    at += padded(spec.size());
-  });
+  parameters_.declare([this](const ParamVisitor& v) { visit(v); });
+  if (memory == Memory::kTaken) parameters_.allocate();
 }
 
 size_t LanguageModel::training_bytes() const {
-  // Weights, gradients, two moments; and a tied embedding's second gradient.
-  const int64_t lookup = config_.tie_embeddings ? config_.vocab_size * config_.d_model : 0;
-  return static_cast<size_t>(4 * floats_ + lookup) * sizeof(float);
+  const bool looked_up_and_tied = config_.tie_embeddings && embedding_.trainable;
+  return parameters_.training_bytes() +
+         (looked_up_and_tied ? static_cast<size_t>(embedding_.w.size()) * sizeof(float) : 0);
 }
 
 void LanguageModel::visit(const ParamVisitor& v) {
@@ -65,56 +43,38 @@ void LanguageModel::visit(const ParamVisitor& v) {
 }
 
 void LanguageModel::initialise(uint64_t seed, const Initialisation& initialisation) {
-  const InitScheme scheme = initialisation.scheme(config_.bare());
-  visit([&](const ParamSpec& spec, Param& param) { draw_initial(spec, param, scheme, seed); });
+  parameters_.initialize(seed, initialisation.scheme(config_.bare()));
 }
 
 void LanguageModel::pack_weights() {
-  const auto is_factor = [&](const Param& param) {
-    return param.w.rank == 2 && (&param != &embedding_ || config_.tie_embeddings);
-  };
-  int64_t total = 0;
-  visit([&](const ParamSpec&, Param& param) {
-    if (is_factor(param)) total += kernels::packed_size(param.w.rows(), param.w.cols());
-  });
-  packed_ = Buffer<float>(static_cast<size_t>(total));
-  float* at = packed_.data();
-  visit([&](const ParamSpec&, Param& param) {
-    if (!is_factor(param)) return;
-    kernels::pack_weight(param.w, at);
-    param.packed = at;
-    at += kernels::packed_size(param.w.rows(), param.w.cols());
-  });
+  parameters_.pack(
+      [&](const Param& param) { return &param != &embedding_ || config_.tie_embeddings; });
 }
 
 void LanguageModel::allocate_gradients() {
-  visit([](const ParamSpec&, Param& param) { param.packed = nullptr; });
-  packed_ = Buffer<float>();
-  gradients_ = Buffer<float>(weights_.size());
-  visit([&](const ParamSpec&, Param& param) {
-    param.g = param.w;
-    param.g.data = gradients_.data() + (param.w.data - weights_.data());
-  });
-  if (config_.tie_embeddings)
+  parameters_.allocate_gradients();
+  if (config_.tie_embeddings && embedding_.trainable)
     lookup_gradient_ = Buffer<float>(static_cast<size_t>(embedding_.w.size()));
 }
 
 Tensor LanguageModel::lookup_gradient() {
-  if (!config_.tie_embeddings) return embedding_.g;
+  if (!config_.tie_embeddings || !embedding_.trainable) return embedding_.g;
   float* at = lookup_gradient_.size() > 0 ? lookup_gradient_.data() : nowhere();
   return {at, {config_.vocab_size, config_.d_model}};
 }
 
 void LanguageModel::clear_gradients() {
-  for (std::span<float> all : {gradients_.span(), lookup_gradient_.span()})
-    parallel_ranges(static_cast<int64_t>(all.size()), 1 << 18, [&](int64_t begin, int64_t end) {
-      std::fill(all.data() + begin, all.data() + end, 0.0f);
-    });
+  parameters_.clear_gradients();
+  parallel_ranges(static_cast<int64_t>(lookup_gradient_.size()), 1 << 18,
+                  [&](int64_t begin, int64_t end) {
+                    std::fill(lookup_gradient_.data() + begin, lookup_gradient_.data() + end, 0.0f);
+                  });
 }
 
 void LanguageModel::finish_gradients() {
   for (Block& block : blocks_) block.finish_gradients();
-  if (config_.tie_embeddings) kernels::add(embedding_.g, lookup_gradient(), embedding_.g);
+  if (config_.tie_embeddings && embedding_.trainable)
+    kernels::add(embedding_.g, lookup_gradient(), embedding_.g);
 }
 
 int64_t LanguageModel::slice_rows() const { return head_rows(config_); }

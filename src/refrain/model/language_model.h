@@ -4,8 +4,8 @@
 //
 // A stack of bare blocks has no norm before its output, which has a bias: logits = x Wᵀ + b.
 //
-// The model owns its weights (one allocation, in visiting order) and, for training, gradients of
-// the same layout. Memory for activations is the caller's: arenas sized by a dry run (workspace.h).
+// The model owns its weights and, for training, their gradients (parameter_store.h). Memory for
+// activations is the caller's: arenas sized by a dry run (workspace.h).
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -16,7 +16,7 @@
 #include "refrain/base/options.h"
 #include "refrain/model/block.h"
 #include "refrain/model/config.h"
-#include "refrain/model/initialisation.h"
+#include "refrain/model/parameter_store.h"
 #include "refrain/model/recompute.h"
 
 namespace refrain {
@@ -26,32 +26,30 @@ class ScratchFile;
 
 class LanguageModel {
  public:
-  // kLater: shapes only, enough to plan with; take_memory() gives it weights.
+  // kLater: shapes only, enough to plan with, until parameters().allocate().
   enum class Memory { kTaken, kLater };
 
   // `mixer_settings` holds what mixers read under their prefix. Weights are zero until
   // initialise() or a checkpoint fills them.
   LanguageModel(ModelConfig, const Options& mixer_settings, Memory memory = Memory::kTaken);
-  void take_memory();
+  LanguageModel(const LanguageModel&) = delete;
+  LanguageModel& operator=(const LanguageModel&) = delete;
 
   const ModelConfig& config() const { return config_; }
   const Options& mixer_settings() const { return mixer_settings_; }
 
   // Weights drawn from (seed, name of the parameter) alone.
   void initialise(uint64_t seed, const Initialisation& = {});
-  void visit(const ParamVisitor&);
-  int64_t parameters() const { return parameters_; }
+  ParameterStore& parameters() { return parameters_; }
+  const ParameterStore& parameters() const { return parameters_; }
 
   // Keeps a second copy of the matrices, as products read them: what steps of few rows need to be
   // fast. For inference: it is not kept up to date, and allocate_gradients() drops it.
   void pack_weights();
 
-  // Weights and gradients lie in visiting order in one allocation each, every tensor on a 64-byte
-  // boundary; what lies between is zero.
-  std::span<float> weights() { return weights_.span(); }
-  std::span<float> gradients() { return gradients_.span(); }
+  // Those of parameters(), and a tied embedding's second gradient.
   void allocate_gradients();
-  size_t training_bytes() const;  // of weights, gradients and AdamW's moments
+  size_t training_bytes() const;
   void clear_gradients();
   // After the last train() of an optimiser step. A tied embedding has two chains of gradients, as
   // input and as output; they are joined here, so that it does not matter how the rows came.
@@ -103,6 +101,7 @@ class LanguageModel {
   }
 
  private:
+  void visit(const ParamVisitor&);
   const Param& head() const { return config_.tie_embeddings ? embedding_ : head_; }
   // Embedding and blocks in inference; the result is taken from scratch.
   Tensor hidden(Context&, const Window&, std::span<const int32_t> tokens,
@@ -140,8 +139,7 @@ class LanguageModel {
   Options mixer_settings_;
   std::vector<Block> blocks_;
   Param embedding_, norm_, head_, head_bias_;  // [V, D], [D], [V, D], [V]
-  int64_t parameters_ = 0, floats_ = 0;        // floats_: with what fills tensors up to whole lines
-  Buffer<float> weights_, gradients_, packed_;
+  ParameterStore parameters_;
   Buffer<float> lookup_gradient_;  // [V, D], when tied
 };
 

@@ -53,7 +53,7 @@ class Reader {
  public:
   Reader(const io::InputFile& file, const ModelConfig& config, LanguageModel& model)
       : file_(file), config_(config) {
-    visit_file_tensors(model, [&](const std::string& name, Tensor t) { tensors_[name] = t; });
+    for (const auto& [name, shape, w, g] : model.parameters().file_tensors()) tensors_[name] = w;
   }
 
   void read(const std::string& name) {

@@ -7,7 +7,7 @@ namespace refrain {
 std::vector<BlockOperations> block_operations(LanguageModel& model, int64_t length) {
   std::vector<BlockOperations> all(static_cast<size_t>(model.config().layers));
   const std::string blocks = "model.layers.";
-  model.visit([&](const ParamSpec& spec, Param&) {
+  model.parameters().visit([&](const ParamSpec& spec, Param&) {
     if (!spec.name.starts_with(blocks)) return;
     const size_t dot = spec.name.find('.', blocks.size());
     BlockOperations& block = all[std::stoul(spec.name.substr(blocks.size(), dot - blocks.size()))];

@@ -38,7 +38,7 @@ ReferenceModel<T>::ReferenceModel(LanguageModel& model)
         return model.state_bytes(static_cast<int64_t>(block), static_cast<int64_t>(tokens)) /
                sizeof(float);
       }) {
-  model.visit([&](const ParamSpec& spec, Param&) {
+  model.parameters().visit([&](const ParamSpec& spec, Param&) {
     for (size_t l = 0; l < mixer_weights_.size(); ++l) {
       if (!spec.name.starts_with(block_name(l) + kMixer)) continue;
       std::vector<std::string>& names = mixer_weights_[l].emplace_back();
@@ -46,8 +46,8 @@ ReferenceModel<T>::ReferenceModel(LanguageModel& model)
       if (spec.parts.empty()) names.push_back(spec.name);
     }
   });
-  visit_file_tensors(
-      model, [&](const std::string& name, Tensor w) { weights_[name].assign(w.begin(), w.end()); });
+  for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
+    weights_[name].assign(w.begin(), w.end());
 }
 
 // x [R, in] times the named matrix [out, in], transposed.

@@ -21,7 +21,7 @@ class ReferenceModel {
   // Copies the weights.
   explicit ReferenceModel(LanguageModel& model);
 
-  // By the names of visit_file_tensors().
+  // By the names of ParameterStore::file_tensors().
   std::map<std::string, std::vector<T>>& weights() { return weights_; }
 
   // Logits [tokens, V]. `states`, if given, becomes what each block carries at the end, number by

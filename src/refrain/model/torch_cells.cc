@@ -179,7 +179,7 @@ std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& ki
 
 void fill(LanguageModel& model, const io::Safetensors& file, const Parts& parts, const Sizes& s) {
   std::map<std::string, Tensor> tensors;
-  visit_file_tensors(model, [&](const std::string& name, Tensor t) { tensors[name] = t; });
+  for (const auto& [name, shape, w, g] : model.parameters().file_tensors()) tensors[name] = w;
   std::vector<float> values;
   // Rows that are shorter in the file end in zeros.
   const auto put = [&](const TensorInfo* info, const std::string& name) {

@@ -69,12 +69,12 @@ Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
     });
   });
   result.seconds_per_operation = step / (plan.cost * static_cast<double>(window.rows()));
-  Optimizer optimizer(model, settings);
+  Optimizer optimizer(model.parameters(), settings);
   const double update = seconds_of([&] {
     model.clear_gradients();
     optimizer.step(0);
   });
-  result.seconds_per_parameter = update / static_cast<double>(model.parameters());
+  result.seconds_per_parameter = update / static_cast<double>(model.parameters().count());
   return result;
 }
 

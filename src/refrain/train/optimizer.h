@@ -1,27 +1,17 @@
-// AdamW (Loshchilov & Hutter, 2019) over all weights of a model, as docs of kernels/adamw.h define
-// the step. Moments have the layout of the weights: tensors in visiting order.
+// AdamW (Loshchilov & Hutter, 2019) over a model's trainable weights, as docs of kernels/adamw.h
+// define the step. Moments have the layout of the gradients: frozen tensors have none.
 #pragma once
-#include <functional>
-#include <span>
 #include <string>
-#include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/model/language_model.h"
+#include "refrain/model/parameter_store.h"
 #include "refrain/train/config.h"
 
 namespace refrain {
 
-// What is learned of a model, which must stay where it is.
-struct LearnedWeights {
-  std::function<void(const ParamVisitor&)> visit;
-  std::function<std::span<float>()> weights, gradients;  // as a model lays them out
-};
-
 class Optimizer {
  public:
-  Optimizer(LearnedWeights, const TrainConfig&);
-  Optimizer(LanguageModel&, const TrainConfig&);
+  Optimizer(ParameterStore&, const TrainConfig&);
 
   // One step from the gradients that have been gathered. Returns the global norm of the gradients
   // before clipping; when it is not finite nothing is changed.
@@ -37,7 +27,7 @@ class Optimizer {
   void load(const std::string& path, int64_t steps);
 
  private:
-  LearnedWeights model_;
+  ParameterStore& parameters_;
   TrainConfig config_;
   Buffer<float> m_, v_;
   int64_t steps_ = 0;

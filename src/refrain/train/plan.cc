@@ -298,8 +298,8 @@ Plan Planner::within(size_t budget, const char* flag) const {
         fmt::format("{} for weights, gradients and moments of {} parameters, {} for activations of "
                     "{} tokens at a time); a smaller model, --context or --vocab-size would need "
                     "less",
-                    bytes_text(least.model), model_.parameters(), bytes_text(least.activations()),
-                    longest_));
+                    bytes_text(least.model), model_.parameters().count(),
+                    bytes_text(least.activations()), longest_));
   }
   Plan plan = *(beyond - 1);
   plan.budget = budget;

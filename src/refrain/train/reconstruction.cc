@@ -246,10 +246,7 @@ ReconstructionTrainer::ReconstructionTrainer(WordAutoencoder& model, Documents t
       stages_(curriculum),
       directory_(directory),
       plan_(plan),
-      optimizer_({[this](const ParamVisitor& v) { model_.model->parameters().visit(v); },
-                  [this] { return model_.model->parameters().weights(); },
-                  [this] { return model_.model->parameters().gradients(); }},
-                 config) {
+      optimizer_(model_.model->parameters(), config) {
   config_.check();
   const TrainingLength length = parse_length(config_.max_steps);
   if (length.unit != TrainingLength::kSteps)

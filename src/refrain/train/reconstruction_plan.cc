@@ -34,7 +34,7 @@ Plan measured(const WordAutoencoder& model, const TrainConfig& config, const Sta
   plan.sequences = windows;
   plan.step = step_bytes(model, windows, longest);
   plan.process = process + overhead_bytes();
-  plan.model = static_cast<size_t>(model.model->parameters().count()) * 4 * sizeof(float);
+  plan.model = model.model->parameters().training_bytes();
   plan.batch =
       static_cast<size_t>(kBytesPerWindow * config.batch_size * config.gradient_accumulation_steps +
                           kBytesPerRow * windows * longest);

@@ -156,7 +156,7 @@ Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
       batch_config_(optimiser_batch(config, model.config().context)),
       batches_by_length_(train.has_pairs() && config.max_tokens > 0),
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")),
-      optimizer_(model, config) {
+      optimizer_(model.parameters(), config) {
   config_.check();
   check_evaluations(config_, valid_.has_value());
   if (valid_) check_held_out(*valid_, batch_config_);

@@ -17,12 +17,12 @@ std::string sharded() {
   std::vector<io::TensorToWrite> shards[2];
   io::Json map = io::Json::object();
   int64_t bytes = 0;
-  visit_file_tensors(*model, [&](const std::string& name, Tensor t) {
+  for (const auto& [name, shape, w, g] : model->parameters().file_tensors()) {
     const size_t shard = map.size() % 2;
     map[name] = shard == 0 ? "a.safetensors" : "b.safetensors";
-    shards[shard].push_back({name, {t.dim.begin(), t.dim.begin() + t.rank}, t.data});
-    bytes += t.size() * 4;
-  });
+    shards[shard].push_back({name, shape, w.data});
+    bytes += w.size() * 4;
+  }
   io::write_safetensors(folder() / "a.safetensors", shards[0], {});
   io::write_safetensors(folder() / "b.safetensors", shards[1], {});
   return io::to_line({{"metadata", {{"total_size", bytes}}}, {"weight_map", map}});

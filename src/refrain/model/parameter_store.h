@@ -1,0 +1,88 @@
+// The learned tensors of a model, laid out once: in the order in which the model visits them, every
+// tensor on a 64-byte boundary, zeros between them. What a layer carries beside its matrix (a bias,
+// later an adapter) is one more tensor that it visits, trainable or not by itself.
+//
+// Gradients, and what an optimiser keeps, have the same layout without the frozen tensors: for a
+// model that is trained whole, the very same.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "refrain/base/buffer.h"
+#include "refrain/layers/param.h"
+#include "refrain/model/initialisation.h"
+
+namespace refrain {
+
+class ParameterStore {
+ public:
+  struct Entry {
+    ParamSpec spec;
+    Param* param;
+    size_t offset = 0;           // floats, in the weights
+    size_t gradient_offset = 0;  // in the gradients, if it is trainable
+  };
+
+  ParameterStore() = default;
+  ParameterStore(const ParameterStore&) = delete;
+  ParameterStore& operator=(const ParameterStore&) = delete;
+
+  // Lays out what `visit` visits: shapes alone, enough to plan with. The tensors belong to a model,
+  // which must stay where it is.
+  void declare(const std::function<void(const ParamVisitor&)>& visit);
+  // Memory for the weights: zeros until they are initialised or loaded.
+  void allocate();
+
+  // Which tensors are trained; at first all. The others are frozen: they have no gradients, and no
+  // step changes them. Before gradients are allocated.
+  void set_trainable(const std::function<bool(const ParamSpec&)>& trainable);
+
+  // Drawn from (seed, name of the tensor) alone.
+  void initialize(uint64_t seed, const InitScheme& = {});
+
+  // Gradients of what is trainable; packed copies, which steps would leave behind, go.
+  void allocate_gradients();
+  void clear_gradients();
+
+  // Keeps a second copy of the matrices that `is_factor` names, as products read them.
+  void pack(const std::function<bool(const Param&)>& is_factor);
+
+  std::span<const Entry> entries() const { return entries_; }
+  void visit(const ParamVisitor& v) const {
+    for (const Entry& entry : entries_) v(entry.spec, *entry.param);
+  }
+  std::span<float> weights() { return weights_.span(); }
+  std::span<float> gradients() { return gradients_.span(); }
+  int64_t count() const { return count_; }                   // of weights
+  size_t gradient_floats() const { return gradient_size_; }  // allocated or not
+  size_t training_bytes() const;  // of weights, gradients and AdamW's two moments
+
+  // As files know them: whole under its name, or part by part (ParamSpec::parts).
+  struct FileTensor {
+    std::string name;
+    std::vector<int64_t> shape;
+    Tensor w, g;
+  };
+  std::vector<FileTensor> file_tensors() const;
+
+  // Safetensors in that order. To be loaded, every tensor must be there with its shape, and no
+  // other; names and shapes are checked before anything changes, and before memory is allocated, if
+  // none was yet.
+  void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const;
+  void load(const std::string& path);
+
+ private:
+  void lay_out_gradients();
+
+  std::vector<Entry> entries_;
+  int64_t count_ = 0;
+  size_t size_ = 0, gradient_size_ = 0;  // floats, with what fills tensors up to the boundaries
+  Buffer<float> weights_, gradients_, packed_;
+};
+
+}  // namespace refrain
