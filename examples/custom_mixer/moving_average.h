@@ -124,7 +124,7 @@ class MovingAverage final : public refrain::Mixer {
       // Row after row: the order of this sum must not depend on how rows come.
       float s = rows.found.row(b)[j];
       for (int64_t i = first; i < first + n; ++i) {
-        p_.g.data[j] += slope * ds.row(i)[j] * (s - rows.v.row(i)[j]);
+        if (p_.g) p_.g.data[j] += slope * ds.row(i)[j] * (s - rows.v.row(i)[j]);
         s = rows.s.row(i)[j];
         ds.row(i)[j] *= 1 - a;
       }

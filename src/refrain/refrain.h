@@ -19,8 +19,9 @@
 #include "refrain/mixers/registry.h"   // the mixers there are; register_mixer
 #include "refrain/model/checkpoint.h"  // model directories
 #include "refrain/model/language_model.h"
-#include "refrain/model/workspace.h"  // memory for a step
-#include "refrain/train/optimizer.h"  // AdamW
-#include "refrain/train/plan.h"       // a step within a budget of memory
+#include "refrain/model/parameter_store.h"  // weights, and what is trained of them
+#include "refrain/model/workspace.h"        // memory for a step
+#include "refrain/train/optimizer.h"        // AdamW
+#include "refrain/train/plan.h"             // a step within a budget of memory
 #include "refrain/train/run_directory.h"
 #include "refrain/train/trainer.h"  // whole runs

@@ -30,8 +30,12 @@ AutoencoderConfig tiny(const std::string& cell = "lstm",
 // A model with numbers in every weight, a window of sequences, and steps of training on them.
 class Trial {
  public:
-  explicit Trial(const AutoencoderConfig& config, std::vector<int32_t> lengths = {4, 1, 6})
+  using Trainable = std::function<bool(const ParamSpec&)>;
+  explicit Trial(
+      const AutoencoderConfig& config, std::vector<int32_t> lengths = {4, 1, 6},
+      const Trainable& trainable = [](const ParamSpec&) { return true; })
       : model(config), lengths(std::move(lengths)) {
+    model.parameters().set_trainable(trainable);
     model.parameters().initialize(7);
     model.parameters().allocate_gradients();
     Random random(3);
@@ -80,28 +84,15 @@ class Trial {
 
   std::map<std::string, std::vector<Complex>> twin_weights() const {
     std::map<std::string, std::vector<Complex>> all;
-    model.parameters().visit([&](const ParamSpec& spec, Param& p) {
-      if (spec.parts.empty()) all[spec.name] = {p.w.begin(), p.w.end()};
-      int64_t row = 0;
-      for (const ParamPart& part : spec.parts) {
-        const Tensor rows = p.w.slice(row, part.rows);
-        all[part.name] = {rows.begin(), rows.end()};
-        row += part.rows;
-      }
-    });
+    for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
+      all[name] = {w.begin(), w.end()};
     return all;
   }
+  // Of what is trained.
   std::map<std::string, std::vector<float>> named_gradients() const {
     std::map<std::string, std::vector<float>> all;
-    model.parameters().visit([&](const ParamSpec& spec, Param& p) {
-      if (spec.parts.empty()) all[spec.name] = {p.g.begin(), p.g.end()};
-      int64_t row = 0;
-      for (const ParamPart& part : spec.parts) {
-        const Tensor rows = p.g.slice(row, part.rows);
-        all[part.name] = {rows.begin(), rows.end()};
-        row += part.rows;
-      }
-    });
+    for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
+      if (g) all[name] = {g.begin(), g.end()};
     return all;
   }
 
@@ -186,6 +177,33 @@ TEST(Autoencoder, EveryInstructionSetHasTheGradients) {
     Trial trial(tiny(), {3, 5});
     expect_gradients(trial, {0, 1}, 11);
   });
+}
+
+TEST(Autoencoder, FrozenTensorsChangeNoOtherGradient) {
+  const std::vector<int32_t> tokens = {1, 2, 3, 0, 4, 2, 2, 1, 0, 3, 4};
+  for (const std::string decoder : {"plain", "cross_attention", "self_attention"})
+    for (const bool cached : {true, false}) {
+      AutoencoderConfig config = tiny("gru", decoder);
+      config.cached = cached || decoder != "cross_attention";
+      config.vocab_size = 5;
+      config.bottleneck_norm = "rms_norm";
+      Trial whole(config);
+      whole.train({0, 1}, 2, tokens);
+      const auto want = whole.named_gradients();
+      for (const auto& entry : whole.model.parameters().entries()) {
+        const std::string& frozen = entry.spec.name;
+        Trial some(config, {4, 1, 6}, [&](const ParamSpec& spec) { return spec.name != frozen; });
+        some.train({0, 1}, 2, tokens);
+        const auto got = some.named_gradients();
+        EXPECT_LT(some.gradients().size(), whole.gradients().size());
+        EXPECT_LT(got.size(), want.size());
+        for (const auto& [name, gradient] : got)
+          EXPECT_TRUE(same_bits(gradient, want.at(name))) << frozen << " " << name;
+      }
+      Trial none(config, {4, 1, 6}, [](const ParamSpec&) { return false; });
+      none.train({0, 1}, 2, tokens);
+      EXPECT_TRUE(same_bits(none.losses, whole.losses));
+    }
 }
 
 TEST(Autoencoder, SwitchesChangeTheSpeedNotTheNumbers) {

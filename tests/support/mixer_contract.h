@@ -5,7 +5,8 @@
 // In float32 against the reference in float64 and its complex step, on every instruction set:
 // outputs, states left, gradients of inputs, weights and the state found; whole, chunked and
 // stepped forms; sequences of different lengths in one window; weight gradients that are added to;
-// no bit that depends on threads or micro-batches; a dry run that takes what the real one takes.
+// no bit that depends on threads or micro-batches, or on which weights are frozen; a dry run that
+// takes what the real one takes.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -44,6 +45,17 @@ class MixerUnderTest {
     mixer.visit([&](const ParamSpec&, Param& p) {
       p.w.data = weights[i].data();
       p.g.data = gradients[i++].data();
+    });
+  }
+
+  // Weight i has a gradient, or is frozen and has none.
+  template <class F>
+  void freeze(F&& is_frozen) {
+    size_t i = 0;
+    mixer.visit([&](const ParamSpec&, Param& p) {
+      p.g = is_frozen(i) ? Tensor() : p.w;
+      if (p.g) p.g.data = gradients[i].data();
+      ++i;
     });
   }
 
@@ -267,10 +279,41 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
   });
 }
 
+// A weight without a gradient, frozen, changes no bit of the others' gradients and of dx.
+template <class M, class Config>
+void frozen_contract(const MixerShape& shape, const Config& config) {
+  const int64_t D = shape.d_model, R = 33;
+  MixerUnderTest<M> m(shape, config);
+  WindowData data;
+  const Window w = data.set(std::vector<int32_t>{0, 20, 21, 33}, std::vector<int32_t>(3, 0));
+  const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
+  const auto run = [&] {
+    Floats y({R, D}), dx({R, D});
+    m.clear();
+    m.forward(w, x, y, nullptr, true);
+    m.backward(w, x, dy, dx, nullptr, nullptr);
+    m.mixer.finish_gradients();
+    return std::vector<float>(dx.span().begin(), dx.span().end());
+  };
+  const std::vector<float> dx = run();
+  const auto gradients = m.gradients;
+  for (size_t frozen = 0; frozen <= gradients.size(); ++frozen) {  // each alone; then all
+    const auto is_frozen = [&](size_t i) { return frozen == gradients.size() || i == frozen; };
+    m.freeze(is_frozen);
+    EXPECT_EQ(run(), dx) << frozen;
+    for (size_t i = 0; i < gradients.size(); ++i)
+      EXPECT_EQ(m.gradients[i], is_frozen(i)
+                                    ? std::vector<float>(gradients[i].size(), m.kGradientStart)
+                                    : gradients[i])
+          << frozen << " " << i;
+  }
+}
+
 // Whole sequences without a state: the training form. Its numbers are those of the form with an
 // empty state, and no bit depends on threads or on which sequences share a window.
 template <class M, class Config>
 void training_contract(const MixerShape& shape, const Config& config) {
+  frozen_contract<M>(shape, config);
   const int64_t D = shape.d_model;
   const std::vector<int32_t> offset = {0, 70, 71, 90, 150};
   const int64_t B = 4, R = offset.back();

@@ -49,6 +49,7 @@ void embedding_forward(std::span<const int32_t> tokens, ConstTensor table, Tenso
   });
 }
 void embedding_backward(std::span<const int32_t> tokens, ConstTensor dout, Tensor dtable) {
+  if (!dtable) return;
   check(tokens, dtable, dout);
   HWY_DYNAMIC_DISPATCH(embedding_backward)(tokens, dout, dtable);
 }

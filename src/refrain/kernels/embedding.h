@@ -10,7 +10,7 @@ namespace refrain::kernels {
 // table [V, D], out [R, D]; every token in [0, V) (a CHECK).
 void embedding_forward(std::span<const int32_t> tokens, ConstTensor table, Tensor out);
 
-// dtable[tokens[r]] += dout[r], in ascending row order for every element.
+// dtable[tokens[r]] += dout[r], in ascending row order for every element. dtable may be null.
 void embedding_backward(std::span<const int32_t> tokens, ConstTensor dout, Tensor dtable);
 
 }  // namespace refrain::kernels

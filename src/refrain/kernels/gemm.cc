@@ -243,6 +243,7 @@ void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scra
 }
 void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
                             const Arithmetic& arithmetic) {
+  if (!dw) return;
   gemm({dy.data, 1, dy.cols()}, {x.data, x.cols(), 1}, dw.data, dw.cols(), dy.cols(), x.cols(),
        x.rows(), true, scratch, nullptr, arithmetic);
 }

@@ -2,7 +2,7 @@
 //
 //   linear_forward           y[M, N]  = x wᵀ       reduces over K
 //   linear_backward_input    dx[M, K] = dy w       reduces over N
-//   linear_backward_weight   dw[N, K] += dyᵀ x     reduces over the M rows
+//   linear_backward_weight   dw[N, K] += dyᵀ x     reduces over the M rows; dw may be null
 //
 // Every element is one chain of fused multiply-adds in ascending order of the reduced index. So no
 // result depends on blocking, threads, or how many rows go in one call, and a weight gradient is

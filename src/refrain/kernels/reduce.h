@@ -14,7 +14,7 @@ void add_row(Tensor y, ConstTensor b);
 void copy(ConstTensor from, Tensor to);
 
 // db [N] += sum over rows of dy [R, N], the gradient of a bias: one chain in ascending row order
-// per element, so that rows may come in several calls.
+// per element, so that rows may come in several calls. db may be null: nobody wants it.
 void column_sum_add(ConstTensor dy, Tensor db);
 
 }  // namespace refrain::kernels

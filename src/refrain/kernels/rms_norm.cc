@@ -117,6 +117,7 @@ void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor 
       else
         input_gradient<false>(x.row(row), w.data, r.data[row], dy.row(row), n, dx.row(row));
     });
+    if (!dw) continue;
     parallel_columns(last - first, n, [&](int64_t begin, int64_t end) HWY_ATTR {
       chain_rows(first, last, begin, end, dw.data,
                  [&](auto at, int64_t row, int64_t j, FloatVec acc) HWY_ATTR {
@@ -154,7 +155,8 @@ void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y) {
 }
 void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
                        Tensor dw, bool add) {
-  REFRAIN_CHECK(w.size() == x.cols() && dw.size() == x.cols() && r.size() == x.rows());
+  REFRAIN_CHECK(w.size() == x.cols() && r.size() == x.rows());
+  REFRAIN_CHECK(!dw || dw.size() == x.cols());
   REFRAIN_CHECK(dy.size() == x.size() && dx.size() == x.size());
   HWY_DYNAMIC_DISPATCH(rms_norm_backward)(x, w, r, dy, dx, dw, add);
 }

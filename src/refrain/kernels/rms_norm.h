@@ -21,7 +21,7 @@ void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y);
 
 // dx = r (w dy - x r^2 mean(w dy x)), added to dx with `add`: a block's dx already holds the
 // gradient that went around the norm. dw += sum over rows of dy x r: one chain in ascending row
-// order per element, so that rows may come in several calls. dx must be neither x nor dy.
+// order per element, so that rows may come in several calls. dx is not x or dy; dw may be null.
 void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
                        Tensor dw, bool add);
 

@@ -185,12 +185,12 @@ void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiec
   const Tensor memory = scratch.take({w.size() + w.rows()});
   const Tensor sums = scratch.take({w.cols(), w.rows()});
   if (scratch.counts_only()) return;
-  REFRAIN_CHECK(dw.size() == w.size());
+  REFRAIN_CHECK(!dw || dw.size() == w.size());
   // Sums go on from what earlier rows gave.
   for (int64_t c = 0; c < w.rows(); ++c)
-    for (int64_t i = 0; i < w.cols(); ++i) sums.row(i)[c] = dw.row(c)[i];
+    for (int64_t i = 0; i < w.cols(); ++i) sums.row(i)[c] = dw ? dw.row(c)[i] : 0;
   HWY_DYNAMIC_DISPATCH(backward_rows)(w, pieces, p, dy, memory.data, sums.data);
-  for (int64_t c = 0; c < w.rows(); ++c)
+  for (int64_t c = 0; dw && c < w.rows(); ++c)
     for (int64_t i = 0; i < w.cols(); ++i) dw.row(c)[i] = sums.row(i)[c];
 }
 

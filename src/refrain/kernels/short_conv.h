@@ -37,7 +37,8 @@ struct ShortConvPiece {
 // buffers from `scratch` and do nothing else when it only counts.
 void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece>, Columns p, Columns y,
                         Arena& scratch);
-// dp takes the place of p, and dy is used up. dw is added to: one chain per element down all rows.
+// dp takes the place of p, and dy is used up. dw, which may be null, is added to: one chain per
+// element down all rows.
 void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece>, Columns p,
                          Columns dy, Arena& scratch);
 

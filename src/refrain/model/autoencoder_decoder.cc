@@ -264,8 +264,9 @@ void Decoder::backward_weights(Context& ctx, const Window& w, const Input& in, c
   if (config_.has_attention()) {
     context_.backward_weight(ctx, run.joined, g.context);
     const Tensor dq = cross_ ? g.q : g.qkv;
-    kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, asking().w.g.data, H, dq.cols(),
-                  H, R, true, ctx.scratch);
+    if (asking().w.g)
+      kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, asking().w.g.data, H,
+                    dq.cols(), H, R, true, ctx.scratch);
   }
   if (cross_ && config_.cached) {
     cross_->backward_memory(ctx, w, w, run.memory[0], run.asked, {g.joined.data + H, J}, g.kv);

@@ -173,22 +173,22 @@ void AttentionRnn::finish_gradients() {
           // scores = x (W_kᵀ q) + b_k · q
           float q_i = dot(q_.w.w.row(i), token, D);
           if (config_.bias) q_i += q_.b.w.data[i];
-          add(scale_ * q_i, sums, k_.w.g.row(i), D);
+          if (k_.w.g) add(scale_ * q_i, sums, k_.w.g.row(i), D);
           dq_i = dot(k_.w.w.row(i), sums, D);
           if (config_.bias) {
-            k_.b.g.data[i] += scale_ * q_i * bias_sums_.data[h];
+            if (k_.b.g) k_.b.g.data[i] += scale_ * q_i * bias_sums_.data[h];
             dq_i += k_.b.w.data[i] * bias_sums_.data[h];
           }
         } else {
           dq_i = sums[i];
         }
         dq_i *= scale_;
-        add(dq_i, token, q_.w.g.row(i), D);
-        if (config_.bias) q_.b.g.data[i] += dq_i;
+        if (q_.w.g) add(dq_i, token, q_.w.g.row(i), D);
+        if (q_.b.g) q_.b.g.data[i] += dq_i;
         dq[static_cast<size_t>(i)] = dq_i;
       },
       8 * width * D);
-  for (int64_t i = 0; i < width; ++i)
+  for (int64_t i = 0; token_.g && i < width; ++i)
     add(dq[static_cast<size_t>(i)], q_.w.w.row(i), token_.g.data, D);
   std::fill(sums_.begin(), sums_.end(), 0.0f);
   std::fill(bias_sums_.begin(), bias_sums_.end(), 0.0f);

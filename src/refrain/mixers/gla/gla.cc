@@ -261,8 +261,9 @@ void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor
   if (l.low_rank) {
     const int64_t rank = l.gate_columns;
     float* small = rows.x.data + l.gate;
-    kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
-                  rank, R, true, ctx.scratch, nullptr, ctx.over_rows());
+    if (gate_w_.g)
+      kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
+                    rank, R, true, ctx.scratch, nullptr, ctx.over_rows());
     if (!ctx.dry()) kernels::column_sum_add(rows.logits, gate_b_.g);
     kernels::gemm({rows.logits.data, l.keys(), 1}, {gate_w_.w.data, rank, 1}, small, P, R, rank,
                   l.keys(), false, ctx.scratch, nullptr, ctx.over_features());
@@ -271,8 +272,9 @@ void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor
   for (const auto& [first, count] : products()) {
     kernels::gemm({rows.x.data + first, P, 1}, {w_.w.row(first), D, 1}, dx.data, D, R, D, count,
                   add, ctx.scratch, nullptr, ctx.over_features());
-    kernels::gemm({rows.x.data + first, 1, P}, {x.data, D, 1}, w_.g.row(first), D, count, D, R,
-                  true, ctx.scratch, nullptr, ctx.over_rows());
+    if (w_.g)
+      kernels::gemm({rows.x.data + first, 1, P}, {x.data, D, 1}, w_.g.row(first), D, count, D, R,
+                    true, ctx.scratch, nullptr, ctx.over_rows());
     add = true;
   }
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
@@ -280,10 +282,10 @@ void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor
   if (ctx.dry()) return;
   std::fill(bias.begin(), bias.end(), 0.0f);
   for (const Section& s : sections_)
-    if (s.biased) std::copy(s.b.g.begin(), s.b.g.end(), bias.data + s.first);
+    if (s.b.g) std::copy(s.b.g.begin(), s.b.g.end(), bias.data + s.first);
   kernels::column_sum_add(rows.x, bias);
   for (const Section& s : sections_)
-    if (s.biased) std::copy_n(bias.data + s.first, s.columns, s.b.g.data);
+    if (s.b.g) std::copy_n(bias.data + s.first, s.columns, s.b.g.data);
 }
 
 // The RMSNorm of what the heads read; o itself without one. r takes the reciprocals.

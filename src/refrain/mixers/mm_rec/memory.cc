@@ -167,7 +167,7 @@ void MmRecMemory::average_backward(ConstTensor dmeans, Tensor dh, Tensor dnull,
     for (int64_t row = first; row < end; ++row) add_to(dh.row(row), from, D, ends ? share : 1);
   });
   for (const Piece& p : pieces_) {
-    if (p.null_mean >= 0) add_to(dnull.data, dmeans.row(p.null_mean), D);
+    if (dnull && p.null_mean >= 0) add_to(dnull.data, dmeans.row(p.null_mean), D);
     if (!dstate || stretches(p) == 0) continue;
     float* sum = dstate->row(p.b) + layout_.sum();
     for (int64_t j = 0; j < D; ++j) sum[j] = share * dmeans.row(p.mean)[j];

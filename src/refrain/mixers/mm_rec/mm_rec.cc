@@ -159,6 +159,7 @@ void MmRec::input_gradient(Context& ctx, int64_t R, Operand dy, const Param& w, 
 
 void MmRec::weight_gradient(Context& ctx, int64_t R, Operand dy, Operand x, const Param& w,
                             int64_t first, int64_t outputs) const {
+  if (!w.g) return;
   const int64_t K = w.w.cols(), rows = config_.hoisted ? R : 1;
   for (int64_t row = 0; row < R; row += rows)
     kernels::gemm({dy.data + row * dy.row, 1, dy.row}, {x.data + row * x.row, x.row, 1},
