@@ -17,7 +17,8 @@ inline bool attention_sees(int64_t window, int64_t stride, int64_t t, int64_t p)
   return p <= t && (window == 0 || t - p < window || (stride > 0 && (p + 1) % stride == 0));
 }
 
-// What dropout makes of the probability with which the query at position t sees position p.
+// What dropout makes of the probability with which the query at position t sees position p, if it
+// does.
 inline double attention_dropout_ref(AttentionDropout dropout, int64_t window, int64_t stride,
                                     uint64_t row_id, int64_t head, int64_t t, int64_t p) {
   if (dropout.rate == 0) return 1;
@@ -32,8 +33,8 @@ inline double attention_dropout_ref(AttentionDropout dropout, int64_t window, in
 }
 
 // One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i stands at key
-// position keys - queries + i. factor(i, j): what the probability of query i and key j is
-// multiplied by.
+// position keys - queries + i. factor(i, j): what the probability of query i and key j, which it
+// sees, is multiplied by.
 template <class T, class Factor>
 void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
                    const T* v, T* o, int64_t window, int64_t stride, const Factor& factor) {
@@ -57,7 +58,8 @@ void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const
     for (int64_t c = 0; c < d; ++c) {
       T out = 0;
       for (int64_t j = 0; j <= t; ++j)
-        out += s[static_cast<size_t>(j)] / sum * factor(i, j) * v[j * d + c];
+        if (attention_sees(window, stride, t, j))
+          out += s[static_cast<size_t>(j)] / sum * factor(i, j) * v[j * d + c];
       o[i * d + c] = out;
     }
   }
