@@ -11,7 +11,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   std::vector<size_t> row;
   for (const std::string& candidate : candidates) {
     // As many letters as one has more must go: what is far by that alone is not looked at.
-    const auto [less, more] = std::minmax(name.size(), candidate.size());
+    const auto [less, more] = std::minmax({name.size(), candidate.size()});
     if (more - less >= best_distance) continue;
     row.resize(candidate.size() + 1);
     std::iota(row.begin(), row.end(), size_t{0});
