@@ -179,6 +179,7 @@ class Memory(PlainCase):
         return (self.dir / "output").read_bytes().decode(), int(kib) / 1024
 
     def test_encode_and_decode(self):
+        self.measures_memory()
         draw = random.Random(1)
         words = ["the", "cat", "sat", "  on", "\r\n", "<mat>", "\n\n", "12,7"]
         small = " ".join(draw.choice(words) for _ in range(2000))

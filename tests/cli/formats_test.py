@@ -154,7 +154,8 @@ class Claims(FormatsCase):
 
     def claims(self, *arguments, says, bytes):
         used, said = self.memory_of(*arguments)
-        self.assertLess(used - self.plain, bytes, said)
+        if not cli_test.sanitized():
+            self.assertLess(used - self.plain, bytes, said)
         self.assertIn(says, said)
 
     def test_config_of_17_megabytes(self):

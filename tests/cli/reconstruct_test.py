@@ -70,6 +70,7 @@ class Promise(ReconstructCase):
 
 
     def test_budgets(self):
+        self.measures_memory()
         # Wide enough that activations are most of what a run takes.
         command = lambda out, *flags: self.lm(
             out, "--autoencoder.hidden", 96, "--window", "60", "--batch-size", 64, "--max-steps", 3,

@@ -290,6 +290,7 @@ class Budgets(TrainCase):
         return usage.ru_maxrss * 1024
 
     def test_peak_is_the_plan(self):
+        self.measures_memory()
         command = lambda out, *flags: ["train", "--data", self.data, "--out", self.dir / out,
                                        *self.MODEL, "--batch-size", 16, "--max-steps", 3,
                                        "--threads", 2, *flags]
@@ -304,6 +305,7 @@ class Budgets(TrainCase):
             self.assertLess(abs(peak / plan["bytes"]["total"] - 1), 0.05)
 
     def test_variable_lengths_stay_flat(self):
+        self.measures_memory()
         draw = random.Random(2)
         pairs = "".join(" ".join(draw.choices(WORDS, k=draw.randint(1, 40))) + "\tone two\n"
                         for _ in range(400))
