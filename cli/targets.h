@@ -10,9 +10,10 @@ namespace refrain::cli {
 using Inputs = std::vector<std::string>;
 
 // An Error, before any work is done, when the file that `flag` names is one of the inputs under
-// whatever name, or one that a trained model or a run consists of.
+// whatever name, one that a trained model or a run consists of, or would if it were there, or one
+// that cannot be written.
 void check_target(const char* flag, const std::string& path, const Inputs& inputs);
-// Likewise of files in a directory.
+// Likewise of files in a directory, which may be yet to be made.
 void check_targets(const char* flag, const std::string& directory,
                    std::initializer_list<const char*> names, const Inputs& inputs);
 

@@ -86,6 +86,64 @@ class Outputs(Case):
         self.refuses("--out", "tokenizer", "train", "--kind", "char", "--data", self.text, "--out",
                      "run")
 
+    def test_names_that_a_model_does_not_have_yet(self):
+        state = ("generate", "-m", self.mine, "-p", "a", "-n", 1, "--state-out")
+        for name in ("added_tokens.json", "embeddings.safetensors", "vocab.txt", "data.json",
+                     "training_args.json", ".refrain.lock", "model-00001-of-00002.safetensors",
+                     "checkpoint-7", "best"):
+            self.assertFalse((self.mine / name).exists())
+            self.refuses("--state-out", *state, self.mine / name, at=self.mine)
+            self.assertFalse((self.mine / name).exists(), name)
+        (self.mine / "refrain.json").unlink()
+        self.refuses("--state-out", *state, self.mine / "refrain.json", at=self.mine)
+        # The settings alone are a model that somebody is about to copy.
+        alone = self.dir / "alone"
+        alone.mkdir()
+        shutil.copy(self.mine / "config.json", alone)
+        self.refuses("--state-out", *state, alone / "model.safetensors", at=alone)
+
+    def test_files_that_an_index_names(self):
+        weights = (self.mine / "model.safetensors").read_bytes()
+        size = int.from_bytes(weights[:8], "little")
+        names = [n for n in json.loads(weights[8:8 + size]) if n != "__metadata__"]
+        (self.mine / "model.safetensors").rename(self.mine / "part.safetensors")
+        index = self.mine / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {n: "part.safetensors" for n in names}}))
+        logits = ("logits", "-m", self.mine, "--ids", "1 2", "--out")
+        self.must(*logits, self.mine / "logits.safetensors")  # it is read so
+        for name in ("part.safetensors", "model.safetensors"):  # which would hide the index
+            self.refuses("--out", *logits, self.mine / name, at=self.mine)
+        self.refuses("--out", "logits", "-m", self.model, "--ids", "1 2", "--out",
+                     self.mine / "part.safetensors", at=self.mine)
+        index.write_text("{")
+        self.refuses("--out", "logits", "-m", self.model, "--ids", "1 2", "--out",
+                     self.mine / "other.safetensors", at=self.mine)
+
+    def test_names_of_a_run(self):
+        self.must("train", "--data", self.text, "--out", "run", "--layers", 1, "--d-model", 8,
+                  "--heads", 1, "--context", 8, "--batch-size", 2, "--max-steps", 1)
+        os.symlink("run/checkpoint-1", self.dir / "linked")
+        for name in ("run/data.json", "run/.refrain.lock", "run/plan.json", "run/best",
+                     "run/checkpoint-9", "run/data/valid.tokens", "run/checkpoint-1/new",
+                     "linked/optimizer.safetensors", "linked/new"):
+            self.refuses("--state-out", "generate", "-m", self.mine, "-p", "a", "-n", 1,
+                         "--state-out", name)
+
+    def test_outputs_that_cannot_be_written_are_refused_first(self):
+        # Before anything is read: the models are none.
+        self.put("file", "x")
+        for flag, *verb in (("--state-out", "generate", "-p", "a"), ("--out", "logits", "--ids", 1),
+                            ("--output", "translate"), ("--attention-map", "reconstruct")):
+            for place in ("none/x", "file/x", ".", "x" * 300):
+                self.fails(*verb, "-m", "no-model", flag, place, says=[flag + ":", place])
+        self.fails("plan", "--vocab-size", 0, "--svg", "none/x", says=["--svg:", "none/x"])
+        for verb in (("prepare", "--tokenizer", "char", "--data", "no-text"),):
+            self.fails(*verb, "--out", "none/x.tokens", says=["--out:", "none/x.tokens"])
+        for verb in (("tokenizer", "train", "--kind", "char", "--data", "no-text"),
+                     ("sample", "copy")):
+            self.fails(*verb, "--out", "file/x", says=["--out:", "file"])
+        self.assertEqual([f for f in self.dir.iterdir() if ".tmp-" in f.name], [])
+
     def test_what_may_be_replaced(self):
         # A model's directory may hold other files, and a state goes on in its own file.
         state = self.mine / "my.state"
