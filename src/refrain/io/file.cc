@@ -123,6 +123,33 @@ void erase(const std::string& path) {
   if (failed) throw_error("cannot remove {}: {}", path, failed.message());
 }
 
+// Calls f(path) for the directory and all that is in it, as far as it can be read.
+template <class F>
+void each_in(const std::string& directory, const F& f) {
+  f(directory);
+  std::error_code failed;
+  for (fs::recursive_directory_iterator entry(directory, failed), end; !failed && entry != end;
+       entry.increment(failed))
+    f(entry->path().string());
+}
+
+bool is_folder(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_directory(fs::symlink_status(path, ignored));
+}
+
+// What was replaced or left behind has no protection to keep; whether it could be removed.
+bool erase_own(const std::string& path) {
+  std::error_code failed;
+  if (is_folder(path))
+    each_in(path, [&](const std::string& at) {
+      std::error_code ignored;
+      if (is_folder(at)) fs::permissions(at, fs::perms::owner_all, fs::perm_options::add, ignored);
+    });
+  fs::remove_all(path, failed);
+  return !failed;
+}
+
 std::string read_all(const Descriptor& file, const std::string& path, size_t max_bytes) {
   std::string text;
   max_bytes = std::min(max_bytes, text.max_size() - 1);
@@ -343,7 +370,7 @@ void AtomicDirectory::commit() {
     if (renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
       committed_ = true;
       sync_path(place_of(target_).folder);
-      erase(temporary_);
+      erase_own(temporary_);
       return;
     }
     // A file system that cannot exchange names.
@@ -359,26 +386,30 @@ void AtomicDirectory::commit() {
   }
   committed_ = true;
   sync_path(place_of(target_).folder);
-  if (!old.empty()) erase(old);
+  if (!old.empty()) erase_own(old);
 }
 
-void AtomicDirectory::remove_stale(const std::string& parent) {
+void AtomicDirectory::remove_stale(const std::string& parent, const Notes& notes) {
   std::vector<std::string> names;
   std::error_code failed;
   for (fs::directory_iterator entry(parent, failed), end; !failed && entry != end;
        entry.increment(failed))
     names.push_back(entry->path().filename());
   if (failed) throw_error("cannot read {}: {}", parent, failed.message());
+  const auto remove = [&](const std::string& path) {
+    if (!erase_own(path))
+      add_note(notes, "{}: left behind by a crash, and cannot be removed", path);
+  };
   for (const std::string& name : names) {
     const std::string path = fmt::format("{}/{}", parent, name);
     if (const std::string of = visible_name(name, kOld); !of.empty()) {
       const std::string replaced = fmt::format("{}/{}", parent, of);
       if (exists(replaced))
-        erase(path);
+        remove(path);
       else
         rename_path(path, replaced);
     } else if (!visible_name(name, kTemporary).empty()) {
-      erase(path);
+      remove(path);
     }
   }
   sync_path(parent);
@@ -391,13 +422,27 @@ void make_directories(const std::string& path) {
 }
 
 void remove_all(const std::string& path) {
-  std::error_code ignored;
-  if (!fs::is_directory(fs::symlink_status(path, ignored))) return erase(path);
+  if (!is_folder(path)) return erase(path);
+  const auto size = [](const std::string& directory) {
+    int64_t n = 0;
+    each_in(directory, [&](const std::string&) { ++n; });
+    return n;
+  };
+  each_in(path, [&](const std::string& at) {
+    if (is_folder(at) && access(at.c_str(), W_OK | X_OK) != 0) throw_system_error("remove", at);
+  });
+  const int64_t before = size(path);
   std::string hidden;
   for (int attempt = 0; hidden.empty() || exists(hidden); ++attempt)
     hidden = hidden_name(path, kTemporary, attempt);
   rename_path(path, hidden);
-  erase(hidden);
+  try {
+    erase(hidden);
+  } catch (const Error&) {
+    if (size(hidden) != before) throw;
+    rename_path(hidden, path);
+    throw_error("cannot remove {}: nothing in it can be removed", path);
+  }
 }
 
 }  // namespace refrain::io

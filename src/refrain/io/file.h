@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "refrain/base/notes.h"
+
 namespace refrain::io {
 
 // The whole of a regular file; an Error if it is longer than `max_bytes`. What else may bear the
@@ -71,7 +73,7 @@ void move_new(const std::string& from, const std::string& to);
 //   1. fsync of every file and folder in ".<name>.tmp-<process>"
 //   2. if there is a <name>, the two exchange names in one step; otherwise rename to <name>
 //   3. fsync of the folder both are in
-//   4. remove the old one
+//   4. remove the old one, also one that is write-protected
 // On a file system that cannot exchange names, step 2 renames the old one to
 // ".<name>.old-<process>" first. A crash just then leaves no <name> but a complete old one, which
 // remove_stale() puts back.
@@ -90,8 +92,9 @@ class AtomicDirectory {
 
   // Clears `parent` of what earlier crashes left there: the temporaries of AtomicDirectory and
   // AtomicFile, and directories whose replacement did not finish. For the one process that writes
-  // into `parent`, while it writes nothing there.
-  static void remove_stale(const std::string& parent);
+  // into `parent`, while it writes nothing there. What cannot be removed is in nobody's way: a
+  // note.
+  static void remove_stale(const std::string& parent, const Notes& notes = {});
 
  private:
   std::string path_, target_, temporary_;
@@ -100,7 +103,8 @@ class AtomicDirectory {
 
 void make_directories(const std::string& path);  // also where a symbolic link leads to nothing yet
 // A directory goes whole: it is renamed to a temporary name before it is taken apart, so that no
-// part of it can be taken for the whole. What a crash leaves is remove_stale()'s. Of a symbolic
+// part of it can be taken for the whole. What a crash leaves is remove_stale()'s. One that is
+// write-protected, or in which nothing could be removed, keeps its name: an Error. Of a symbolic
 // link the link goes, and what it leads to stays.
 void remove_all(const std::string& path);
 

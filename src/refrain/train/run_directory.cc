@@ -4,6 +4,7 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <utility>
 
 #include "refrain/io/file.h"
@@ -139,9 +140,10 @@ void keep_others(const std::string& old, const std::string& made) {
 }  // namespace
 
 struct RunDirectory::Hold {
-  std::string path, place;  // where its links lead
-  bool made = false;        // the directory, by us
-  bool preparing = false;   // not a run yet
+  std::string path, place;   // where its links lead
+  bool made = false;         // the directory, by us
+  bool preparing = false;    // not a run yet
+  std::set<int64_t> kept{};  // checkpoints that cannot be removed, told once
   std::optional<io::FileLock> lock{};
 
   Hold(const std::string& of, bool is_made, const Notes& notes)
@@ -216,7 +218,7 @@ RunDirectory RunDirectory::open(const std::string& path, const Notes& notes) {
   check();
   if (is_prepared(path)) move_prepared(path);
   if (is_preparing(path)) clear_preparing(path);
-  io::AtomicDirectory::remove_stale(path);
+  io::AtomicDirectory::remove_stale(path, notes);
   RunDirectory directory(path, std::move(hold), notes);
   directory.check_outputs();
   return directory;
@@ -337,8 +339,12 @@ void RunDirectory::prune(int64_t step, int64_t keep) const {
   std::erase_if(all, [&](int64_t other) {
     return other > step || !is_checkpoint_of(checkpoint(other), other);
   });
-  for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i)
-    io::remove_all(checkpoint(all[i]));
+  for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i) try {
+      io::remove_all(checkpoint(all[i]));
+    } catch (const Error& error) {
+      if (hold_->kept.insert(all[i]).second)
+        add_note(notes_, "{}: kept: {}", checkpoint(all[i]), error.what());
+    }
 }
 
 void RunDirectory::check_room(int64_t step, int64_t last) const {

@@ -76,7 +76,8 @@ class RunDirectory {
 
   // Steps of the complete checkpoints, ascending. What has such a name and is none is noted.
   std::vector<int64_t> checkpoints(const Notes& notes = {}) const;
-  // Removes all checkpoints up to `step` but the `keep` newest (0 = all).
+  // Removes all checkpoints up to `step` but the `keep` newest (0 = all). One that cannot be (it
+  // is write-protected) stays, with a note.
   void prune(int64_t step, int64_t keep) const;
   // An Error when something that is no checkpoint has the name of one after `step`, to `last`.
   void check_room(int64_t step, int64_t last) const;
