@@ -28,12 +28,18 @@ bool UnknownCharacters::has(const std::string& token) const {
   return tokenizer_.id_of(token) != data::kNoToken;
 }
 
-void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids) {
+void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids,
+                             bool parse_special) {
   // The other kinds have all bytes.
-  const bool by_words = tokenizer_.kind() == "bpe";
-  if (!by_words && tokenizer_.kind() != "char") return;
+  if (tokenizer_.kind() != "bpe" && tokenizer_.kind() != "char") return;
   const int32_t unk = tokenizer_.unk();
   if (unk != data::kNoToken && std::ranges::count(ids, unk) == 0) return;
+  // An added token's characters need be no tokens.
+  for (const std::string_view part : tokenizer_.without_added(text, parse_special)) look_at(part);
+}
+
+void UnknownCharacters::look_at(std::string_view text) {
+  const bool by_words = tokenizer_.kind() == "bpe";
   while (!text.empty()) {
     const CodePoint next = decode_utf8(text);
     const std::string character(text.substr(0, next.bytes));

@@ -14,11 +14,13 @@ class UnknownCharacters {
  public:
   explicit UnknownCharacters(const data::Tokenizer& tokenizer);
 
-  void look(std::string_view text, std::span<const int32_t> ids);  // that it was encoded to
+  // The ids that it was encoded to, with `parse_special` or without.
+  void look(std::string_view text, std::span<const int32_t> ids, bool parse_special = false);
   void tell(const std::string& where) const;  // a line on standard error, if there are any
 
  private:
   bool has(const std::string& token) const;
+  void look_at(std::string_view text);
 
   const data::Tokenizer& tokenizer_;
   std::set<std::string, std::less<>> unknown_;

@@ -200,6 +200,18 @@ void Tokenizer::Impl::encode(std::string_view text, bool parse_special,
       found);
 }
 
+std::vector<std::string_view> Tokenizer::Impl::without_added(std::string_view text,
+                                                             bool parse_special) const {
+  std::vector<std::string_view> parts;
+  const auto found = [](int32_t) {};
+  const auto plain = [&](std::string_view part) { parts.push_back(part); };
+  raw_.split(
+      text, parse_special,
+      [&](std::string_view stretch) { normalized_.split(stretch, parse_special, plain, found); },
+      found);
+  return parts;
+}
+
 std::string Tokenizer::Impl::normalize(std::string_view text) const {
   const Vocabulary& v = vocabulary;
   if (v.kind != Kind::kLlama || v.metaspace) return std::string(text);
@@ -295,6 +307,12 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
   ids.reserve(impl_->vocabulary.kind == Kind::kChar ? text.size() : text.size() / 3);
   impl_->encode(text, parse_special, ids);
   return ids;
+}
+
+std::vector<std::string_view> Tokenizer::without_added(std::string_view text,
+                                                       bool parse_special) const {
+  REFRAIN_CHECK(impl_->vocabulary.kind != Kind::kLlama);
+  return impl_->without_added(text, parse_special);
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool with_special) const {

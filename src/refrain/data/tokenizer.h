@@ -81,7 +81,9 @@ class Tokenizer {
 
   int64_t vocab_size() const;  // ids are [0, vocab_size)
   const std::string& kind() const;
-  std::string_view token(int32_t id) const;     // as it stands in the vocabulary
+  std::string_view token(int32_t id) const;  // as it stands in the vocabulary
+  // What of `text` encode() finds no added token in, in order. Not of `llama`, which changes texts.
+  std::vector<std::string_view> without_added(std::string_view text, bool parse_special) const;
   int32_t id_of(std::string_view token) const;  // kNoToken when absent
   bool is_special(int32_t id) const;
   int32_t unk() const;    // kNoToken when unknown characters are left out, or there are none

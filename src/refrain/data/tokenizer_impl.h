@@ -56,6 +56,7 @@ class Tokenizer::Impl {
   explicit Impl(Vocabulary vocabulary);
 
   void encode(std::string_view text, bool parse_special, std::vector<int32_t>& ids) const;
+  std::vector<std::string_view> without_added(std::string_view text, bool parse_special) const;
   std::string_view text_of(int32_t id) const;  // what it decodes to; Error on negative ids
   bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < texts_.size(); }
   void check_id(int32_t id) const;   // Error unless it has it
