@@ -64,6 +64,16 @@ std::string attention_svg(const std::vector<std::string>& read,
   return svg + "</svg>\n";
 }
 
+// A number that is none may be read by nobody, or be lost in a comparison.
+void expect_finite_model(const std::string& name, const WordAutoencoder& loaded) {
+  const auto all_of = [&](std::string_view what, ConstTensor t) {
+    expect_finite(name, what, std::span<const float>(t.data, static_cast<size_t>(t.size())));
+  };
+  loaded.model->parameters().visit(
+      [&](const ParamSpec& spec, Param& param) { all_of(spec.name, param.w); });
+  all_of("vectors of words", loaded.table());
+}
+
 struct Reconstruct {
   std::string model, input = "-", attention_map;
   int64_t max_windows = 0;
@@ -93,6 +103,7 @@ struct Reconstruct {
           "(refrain generate and translate continue text with it, refrain eval scores it)",
           model);
     const WordAutoencoder loaded = WordAutoencoder::load(model);
+    expect_finite_model(model, loaded);
     if (!attention_map.empty() && !loaded.model->config().reads_encoder())
       throw_error("--attention-map: expected a model with cross attention, found the decoder {}",
                   io::quote(loaded.model->config().decoder));
@@ -138,6 +149,7 @@ struct Reconstruct {
       }
       loaded.model->score(y.slice(row, n), {x.data(), {n, E}}, {losses.data(), {n}},
                           {cosines.data(), {n}});
+      expect_finite(model, "cosine", std::span<const float>(cosines));
       print(json ? as_json(original, reconstruction, cosines)
                  : as_table(i, original, reconstruction, cosines));
       if (i == 0 && !attention_map.empty())
@@ -209,6 +221,7 @@ Documents visible_documents(const std::vector<std::string>& files, const data::E
 
 io::Json reconstruction_scores(const std::string& model, const std::vector<std::string>& data) {
   const WordAutoencoder loaded = WordAutoencoder::load(model);
+  expect_finite_model(model, loaded);
   Workspace workspace;
   const ReconstructionScores scores =
       score_reconstruction(loaded, visible_documents(data, loaded.words), workspace);
