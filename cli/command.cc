@@ -12,6 +12,7 @@
 #include "refrain/base/parallel.h"
 #include "refrain/base/parallel_notes.h"
 #include "refrain/base/process.h"
+#include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
 #include "refrain/kernels/isa.h"
 
@@ -225,6 +226,10 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
       throw Error(line.with_file(error.what()));
     }
   };
+  common.visit(
+      [&](const char* name, auto& value, const char*) { detail::assign(line.find(name), value); });
+  if (common.threads < 0 || common.threads > 1024)
+    throw_error("--threads: expected 0 to 1024, found {}", common.threads);
   if (line.wants_dump()) {
     const io::Json settings = with_files([&] {
       if (verb.check) verb.check(line);
@@ -233,10 +238,6 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
     print(io::to_text(settings));
     return 0;
   }
-  common.visit(
-      [&](const char* name, auto& value, const char*) { detail::assign(line.find(name), value); });
-  if (common.threads < 0 || common.threads > 1024)
-    throw_error("--threads: expected 0 to 1024, found {}", common.threads);
   set_threads(static_cast<int>(common.threads));
   set_parallel_notes(note);
   if (common.verbose) note(io::to_line(line.to_json()));
@@ -476,7 +477,17 @@ void CommandLine::exclude(std::string_view one, std::string_view other) const {
     throw_error("{} and {} contradict each other; give one of them", origin(one), origin(other));
 }
 
+void CommandLine::expect_utf8() const {
+  for (const Setting& setting : settings_)
+    for (const std::string& value : setting.values)
+      if (const auto bad = find_invalid_utf8(value))
+        throw_error("{}: expected UTF-8, as settings are written in, found byte 0x{:02x} in '{}'",
+                    flag_of(setting.name), static_cast<uint8_t>(value[*bad]),
+                    shown(valid_utf8(value)));
+}
+
 io::Json CommandLine::to_json() const {
+  expect_utf8();
   io::Json object = io::Json::object();
   for (const Setting& setting : settings_) {
     io::Json& place = object[setting.name];

@@ -67,6 +67,7 @@ class CommandLine {
   }
   void require(std::initializer_list<std::string_view> names) const;  // an Error when one is empty
   void exclude(std::string_view one, std::string_view other) const;  // an Error when both are given
+  void expect_utf8() const;  // an Error that names the setting which JSON cannot have
   io::Json to_json() const;
   // An error's line that begins with a setting which a config file said: with the file's name.
   std::string with_file(const std::string& error) const;

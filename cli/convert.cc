@@ -1,4 +1,7 @@
 // Models of other programs to model directories.
+#include <algorithm>
+#include <array>
+#include <string_view>
 #include <utility>
 
 #include "cli/inputs.h"
@@ -13,6 +16,9 @@
 namespace refrain::cli {
 namespace {
 
+constexpr std::array<std::string_view, 5> kKinds = {"llama2c", "hf", "torch-rnn", "torch-lstm",
+                                                    "torch-gru"};
+
 struct Convert {
   std::vector<std::string> from;
   std::string tokenizer, out;
@@ -24,11 +30,21 @@ struct Convert {
     v("out", out, "model directory to write; must be new or empty");
   }
 
-  int run(const CommandLine& line) {
-    line.require({"from", "out"});
+  void check(const CommandLine&) const {
+    if (from.empty()) return;
+    if (std::ranges::count(kKinds, from[0]) == 0)
+      throw_error("--from: expected llama2c, hf, torch-rnn, torch-lstm or torch-gru, found {}",
+                  io::quote(from[0]));
     if (from.size() != 2)
       throw_error("--from: expected a kind and a place (llama2c MODEL.bin), found {} values",
                   from.size());
+    if (from[0] == "hf" && !tokenizer.empty())
+      throw_error("--tokenizer: not used with --from hf, whose DIR has one");
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"from", "out"});
+    check(line);
     require_new_directory(out);
     if (from[0] == "llama2c") {
       line.require({"tokenizer"});
@@ -38,8 +54,6 @@ struct Convert {
       // There a text also ends where the next would begin.
       write(*model, {made.bos(), made.eos(), made.pad(), {made.bos()}}, &made);
     } else if (from[0] == "hf") {
-      if (!tokenizer.empty())
-        throw_error("--tokenizer: not used with --from hf, whose DIR has one");
       require_language_model(from[1]);
       SpecialTokens special;
       const auto model = load_model(from[1], &special, note);
@@ -50,7 +64,7 @@ struct Convert {
         write(*model, special, nullptr);
         note(fmt::format("{} has no tokenizer.json; neither has {}", from[1], out));
       }
-    } else if (from[0] == "torch-rnn" || from[0] == "torch-lstm" || from[0] == "torch-gru") {
+    } else {
       const auto model = load_torch_cells(from[1], from[0].substr(from[0].find('-') + 1));
       if (tokenizer.empty()) {
         write(*model, {}, nullptr);
@@ -62,9 +76,6 @@ struct Convert {
                       model->config().vocab_size, found.vocab_size());
         write(*model, {found.bos(), found.eos(), found.pad()}, &found);
       }
-    } else {
-      throw_error("--from: expected llama2c, hf, torch-rnn, torch-lstm or torch-gru, found {}",
-                  io::quote(from[0]));
     }
     return 0;
   }

@@ -8,6 +8,7 @@
 
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
+#include "refrain/train/plan.h"
 
 namespace refrain::cli {
 namespace {
@@ -111,6 +112,12 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   else
     refuse_given(line, "buckets", "expected --max-tokens with it, found none");
   check_spilling(line, training, model, mixers, stack);
+  // What mixers ask of it shows when a step is counted.
+  if (const auto given = parse_checkpointing(training.gradient_checkpointing);
+      given && given->keep_every > 0) {
+    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    Planner(network, training, false, 0).unbounded();
+  }
   check_training_effect(line, training);
 }
 

@@ -49,6 +49,7 @@ struct Generate {
       if (value < low || value > high)
         throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
     };
+    StopTexts{stop};
     request.sampling.check();
     expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
     expect("--context", request.context, 0, kMost);
@@ -104,6 +105,7 @@ struct Generate {
       print(io::to_text(as_json(loaded, result, text)));
     else if (isatty(STDOUT_FILENO))
       print("\n");
+    flush_output();  // what the note below is to stand behind
     note(fmt::format(
         "prompt: {} tokens, {:.3f} s; generated: {} tokens, {:.3f} s, {:.0f} a second; stopped: {}",
         result.prompt_tokens, result.prompt_seconds, result.tokens, result.generation_seconds,
@@ -116,7 +118,7 @@ struct Generate {
     const int32_t bos = loaded.special.bos;
     request.prompt = encode_prompt(loaded, prompt);
     UnknownCharacters unknown(loaded.tokenizer);
-    unknown.look(prompt, request.prompt);
+    unknown.look(prompt, request.prompt, true);
     unknown.tell("--prompt");
     std::vector<int32_t>& ids = request.prompt;
     const bool begins = !ids.empty() && ids[0] == bos;

@@ -94,6 +94,10 @@ bool is_tokenizer_spec(std::string_view what) {
   return what == "char" || what.starts_with("bpe:") || what.starts_with("byte-bpe:");
 }
 
+void check_tokenizer_spec(const std::string& what) {
+  if (is_tokenizer_spec(what)) data::Tokenizer::parse_spec(what);
+}
+
 data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source) {
   if (!is_tokenizer_spec(what)) return load_tokenizer(what);
   if (source.task == "probe")
@@ -105,8 +109,10 @@ data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& sourc
   training.special_tokens = special_tokens_for(source, training.kind);
   for (const std::string& input : source.inputs)
     if (data::DataSet::is_token_file(input))
-      throw_error("--tokenizer {}: expected text to train on, found the token file {}", what,
-                  input);
+      throw_error(
+          "--tokenizer {}: expected text to train on, found the token file {}; name the tokenizer "
+          "that it was made with (--tokenizer NAME.tokenizer, where prepare trained it)",
+          what, input);
   copy_streams(source);
   return data::Tokenizer::train(training, data::text_of(source, training.kind));
 }

@@ -44,6 +44,8 @@ std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
                                             std::string_view tokenizer_kind);
 
 // `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N.
+// An Error for what cannot be trained; a directory is not looked at.
+void check_tokenizer_spec(const std::string& what);
 bool is_tokenizer_spec(std::string_view what);
 // What of the source can be read only once is copied before it is trained on.
 data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source);

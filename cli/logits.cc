@@ -22,6 +22,8 @@ struct Logits {
     v("out", out, "safetensors file to write; its tensor \"logits\" is [ids, vocabulary]");
   }
 
+  void check(const CommandLine&) const { parse_ids(ids, "--ids"); }
+
   int run(const CommandLine& line) {
     line.require({"model", "ids", "out"});
     check_target("--out", out, {model});

@@ -38,6 +38,7 @@ struct Prepare {
   void check(const CommandLine& line) const {
     check_task(source.task);
     check_task_effect(line, source.task);
+    check_tokenizer_spec(tokenizer);
     if (!is_tokenizer_spec(tokenizer))
       refuse_given(line, "tags",
                    fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));

@@ -1,9 +1,13 @@
 #include "cli/run_data.h"
 
+#include <algorithm>
+
 #include "cli/output.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
+#include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/isa.h"
 
 namespace refrain::cli {
 
@@ -22,6 +26,30 @@ void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const
         expected != text_of(one.fingerprint))
       throw_error("{}: not the data this was trained on: its fingerprint is {}, expected {}",
                   one.name, text_of(one.fingerprint), expected);
+}
+
+void record_instructions(const RunDirectory& directory, bool goes_on,
+                         kernels::Precision precision) {
+  constexpr const char* kKey = "instruction_sets";
+  std::string now(kernels::float_isa());
+  if (precision == kernels::Precision::kBf16)
+    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
+      now += fmt::format(" with {}", kernel->name);
+  const std::string path = directory.place() + "/machine.json";
+  io::Json json = {{kKey, io::Json::array()}};
+  if (goes_on && io::exists(path)) json = io::read_json(path);
+  io::Json& all = json[kKey];
+  if (!all.is_array() ||
+      !std::ranges::all_of(all, [](const io::Json& one) { return one.is_string(); }))
+    throw_error("{}: {}: expected a list of texts, found {}", path, kKey, io::describe(all));
+  if (!all.empty() && all.back() == now) return;
+  if (!all.empty())
+    note(
+        fmt::format("{}: trained by {} until now, goes on by {}: its weights will not be those of "
+                    "a run by one of them alone, to the bit",
+                    directory.path(), all.back().get<std::string>(), now));
+  all.push_back(now);
+  io::write_file(path, io::to_text(json));
 }
 
 void note_beginning(const RunDirectory& directory, const Beginning& at, const TrainConfig& config) {

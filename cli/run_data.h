@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "refrain/kernels/gemm.h"
 #include "refrain/train/config.h"
 #include "refrain/train/run_directory.h"
 
@@ -18,6 +19,10 @@ struct RunData {
 
 // Keeps them when the run is new; else an Error that names what is other than it was.
 void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const RunData> data);
+
+// Keeps in machine.json by which instruction sets it is trained; when that changes, to the bit its
+// weights do, which a note says. A run from before it was kept begins the list.
+void record_instructions(const RunDirectory&, bool goes_on, kernels::Precision);
 
 // Says where a run begins, and what of its schedule it will not come to.
 struct Beginning {

@@ -25,6 +25,7 @@ struct SampleCalendar {
 
   void check(const CommandLine&) const {
     if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+    data::check_sizes(sizes);
   }
 
   int run(const CommandLine& line) {
@@ -56,6 +57,7 @@ struct SampleProbe {
 
   void check(const CommandLine&) const {
     if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
+    data::check_sizes(data::kind_of(probe), sizes);
   }
 
   int run(const CommandLine& line) {

@@ -37,6 +37,8 @@ struct Score {
     v("json", json, "print JSON");
   }
 
+  void check(const CommandLine&) const { Similarity(similarity, ""); }
+
   int run(const CommandLine& line) {
     line.require({"ref", "bleu_tokenize"});
     Similarity scored(similarity, "");

@@ -44,7 +44,7 @@ bool is_model(const fs::path& folder) {
 // What a model or a run may consist of, whether it has it yet or not: a file of such a name beside
 // the others would be taken for a part. Beside these, files of other names may stand there.
 bool is_name_of_models(std::string_view name) {
-  constexpr std::array<std::string_view, 24> kNames = {"config.json",
+  constexpr std::array<std::string_view, 25> kNames = {"config.json",
                                                        "generation_config.json",
                                                        "tokenizer.json",
                                                        "tokenizer_config.json",
@@ -63,6 +63,7 @@ bool is_name_of_models(std::string_view name) {
                                                        "metrics.jsonl",
                                                        "plan.json",
                                                        "data.json",
+                                                       "machine.json",
                                                        ".refrain.lock",
                                                        ".preparing",
                                                        ".refrain",

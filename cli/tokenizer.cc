@@ -32,8 +32,13 @@ struct TokenizerTrain {
       "that ends a text comes behind them if there is none");
   }
 
+  void check(const CommandLine&) const {
+    if (!kind.empty()) data::Tokenizer::parse_spec(kind);
+  }
+
   int run(const CommandLine& line) {
     line.require({"kind", "data", "out"});
+    check(line);
     check_targets("--out", out, kTokenizerFiles, data);
     data::TokenizerTraining training = data::Tokenizer::parse_spec(kind);
     training.special_tokens = special;

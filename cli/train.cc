@@ -199,7 +199,8 @@ struct Train {
   io::Json settings() {
     io::Json json = io::Json::object();
     visit([&](const char* name, auto& field, const char*) { json[name] = field; });
-    json["resume"] = "";  // how this process was begun, not what the run is
+    json["resume"] = "";  // how this process was begun and ends, not what the run is
+    json["stop_after"] = 0;
     return json;
   }
 
@@ -208,9 +209,10 @@ struct Train {
     const io::Json recorded = RunDirectory::read_settings(run);
     const std::string where = run + "/training_args.json";
     if (!recorded.is_object()) throw_error("{}: expected an object of settings", where);
+    check_names(line, recorded, where);
     visit([&](const char* name, auto& field, const char*) {
       const io::Json* value = io::find(recorded, name);
-      if (!value) return;
+      if (!value || std::string_view(name) == "stop_after") return;
       auto before = field;
       try {
         before = value->template get<std::decay_t<decltype(field)>>();
@@ -229,6 +231,43 @@ struct Train {
       if (!given || !may) field = before;
     });
     check_total_batch(recorded, run);
+  }
+
+  // A setting that was lost would become its default: it is to be said again. What the run has no
+  // part in may be missing, all of it: a mixer or a task that is newer than the run.
+  void check_names(const CommandLine& line, const io::Json& recorded, const std::string& where) {
+    std::vector<std::string> all;
+    visit([&](const char* name, auto&, const char*) { all.emplace_back(name); });
+    for (const auto& [name, unused] : recorded.items()) {
+      if (std::ranges::count(all, name) > 0) continue;
+      const std::string near = nearest_name(name, all);
+      throw_error("{}: unknown setting {}{}", where, io::quote(name),
+                  near.empty() ? "" : "; did you mean " + io::quote(near) + "?");
+    }
+    const auto text = [&](const char* name) {
+      const io::Json* value = io::find(recorded, name);
+      return value && value->is_string() ? value->get<std::string>() : "";
+    };
+    const std::string stack = " " + text("mixer") + " " + text("pattern") + " ";
+    std::set<std::string> of_task;
+    if (text("task") != "reconstruct")
+      reconstruct.visit([&](const char* name, auto&, const char*) { of_task.insert(name); });
+    const auto is_foreign = [&](const std::string& name) {
+      if (of_task.contains(name)) return true;
+      const std::string kind = name.substr(0, name.find('.'));
+      return kind != name && kind != "autoencoder" && stack.find(kind) == stack.npos &&
+             std::ranges::none_of(recorded.items(), [&](const auto& item) {
+               return item.key().starts_with(kind + ".");
+             });
+    };
+    for (const std::string& name : all) {
+      const bool of_process = name == "resume" || name == "stop_after" || name == "out";
+      if (of_process || recorded.contains(name) || line.given(name) || is_foreign(name)) continue;
+      throw_error(
+          "{}: expected the setting {}, found none; if it was lost, or the run is of a version "
+          "without it, say it: {} (a model trained by its default: {})",
+          where, name, flag_of(name), fmt::join(line.find(name).by_default, " "));
+    }
   }
 
   // Sequences of a step, or tokens: how they are split may change.
@@ -300,6 +339,8 @@ struct Train {
   bool is_reconstruction() const { return source.task == "reconstruct"; }
 
   void check(const CommandLine& line, bool goes_on) {
+    line.expect_utf8();
+    check_tokenizer_spec(tokenizer);
     if (!mixer.empty()) {
       if (model.pattern != mixer) line.exclude("mixer", "pattern");
       model.pattern = mixer;
@@ -448,6 +489,7 @@ struct Train {
     if (stop_after > 0 && line.given("stop_after") && done >= stop_after)
       throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                   directory.path(), stop_after);
+    record_instructions(directory, goes_on, training.precision());
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
     record_plan(plan, directory);

@@ -152,6 +152,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
     throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                 directory.path(), run.stop_after);
+  record_instructions(directory, run.goes_on, run.training.precision());
   directory.write_settings(run.settings());
   run.record_plan(plan);
   note_beginning(directory, {run.goes_on, resumed, done, trainer.total_steps()}, run.training);

@@ -556,6 +556,12 @@ class Mistakes(TrainCase):
         good = settings.read_text()
         settings.write_text(good.replace('"layers": 2', '"layers": "two"'))
         self.refuses(["train", "--resume", self.dir / "run"], "layers")
+        for wrong, says in ((good.replace('"seed"', '"zeed"'), ['"zeed"', '"seed"?']),
+                            (good.replace('"seed": 1,', ""), ["the setting seed", "--seed"]),
+                            (good.replace('"pattern"', '"patern"'), ['"patern"', '"pattern"?'])):
+            self.assertNotEqual(wrong, good)
+            settings.write_text(wrong)
+            self.refuses(["train", "--resume", self.dir / "run"], ["training_args.json", *says])
         settings.write_text(good[:50])
         self.refuses(["train", "--resume", self.dir / "run"], "training_args.json")
 

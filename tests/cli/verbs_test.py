@@ -281,6 +281,25 @@ class Unknown(train_test.TrainCase):
         line = self.told("generate", "-m", "m", "-p", "w", "-n", 1)
         self.assertEqual(len(line), 0 if "w</w>" in tokens else 1)
 
+    def test_added_tokens_have_their_own_characters(self):
+        self.must("sample", "recall", "--train", 20, "--test", 5, "--pairs", 1, "--out",
+                  "copy")
+        self.must("train", "--task", "probe", "--data", "copy/train.jsonl", "--tokenizer", "copy",
+                  "--out", "probe", *self.SMALL)
+        self.assertEqual(self.told("generate", "-m", "probe", "-p", "<3><1>", "-n", 1), [])
+        text = self.put("t.txt", "the cat sat on the mat\n" * 30)
+        for kind in ("char", "bpe:40"):
+            self.must("tokenizer", "train", "--kind", kind, "--data", text, "--out", kind,
+                      "--special", "[Q]")
+            self.must("train", "--data", text, "--tokenizer", f"./{kind}", "--out", "run-" + kind,
+                      *self.SMALL)
+            generate = ("generate", "-m", "run-" + kind, "-n", 1, "-p")
+            self.assertEqual(self.told(*generate, "the cat[Q]"), [])
+            line, = self.told(*generate, "the[Q] Ω")
+            self.assertIn("1 character that", line)
+        odd = self.put("odd.txt", "[Q]\n" * 5)  # text, which stays text
+        self.assertIn('"["', self.told("eval", "-m", "run-char", "--data", odd)[0])
+
     def test_bytes_are_never_unknown(self):
         text = self.put("t.txt", "the cat sat on the mat\n" * 30)
         self.must("train", "--data", text, "--tokenizer", "byte-bpe:260", "--out", "m", *self.SMALL)

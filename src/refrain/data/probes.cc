@@ -173,11 +173,15 @@ ProbeSequence RecallAfterGap::draw(Random& random) const {
   return sequence;
 }
 
+void check_sizes(const ProbeKind& kind, const ProbeSizes& sizes) {
+  check_range(kind.name.c_str(), "train", sizes.train, 0, kMaxSequences);
+  check_range(kind.name.c_str(), "test", sizes.test, 0, kMaxSequences);
+}
+
 void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
                   const std::string& folder) {
   constexpr int kMaxMisses = 10'000;  // draws in a row that stand in train
-  check_range(kind.name.c_str(), "train", sizes.train, 0, kMaxSequences);
-  check_range(kind.name.c_str(), "test", sizes.test, 0, kMaxSequences);
+  check_sizes(kind, sizes);
   io::make_directories(folder);
   const auto put = [](const ProbeSequence& s, io::AtomicFile& file) {
     file.write(io::to_line({{"input", s.input}, {"target", s.target}}) + "\n");

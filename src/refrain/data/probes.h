@@ -155,6 +155,8 @@ ProbeKind kind_of(const Probe& probe) {
           [probe](Random& random) { return probe.draw(random); }};
 }
 
+void check_sizes(const ProbeKind& kind, const ProbeSizes& sizes);  // an Error, before any work
+
 // train.jsonl, test.jsonl and the tokenizer into a folder that is made if there is none. The same
 // seed gives the same bytes; no sequence of test stands in train. Error when there are not so many.
 void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,

@@ -15,10 +15,14 @@ constexpr int kMaxMisses = 100'000;  // draws in a row that gave nothing new
 
 }  // namespace
 
-SampleSet calendar(uint64_t seed, const SampleSizes& sizes) {
+void check_sizes(const SampleSizes& sizes) {
   for (const int64_t rows : {sizes.train, sizes.dev, sizes.test})
     if (rows < 0 || rows > kMaxRows)
       throw_error("calendar: {} rows, expected 0 to {}", rows, kMaxRows);
+}
+
+SampleSet calendar(uint64_t seed, const SampleSizes& sizes) {
+  check_sizes(sizes);
   SampleSet set;
   std::unordered_set<std::string> seen;
   Random random(mix_key(seed, "calendar"));

@@ -35,6 +35,7 @@ struct SampleSizes {
 // reader, remove the spaces: 一九九四年三月三日.
 //
 // Error when the grammar has fewer texts than asked for.
+void check_sizes(const SampleSizes& sizes);  // an Error, before any work
 SampleSet calendar(uint64_t seed, const SampleSizes& sizes = {});
 
 // train.en train.ja dev.en dev.ja test.en test.ja, a text a line, into a folder that is made if

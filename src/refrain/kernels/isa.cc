@@ -41,4 +41,10 @@ void limit_isa(Isa most) {
 
 Isa isa_limit() { return limit; }
 
+std::string_view float_isa() {
+  const int64_t targets = hwy::SupportedTargets();
+  const auto has = [&](int64_t target) { return (targets & ((target << 1) - 1)) != 0; };
+  return has(HWY_AVX3) ? "avx512" : has(HWY_AVX2) ? "avx2" : has(HWY_SSE4) ? "sse4" : "scalar";
+}
+
 }  // namespace refrain::kernels

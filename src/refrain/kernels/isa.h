@@ -15,4 +15,7 @@ std::optional<Isa> isa_named(std::string_view name);
 void limit_isa(Isa most);
 Isa isa_limit();
 
+// What kernels of float32 take here: scalar, sse4, avx2 or avx512, each with its own order of sums.
+std::string_view float_isa();
+
 }  // namespace refrain::kernels
