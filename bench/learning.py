@@ -48,7 +48,7 @@ def learn(arguments, mixer, block, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--refrain", required=True)
     parser.add_argument("--data")
     parser.add_argument("--steps", type=int, default=300)

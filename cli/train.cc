@@ -607,7 +607,9 @@ Verb plan_verb() {
   return make_verb<PlanOfTraining>(
       "plan", "tell what memory training takes, and what less of it costs",
       "(--vocab-size N | --data FILE...) [settings as of train] [--budgets 1G 2G] [--svg FILE]",
-      "Takes what train takes, --config files too; trains and writes nothing. With --data the\n"
+      "Takes what train takes, --config files too; trains and writes nothing. Of language models:\n"
+      "of an autoencoder, train --task reconstruct --memory AMOUNT tells what it takes. With "
+      "--data the\n"
       "tokenizer is made as there. Memory is that of the whole process. Seconds are predicted\n"
       "from a measurement of a second or two on this machine, which is kept for the next time.\n"
       "refrain train --memory AMOUNT takes the fastest of these plans that fits.");

@@ -144,6 +144,16 @@ class Outputs(Case):
             self.fails(*verb, "--out", "file/x", says=["--out:", "file"])
         self.assertEqual([f for f in self.dir.iterdir() if ".tmp-" in f.name], [])
 
+    def test_text_and_status_on_one_terminal(self):
+        ours, theirs = os.openpty()
+        done = subprocess.run([cli_test.REFRAIN, "generate", "-m", str(self.mine), "-p", "the",
+                               "-n", "1", "--temp", "0"], stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        shown = os.read(ours, 1 << 16).decode()
+        os.close(ours)
+        self.assertEqual(done.returncode, 0, shown)
+        self.assertRegex(shown, r"(?s)^the.*\r\nprompt: \d+ tokens")
+
     def test_what_may_be_replaced(self):
         # A model's directory may hold other files, and a state goes on in its own file.
         state = self.mine / "my.state"

@@ -13,6 +13,15 @@ using data::TaskDescription;
 
 const Direction kEnJa = {"<en>", "<ja>"}, kJaEn = {"<ja>", "<en>"}, kEnDe = {"<en>", "<de>"};
 
+TEST(Task, OfOneDirectionNoTagCanHelp) {
+  const TaskDescription one{"translate", {{"<en>", "<ja>"}}};
+  EXPECT_EQ(error_of([&] {
+              data::choose_direction(one, {"<ja>", ""});
+            }),
+            "--source-tag \"<ja>\": the model has one direction, <en> to <ja> (train "
+            "--both-directions learns the way back)");
+}
+
 TEST(Task, IsReadAsItWasWritten) {
   const TemporaryFolder folder;
   EXPECT_FALSE(data::read_task(folder.path()));

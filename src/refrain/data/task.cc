@@ -58,6 +58,11 @@ Direction choose_direction(const TaskDescription& task, const Direction& asked) 
   if (task.directions.empty())
     throw_error("the model does not say its directions; expected --source-tag and --target-tag");
   const bool by_source = !asked.source_tag.empty();
+  if (task.directions.size() == 1)
+    throw_error(
+        "{} {}: the model has one direction, {} (train --both-directions learns the way back)",
+        by_source ? "--source-tag" : "--target-tag",
+        io::quote(by_source ? asked.source_tag : asked.target_tag), names_of(task.directions));
   throw_error("{} {}: the model's directions are {}; another one takes {} as well",
               by_source ? "--source-tag" : "--target-tag",
               io::quote(by_source ? asked.source_tag : asked.target_tag), names_of(task.directions),
