@@ -734,7 +734,7 @@ class Scores(Case):
         self.fails("eval", "-m", self.translator, "--data", text)
         self.fails("translate", "-m", self.model, says="source-tag", input="a")
         self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", input="a",
-                   says=['"<xx>"', "directions are <en> to <ja>", "--target-tag"])
+                   says=['"<xx>"', "one direction, <en> to <ja>"])
         self.fails("translate", "-m", self.translator, "--source-tag", "<xx>", "--target-tag",
                    "<ja>", input="a", says=['no token "<xx>"', "directions are <en> to <ja>"])
         self.fails("translate", "-m", self.translator, "--input", "none", says="none")

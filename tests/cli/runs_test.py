@@ -287,7 +287,7 @@ class LanguageModel(Both, train_test.TrainCase):
 
     def test_a_signal_in_an_evaluation(self):
         """It does not wait for the rest: the steps are saved, and the run that goes on evaluates."""
-        held_out = self.put("held-out.txt", train_test.text(300) * 600)
+        held_out = self.put("held-out.txt", train_test.text(300) * 150)
         process = self.start(*self.lm("run", "--valid", held_out, "--max-steps", 3,
                                       "--logging-steps", 1))
         self.wait_for(self.dir / "run" / "metrics.jsonl", process)

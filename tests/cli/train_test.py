@@ -327,6 +327,7 @@ class Budgets(TrainCase):
         self.assertFalse((self.dir / "run").exists())
 
     def test_plan(self):
+        self.measures_memory()
         os.environ["XDG_CACHE_HOME"] = str(self.dir / "cache")
         self.addCleanup(os.environ.pop, "XDG_CACHE_HOME")
         plan = lambda *flags: self.must("plan", "--vocab-size", 60, *self.MODEL, "--batch-size", 32,
