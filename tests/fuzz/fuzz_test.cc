@@ -27,7 +27,8 @@ class Fuzz : public ::testing::TestWithParam<fuzz::Target> {
 // An input near a seed: cut, or with bytes changed, left out or said twice.
 std::string changed(std::string text, Random& random) {
   if (text.empty()) return text;
-  constexpr std::string_view kOften("\0\x01\x7f\x80\xff\"{}[],:0-9\n\t ", 22);
+  static constexpr char kLiteral[] = "\0\x01\x7f\x80\xff\"{}[],:0-9\n\t ";
+  constexpr std::string_view kOften(kLiteral, sizeof kLiteral - 1);
   for (uint64_t left = 1 + random.below(4); left > 0 && !text.empty(); --left) {
     const size_t at = random.below(text.size());
     const size_t n = std::min<size_t>(1 + random.below(8), text.size() - at);

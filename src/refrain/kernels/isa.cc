@@ -43,6 +43,8 @@ Isa isa_limit() { return limit; }
 
 std::string_view float_isa() {
   const int64_t targets = hwy::SupportedTargets();
+  // Asking makes Highway choose among all that the machine has, whatever was disabled.
+  hwy::GetChosenTarget().Update(targets);
   const auto has = [&](int64_t target) { return (targets & ((target << 1) - 1)) != 0; };
   return has(HWY_AVX3) ? "avx512" : has(HWY_AVX2) ? "avx2" : has(HWY_SSE4) ? "sse4" : "scalar";
 }
