@@ -568,6 +568,7 @@ class NoNumbers(SettingsCase):
 class Threads(SettingsCase):
     def test_fewer_than_asked_for(self):
         """Where the system makes no more threads, work goes on with those there are."""
+        self.measures_memory()
         def no_room_for_stacks():
             resource.setrlimit(resource.RLIMIT_STACK, (1 << 42, resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))

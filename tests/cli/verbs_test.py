@@ -349,6 +349,7 @@ class Plans(train_test.TrainCase):
         self.fails("plan", "--task", "reconstruct", "--data", self.text, says="--task")
 
     def test_budgets(self):
+        self.measures_memory()
         model = ["--vocab-size", 60, *self.MODEL]
         listed = self.plans(*model)
         for plan in listed:
@@ -368,6 +369,7 @@ class Plans(train_test.TrainCase):
         self.fails("plan", *model, "--memory", "1M", says="--memory: 1 MiB is too little")
 
     def test_the_least_budget_is_enough(self):
+        self.measures_memory()
         big = self.put("big.txt", "".join(f"word{i} the cat {i * 7919 % 9973} sat\n"
                                           for i in range(60_000)))
         poems = self.put("poems.txt", reconstruct_test.poems(30))
