@@ -236,6 +236,8 @@ def main():
     global REFRAIN
     REFRAIN = pathlib.Path(sys.argv.pop(1)).resolve()
     if sys.argv[1:] == ["--write"]:
+        if not DATA:
+            sys.exit("bits_test.py: --write: expected REFRAIN_DATA, for the sums of a real model")
         return write()
     add_tests()
     unittest.main(module="__main__")

@@ -53,19 +53,22 @@ TEST_F(EngineTest, ALongPromptDelaysNobody) {
     ++tokens;
     return std::nullopt;
   };
-  const RequestId brief = engine.submit(request_of({1, 2, 3}, 12, 0), count);
+  const RequestId before = engine.submit(request_of(random_tokens(5000, 2), 1, 0));
+  engine.step();
+  const RequestId brief = engine.submit(request_of({1}, 12, 0), count);
   engine.step();
   ASSERT_EQ(tokens, 1);
-  const RequestId lengthy = engine.submit(request_of(random_tokens(5000, 1), 1, 0));
+  const RequestId after = engine.submit(request_of(random_tokens(5000, 1), 1, 0));
   for (int step = 2; step <= 9; ++step) {
     engine.step();
     EXPECT_EQ(tokens, step);
-    EXPECT_FALSE(engine.ended(lengthy));
+    EXPECT_FALSE(engine.ended(before) || engine.ended(after));
   }
   run_all(engine);
   EXPECT_EQ(tokens, 12);
   EXPECT_EQ(engine.take(brief).tokens, 12);
-  EXPECT_EQ(engine.take(lengthy).tokens, 1);
+  EXPECT_EQ(engine.take(before).tokens, 1);
+  EXPECT_EQ(engine.take(after).tokens, 1);
 }
 
 // And where windows are full of others' tokens, a prompt is read nevertheless.

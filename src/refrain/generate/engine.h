@@ -77,7 +77,7 @@ class Engine {
   // tokens are those of an uninterrupted run under the same settings.
   RequestId submit(GenerationRequest request, Sequence& sequence, OnToken on_token = {});
 
-  // One pass of the model; false when nothing was left to do. An Error of a request (of its
+  // One pass of the model; false when nothing is left to do after it. An Error of a request (of its
   // on_token, of logits that are not numbers) ends that request alone, and comes out of take().
   bool step();
 
