@@ -7,11 +7,11 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
-#include "refrain/data/llama2c_tokenizer.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/model/llama2c.h"
 #include "refrain/model/torch_cells.h"
+#include "refrain/text/llama2c_tokenizer.h"
 
 namespace refrain::cli {
 namespace {
@@ -49,8 +49,8 @@ struct Convert {
     if (from[0] == "llama2c") {
       line.require({"tokenizer"});
       const auto model = load_llama2c(from[1]);
-      auto [pieces, scores] = data::read_llama2c_tokenizer(tokenizer, model->config().vocab_size);
-      const auto made = data::Tokenizer::from_scored_pieces(std::move(pieces), std::move(scores));
+      auto [pieces, scores] = text::read_llama2c_tokenizer(tokenizer, model->config().vocab_size);
+      const auto made = text::Tokenizer::from_scored_pieces(std::move(pieces), std::move(scores));
       // There a text also ends where the next would begin.
       write(*model, {made.bos(), made.eos(), made.pad(), {made.bos()}}, &made);
     } else if (from[0] == "hf") {
@@ -58,7 +58,7 @@ struct Convert {
       SpecialTokens special;
       const auto model = load_model(from[1], &special, note);
       if (io::exists(from[1] + "/tokenizer.json")) {
-        const data::Tokenizer found = load_tokenizer(from[1]);
+        const text::Tokenizer found = load_tokenizer(from[1]);
         write(*model, special, &found);
       } else {
         write(*model, special, nullptr);
@@ -70,7 +70,7 @@ struct Convert {
         write(*model, {}, nullptr);
         note(fmt::format("{} has no tokenizer", out));
       } else {
-        const data::Tokenizer found = load_tokenizer(tokenizer);
+        const text::Tokenizer found = load_tokenizer(tokenizer);
         if (found.vocab_size() != model->config().vocab_size)
           throw_error("--tokenizer: expected the model's {} tokens, found {}",
                       model->config().vocab_size, found.vocab_size());
@@ -80,7 +80,7 @@ struct Convert {
     return 0;
   }
 
-  void write(LanguageModel& model, const SpecialTokens& special, const data::Tokenizer* tokens) {
+  void write(LanguageModel& model, const SpecialTokens& special, const text::Tokenizer* tokens) {
     io::AtomicDirectory directory(out);
     if (tokens) tokens->save(directory.path());
     if (from[0] == "hf")

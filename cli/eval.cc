@@ -124,7 +124,7 @@ struct Eval {
 
   io::Json score_probes(const LoadedModel& loaded) const {
     constexpr int64_t kLogits = int64_t{1} << 25, kMaxRows = 8192;  // of a batch
-    const data::SourceFiles source{.task = "probe", .inputs = data};
+    const text::SourceFiles source{.task = "probe", .inputs = data};
     const data::DataSet set = open_data(source, loaded.tokenizer);
     int64_t longest = 0;
     for (int64_t i = 0; i < set.sequences(); ++i) longest = std::max(longest, set.rows(i));
@@ -147,7 +147,7 @@ struct Eval {
   io::Json score_translations(const LoadedModel& loaded) const {
     Translator translator(loaded, translation);
     const data::Direction& direction = translator.direction();
-    data::SourceFiles source{.task = "translate",
+    text::SourceFiles source{.task = "translate",
                              .inputs = data,
                              .source_tag = direction.source_tag,
                              .target_tag = direction.target_tag,
@@ -159,8 +159,8 @@ struct Eval {
 
     std::vector<SourceLine> sources;
     std::vector<std::string> references;
-    data::PairReader reader(source, data::rules_of(loaded.tokenizer).utf8);
-    for (data::TextPair pair; reader.next(pair);) {
+    text::PairReader reader(source, text::rules_of(loaded.tokenizer).utf8);
+    for (text::TextPair pair; reader.next(pair);) {
       sources.push_back({pair.source, pair.line});
       references.push_back(pair.target);
     }

@@ -80,7 +80,7 @@ struct Generate {
     };
     if (echo) shows(prompt);
 
-    data::StreamDecoder decoder(loaded.tokenizer);
+    text::StreamDecoder decoder(loaded.tokenizer);
     // What these give is not shown: they tell the decoder where it stands.
     for (const int32_t id : sequence.tokens()) decoder.feed(id);
     for (const int32_t id : request.prompt) decoder.feed(id);
@@ -142,7 +142,7 @@ struct Generate {
                    const std::string& text) const {
     const auto name = [&](int32_t id) {
       const bool known = id < loaded.tokenizer.vocab_size();
-      return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string(data::kReplacement);
+      return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string(text::kReplacement);
     };
     io::Json list = io::Json::array();
     for (const Choice& choice : result.choices) {

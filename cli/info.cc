@@ -58,7 +58,7 @@ struct Info {
                                    static_cast<size_t>(shape.context);
     all["state_bytes_at_context"] = state_bytes(shape.context);
     if (io::exists(model + "/tokenizer.json")) {
-      const data::Tokenizer tokenizer = load_tokenizer(model);
+      const text::Tokenizer tokenizer = load_tokenizer(model);
       all["tokenizer"] = {{"kind", tokenizer.kind()}, {"tokens", tokenizer.vocab_size()}};
     }
     if (const auto task = data::read_task(model)) all["task"] = data::to_json(*task);

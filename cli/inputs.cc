@@ -41,17 +41,17 @@ void require_language_model(const std::string& directory) {
         directory);
 }
 
-data::Tokenizer load_tokenizer(const std::string& path) {
+text::Tokenizer load_tokenizer(const std::string& path) {
   if (Autoencoder::is_model(path))
     throw_error("{}: expected a tokenizer, found a sequence autoencoder, which has words", path);
-  return data::Tokenizer::load(path, [](const std::string& line) { note(line); });
+  return text::Tokenizer::load(path, [](const std::string& line) { note(line); });
 }
 
 LoadedModel load_with_tokenizer(const std::string& directory) {
   require_language_model(directory);
   SpecialTokens special;
   // The tokenizer first: it is the smaller file.
-  data::Tokenizer tokenizer = load_tokenizer(directory);
+  text::Tokenizer tokenizer = load_tokenizer(directory);
   auto model = load_model(directory, &special, note);
   model->pack_weights();
   if (tokenizer.vocab_size() > model->config().vocab_size)
@@ -78,14 +78,14 @@ std::string count_of(int64_t n, std::string_view things) {
   return fmt::format("{} {}", n, things);
 }
 
-std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
+std::vector<std::string> special_tokens_for(const text::SourceFiles& source,
                                             std::string_view tokenizer_kind) {
   if (source.task == "translate") {
     std::vector<std::string> tokens = {source.source_tag, source.target_tag, "</s>"};
     for (const std::string& tag : source.tags) tokens.push_back(tag);
     return without_repetitions(tokens);
   }
-  const bool one_document = source.inputs.size() == 1 && !data::holds_objects(source.inputs[0]);
+  const bool one_document = source.inputs.size() == 1 && !text::holds_objects(source.inputs[0]);
   if (one_document) return {};
   return {tokenizer_kind == "byte-bpe" ? "<|endoftext|>" : "</s>"};
 }
@@ -95,17 +95,17 @@ bool is_tokenizer_spec(std::string_view what) {
 }
 
 void check_tokenizer_spec(const std::string& what) {
-  if (is_tokenizer_spec(what)) data::Tokenizer::parse_spec(what);
+  if (is_tokenizer_spec(what)) text::Tokenizer::parse_spec(what);
 }
 
-data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source) {
+text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source) {
   if (!is_tokenizer_spec(what)) return load_tokenizer(what);
   if (source.task == "probe")
     throw_error(
         "--tokenizer {}: probes have no text to train one on; expected the directory that "
         "sample made",
         what);
-  data::TokenizerTraining training = data::Tokenizer::parse_spec(what);
+  text::TokenizerTraining training = text::Tokenizer::parse_spec(what);
   training.special_tokens = special_tokens_for(source, training.kind);
   for (const std::string& input : source.inputs)
     if (data::DataSet::is_token_file(input))
@@ -114,10 +114,10 @@ data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& sourc
           "that it was made with (--tokenizer NAME.tokenizer, where prepare trained it)",
           what, input);
   copy_streams(source);
-  return data::Tokenizer::train(training, data::text_of(source, training.kind));
+  return text::Tokenizer::train(training, text::text_of(source, training.kind));
 }
 
-void copy_streams(data::SourceFiles& source) {
+void copy_streams(text::SourceFiles& source) {
   if (!source.copies && std::any_of(source.inputs.begin(), source.inputs.end(), io::is_stream))
     source.copies = std::make_shared<io::StreamCopies>(source.inputs, temporary_parent());
 }
@@ -129,7 +129,7 @@ void note_run_together(const data::Prepared& prepared) {
         "between them");
 }
 
-data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer) {
+data::DataSet open_data(const text::SourceFiles& source, const text::Tokenizer& tokenizer) {
   const bool one_file = source.inputs.size() == 1 && source.inputs[0] != "-";
   if (one_file && data::DataSet::is_token_file(source.inputs[0])) {
     data::DataSet data = data::DataSet::open(source.inputs[0]);
@@ -145,11 +145,11 @@ data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& 
   data::WriteEvents events;
   events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };
   note_run_together(data::write_token_file(source, tokenizer, path, events));
-  unknown.tell(data::name_of(source.inputs));
-  return data::DataSet::open(path, data::name_of(source.inputs));  // open, it outlives its path
+  unknown.tell(text::name_of(source.inputs));
+  return data::DataSet::open(path, text::name_of(source.inputs));  // open, it outlives its path
 }
 
-void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
+void check_lengths(const data::DataSet& set, const text::SourceFiles& source,
                    const data::BatchConfig& config, bool skip) {
   constexpr size_t kNamed = 10;
   const std::vector<int64_t> pairs = data::too_long(set, config);
@@ -159,7 +159,7 @@ void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
   if (data::DataSet::is_token_file(source.inputs[0]))
     for (const int64_t i : named) places.push_back(fmt::format("{}: pair {}", set.name(), i + 1));
   else
-    places = data::places_of(source, named);
+    places = text::places_of(source, named);
   for (size_t i = 0; i < places.size(); ++i) {
     const std::string what = fmt::format("{}: a pair of {} tokens, expected at most {}", places[i],
                                          set.rows(pairs[i]), data::longest(config));

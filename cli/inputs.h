@@ -10,17 +10,17 @@
 
 #include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
-#include "refrain/data/source.h"
 #include "refrain/data/task.h"
-#include "refrain/data/tokenizer.h"
 #include "refrain/model/checkpoint.h"
+#include "refrain/text/source.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::cli {
 
 // A model directory opened for use.
 struct LoadedModel {
   std::unique_ptr<LanguageModel> model;
-  data::Tokenizer tokenizer;
+  text::Tokenizer tokenizer;
   data::TaskDescription task;
   SpecialTokens special;  // the tokenizer's where the model's files name none
 };
@@ -30,7 +30,7 @@ LoadedModel load_with_tokenizer(const std::string& directory);
 void require_language_model(const std::string& directory);
 
 // A tokenizer.json, or a directory with one; what is left aside of it is told on standard error.
-data::Tokenizer load_tokenizer(const std::string& path);
+text::Tokenizer load_tokenizer(const std::string& path);
 
 // An Error for what is no task.
 void check_task(const std::string& task);
@@ -40,7 +40,7 @@ std::string count_of(int64_t n, std::string_view things);  // "1 pair", of "pair
 
 // What a task's tokenizer must have: tags and an end token to translate, an end token where
 // documents follow one another.
-std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
+std::vector<std::string> special_tokens_for(const text::SourceFiles& source,
                                             std::string_view tokenizer_kind);
 
 // `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N.
@@ -48,18 +48,18 @@ std::vector<std::string> special_tokens_for(const data::SourceFiles& source,
 void check_tokenizer_spec(const std::string& what);
 bool is_tokenizer_spec(std::string_view what);
 // What of the source can be read only once is copied before it is trained on.
-data::Tokenizer make_tokenizer(const std::string& what, data::SourceFiles& source);
-void copy_streams(data::SourceFiles& source);  // so that all of it can be read again
+text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source);
+void copy_streams(text::SourceFiles& source);  // so that all of it can be read again
 // Says so if documents follow one another with nothing between them.
 void note_run_together(const data::Prepared& prepared);
 
 // The ids of a source: those of a prepared token file, or made now, in a temporary file that is
 // gone when the DataSet is.
-data::DataSet open_data(const data::SourceFiles& source, const data::Tokenizer& tokenizer);
+data::DataSet open_data(const text::SourceFiles& source, const text::Tokenizer& tokenizer);
 
 // An Error that names the first pair too long for the config and where it comes from; with `skip`
 // such pairs are told on standard error instead.
-void check_lengths(const data::DataSet& set, const data::SourceFiles& source,
+void check_lengths(const data::DataSet& set, const text::SourceFiles& source,
                    const data::BatchConfig& config, bool skip);
 
 // Ids that the model has beyond its tokenizer's vocabulary (a vocabulary that was padded): there is

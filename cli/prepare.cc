@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Prepare {
-  data::SourceFiles source;
+  text::SourceFiles source;
   std::string tokenizer, out;
 
   template <class V>
@@ -53,7 +53,7 @@ struct Prepare {
     if (!trains) inputs.push_back(tokenizer);
     check_target("--out", out, inputs);
     if (trains) check_place(beside);
-    const data::Tokenizer made = make_tokenizer(tokenizer, source);
+    const text::Tokenizer made = make_tokenizer(tokenizer, source);
     UnknownCharacters unknown(made);
     data::WriteEvents events;
     events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };
@@ -68,7 +68,7 @@ struct Prepare {
     note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),
                      count_of(done.sequences, sequences_of(source.task))));
     note_run_together(done);
-    unknown.tell(data::name_of(source.inputs));
+    unknown.tell(text::name_of(source.inputs));
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));
     if (trains)
       note(fmt::format("{}: a {} tokenizer of {} tokens", beside, made.kind(), made.vocab_size()));

@@ -10,9 +10,9 @@
 #include "cli/output.h"
 #include "cli/targets.h"
 #include "cli/verbs.h"
-#include "refrain/data/text_cuts.h"
 #include "refrain/io/file.h"
 #include "refrain/io/text.h"
+#include "refrain/text/text_cuts.h"
 
 namespace refrain::cli {
 namespace {
@@ -33,22 +33,22 @@ struct TokenizerTrain {
   }
 
   void check(const CommandLine&) const {
-    if (!kind.empty()) data::Tokenizer::parse_spec(kind);
+    if (!kind.empty()) text::Tokenizer::parse_spec(kind);
   }
 
   int run(const CommandLine& line) {
     line.require({"kind", "data", "out"});
     check(line);
     check_targets("--out", out, kTokenizerFiles, data);
-    data::TokenizerTraining training = data::Tokenizer::parse_spec(kind);
+    text::TokenizerTraining training = text::Tokenizer::parse_spec(kind);
     training.special_tokens = special;
     constexpr std::array<std::string_view, 3> kEnds = {"</s>", "<|endoftext|>", "<|end_of_text|>"};
     if (std::find_first_of(special.begin(), special.end(), kEnds.begin(), kEnds.end()) ==
         special.end())
       for (const std::string& end : special_tokens_for({.inputs = data}, training.kind))
         training.special_tokens.push_back(end);
-    const data::Tokenizer tokenizer =
-        data::Tokenizer::train(training, data::text_of({.inputs = data}, training.kind));
+    const text::Tokenizer tokenizer =
+        text::Tokenizer::train(training, text::text_of({.inputs = data}, training.kind));
     io::make_directories(out);
     tokenizer.save(out);
     note(fmt::format("{} tokens in {}", tokenizer.vocab_size(), out));
@@ -70,7 +70,7 @@ struct TokenizerEncode {
 
   int run(const CommandLine& line) {
     line.require({"model"});
-    const data::Tokenizer tokenizer = load_tokenizer(model);
+    const text::Tokenizer tokenizer = load_tokenizer(model);
     const auto print_ids = [&](const std::string& text, const char* before, const char* behind) {
       const std::vector<int32_t> ids = tokenizer.encode(text, parse_special);
       print(fmt::format("{}{}{}", ids.empty() ? "" : before, fmt::join(ids, " "), behind));
@@ -82,7 +82,7 @@ struct TokenizerEncode {
       while (reader.line(text)) print_ids(text, "", "\n");
       return 0;
     }
-    data::PieceReader pieces(std::move(reader), tokenizer.cuts(parse_special));
+    text::PieceReader pieces(std::move(reader), tokenizer.cuts(parse_special));
     for (const char* before = ""; pieces.next(text);)
       if (print_ids(text, before, "")) before = " ";
     print("\n");
@@ -104,7 +104,7 @@ struct TokenizerDecode {
 
   int run(const CommandLine& line) {
     line.require({"model"});
-    const data::Tokenizer tokenizer = load_tokenizer(model);
+    const text::Tokenizer tokenizer = load_tokenizer(model);
     io::TextReader reader(input);
     if (!lines) {
       decode_as_it_comes(reader, tokenizer);
@@ -117,7 +117,7 @@ struct TokenizerDecode {
     return 0;
   }
 
-  static std::vector<int32_t> known_ids(const data::Tokenizer& tokenizer, std::string_view text,
+  static std::vector<int32_t> known_ids(const text::Tokenizer& tokenizer, std::string_view text,
                                         const std::string& where) {
     std::vector<int32_t> ids = parse_ids(text, where);
     for (const int32_t id : ids)
@@ -128,9 +128,9 @@ struct TokenizerDecode {
   }
 
   // In pieces that end between ids, so that any number of them may stand on a line.
-  void decode_as_it_comes(io::TextReader& reader, const data::Tokenizer& tokenizer) const {
+  void decode_as_it_comes(io::TextReader& reader, const text::Tokenizer& tokenizer) const {
     constexpr size_t kPiece = size_t{1} << 20;
-    data::StreamDecoder decoder(tokenizer, with_special);
+    text::StreamDecoder decoder(tokenizer, with_special);
     std::string text, piece;
     int64_t line = 1;
     for (bool more = true; more;) {

@@ -125,7 +125,7 @@ class ProgressDisplay {
 };
 
 struct Train {
-  data::SourceFiles source;
+  text::SourceFiles source;
   std::vector<std::string> valid;
   double valid_split = 0.1;
   std::string tokenizer = "char", out, resume, mixer;
@@ -380,25 +380,25 @@ struct Train {
 
   // The token file of `inputs` in the run directory; a prepared one is used where it is.
   data::DataSet tokens(const RunDirectory& directory, const std::vector<std::string>& inputs,
-                       const std::string& name, const data::Tokenizer& made) const {
+                       const std::string& name, const text::Tokenizer& made) const {
     if (inputs.size() == 1 && inputs[0] != "-" && data::DataSet::is_token_file(inputs[0]))
       return checked(data::DataSet::open(inputs[0]), made);
     const std::string path = directory.place() + "/data/" + name + ".tokens";
     // Damage to the run's own copy is nothing that the user's file has.
     if (io::exists(path)) return checked(data::DataSet::open(path), made);
     io::make_directories(directory.place() + "/data");
-    data::SourceFiles files = source;
+    text::SourceFiles files = source;
     files.inputs = inputs;
     const data::Prepared done = data::write_token_file(files, made, path);
     if (name == "train") note_run_together(done);
     if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
-    return checked(data::DataSet::open(path, data::name_of(inputs)), made);
+    return checked(data::DataSet::open(path, text::name_of(inputs)), made);
   }
   void note_size(const char* part, const data::DataSet& set) const {
     note(fmt::format("{}: {}, {}", part, count_of(set.tokens(), "tokens"),
                      count_of(set.sequences(), sequences_of(source.task))));
   }
-  data::DataSet checked(data::DataSet set, const data::Tokenizer& made) const {
+  data::DataSet checked(data::DataSet set, const text::Tokenizer& made) const {
     set.check_tokenizer(made);
     if (set.task() != source.task)
       throw_error("{}: expected a token file for {}, found one for {}", set.name(), source.task,
@@ -408,13 +408,13 @@ struct Train {
 
   void check_pairs(const data::DataSet& train_set, const std::optional<data::DataSet>& valid_set,
                    int64_t context) const {
-    data::SourceFiles files = source;
+    text::SourceFiles files = source;
     check_lengths(train_set, files, optimiser_batch(training, context), skip_long);
     files.inputs = valid;
     if (valid_set) check_lengths(*valid_set, files, {.context = context}, skip_long);
   }
 
-  void take_vocabulary(const data::Tokenizer& made) {
+  void take_vocabulary(const text::Tokenizer& made) {
     if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
     if (model.vocab_size < made.vocab_size())
       throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
@@ -439,7 +439,7 @@ struct Train {
            .follow = [&](const auto& run,
                          const TrainerState& state) { return follow(run, state, directory); }});
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
-    const data::Tokenizer made =
+    const text::Tokenizer made =
         has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
     take_vocabulary(made);
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
@@ -579,7 +579,7 @@ struct PlanOfTraining : Train {
     check(line);
     check_target("--svg", request.svg, source.inputs);
     // Held here, as `train` holds it: it is counted.
-    std::optional<data::Tokenizer> made;
+    std::optional<text::Tokenizer> made;
     if (!source.inputs.empty())
       made = make_tokenizer(tokenizer, source);
     else if (!is_tokenizer_spec(tokenizer))

@@ -7,8 +7,8 @@
 #include "cli/output.h"
 #include "cli/reconstruct.h"
 #include "cli/run_data.h"
-#include "refrain/data/source.h"
 #include "refrain/io/file.h"
+#include "refrain/text/source.h"
 #include "refrain/train/reconstruction_plan.h"
 
 namespace refrain::cli {
@@ -103,9 +103,9 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   const RunDirectory& directory = run.directory;
   std::vector<data::Words> train = data::read_documents(run.data), valid;
   if (!run.valid.empty()) valid = data::read_documents(run.valid);
-  std::vector<RunData> parts = {{"train", data::name_of(run.data), data::fingerprint_of(train)}};
+  std::vector<RunData> parts = {{"train", text::name_of(run.data), data::fingerprint_of(train)}};
   if (!run.valid.empty())
-    parts.push_back({"valid", data::name_of(run.valid), data::fingerprint_of(valid)});
+    parts.push_back({"valid", text::name_of(run.valid), data::fingerprint_of(valid)});
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);

@@ -47,7 +47,7 @@ struct Translate {
     check_target("--output", output, {model, input});
     const LoadedModel loaded = load_with_tokenizer(model);
     Translator translator(loaded, translation);
-    const bool utf8 = data::rules_of(loaded.tokenizer).utf8;
+    const bool utf8 = text::rules_of(loaded.tokenizer).utf8;
     io::TextReader reader(input);
     std::optional<io::AtomicFile> file;
     if (!output.empty()) file.emplace(output);

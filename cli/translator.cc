@@ -26,7 +26,7 @@ data::Direction direction_of(const LoadedModel& loaded, const TranslationSetting
 
 int32_t id_of(const LoadedModel& loaded, const std::string& tag, const char* flag) {
   const int32_t id = loaded.tokenizer.id_of(tag);
-  if (id == data::kNoToken)
+  if (id == text::kNoToken)
     throw_error("{}: the tokenizer has no token {}; the model's directions are {}", flag,
                 io::quote(tag), data::names_of(loaded.task.directions));
   return id;
@@ -79,7 +79,7 @@ std::vector<std::vector<Translation>> Translator::translate(const std::vector<So
   for (size_t i = 0; i < sources.size(); ++i) {
     const auto& [text, line] = sources[i];
     const std::vector<int32_t> ids = loaded_.tokenizer.encode(text);
-    if (data::is_blank(text) || ids.empty()) continue;
+    if (text::is_blank(text) || ids.empty()) continue;
     BeamRequest request;
     request.prompt = {source_tag_};
     request.prompt.insert(request.prompt.end(), ids.begin(), ids.end());

@@ -22,10 +22,10 @@ bool is_white_space(char32_t c) {  // Unicode's
 
 }  // namespace
 
-UnknownCharacters::UnknownCharacters(const data::Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+UnknownCharacters::UnknownCharacters(const text::Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
 
 bool UnknownCharacters::has(const std::string& token) const {
-  return tokenizer_.id_of(token) != data::kNoToken;
+  return tokenizer_.id_of(token) != text::kNoToken;
 }
 
 void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids,
@@ -33,7 +33,7 @@ void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids
   // The other kinds have all bytes.
   if (tokenizer_.kind() != "bpe" && tokenizer_.kind() != "char") return;
   const int32_t unk = tokenizer_.unk();
-  if (unk != data::kNoToken && std::ranges::count(ids, unk) == 0) return;
+  if (unk != text::kNoToken && std::ranges::count(ids, unk) == 0) return;
   // An added token's characters need be no tokens.
   for (const std::string_view part : tokenizer_.without_added(text, parse_special)) look_at(part);
 }
@@ -63,7 +63,7 @@ void UnknownCharacters::tell(const std::string& where) const {
   note(fmt::format(
       "{}: {} character{} that the tokenizer does not have ({}): {}{}", where, unknown_.size(),
       unknown_.size() == 1 ? "" : "s",
-      unk == data::kNoToken ? "left out" : fmt::format("read as {}", tokenizer_.token(unk)),
+      unk == text::kNoToken ? "left out" : fmt::format("read as {}", tokenizer_.token(unk)),
       fmt::join(shown, ", "), unknown_.size() > kShown ? ", ..." : ""));
 }
 

@@ -6,13 +6,13 @@
 #include <string>
 #include <string_view>
 
-#include "refrain/data/tokenizer.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::cli {
 
 class UnknownCharacters {
  public:
-  explicit UnknownCharacters(const data::Tokenizer& tokenizer);
+  explicit UnknownCharacters(const text::Tokenizer& tokenizer);
 
   // The ids that it was encoded to, with `parse_special` or without.
   void look(std::string_view text, std::span<const int32_t> ids, bool parse_special = false);
@@ -22,7 +22,7 @@ class UnknownCharacters {
   bool has(const std::string& token) const;
   void look_at(std::string_view text);
 
-  const data::Tokenizer& tokenizer_;
+  const text::Tokenizer& tokenizer_;
   std::set<std::string, std::less<>> unknown_;
 };
 

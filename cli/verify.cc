@@ -136,7 +136,7 @@ struct Verify {
   }
 
  private:
-  std::vector<int32_t> first_ids(const data::Tokenizer& tokenizer) const {
+  std::vector<int32_t> first_ids(const text::Tokenizer& tokenizer) const {
     std::vector<int32_t> ids;
     if (data.empty()) {
       ids = tokenizer.encode(kText);

@@ -14,10 +14,11 @@ MAY_SEE = {
     "layers": ["base", "kernels"],
     "mixers": ["base", "kernels", "layers"],
     "io": ["base"],
-    "data": ["base", "io"],
+    "text": ["base", "io"],
+    "data": ["base", "io", "text"],
     "model": ["base", "kernels", "layers", "mixers", "io"],
-    "train": ["base", "kernels", "layers", "mixers", "io", "data", "model"],
-    "generate": ["base", "kernels", "layers", "mixers", "io", "data", "model"],
+    "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
+    "generate": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
 }
 # A dependency's headers -> the one door that may include them.
 DOORS = {
@@ -27,7 +28,7 @@ DOORS = {
     "thread": r"base/parallel\.cc$",
     "nlohmann/": r"io/json\.(h|cc)$",
     "zlib.h": r"io/\w+\.cc$",
-    "pcre2.h": r"data/\w+\.cc$",
+    "pcre2.h": r"text/\w+\.cc$",
     "toml++/": r"cli/config_file\.cc$",
 }
 # Nothing below cli/ prints, exits or reads the environment.

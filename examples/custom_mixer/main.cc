@@ -12,14 +12,15 @@ int main(int argc, char** argv) try {
   example::register_moving_average();
 
   namespace data = refrain::data;
-  const data::SourceFiles source{.inputs = {argv[1]}};
+  namespace text = refrain::text;
+  const text::SourceFiles source{.inputs = {argv[1]}};
   const auto tokenizer =
-      data::Tokenizer::train(data::Tokenizer::parse_spec("char"), data::text_of(source, "char"));
+      text::Tokenizer::train(text::Tokenizer::parse_spec("char"), text::text_of(source, "char"));
   const auto directory = refrain::RunDirectory::create(argv[2], false);
   std::filesystem::create_directory(directory.place() + "/data");
   const std::string tokens = directory.place() + "/data/train.tokens";
   data::write_token_file(source, tokenizer, tokens);
-  const data::DataSet text = data::DataSet::open(tokens);
+  const data::DataSet dataset = data::DataSet::open(tokens);
 
   refrain::ModelConfig config;
   config.vocab_size = tokenizer.vocab_size();
@@ -41,7 +42,7 @@ int main(int argc, char** argv) try {
     tokenizer.save(path);
   };
   describe(directory.place());
-  refrain::Trainer trainer(model, text, std::nullopt, training, directory, plan, describe);
+  refrain::Trainer trainer(model, dataset, std::nullopt, training, directory, plan, describe);
   directory.write_settings({{"pattern", config.pattern}});
   refrain::TrainerEvents events;
   events.on_step = [](const refrain::Progress& p) {
@@ -52,7 +53,7 @@ int main(int argc, char** argv) try {
   refrain::GenerationRequest request{.prompt = tokenizer.encode("the "), .max_new_tokens = 60};
   request.sampling.temp = 0;
   std::vector<int32_t> ids;
-  for (const refrain::Choice& choice : refrain::Generator(model).generate(request).choices)
+  for (const refrain::SampledToken& choice : refrain::Generator(model).generate(request).choices)
     ids.push_back(choice.token);
   std::cout << "the " << tokenizer.decode(ids) << "\n";
 } catch (const refrain::Error& error) {

@@ -8,11 +8,11 @@
 
 namespace {
 
-void go_on(const refrain::LanguageModel& model, const refrain::data::Tokenizer& tokenizer,
+void go_on(const refrain::LanguageModel& model, const refrain::text::Tokenizer& tokenizer,
            const std::vector<int32_t>& prompt) {
   refrain::GenerationRequest request{.prompt = prompt, .max_new_tokens = 40};
   request.sampling.temp = 0;
-  refrain::data::StreamDecoder text(tokenizer);
+  refrain::text::StreamDecoder text(tokenizer);
   refrain::Generator(model).generate(request, [&](const refrain::Choice& choice) {
     std::cout << text.feed(choice.token) << std::flush;
     return std::nullopt;
@@ -51,7 +51,7 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
 int main(int argc, char** argv) try {
   if (argc != 3) refrain::throw_error("usage: embed MODEL TEXT");
   const std::unique_ptr<refrain::LanguageModel> model = refrain::load_model(argv[1]);
-  const auto tokenizer = refrain::data::Tokenizer::load(argv[1]);
+  const auto tokenizer = refrain::text::Tokenizer::load(argv[1]);
   const std::vector<int32_t> text = tokenizer.encode(argv[2]);
   if (text.size() < 2) refrain::throw_error("expected a text of two tokens or more");
   go_on(*model, tokenizer, text);

@@ -9,8 +9,6 @@
 #include "refrain/base/parallel.h"       // set_threads
 #include "refrain/data/batches.h"        // sequences of a token file as batches
 #include "refrain/data/dataset.h"        // token files
-#include "refrain/data/source.h"         // texts, pairs, objects
-#include "refrain/data/tokenizer.h"      // tokenizer.json, and training tokenizers
 #include "refrain/generate/beam.h"       // translations
 #include "refrain/generate/engine.h"     // requests that come and go
 #include "refrain/generate/generator.h"  // prompts in, tokens out
@@ -21,6 +19,8 @@
 #include "refrain/model/language_model.h"
 #include "refrain/model/parameter_store.h"  // weights, and what is trained of them
 #include "refrain/model/workspace.h"        // memory for a step
+#include "refrain/text/source.h"            // texts, pairs, objects
+#include "refrain/text/tokenizer.h"         // tokenizer.json, and training tokenizers
 #include "refrain/train/optimizer.h"        // AdamW
 #include "refrain/train/plan.h"             // a step within a budget of memory
 #include "refrain/train/run_directory.h"

@@ -11,15 +11,15 @@ namespace {
 
 using data::DataSet;
 using data::Prepared;
-using data::SourceFiles;
-using data::Tokenizer;
+using text::SourceFiles;
+using text::Tokenizer;
 
 const std::string kText =
     "The owl and the pussy cat went to sea\nin a beautiful pea green boat.\n\nThey took some "
     "honey,  and plenty of money,\nwrapped up in a five pound note.\n吾輩は猫である。\n";
 
 Tokenizer train(const std::string& spec, const std::vector<std::string>& special) {
-  data::TokenizerTraining training = Tokenizer::parse_spec(spec);
+  text::TokenizerTraining training = Tokenizer::parse_spec(spec);
   training.special_tokens = special;
   return Tokenizer::train(training, [given = false](std::string& piece) mutable {
     piece = kText;

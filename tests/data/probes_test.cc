@@ -306,7 +306,7 @@ TEST(ProbeFiles, NoTestSequenceStandsInTrain) {
 TEST(ProbeFiles, TheTokenizerNamesIds) {
   const TemporaryFolder folder;
   write(data::Induction{}, 1, {2, 1}, folder.path());
-  const auto tokenizer = data::Tokenizer::load(folder.path());
+  const auto tokenizer = text::Tokenizer::load(folder.path());
   EXPECT_EQ(tokenizer.vocab_size(), 20);
   for (int32_t id = 0; id < 20; ++id) EXPECT_EQ(tokenizer.id_of(fmt::format("<{}>", id)), id);
   const std::vector<int32_t> ids = {3, 0, 19};
@@ -360,7 +360,7 @@ class ProbeData : public ::testing::Test {
   }
 
   TemporaryFolder folder_;
-  data::Tokenizer ten_ = data::number_tokenizer(10);
+  text::Tokenizer ten_ = data::number_tokenizer(10);
   static constexpr const char* kLines =
       "{\"input\":[1,2,3],\"target\":[-1,9,-1]}\n"
       "{\"input\":[0,5],\"target\":[0,4]}\n"
@@ -404,7 +404,7 @@ TEST_F(ProbeData, SplitsAndPlaces) {
   EXPECT_EQ(train.sequences(), 2);
   EXPECT_EQ(valid.sequences(), 1);
   EXPECT_EQ(valid.rows(0), 4);
-  EXPECT_EQ(data::places_of({.task = "probe", .inputs = {"p.jsonl"}}, std::vector<int64_t>{0, 2}),
+  EXPECT_EQ(text::places_of({.task = "probe", .inputs = {"p.jsonl"}}, std::vector<int64_t>{0, 2}),
             (std::vector<std::string>{"p.jsonl: line 1", "p.jsonl: line 3"}));
 }
 

@@ -58,11 +58,11 @@ TEST(Task, ReadsNothingThatIsNotOne) {
 
 TEST(Task, IsTakenFromTheData) {
   const TemporaryFolder folder;
-  data::TokenizerTraining training = data::Tokenizer::parse_spec("char");
+  text::TokenizerTraining training = text::Tokenizer::parse_spec("char");
   training.special_tokens = {"<en>", "<ja>", "</s>"};
   const auto text = folder.put("t.tsv", "a\tb\n");
-  const data::SourceFiles source = {.task = "translate", .inputs = {text}, .both_directions = true};
-  const auto tokenizer = data::Tokenizer::train(training, data::text_of(source, "char"));
+  const text::SourceFiles source = {.task = "translate", .inputs = {text}, .both_directions = true};
+  const auto tokenizer = text::Tokenizer::train(training, text::text_of(source, "char"));
   data::write_token_file(source, tokenizer, folder / "t.tokens");
   const data::DataSet set = data::DataSet::open(folder / "t.tokens");
   EXPECT_EQ(data::describe_task(set, tokenizer, kEnJa),

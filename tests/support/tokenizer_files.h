@@ -3,16 +3,16 @@
 #include <string>
 #include <utility>
 
-#include "refrain/data/byte_alphabet.h"
-#include "refrain/data/tokenizer.h"
 #include "refrain/io/json.h"
+#include "refrain/text/byte_alphabet.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::testing_files {
 
 struct TokenizerFile {
   io::Json json;
 
-  data::Tokenizer load() const { return data::Tokenizer::from_json(json.dump(), "t.json"); }
+  text::Tokenizer load() const { return text::Tokenizer::from_json(json.dump(), "t.json"); }
 
   void add_token(const std::string& token) {
     io::Json& vocab = json["model"]["vocab"];
@@ -88,7 +88,7 @@ inline TokenizerFile spaced_file() {
 // Like GPT-2: all bytes, merges up to " hello", <|endoftext|> last.
 inline TokenizerFile byte_bpe_file() {
   TokenizerFile file = empty_file();
-  for (const uint8_t byte : data::bytes_by_character()) file.add_token(data::byte_character(byte));
+  for (const uint8_t byte : text::bytes_by_character()) file.add_token(text::byte_character(byte));
   file.merge("l", "l");
   file.merge("h", "e");
   file.merge("he", "ll");

@@ -33,7 +33,7 @@ std::unique_ptr<LanguageModel> successor_model(int64_t vocab) {
 
 TEST(Accuracy, CountsTheLikeliestWhereSomethingIsAsked) {
   const TemporaryFolder folder;
-  const data::Tokenizer ten = data::number_tokenizer(10);
+  const text::Tokenizer ten = data::number_tokenizer(10);
   const std::string lines =
       "{\"input\":[1,5,3],\"target\":[2,-1,4]}\n"        // all right
       "{\"input\":[9,9],\"target\":[0,1]}\n"             // one of two

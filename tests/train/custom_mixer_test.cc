@@ -7,11 +7,11 @@
 
 #include "examples/custom_mixer/moving_average.h"
 #include "refrain/data/dataset.h"
-#include "refrain/data/source.h"
 #include "refrain/generate/generator.h"
 #include "refrain/io/file.h"
 #include "refrain/model/checkpoint.h"
 #include "refrain/model/reference.h"
+#include "refrain/text/source.h"
 #include "refrain/train/trainer.h"
 #include "support/error_of.h"
 #include "support/mixer_contract.h"
@@ -108,9 +108,9 @@ TEST_F(CustomMixer, PlansTrainsResumesSavesAndGenerates) {
   std::string words;
   for (int i = 0; i < 200; ++i) words += "the cat sat on the mat and the dog ate the hat. ";
   io::write_file(text, words);
-  const data::SourceFiles source{.inputs = {text}};
-  const data::Tokenizer tokenizer =
-      data::Tokenizer::train(data::Tokenizer::parse_spec("char"), data::text_of(source, "char"));
+  const text::SourceFiles source{.inputs = {text}};
+  const text::Tokenizer tokenizer =
+      text::Tokenizer::train(text::Tokenizer::parse_spec("char"), text::text_of(source, "char"));
   data::write_token_file(source, tokenizer, tokens);
 
   const std::vector<float> whole = SmallRun{folder.path() + "/whole", tokens}();

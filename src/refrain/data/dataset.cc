@@ -23,7 +23,7 @@ namespace {
 constexpr std::array<std::string_view, 3> kTasks = {"lm", "translate", "probe"};
 
 // Of the kind and of all tokens in their order.
-uint64_t fingerprint_of(const Tokenizer& tokenizer) {
+uint64_t fingerprint_of(const text::Tokenizer& tokenizer) {
   uint64_t hash = mix_key(0, tokenizer.kind());
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     hash = mix_key(hash, tokenizer.token(id), tokenizer.is_special(id));
@@ -33,7 +33,7 @@ uint64_t fingerprint_of(const Tokenizer& tokenizer) {
 // Encodes and tells of it, as long as the disk has room for what comes of it.
 class Encoder {
  public:
-  Encoder(const Tokenizer& tokenizer, const std::string& path, const WriteEvents& events)
+  Encoder(const text::Tokenizer& tokenizer, const std::string& path, const WriteEvents& events)
       : tokenizer_(tokenizer), events_(events) {
     const std::filesystem::path folder =
         std::filesystem::path(io::follow_links(path)).parent_path();
@@ -51,15 +51,15 @@ class Encoder {
   }
 
  private:
-  const Tokenizer& tokenizer_;
+  const text::Tokenizer& tokenizer_;
   const WriteEvents& events_;
   std::string folder_;
   size_t bytes_ = 0;  // since the last look at the disk, at least
 };
 
-Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer, Encoder& encode,
+Prepared write_documents(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder& encode,
                          TokenFileWriter& file) {
-  DocumentReader reader(source, rules_of(tokenizer));
+  text::DocumentReader reader(source, rules_of(tokenizer));
   Prepared done;
   std::string piece;
   bool begins = false, open_document = false;
@@ -68,7 +68,7 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer, 
     const std::vector<int32_t> ids = encode(piece);
     if (ids.empty()) continue;
     if (open_document) {
-      if (done.sequences++ > 0 && tokenizer.eos() != kNoToken) file.add(tokenizer.eos());
+      if (done.sequences++ > 0 && tokenizer.eos() != text::kNoToken) file.add(tokenizer.eos());
       file.mark_boundary();
       if (tokenizer.adds_bos()) file.add(tokenizer.bos());
       open_document = false;
@@ -76,21 +76,21 @@ Prepared write_documents(const SourceFiles& source, const Tokenizer& tokenizer, 
     file.add(ids);
   }
   done.blank = reader.blank();
-  done.run_together = done.sequences > 1 && tokenizer.eos() == kNoToken && !tokenizer.adds_bos();
+  done.run_together = done.sequences > 1 && tokenizer.eos() == text::kNoToken && !tokenizer.adds_bos();
   done.text_bytes = reader.text_bytes();
   return done;
 }
 
-Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Encoder& encode,
+Prepared write_pairs(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder& encode,
                      TokenFileWriter& file) {
-  if (tokenizer.eos() == kNoToken)
+  if (tokenizer.eos() == text::kNoToken)
     throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
-  PairReader reader(source, rules_of(tokenizer).utf8);
+  text::PairReader reader(source, rules_of(tokenizer).utf8);
   Prepared done;
-  for (TextPair pair; reader.next(pair);) {
+  for (text::TextPair pair; reader.next(pair);) {
     const auto tag = [&](const std::string& token) {
       const int32_t id = tokenizer.id_of(token);
-      if (id == kNoToken)
+      if (id == text::kNoToken)
         throw_error(
             "{}: line {}: the tokenizer has no token {}; expected the tag among its special tokens "
             "(--tags adds it to one that is trained)",
@@ -111,7 +111,7 @@ Prepared write_pairs(const SourceFiles& source, const Tokenizer& tokenizer, Enco
   return done;
 }
 
-Prepared write_probe_sequences(const SourceFiles& source, const Tokenizer& tokenizer, Encoder&,
+Prepared write_probe_sequences(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder&,
                                TokenFileWriter& file) {
   if (source.inputs.size() != 1)
     throw_error("probe: expected one file of sequences, found {}",
@@ -195,7 +195,7 @@ std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
   return {part(0, train), part(train, items - train)};
 }
 
-void DataSet::check_tokenizer(const Tokenizer& tokenizer) const {
+void DataSet::check_tokenizer(const text::Tokenizer& tokenizer) const {
   if (tokenizer.vocab_size() != vocab_size())
     throw_error("{}: made with a tokenizer of {} tokens, found one of {}", name(), vocab_size(),
                 tokenizer.vocab_size());
@@ -236,7 +236,7 @@ std::vector<std::pair<int32_t, int32_t>> DataSet::directions() const {
   return all;
 }
 
-Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
+Prepared write_token_file(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
                           const std::string& path, const WriteEvents& events) {
   const auto known = std::find(kTasks.begin(), kTasks.end(), source.task);
   if (known == kTasks.end())
@@ -249,7 +249,7 @@ Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
                                                      : write_probe_sequences;
   Encoder encoder(tokenizer, path, events);
   Prepared done = write(source, tokenizer, encoder, file);
-  if (done.sequences == 0) throw_error("{}: no text found", name_of(source.inputs));
+  if (done.sequences == 0) throw_error("{}: no text found", text::name_of(source.inputs));
   done.tokens = file.ids();
   file.commit(done.text_bytes, events.before_commit);
   return done;

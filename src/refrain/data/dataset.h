@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/data/source.h"
 #include "refrain/data/token_file.h"
-#include "refrain/data/tokenizer.h"
+#include "refrain/text/source.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::data {
 
@@ -44,7 +44,7 @@ class DataSet {
   std::pair<DataSet, DataSet> split(double validation_fraction) const;
 
   // Throws when the tokenizer is not the one the file was made with.
-  void check_tokenizer(const Tokenizer& tokenizer) const;
+  void check_tokenizer(const text::Tokenizer& tokenizer) const;
 
   // Ids [first, first + out.size()) of this set.
   void read(int64_t first, std::span<int32_t> out) const;
@@ -84,7 +84,7 @@ struct WriteEvents {
 };
 
 // Streams the source through the tokenizer into a token file.
-Prepared write_token_file(const SourceFiles& source, const Tokenizer& tokenizer,
+Prepared write_token_file(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
                           const std::string& path, const WriteEvents& events = {});
 
 }  // namespace refrain::data

@@ -10,11 +10,11 @@
 #include "refrain/base/hash.h"
 #include "refrain/base/random.h"
 #include "refrain/base/utf8.h"
-#include "refrain/data/source.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/io/text.h"
+#include "refrain/text/source.h"
 
 namespace refrain::data {
 namespace {
@@ -69,8 +69,8 @@ Words words_of(std::string_view text) {
 std::vector<Words> read_documents(std::span<const std::string> paths) {
   std::vector<Words> documents;
   for (const std::string& path : paths) {
-    if (holds_objects(path)) {
-      DocumentReader reader({.inputs = {path}}, {});
+    if (text::holds_objects(path)) {
+      text::DocumentReader reader({.inputs = {path}}, {});
       std::string text;
       for (bool begins = false; reader.next(text, begins);)
         if (Words words = words_of(text); !words.empty()) documents.push_back(std::move(words));

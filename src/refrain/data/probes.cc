@@ -220,7 +220,7 @@ void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
   number_tokenizer(kind.ids).save(folder);
 }
 
-Tokenizer number_tokenizer(int64_t n) {
+text::Tokenizer number_tokenizer(int64_t n) {
   io::Json vocab = io::Json::object(), added = io::Json::array();
   io::Json::object_t::Container& members = vocab.get_ref<io::Json::object_t&>();
   for (int64_t id = 0; id < n; ++id) {
@@ -234,7 +234,7 @@ Tokenizer number_tokenizer(int64_t n) {
                            {"unk_token", nullptr},
                            {"vocab", std::move(vocab)},
                            {"merges", io::Json::array()}}}};
-  return Tokenizer::from_json(io::to_line(root), "tokenizer of numbers");
+  return text::Tokenizer::from_json(io::to_line(root), "tokenizer of numbers");
 }
 
 bool ProbeReader::next(ProbeSequence& sequence) {

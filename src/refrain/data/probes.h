@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "refrain/base/random.h"
-#include "refrain/data/tokenizer.h"
 #include "refrain/io/text.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::data {
 
@@ -163,7 +163,7 @@ void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
                   const std::string& folder);
 
 // "<0>" to "<n-1>", and nothing else.
-Tokenizer number_tokenizer(int64_t n);
+text::Tokenizer number_tokenizer(int64_t n);
 
 // Sequences of a file, one a line, checked: ids below `ids`, something asked in each.
 class ProbeReader {

@@ -36,7 +36,7 @@ std::vector<Direction> read_directions(const io::Json& json, const std::string& 
 
 }  // namespace
 
-TaskDescription describe_task(const DataSet& data, const Tokenizer& tokenizer,
+TaskDescription describe_task(const DataSet& data, const text::Tokenizer& tokenizer,
                               const Direction& usual) {
   TaskDescription task{data.task(), {}};
   for (const auto& [source, target] : data.directions())

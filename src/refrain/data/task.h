@@ -30,7 +30,7 @@ struct TaskDescription {
 };
 
 // What a model learns from this data. The usual direction is `usual` if the data has it.
-TaskDescription describe_task(const DataSet& data, const Tokenizer& tokenizer,
+TaskDescription describe_task(const DataSet& data, const text::Tokenizer& tokenizer,
                               const Direction& usual);
 
 // The direction to translate in: the first one known that has the tags asked for, of which either

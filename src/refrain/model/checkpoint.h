@@ -1,5 +1,5 @@
 // A model directory is a Hugging Face directory: config.json, generation_config.json,
-// model.safetensors (the tokenizer's files are data/tokenizer.h's). A Llama goes both ways between
+// model.safetensors (the tokenizer's files are text/tokenizer.h's). A Llama goes both ways between
 // here and `transformers`; see config_json.h for what is one. Weights in several files
 // (model.safetensors.index.json) load too.
 #pragma once

@@ -1,23 +1,23 @@
 // Texts to train on, plain, .jsonl or .json. The first byte says how they may be cut.
 #include "fuzz/target.h"
-#include "refrain/data/source.h"
-#include "refrain/data/text_cuts.h"
+#include "refrain/text/source.h"
+#include "refrain/text/text_cuts.h"
 
 namespace refrain::fuzz {
 namespace {
 
 void run(std::string_view input) {
   const auto [choice, rest] = choose(input);
-  using Rule = data::TextCuts::Rule;
+  using Rule = text::TextCuts::Rule;
   const bool objects = choice & 1, utf8 = choice & 2;
   const auto rule = static_cast<Rule>((choice >> 2 & 7) % 7);
   const std::string path = put(rest, !objects      ? "input.txt"
                                      : choice & 32 ? "input.json"
                                                    : "input.jsonl");
-  std::vector<data::TextCuts::Added> added;
+  std::vector<text::TextCuts::Added> added;
   if (choice & 64) added = {{"the cat", true}, {"mat", false, true, true}};
-  data::DocumentReader reader({.inputs = {path}},
-                              {data::TextCuts(rule, std::move(added)), utf8, size_t{16}});
+  text::DocumentReader reader({.inputs = {path}},
+                              {text::TextCuts(rule, std::move(added)), utf8, size_t{16}});
   std::string piece, whole;
   bool begins = false;
   while (reader.next(piece, begins)) {

@@ -1,17 +1,17 @@
 // A tokenizer of llama2.c, for as many pieces as the first byte says beyond the 259 there must be.
-#include "refrain/data/llama2c_tokenizer.h"
+#include "refrain/text/llama2c_tokenizer.h"
 
 #include "fuzz/target.h"
-#include "refrain/data/tokenizer.h"
+#include "refrain/text/tokenizer.h"
 
 namespace refrain::fuzz {
 namespace {
 
 void run(std::string_view input) {
   const auto [choice, rest] = choose(input);
-  data::ScoredPieces read = data::read_llama2c_tokenizer(put(rest), 259 + choice);
+  text::ScoredPieces read = text::read_llama2c_tokenizer(put(rest), 259 + choice);
   const auto tokenizer =
-      data::Tokenizer::from_scored_pieces(std::move(read.pieces), std::move(read.scores));
+      text::Tokenizer::from_scored_pieces(std::move(read.pieces), std::move(read.scores));
   tokenizer.decode(tokenizer.encode("ab a"));
 }
 

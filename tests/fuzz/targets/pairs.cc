@@ -1,13 +1,13 @@
 // Pairs to translate: .tsv, .jsonl or two files, as the first byte says.
 #include "fuzz/target.h"
-#include "refrain/data/source.h"
+#include "refrain/text/source.h"
 
 namespace refrain::fuzz {
 namespace {
 
 void run(std::string_view input) {
   const auto [choice, rest] = choose(input);
-  data::SourceFiles source;
+  text::SourceFiles source;
   source.task = "translate";
   if (const unsigned format = choice & 3; format >= 2) {
     const auto [first, second] = parts_of(rest);
@@ -17,10 +17,10 @@ void run(std::string_view input) {
   }
   source.both_directions = choice & 4;
   source.one_direction = choice & 8;
-  data::PairReader reader(source, choice & 16);
-  data::TextPair pair;
+  text::PairReader reader(source, choice & 16);
+  text::TextPair pair;
   while (reader.next(pair))
-    expect(!data::is_blank(pair.source) && !data::is_blank(pair.target), "a pair without text");
+    expect(!text::is_blank(pair.source) && !text::is_blank(pair.target), "a pair without text");
 }
 
 std::vector<std::string> seeds() {

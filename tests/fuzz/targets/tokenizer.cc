@@ -1,5 +1,5 @@
 // tokenizer.json and, after the last NUL, a text that it encodes and decodes.
-#include "refrain/data/tokenizer.h"
+#include "refrain/text/tokenizer.h"
 
 #include "fuzz/target.h"
 #include "refrain/base/error.h"
@@ -8,7 +8,7 @@
 namespace refrain::fuzz {
 namespace {
 
-using data::Tokenizer;
+using text::Tokenizer;
 
 void run(std::string_view input) {
   const auto [json, text] = parts_of(input);
@@ -20,7 +20,7 @@ void run(std::string_view input) {
     expect(again.encode(text, parse_special) == ids, "what was written encodes otherwise");
     for (const int32_t id : ids) expect(id >= 0 && id < tokenizer.vocab_size(), "no token's id");
     const std::string decoded = tokenizer.decode(ids, true);
-    data::StreamDecoder stream(tokenizer);
+    text::StreamDecoder stream(tokenizer);
     std::string streamed;
     for (const int32_t id : ids) streamed += stream.feed(id);
     streamed += stream.finish();

@@ -1,0 +1,86 @@
+// Byte-pair encoding's two tables: pairs of ids to numbers, and merges by rank.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+namespace refrain::text {
+
+// Left and right become merged; a merge's rank is its place in the list.
+struct Merge {
+  int32_t left, right, merged;
+};
+
+inline uint64_t pair_key(int32_t left, int32_t right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+}
+
+inline uint64_t mix_bits(uint64_t x) {
+  x *= 0x9FB21C651E98DF25u;
+  return x ^ x >> 32;
+}
+
+inline uint64_t hash_bytes(std::string_view bytes) {
+  const char* at = bytes.data();
+  size_t left = bytes.size();
+  uint64_t hash = left, eight = 0;
+  for (; left >= 8; left -= 8, at += 8) {
+    std::memcpy(&eight, at, 8);
+    hash = mix_bits(hash ^ eight);
+  }
+  eight = 0;
+  for (size_t i = 0; i < left; ++i) eight = eight << 8 | static_cast<uint8_t>(at[i]);
+  return mix_bits(mix_bits(hash ^ eight));
+}
+
+// Pairs of ids (which are not negative) to numbers: open addressing, at most half full. Pairs that
+// somebody chose to come to one place find another order, which nobody knows beforehand.
+class PairTable {
+ public:
+  static constexpr uint32_t kAbsent = UINT32_MAX;
+
+  explicit PairTable(size_t pairs = 0);
+
+  uint32_t find(int32_t left, int32_t right) const {
+    const uint64_t key = pair_key(left, right);
+    for (size_t i = mix_bits(key ^ seed_) & mask_;; i = (i + 1) & mask_) {
+      if (slots_[i].key == key) return slots_[i].number;
+      if (slots_[i].key == kFree) return kAbsent;
+    }
+  }
+  // The pair's number, which is `number` if the pair is new.
+  uint32_t& insert(int32_t left, int32_t right, uint32_t number);
+
+ private:
+  static constexpr uint64_t kFree = UINT64_MAX;
+  struct Slot {
+    uint64_t key = kFree;
+    uint32_t number = kAbsent;
+  };
+  void rebuild(size_t slots);
+  bool put(const Slot& slot);  // false when its place is too far from where it is looked for
+
+  std::vector<Slot> slots_;
+  uint64_t seed_ = 0;
+  size_t mask_ = 0, size_ = 0;
+};
+
+class MergeTable {
+ public:
+  // Of two merges of the same pair the later one counts.
+  explicit MergeTable(const std::vector<Merge>& merges = {});
+
+  // Applies merges to ids[from ..] until none is left: always the one of lowest rank, the leftmost
+  // of equals. O(n log n) for n ids.
+  void apply(std::vector<int32_t>& ids, size_t from) const;
+
+ private:
+  size_t apply_short(int32_t* ids, size_t n) const;
+  size_t apply_long(int32_t* ids, size_t n) const;
+
+  PairTable ranks_;
+  std::vector<int32_t> merged_;  // by rank
+};
+
+}  // namespace refrain::text

@@ -1,0 +1,60 @@
+// Text into the words that a tokenizer's merges stay inside of.
+//
+//   white space  runs of characters without Unicode's White_Space property (the bpe kind)
+//   GPT-2        's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//
+// The pattern is scanned by hand, a character class at a time; letters and numbers are what PCRE2's
+// Unicode tables say. Bytes that are not valid UTF-8 count as neither letter, number nor space.
+//
+// Both take text in pieces: unless it is the `last` piece, words that more text could change are
+// left, and the bytes that were dealt with are returned.
+#pragma once
+#include <cstddef>
+#include <string_view>
+
+namespace refrain::text {
+
+// Bytes of the first word of `text` by GPT-2's pattern; `text` is not empty.
+size_t gpt2_word(std::string_view text);
+
+// Bytes of white space at the start of `text`.
+size_t leading_space(std::string_view text);
+// Bytes of white space at its end.
+size_t trailing_space(std::string_view text);
+// Whether it begins, or ends, with a character of words: letters, marks, digits, connectors such as
+// the underscore (what \w is for the `tokenizers` package).
+bool starts_with_word(std::string_view text);
+bool ends_with_word(std::string_view text);
+// Bytes before the first white space.
+size_t leading_word(std::string_view text);
+
+// Bytes of `text` before a character at its end that is still incomplete.
+size_t whole_characters(std::string_view text);
+
+template <class F>
+size_t for_each_gpt2_word(std::string_view text, bool last, F&& f) {
+  // The pattern looks at most a white space and a character (3 + 4 bytes) past a word's end.
+  constexpr size_t kLookahead = 8;
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t bytes = gpt2_word(text.substr(at));
+    if (!last && at + bytes + kLookahead > text.size()) break;
+    f(text.substr(at, bytes));
+    at += bytes;
+  }
+  return at;
+}
+
+template <class F>
+size_t for_each_spaced_word(std::string_view text, bool last, F&& f) {
+  size_t at = 0;
+  for (;;) {
+    at += leading_space(text.substr(at));
+    const size_t bytes = leading_word(text.substr(at));
+    if (bytes == 0 || (!last && at + bytes == text.size())) return at;
+    f(text.substr(at, bytes));
+    at += bytes;
+  }
+}
+
+}  // namespace refrain::text

@@ -1,0 +1,119 @@
+// Text to token ids and back. Every kind is read from and written to Hugging Face's tokenizer.json
+// and gives the ids that the `tokenizers` package gives for the same file (docs/formats.md).
+//
+//   char      one token per Unicode code point seen in training; an unknown one is <unk>
+//   bpe       words split on white space, "</w>" ends a word; unknown characters are <unk>
+//   byte-bpe  GPT-2's byte-level BPE with its splitting pattern; lossless on any bytes
+//   llama     sentencepiece-like BPE with byte fallback; read and converted, not trained
+//
+// Special tokens ("added tokens") are whole tokens outside of the model's alphabet. In char and bpe
+// every part of the text that is not valid UTF-8 is an unknown character; the other two keep bytes.
+//
+// A Tokenizer does not change once made: any number of threads may use one.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "refrain/base/notes.h"
+
+namespace refrain::text {
+
+class TextCuts;
+
+inline constexpr int32_t kNoToken = -1;
+// What ids decode to that are not in the vocabulary: a model may have more ids than its tokenizer.
+inline constexpr std::string_view kReplacement = "\uFFFD";
+
+// Puts the next piece of training text into `piece` (replaced); false when there is no more. Pieces
+// may end anywhere. The source is read once.
+using TextSource = std::function<bool(std::string& piece)>;
+
+struct TokenizerTraining {
+  std::string kind;        // "char", "bpe", "byte-bpe"
+  int64_t vocab_size = 0;  // all tokens together (fewer if the text has no more pairs); 0 for char
+  // Get the first ids, in this order. char and bpe have "<unk>" after them if it is not among them.
+  std::vector<std::string> special_tokens;
+  // Distinct words kept in memory while counting; more is an Error that says what to do.
+  int64_t max_words = 20'000'000;
+};
+
+// Bytes of a piece in from_scored_pieces(). Real ones have at most some dozens.
+inline constexpr size_t kLongestPiece = 512;
+
+class Tokenizer {
+ public:
+  // `what` is "char", "bpe:8000" or "byte-bpe:8000".
+  static TokenizerTraining parse_spec(const std::string& what);
+  // char and bpe: text that is not valid UTF-8 is an Error that names the byte offset.
+  static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
+  // A tokenizer.json, or a directory with one. What it asks for that is left aside is noted.
+  static Tokenizer load(const std::string& path, const Notes& notes = {});
+  // The text of a tokenizer.json; `name` is what errors call it.
+  static Tokenizer from_json(std::string_view text, const std::string& name,
+                             const Notes& notes = {});
+  // GPT-2's own files (encoder.json, vocab.bpe).
+  static Tokenizer from_gpt2(const std::string& vocab_json, const std::string& merges);
+  // Pieces with scores (llama2.c's tokenizer .bin, sentencepiece's order): higher score merges
+  // first; ids 0..2 are <unk> <s> </s>, 3..258 the bytes. Gives the llama kind, which adds <s>.
+  static Tokenizer from_scored_pieces(std::vector<std::string> pieces, std::vector<float> scores);
+
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+  ~Tokenizer();
+
+  std::string to_json() const;  // the text of tokenizer.json
+  // tokenizer.json and tokenizer_config.json into a directory that exists.
+  void save(const std::string& directory) const;
+
+  // With parse_special, text equal to a special token becomes that token (what prompts want);
+  // without, it is plain text (what training data wants). No token is added by itself.
+  std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
+  // Where text may be cut so that its pieces give the ids of the whole (text_cuts.h).
+  TextCuts cuts(bool parse_special = false) const;
+  // Special tokens are left out unless asked for. An id beyond the vocabulary is kReplacement, a
+  // negative one an Error.
+  std::string decode(std::span<const int32_t> ids, bool with_special = false) const;
+
+  int64_t vocab_size() const;  // ids are [0, vocab_size)
+  const std::string& kind() const;
+  std::string_view token(int32_t id) const;  // as it stands in the vocabulary
+  // What of `text` encode() finds no added token in, in order. Not of `llama`, which changes texts.
+  std::vector<std::string_view> without_added(std::string_view text, bool parse_special) const;
+  int32_t id_of(std::string_view token) const;  // kNoToken when absent
+  bool is_special(int32_t id) const;
+  int32_t unk() const;    // kNoToken when unknown characters are left out, or there are none
+  int32_t bos() const;    // what adds_bos() is about; else "<s>" or "<|begin_of_text|>" among the
+                          // special tokens, or kNoToken
+  int32_t eos() const;    // "</s>", "<|endoftext|>" or "<|end_of_text|>", or kNoToken
+  int32_t pad() const;    // "<pad>", or kNoToken
+  bool adds_bos() const;  // the file asks for bos() before every text (encode leaves it to you)
+
+ private:
+  friend class StreamDecoder;
+  class Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Decodes as tokens arrive. Text is given out once it is whole UTF-8 and can no longer change, so
+// that the pieces joined equal decode() of all ids. finish() makes it ready for the next sequence.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool with_special = false)
+      : tokenizer_(tokenizer), with_special_(with_special) {}
+  std::string feed(int32_t id);  // new text, may be empty
+  std::string finish();          // what was held back
+
+ private:
+  const Tokenizer& tokenizer_;
+  bool with_special_;
+  std::string held_;
+  bool started_ = false;  // some text has been decoded
+};
+
+}  // namespace refrain::text

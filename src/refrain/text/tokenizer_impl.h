@@ -1,0 +1,91 @@
+// A tokenizer from the inside: what its file says, and the tables made from that.
+#pragma once
+#include <array>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "refrain/base/notes.h"
+#include "refrain/io/json.h"
+#include "refrain/text/added_tokens.h"
+#include "refrain/text/bpe.h"
+#include "refrain/text/tokenizer.h"
+
+namespace refrain::text {
+
+enum class Kind { kChar, kBpe, kByteBpe, kLlama };
+
+inline constexpr std::string_view kEndOfWord = "</w>";
+inline constexpr std::string_view kUnknown = "<unk>";
+inline constexpr std::string_view kSpaceMark = "\u2581";  // what the llama kind writes for a space
+
+std::string llama_byte_token(uint8_t byte);  // "<0x0A>"
+
+struct Vocabulary {
+  Kind kind = Kind::kChar;
+  std::vector<std::string> tokens;  // by id
+  int32_t model_tokens = 0;         // these are the model's; the ids after them are only added
+  std::vector<Merge> merges;        // by rank
+  std::vector<AddedToken> added;
+  int32_t unk = kNoToken;
+  bool fuse_unk = false;  // unknown characters in a row are one token
+
+  // byte-bpe
+  bool prefix_space = false;   // a space before text that has none
+  bool split_words = true;     // by GPT-2's pattern; otherwise all text is one word
+  bool ignore_merges = false;  // a word that is a token is that token
+
+  // llama: where a space is put before text. As a normalizer before every stretch of text between
+  // added tokens; as Metaspace only if there is none, before every stretch or the first.
+  enum class Prefix { kNever, kFirst, kAlways };
+  bool metaspace = false;
+  Prefix prefix = Prefix::kAlways;
+  bool split_marks = false;  // Metaspace: a word begins at every mark
+  bool strip_prefix = true;  // decoding drops one space at the start
+
+  io::Json post_processor;          // as it was read; null if there is none
+  int32_t template_bos = kNoToken;  // the token it puts before the text
+};
+
+// What a tokenizer.json holds; `name` is what errors and notes call it.
+Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes = {});
+
+class Tokenizer::Impl {
+ public:
+  explicit Impl(Vocabulary vocabulary);
+
+  void encode(std::string_view text, bool parse_special, std::vector<int32_t>& ids) const;
+  std::vector<std::string_view> without_added(std::string_view text, bool parse_special) const;
+  std::string_view text_of(int32_t id) const;  // what it decodes to; Error on negative ids
+  bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < texts_.size(); }
+  void check_id(int32_t id) const;   // Error unless it has it
+  bool ends_word(int32_t id) const;  // its last character is a space for "</w>"
+  bool marks_start_words() const { return marks_start_words_; }
+
+  Vocabulary vocabulary;
+  std::unordered_map<std::string_view, int32_t> ids;  // of tokens
+  std::vector<bool> special;                          // by id
+  int32_t bos, eos, pad;
+
+ private:
+  int32_t special_token(std::initializer_list<std::string_view> names) const;
+  std::string normalize(std::string_view text) const;
+  void encode_plain(std::string_view text, bool at_start, std::vector<int32_t>& out) const;
+  void encode_word(std::string_view word, std::vector<int32_t>& out) const;
+  void push_characters(std::string_view word, std::vector<int32_t>& out) const;
+  void push_bytes(std::string_view word, std::vector<int32_t>& out) const;
+  // The id, or what stands for an unknown character (false).
+  bool push(int32_t id, bool after_unknown, std::vector<int32_t>& out) const;
+
+  std::vector<std::string> texts_;  // by id
+  MergeTable merges_;
+  std::vector<int32_t> characters_, last_characters_;  // ids by code point; bpe: the word's last
+  std::array<int32_t, 256> bytes_;                     // ids by byte
+  std::unordered_map<std::string_view, int32_t>
+      whole_words_;                 // ignore_merges: by what they decode to
+  bool marks_start_words_ = false;  // llama: no merge has a mark behind anything but marks
+  AddedTokenFinder raw_, normalized_;
+};
+
+}  // namespace refrain::text

@@ -1,0 +1,487 @@
+// tokenizer.json (docs/formats.md). What is read is checked whole, and whatever this tokenizer
+// would not do as the file says is refused by name.
+#include <algorithm>
+#include <filesystem>
+#include <initializer_list>
+#include <set>
+#include <utility>
+
+#include "refrain/base/error.h"
+#include "refrain/io/file.h"
+#include "refrain/text/tokenizer_impl.h"
+
+namespace refrain::text {
+namespace {
+
+using io::Json;
+using io::quote;
+using Ids = std::unordered_map<std::string_view, int32_t>;
+
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
+
+// A value of the file, with the place that errors name; null when the file has none.
+struct Part {
+  const Json* json;
+  std::string where;
+
+  Part at(std::string_view key) const {
+    return {json ? io::find(*json, key) : nullptr, fmt::format("{}: {}", where, key)};
+  }
+  std::string text(std::string_view key, std::optional<std::string> absent = {}) const {
+    return io::get_string(*json, key, where, std::move(absent));
+  }
+  bool flag(std::string_view key, std::optional<bool> absent = {}) const {
+    return io::get_bool(*json, key, where, absent);
+  }
+  const Json::array_t& list(std::string_view key) const {
+    const Json& value = io::member(*json, key, where);
+    if (!value.is_array())
+      throw_error("{}: {}: expected a list, found {}", where, key, quote(io::to_line(value)));
+    return value.get_ref<const Json::array_t&>();
+  }
+  // An object with no members but these.
+  void only(std::initializer_list<std::string_view> keys) const {
+    if (!json || !json->is_object())
+      throw_error("{}: expected an object, found {}", where,
+                  json ? quote(io::to_line(*json)) : "none");
+    for (const auto& [key, value] : json->items())
+      if (!value.is_null() && std::find(keys.begin(), keys.end(), key) == keys.end())
+        throw_error("{}: {} is not supported, found {}", where, quote(key),
+                    quote(io::to_line(value)));
+  }
+  [[noreturn]] void refuse(std::string_view expected) const {
+    throw_error("{}: expected {}, found {}", where, expected,
+                json ? quote(io::to_line(*json)) : "none");
+  }
+};
+
+// A Sequence's members (their list is `key`) and theirs; anything else is itself.
+std::vector<Part> flatten(const Part& part, std::string_view key) {
+  if (!part.json) return {};
+  if (part.text("type") != "Sequence") return {part};
+  part.only({"type", key});
+  std::vector<Part> parts;
+  for (const Json& member : part.list(key))
+    for (Part& inner : flatten({&member, part.where}, key)) parts.push_back(std::move(inner));
+  return parts;
+}
+
+// True if the parts have these types, in this order.
+bool are(const std::vector<Part>& parts, std::initializer_list<std::string_view> types) {
+  return std::equal(
+      parts.begin(), parts.end(), types.begin(), types.end(),
+      [](const Part& part, std::string_view type) { return part.text("type") == type; });
+}
+
+class Reader {
+ public:
+  Reader(const Json& root, const std::string& name) : top_{&root, name}, model_(top_.at("model")) {}
+
+  Vocabulary read(const Notes& notes) {
+    // What the model is comes before any setting: another type has other settings.
+    if (!top_.json->is_object()) top_.only({});
+    if (!model_.json || !model_.json->is_object()) model_.only({});
+    if (const std::string type = model_.text("type", "BPE"); type != "BPE")
+      throw_error("{}: type: expected \"BPE\", found {}", model_.where, quote(type));
+    top_.only({"version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+               "decoder", "model", "truncation", "padding"});
+    // What `transformers` writes there is about batches of texts, not about a text's tokens.
+    for (const char* key : {"truncation", "padding"})
+      if (top_.at(key).json)
+        add_note(notes, "{}: {} is left aside: texts are encoded whole, and nothing is added",
+                 top_.where, key);
+    if (const std::string version = top_.text("version", "1.0"); version != "1.0")
+      throw_error("{}: version: expected \"1.0\", found {}", top_.where, quote(version));
+    model_.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
+                 "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
+    if (io::get_number(*model_.json, "dropout", model_.where, 0) != 0)
+      throw_error("{}: dropout is not supported", model_.where);
+    if (!model_.text("continuing_subword_prefix", "").empty())
+      throw_error("{}: continuing_subword_prefix is not supported", model_.where);
+    read_tokens();
+    read_merges();
+    read_added();
+    read_kind();
+    read_post_processor();
+    return std::move(v_);
+  }
+
+ private:
+  void read_tokens() {
+    const Part vocab = model_.at("vocab");
+    if (!vocab.json || !vocab.json->is_object()) vocab.refuse("an object of tokens and their ids");
+    const auto n = static_cast<int64_t>(vocab.json->size());
+    if (n == 0 || n > kMaxTokens)
+      throw_error("{}: expected 1 to {} tokens, found {}", vocab.where, kMaxTokens, n);
+    v_.tokens.resize(static_cast<size_t>(n));
+    v_.model_tokens = static_cast<int32_t>(n);
+    std::vector<const std::string*> taken(static_cast<size_t>(n));
+    for (const auto& [token, value] : vocab.json->get_ref<const Json::object_t&>()) {
+      const int64_t id = value.is_number_integer() ? value.get<int64_t>() : -1;
+      if (id < 0 || id >= n)
+        throw_error("{}: token {}: expected an id of 0 to {} (one for each token), found {}",
+                    vocab.where, quote(token), n - 1, quote(io::to_line(value)));
+      const auto at = static_cast<size_t>(id);
+      if (taken[at])
+        throw_error("{}: tokens {} and {} have the same id {}", vocab.where, quote(*taken[at]),
+                    quote(token), id);
+      taken[at] = &token;
+      v_.tokens[at] = token;
+      ids_.emplace(token, static_cast<int32_t>(id));
+    }
+    if (const std::string unk = model_.text("unk_token", ""); !unk.empty()) {
+      const auto found = ids_.find(unk);
+      if (found == ids_.end())
+        throw_error("{}: unk_token: {} is not in the vocabulary", model_.where, quote(unk));
+      v_.unk = found->second;
+    }
+    v_.fuse_unk = model_.flag("fuse_unk", false);
+  }
+
+  void read_merges() {
+    const Json::array_t& list = model_.list("merges");
+    for (size_t i = 0; i < list.size(); ++i) {
+      const Json& merge = list[i];
+      const auto where = [&] { return fmt::format("{}: merges: number {}", model_.where, i); };
+      std::string_view left, right;
+      if (merge.is_string()) {
+        left = right = merge.get_ref<const std::string&>();
+        const size_t space = left.find(' ');
+        left = left.substr(0, space);
+        right = space < right.size() ? right.substr(space + 1) : "";
+        if (left.empty() || right.empty() || right.find(' ') != right.npos)
+          throw_error("{}: expected two tokens with a space between them, found {}", where(),
+                      quote(io::to_line(merge)));
+      } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+                 merge[1].is_string()) {
+        left = merge[0].get_ref<const std::string&>();
+        right = merge[1].get_ref<const std::string&>();
+      } else {
+        throw_error("{}: expected \"a b\" or [\"a\", \"b\"], found {}", where(),
+                    quote(io::to_line(merge)));
+      }
+      const auto id_of = [&](std::string_view token) {
+        const auto found = ids_.find(token);
+        if (found == ids_.end())
+          throw_error("{}: token {} is not in the vocabulary", where(), quote(token));
+        return found->second;
+      };
+      const std::string merged = std::string(left) + std::string(right);
+      v_.merges.push_back({id_of(left), id_of(right), id_of(merged)});
+    }
+  }
+
+  void read_added() {
+    if (!top_.at("added_tokens").json) return;
+    std::set<int32_t> seen;
+    size_t bytes = 0;
+    for (const Json& json : top_.list("added_tokens")) {
+      const Part part{&json, top_.at("added_tokens").where};
+      part.only({"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"});
+      const std::string content = part.text("content");
+      if (content.empty()) throw_error("{}: a token has no text", part.where);
+      if ((bytes += content.size()) > AddedTokenFinder::kMaxBytes)
+        throw_error("{}: expected at most {} bytes of tokens together, found more", part.where,
+                    AddedTokenFinder::kMaxBytes);
+      const auto known = ids_.find(content);
+      const auto next = static_cast<int32_t>(v_.tokens.size());
+      const int32_t expected = known == ids_.end() ? next : known->second;
+      const int64_t id = io::get_int(json, "id", part.where, 0, kMaxTokens);
+      if (id != expected)
+        throw_error("{}: token {}: expected the id {}, found {}", part.where, quote(content),
+                    expected, id);
+      if (!seen.insert(expected).second)
+        throw_error("{}: token {} twice", part.where, quote(content));
+      if (known == ids_.end()) {
+        v_.tokens.push_back(content);
+        ids_.emplace(json.at("content").get_ref<const std::string&>(), expected);
+      }
+      const bool special = part.flag("special", false);
+      v_.added.push_back({.id = expected,
+                          .special = special,
+                          .normalized = part.flag("normalized", !special),
+                          .single_word = part.flag("single_word", false),
+                          .lstrip = part.flag("lstrip", false),
+                          .rstrip = part.flag("rstrip", false)});
+    }
+  }
+
+  void read_kind() {
+    const std::vector<Part> splitters = flatten(top_.at("pre_tokenizer"), "pretokenizers");
+    const std::vector<Part> normalizers = flatten(top_.at("normalizer"), "normalizers");
+    const std::vector<Part> decoders = flatten(top_.at("decoder"), "decoders");
+    const bool byte_fallback = model_.flag("byte_fallback", false);
+    std::string_view suffix;
+    if (are(splitters, {"ByteLevel"})) {
+      v_.kind = Kind::kByteBpe;
+      read_byte_level(splitters[0], decoders);
+    } else if (are(splitters, {"WhitespaceSplit"})) {
+      v_.kind = Kind::kBpe;
+      suffix = kEndOfWord;
+      read_spaced(splitters[0], decoders);
+    } else if (byte_fallback) {
+      v_.kind = Kind::kLlama;
+      read_llama(splitters, normalizers, decoders);
+    } else if (splitters.empty() && v_.merges.empty()) {
+      v_.kind = Kind::kChar;
+      if (!decoders.empty() && !are(decoders, {"Fuse"})) top_.at("decoder").refuse("Fuse");
+    } else {
+      top_.at("pre_tokenizer")
+          .refuse("ByteLevel or WhitespaceSplit (or a model with byte_fallback)");
+    }
+    if (v_.kind != Kind::kLlama && !normalizers.empty()) top_.at("normalizer").refuse("none");
+    if (v_.kind != Kind::kLlama && byte_fallback)
+      throw_error("{}: byte_fallback: expected false with this pre_tokenizer", model_.where);
+    if (const std::string found = model_.text("end_of_word_suffix", ""); found != suffix)
+      throw_error("{}: end_of_word_suffix: expected {} with this pre_tokenizer, found {}",
+                  model_.where, quote(suffix), quote(found));
+    v_.ignore_merges = model_.flag("ignore_merges", false);
+    if (v_.ignore_merges && v_.kind != Kind::kByteBpe)
+      throw_error("{}: ignore_merges: expected false with this pre_tokenizer", model_.where);
+  }
+
+  void read_byte_level(const Part& splitter, const std::vector<Part>& decoders) {
+    splitter.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    v_.prefix_space = splitter.flag("add_prefix_space");
+    v_.split_words = splitter.flag("use_regex", true);
+    if (!decoders.empty() && !are(decoders, {"ByteLevel"})) top_.at("decoder").refuse("ByteLevel");
+  }
+
+  void read_spaced(const Part& splitter, const std::vector<Part>& decoders) {
+    splitter.only({"type"});
+    if (!decoders.empty() &&
+        !(are(decoders, {"BPEDecoder"}) && decoders[0].text("suffix") == kEndOfWord))
+      top_.at("decoder").refuse("BPEDecoder with the suffix \"</w>\"");
+    for (const std::string& token : v_.tokens)
+      if (token.find(kEndOfWord) < token.size() - std::min(token.size(), kEndOfWord.size()))
+        throw_error("{}: vocab: token {}: \"</w>\" before its end is not supported", model_.where,
+                    quote(token));
+  }
+
+  void read_llama(const std::vector<Part>& splitters, const std::vector<Part>& normalizers,
+                  const std::vector<Part>& decoders) {
+    for (int byte = 0; byte < 256; ++byte) {
+      const std::string token = llama_byte_token(static_cast<uint8_t>(byte));
+      const auto found = ids_.find(token);
+      if (found == ids_.end() || found->second >= v_.model_tokens)
+        throw_error("{}: byte_fallback needs the token {} in the vocabulary", model_.where, token);
+    }
+    if (are(splitters, {"Metaspace"}) && normalizers.empty()) {
+      read_metaspace(splitters[0]);
+    } else if (splitters.empty()) {
+      const bool prefix = are(normalizers, {"Prepend", "Replace"});
+      if (!(prefix || are(normalizers, {"Replace"})) ||
+          !replaces(normalizers.back(), " ", kSpaceMark) ||
+          (prefix && normalizers[0].text("prepend") != kSpaceMark))
+        top_.at("normalizer")
+            .refuse("Replace \" \" by \"\u2581\", with or without Prepend \"\u2581\" before it");
+      v_.prefix = prefix ? Vocabulary::Prefix::kAlways : Vocabulary::Prefix::kNever;
+    } else {
+      top_.at("pre_tokenizer").refuse("Metaspace without a normalizer, or none");
+    }
+    v_.strip_prefix = decoders.empty()
+                          ? v_.prefix != Vocabulary::Prefix::kNever
+                          : are(decoders, {"Replace", "ByteFallback", "Fuse", "Strip"});
+    const bool strips_one_space = [&] {
+      if (!v_.strip_prefix || decoders.empty()) return true;
+      const Part& strip = decoders.back();
+      return strip.text("content") == " " &&
+             io::get_int(*strip.json, "start", strip.where, 0, INT32_MAX) == 1 &&
+             io::get_int(*strip.json, "stop", strip.where, 0, INT32_MAX) == 0;
+    }();
+    if (!decoders.empty() &&
+        (!(v_.strip_prefix || are(decoders, {"Replace", "ByteFallback", "Fuse"})) ||
+         !replaces(decoders[0], kSpaceMark, " ") || !strips_one_space))
+      top_.at("decoder").refuse(
+          "Replace \"\u2581\" by \" \", ByteFallback, Fuse, and Strip of one "
+          "space at the start or none");
+  }
+
+  void read_metaspace(const Part& part) {
+    part.only({"type", "replacement", "prepend_scheme", "split", "add_prefix_space"});
+    if (part.text("replacement") != kSpaceMark) part.refuse("the replacement \"\u2581\"");
+    const std::string scheme = part.text("prepend_scheme", "always");
+    v_.metaspace = true;
+    v_.split_marks = part.flag("split", true);
+    if (scheme == "always") {
+      v_.prefix = Vocabulary::Prefix::kAlways;
+    } else if (scheme == "first") {
+      v_.prefix = Vocabulary::Prefix::kFirst;
+    } else if (scheme == "never") {
+      v_.prefix = Vocabulary::Prefix::kNever;
+    } else {
+      part.refuse("a prepend_scheme of always, first or never");
+    }
+    const bool prefix = v_.prefix != Vocabulary::Prefix::kNever;
+    if (part.flag("add_prefix_space", prefix) != prefix)
+      part.refuse("add_prefix_space and prepend_scheme to agree");
+  }
+
+  static bool replaces(const Part& part, std::string_view from, std::string_view to) {
+    const Part pattern = part.at("pattern");
+    part.only({"type", "pattern", "content"});
+    pattern.only({"String"});
+    return pattern.text("String") == from && part.text("content") == to;
+  }
+
+  // Kept as it is; only the token it puts before a text is looked for.
+  void read_post_processor() {
+    const Part post = top_.at("post_processor");
+    for (const Part& part : flatten(post, "processors")) {
+      const std::string type = part.text("type");
+      if (type == "ByteLevel") continue;  // about offsets, not ids
+      if (type != "TemplateProcessing") part.refuse("TemplateProcessing or ByteLevel");
+      part.only({"type", "single", "pair", "special_tokens"});
+      const Json::array_t& single = part.list("single");
+      const Json* first = single.empty() ? nullptr : io::find(single[0], "SpecialToken");
+      if (!first) continue;
+      const std::string name = io::get_string(*first, "id", part.where);
+      const Part token = part.at("special_tokens").at(name);
+      if (!token.json) throw_error("{}: missing", token.where);
+      const Json::array_t& ids = token.list("ids");
+      const auto known = ids_.find(name);
+      if (ids.size() != 1 || known == ids_.end() || ids[0] != known->second)
+        throw_error("{}: ids: expected the id of {} in the vocabulary, found {}", token.where,
+                    quote(name), quote(io::to_line(ids)));
+      v_.template_bos = known->second;
+    }
+    if (post.json) v_.post_processor = *post.json;
+  }
+
+  Part top_, model_;
+  Vocabulary v_;
+  Ids ids_;  // of what the file says, whose text it views
+};
+
+Json sequence(const char* key, Json members) {
+  return {{"type", "Sequence"}, {key, std::move(members)}};
+}
+
+Json replace(std::string_view from, std::string_view to) {
+  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+}
+
+Json byte_level(bool prefix_space, bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", prefix_space},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
+}
+
+// The file's normalizer, pre_tokenizer and decoder.
+void write_kind(const Vocabulary& v, Json& root) {
+  Json& normalizer = root["normalizer"];
+  Json& splitter = root["pre_tokenizer"];
+  root["post_processor"] = v.post_processor;
+  Json& decoder = root["decoder"];
+  switch (v.kind) {
+    case Kind::kChar:
+      decoder = {{"type", "Fuse"}};
+      break;
+    case Kind::kBpe:
+      splitter = {{"type", "WhitespaceSplit"}};
+      decoder = {{"type", "BPEDecoder"}, {"suffix", kEndOfWord}};
+      break;
+    case Kind::kByteBpe:
+      splitter = byte_level(v.prefix_space, v.split_words);
+      decoder = byte_level(true, true);
+      break;
+    case Kind::kLlama: {
+      if (v.metaspace) {
+        const char* scheme = v.prefix == Vocabulary::Prefix::kAlways  ? "always"
+                             : v.prefix == Vocabulary::Prefix::kFirst ? "first"
+                                                                      : "never";
+        splitter = {{"type", "Metaspace"},
+                    {"replacement", kSpaceMark},
+                    {"prepend_scheme", scheme},
+                    {"split", v.split_marks}};
+      } else {
+        Json members = Json::array();
+        if (v.prefix == Vocabulary::Prefix::kAlways)
+          members.push_back({{"type", "Prepend"}, {"prepend", kSpaceMark}});
+        members.push_back(replace(" ", kSpaceMark));
+        normalizer = sequence("normalizers", std::move(members));
+      }
+      Json members =
+          Json::array({replace(kSpaceMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+      if (v.strip_prefix)
+        members.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+      decoder = sequence("decoders", std::move(members));
+      break;
+    }
+  }
+}
+
+Json write_model(const Vocabulary& v) {
+  Json vocab = Json::object();
+  Json::object_t::Container& members = vocab.get_ref<Json::object_t&>();
+  for (int32_t id = 0; id < v.model_tokens; ++id)
+    members.emplace_back(v.tokens[static_cast<size_t>(id)], id);
+  Json merges = Json::array();
+  for (const Merge& merge : v.merges)
+    merges.push_back(Json::array(
+        {v.tokens[static_cast<size_t>(merge.left)], v.tokens[static_cast<size_t>(merge.right)]}));
+  const auto text_or_null = [](bool present, std::string_view text) {
+    return present ? Json(text) : Json();
+  };
+  const bool has_unk = v.unk != kNoToken;
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", text_or_null(has_unk, has_unk ? v.tokens[static_cast<size_t>(v.unk)] : "")},
+          {"continuing_subword_prefix", nullptr},
+          {"end_of_word_suffix", text_or_null(v.kind == Kind::kBpe, kEndOfWord)},
+          {"fuse_unk", v.fuse_unk},
+          {"byte_fallback", v.kind == Kind::kLlama},
+          {"ignore_merges", v.ignore_merges},
+          {"vocab", std::move(vocab)},
+          {"merges", std::move(merges)}};
+}
+
+}  // namespace
+
+Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes) {
+  return Reader(root, name).read(notes);
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name, const Notes& notes) {
+  return Tokenizer(
+      std::make_unique<Impl>(read_vocabulary(io::parse_json(text, name), name, notes)));
+}
+
+Tokenizer Tokenizer::load(const std::string& path, const Notes& notes) {
+  const std::string file = std::filesystem::is_directory(path) ? path + "/tokenizer.json" : path;
+  return from_json(io::read_file(file, io::kMaxJsonBytes), file, notes);
+}
+
+std::string Tokenizer::to_json() const {
+  const Vocabulary& v = impl_->vocabulary;
+  Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
+  Json& added = root["added_tokens"] = Json::array();
+  for (const AddedToken& token : v.added)
+    added.push_back({{"id", token.id},
+                     {"content", v.tokens[static_cast<size_t>(token.id)]},
+                     {"single_word", token.single_word},
+                     {"lstrip", token.lstrip},
+                     {"rstrip", token.rstrip},
+                     {"normalized", token.normalized},
+                     {"special", token.special}});
+  write_kind(v, root);
+  root["model"] = write_model(v);
+  return io::to_text(root);
+}
+
+void Tokenizer::save(const std::string& directory) const {
+  io::write_file(directory + "/tokenizer.json", to_json());
+  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                 {"clean_up_tokenization_spaces", false}};
+  const auto name = [&](const char* key, int32_t id) {
+    if (id != kNoToken) config[key] = token(id);
+  };
+  name("unk_token", unk());
+  name("bos_token", bos());
+  name("eos_token", eos());
+  name("pad_token", pad());
+  io::write_file(directory + "/tokenizer_config.json", io::to_text(config));
+}
+
+}  // namespace refrain::text
