@@ -1,5 +1,5 @@
 // Generated data sets.
-#include "refrain/data/sample.h"
+#include "cli/sample/sample.h"
 
 #include "cli/output.h"
 #include "cli/targets.h"
@@ -10,7 +10,7 @@ namespace refrain::cli {
 namespace {
 
 struct SampleCalendar {
-  data::SampleSizes sizes;
+  SampleSizes sizes;
   int64_t seed = 1;
   std::string out;
 
@@ -25,14 +25,14 @@ struct SampleCalendar {
 
   void check(const CommandLine&) const {
     if (seed < 0) throw_error("--seed: expected 0 or more, found {}", seed);
-    data::check_sizes(sizes);
+    check_sizes(sizes);
   }
 
   int run(const CommandLine& line) {
     line.require({"out"});
     check(line);
-    const data::SampleSet set = data::calendar(static_cast<uint64_t>(seed), sizes);
-    data::write_pairs(set, out);
+    const SampleSet set = cli::calendar(static_cast<uint64_t>(seed), sizes);
+    write_pairs(set, out);
     note(fmt::format("{} + {} + {} rows in {}", set.train.size(), set.dev.size(), set.test.size(),
                      out));
     return 0;

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-#include "refrain/data/metrics.h"
+#include "refrain/eval/metrics.h"
 #include "refrain/io/json.h"
 
 namespace refrain::cli {
@@ -31,8 +31,8 @@ class Similarity {
   static std::string as_text(const io::Json& scores);
 
  private:
-  data::Bleu bleu_;
-  data::Chrf chrf_;
+  eval::Bleu bleu_;
+  eval::Chrf chrf_;
 };
 
 }  // namespace refrain::cli

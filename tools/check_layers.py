@@ -16,6 +16,7 @@ MAY_SEE = {
     "io": ["base"],
     "text": ["base", "io"],
     "data": ["base", "io", "text"],
+    "eval": ["base", "io"],
     "model": ["base", "kernels", "layers", "mixers", "io"],
     "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
     "generate": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],

@@ -1,4 +1,4 @@
-#include "refrain/data/sample.h"
+#include "cli/sample/sample.h"
 
 #include <gtest/gtest.h>
 
@@ -10,69 +10,69 @@
 #include <vector>
 
 #include "refrain/base/random.h"
-#include "refrain/data/calendar.h"
-#include "refrain/data/numerals.h"
+#include "cli/sample/calendar.h"
+#include "cli/sample/numerals.h"
 #include "refrain/io/file.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
-namespace refrain {
+namespace refrain::cli {
 namespace {
 
 TEST(Numerals, EnglishNumbers) {
-  EXPECT_EQ(data::english_number(0), "zero");
-  EXPECT_EQ(data::english_number(13), "thirteen");
-  EXPECT_EQ(data::english_number(40), "forty");
-  EXPECT_EQ(data::english_number(99), "ninety nine");
-  EXPECT_EQ(data::english_number(100), "one hundred");
-  EXPECT_EQ(data::english_number(105), "one hundred five");
-  EXPECT_EQ(data::english_number(105, true), "one hundred and five");
-  EXPECT_EQ(data::english_number(2005, true), "two thousand and five");
-  EXPECT_EQ(data::english_number(2000, true), "two thousand");
-  EXPECT_EQ(data::english_number(21300), "twenty one thousand three hundred");
-  EXPECT_EQ(data::english_number(999999, true),
+  EXPECT_EQ(english_number(0), "zero");
+  EXPECT_EQ(english_number(13), "thirteen");
+  EXPECT_EQ(english_number(40), "forty");
+  EXPECT_EQ(english_number(99), "ninety nine");
+  EXPECT_EQ(english_number(100), "one hundred");
+  EXPECT_EQ(english_number(105), "one hundred five");
+  EXPECT_EQ(english_number(105, true), "one hundred and five");
+  EXPECT_EQ(english_number(2005, true), "two thousand and five");
+  EXPECT_EQ(english_number(2000, true), "two thousand");
+  EXPECT_EQ(english_number(21300), "twenty one thousand three hundred");
+  EXPECT_EQ(english_number(999999, true),
             "nine hundred and ninety nine thousand nine hundred and ninety nine");
-  EXPECT_EQ(data::english_ordinal(1), "first");
-  EXPECT_EQ(data::english_ordinal(12), "twelfth");
-  EXPECT_EQ(data::english_ordinal(30), "thirtieth");
-  EXPECT_EQ(data::english_ordinal(42), "forty second");
-  EXPECT_EQ(data::short_ordinal(1), "1st");
-  EXPECT_EQ(data::short_ordinal(11), "11th");
-  EXPECT_EQ(data::short_ordinal(22), "22nd");
-  EXPECT_EQ(data::short_ordinal(13), "13th");
-  EXPECT_EQ(data::short_ordinal(23), "23rd");
+  EXPECT_EQ(english_ordinal(1), "first");
+  EXPECT_EQ(english_ordinal(12), "twelfth");
+  EXPECT_EQ(english_ordinal(30), "thirtieth");
+  EXPECT_EQ(english_ordinal(42), "forty second");
+  EXPECT_EQ(short_ordinal(1), "1st");
+  EXPECT_EQ(short_ordinal(11), "11th");
+  EXPECT_EQ(short_ordinal(22), "22nd");
+  EXPECT_EQ(short_ordinal(13), "13th");
+  EXPECT_EQ(short_ordinal(23), "23rd");
 }
 
 TEST(Numerals, EnglishYears) {
-  EXPECT_EQ(data::english_year(1994), "nineteen ninety four");
-  EXPECT_EQ(data::english_year(1905), "nineteen oh five");
-  EXPECT_EQ(data::english_year(1900), "nineteen hundred");
-  EXPECT_EQ(data::english_year(2000), "two thousand");
-  EXPECT_EQ(data::english_year(2008), "two thousand eight");
-  EXPECT_EQ(data::english_year(2015), "twenty fifteen");
-  EXPECT_EQ(data::english_year(2015, true), "two thousand fifteen");
-  EXPECT_EQ(data::english_digits("305"), "three zero five");
-  EXPECT_EQ(data::english_digits("305", true), "three oh five");
+  EXPECT_EQ(english_year(1994), "nineteen ninety four");
+  EXPECT_EQ(english_year(1905), "nineteen oh five");
+  EXPECT_EQ(english_year(1900), "nineteen hundred");
+  EXPECT_EQ(english_year(2000), "two thousand");
+  EXPECT_EQ(english_year(2008), "two thousand eight");
+  EXPECT_EQ(english_year(2015), "twenty fifteen");
+  EXPECT_EQ(english_year(2015, true), "two thousand fifteen");
+  EXPECT_EQ(english_digits("305"), "three zero five");
+  EXPECT_EQ(english_digits("305", true), "three oh five");
 }
 
 TEST(Numerals, Japanese) {
-  EXPECT_EQ(data::japanese_number(1), "一");
-  EXPECT_EQ(data::japanese_number(10), "十");
-  EXPECT_EQ(data::japanese_number(11), "十 一");
-  EXPECT_EQ(data::japanese_number(110), "百 十");
-  EXPECT_EQ(data::japanese_number(1111), "千 百 十 一");
-  EXPECT_EQ(data::japanese_number(10000), "一 万");
-  EXPECT_EQ(data::japanese_number(21300), "二 万 一 千 三 百");
-  EXPECT_EQ(data::japanese_number(100001), "十 万 一");
-  EXPECT_EQ(data::japanese_number(987654), "九 十 八 万 七 千 六 百 五 十 四");
-  EXPECT_EQ(data::japanese_digits("1905"), "一 九 〇 五");
+  EXPECT_EQ(japanese_number(1), "一");
+  EXPECT_EQ(japanese_number(10), "十");
+  EXPECT_EQ(japanese_number(11), "十 一");
+  EXPECT_EQ(japanese_number(110), "百 十");
+  EXPECT_EQ(japanese_number(1111), "千 百 十 一");
+  EXPECT_EQ(japanese_number(10000), "一 万");
+  EXPECT_EQ(japanese_number(21300), "二 万 一 千 三 百");
+  EXPECT_EQ(japanese_number(100001), "十 万 一");
+  EXPECT_EQ(japanese_number(987654), "九 十 八 万 七 千 六 百 五 十 四");
+  EXPECT_EQ(japanese_digits("1905"), "一 九 〇 五");
 }
 
 TEST(Calendar, HasOneAnswerPerText) {
   Random random(11);
   std::map<std::string, std::string> answers;
   for (int i = 0; i < 100'000; ++i) {
-    const data::CalendarText text = data::draw_calendar_text(random);
+    const CalendarText text = cli::draw_calendar_text(random);
     ASSERT_EQ(answers.emplace(text.english, text.japanese).first->second, text.japanese)
         << text.english;
     for (const std::string& side : {text.english, text.japanese}) {
@@ -129,7 +129,7 @@ TEST(Calendar, DatesHaveTheirRealWeekday) {
   Random random(3);
   int met = 0;
   for (int i = 0; i < 50'000; ++i) {
-    const std::string japanese = data::draw_calendar_text(random).japanese;
+    const std::string japanese = draw_calendar_text(random).japanese;
     std::istringstream in(japanese);
     std::vector<std::string> words, part;
     std::map<std::string, std::vector<std::string>> before;  // what stands before 年, 月, 日
@@ -160,7 +160,7 @@ TEST(Calendar, DatesHaveTheirRealWeekday) {
 }
 
 TEST(Calendar, PartsShareNothing) {
-  const data::SampleSet set = data::calendar(1, {.train = 5000, .dev = 200, .test = 200});
+  const SampleSet set = cli::calendar(1, {.train = 5000, .dev = 200, .test = 200});
   EXPECT_EQ(set.train.size(), 5000u);
   EXPECT_EQ(set.dev.size(), 200u);
   EXPECT_EQ(set.test.size(), 200u);
@@ -174,7 +174,7 @@ TEST(Calendar, PartsShareNothing) {
     }
   }
   // The same for another seed: its training rows are nobody's test rows.
-  const data::SampleSet other = data::calendar(2, {.train = 5000, .dev = 0, .test = 0});
+  const SampleSet other = cli::calendar(2, {.train = 5000, .dev = 0, .test = 0});
   for (const auto& [source, target] : other.train) {
     const auto found = part_of.find(target);
     EXPECT_TRUE(found == part_of.end() || found->second == &set.train) << target;
@@ -182,12 +182,12 @@ TEST(Calendar, PartsShareNothing) {
 }
 
 TEST(Calendar, IsAFunctionOfTheSeed) {
-  const data::SampleSizes sizes{.train = 300, .dev = 30, .test = 30};
-  const data::SampleSet a = data::calendar(1, sizes), b = data::calendar(1, sizes);
+  const SampleSizes sizes{.train = 300, .dev = 30, .test = 30};
+  const SampleSet a = cli::calendar(1, sizes), b = cli::calendar(1, sizes);
   EXPECT_EQ(a.train, b.train);
   EXPECT_EQ(a.dev, b.dev);
   EXPECT_EQ(a.test, b.test);
-  EXPECT_NE(a.train, data::calendar(2, sizes).train);
+  EXPECT_NE(a.train, calendar(2, sizes).train);
   uint64_t hash = 0;
   for (const auto& [source, target] : a.train) hash = mix_key(hash, source + "|" + target);
   EXPECT_EQ(hash, 17553084790495059086u)
@@ -196,8 +196,8 @@ TEST(Calendar, IsAFunctionOfTheSeed) {
 
 TEST(Calendar, WritesParallelFiles) {
   const TemporaryFolder folder;
-  const data::SampleSet set = data::calendar(4, {.train = 50, .dev = 5, .test = 6});
-  data::write_pairs(set, folder / "a/b");
+  const SampleSet set = cli::calendar(4, {.train = 50, .dev = 5, .test = 6});
+  write_pairs(set, folder / "a/b");
   std::set<std::string> names;
   for (const auto& entry : std::filesystem::directory_iterator(folder / "a/b"))
     names.insert(entry.path().filename());
@@ -213,10 +213,10 @@ TEST(Calendar, WritesParallelFiles) {
 }
 
 TEST(Calendar, SaysWhenItHasNoMoreTexts) {
-  EXPECT_NE(error_of([] { data::calendar(1, {.train = -1}); }).find("-1 rows"), std::string::npos);
-  EXPECT_NE(error_of([] { data::calendar(1, {.train = 2'000'000}); }).find("0 to 1000000"),
+  EXPECT_NE(error_of([] { calendar(1, {.train = -1}); }).find("-1 rows"), std::string::npos);
+  EXPECT_NE(error_of([] { calendar(1, {.train = 2'000'000}); }).find("0 to 1000000"),
             std::string::npos);
 }
 
 }  // namespace
-}  // namespace refrain
+}  // namespace refrain::cli

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace refrain::data::lexicon {
+namespace refrain::cli::lexicon {
 
 struct Word {
   std::string_view english, japanese;
@@ -169,4 +169,4 @@ inline constexpr std::array<Frame, 4> kSigns = {{{"{} plus {}", "{} 足す {}"},
                                                  {"{} times {}", "{} 掛ける {}"},
                                                  {"{} divided by {}", "{} 割る {}"}}};
 
-}  // namespace refrain::data::lexicon
+}  // namespace refrain::cli::lexicon

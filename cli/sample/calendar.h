@@ -5,7 +5,7 @@
 
 #include "refrain/base/random.h"
 
-namespace refrain::data {
+namespace refrain::cli {
 
 struct CalendarText {
   std::string english, japanese;
@@ -13,4 +13,4 @@ struct CalendarText {
 
 CalendarText draw_calendar_text(Random& random);
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

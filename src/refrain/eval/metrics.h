@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-namespace refrain::data {
+namespace refrain::eval {
 
 // How many n-grams of one order there are, and how many of the hypothesis' are in the reference
 // too, each of them as often as it is in both.
@@ -71,4 +71,4 @@ class Chrf {
   std::vector<NgramCounts> counts_;  // of characters by order, then of words
 };
 
-}  // namespace refrain::data
+}  // namespace refrain::eval

@@ -1,4 +1,4 @@
-#include "refrain/data/calendar.h"
+#include "cli/sample/calendar.h"
 
 #include <fmt/format.h>
 
@@ -7,10 +7,10 @@
 #include <chrono>
 #include <string_view>
 
-#include "refrain/data/lexicon.h"
-#include "refrain/data/numerals.h"
+#include "cli/sample/lexicon.h"
+#include "cli/sample/numerals.h"
 
-namespace refrain::data {
+namespace refrain::cli {
 namespace {
 
 using namespace lexicon;
@@ -463,4 +463,4 @@ Text Grammar::text() {
 
 CalendarText draw_calendar_text(Random& random) { return Grammar(random).text(); }
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-namespace refrain::data {
+namespace refrain::cli {
 
 // 0 <= n < 1,000,000. With `with_and`: "one hundred and five", "two thousand and five".
 std::string english_number(int64_t n, bool with_and = false);
@@ -19,4 +19,4 @@ std::string english_digits(const std::string& digits, bool oh = false);  // 0 is
 std::string japanese_number(int64_t n);
 std::string japanese_digits(const std::string& digits);  // "一 九 九 四"
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

@@ -1,4 +1,4 @@
-#include "refrain/data/metrics.h"
+#include "refrain/eval/metrics.h"
 
 #include <algorithm>
 #include <cctype>
@@ -8,7 +8,7 @@
 #include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
 
-namespace refrain::data {
+namespace refrain::eval {
 namespace {
 
 bool is_white(char32_t c) {
@@ -261,4 +261,4 @@ std::string Chrf::signature() const {
   return fmt::format("nrefs:1|case:mixed|eff:yes|nc:{}|nw:{}|space:no", kCharOrder, word_order_);
 }
 
-}  // namespace refrain::data
+}  // namespace refrain::eval

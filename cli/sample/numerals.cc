@@ -1,4 +1,4 @@
-#include "refrain/data/numerals.h"
+#include "cli/sample/numerals.h"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 
 #include "refrain/base/error.h"
 
-namespace refrain::data {
+namespace refrain::cli {
 namespace {
 
 constexpr std::array<std::string_view, 20> kOnes = {
@@ -122,4 +122,4 @@ std::string japanese_digits(const std::string& digits) {
   return text;
 }
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

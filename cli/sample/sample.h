@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace refrain::data {
+namespace refrain::cli {
 
 struct SampleSet {
   using Pairs = std::vector<std::pair<std::string, std::string>>;  // source, target
@@ -42,4 +42,4 @@ SampleSet calendar(uint64_t seed, const SampleSizes& sizes = {});
 // there is none.
 void write_pairs(const SampleSet& set, const std::string& folder);
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

@@ -1,13 +1,13 @@
-#include "refrain/data/sample.h"
+#include "cli/sample/sample.h"
 
 #include <unordered_set>
 
+#include "cli/sample/calendar.h"
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
-#include "refrain/data/calendar.h"
 #include "refrain/io/file.h"
 
-namespace refrain::data {
+namespace refrain::cli {
 namespace {
 
 constexpr int64_t kMaxRows = 1'000'000;
@@ -62,4 +62,4 @@ void write_pairs(const SampleSet& set, const std::string& folder) {
   write("test", set.test);
 }
 
-}  // namespace refrain::data
+}  // namespace refrain::cli

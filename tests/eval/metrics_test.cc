@@ -1,4 +1,4 @@
-#include "refrain/data/metrics.h"
+#include "refrain/eval/metrics.h"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,9 @@
 namespace refrain {
 namespace {
 
-using data::Bleu;
-using data::bleu_tokens;
-using data::Chrf;
+using eval::Bleu;
+using eval::bleu_tokens;
+using eval::Chrf;
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;  // translation, reference
 
