@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench/model_check.h"
+#include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/kernels/reconstruction_loss.h"
@@ -73,7 +73,7 @@ class Pass {
     parameters_.declare([this](const ParamVisitor& v) { decoder_.visit(v); });
     parameters_.allocate();
     parameters_.initialize(1);
-    cli::bench::spread_weights([this](const ParamVisitor& v) { decoder_.visit(v); });
+    bench::spread_weights([this](const ParamVisitor& v) { decoder_.visit(v); });
     if (backward) parameters_.allocate_gradients();
     window_ = data_.whole(shape.sequences, shape.tokens);
     const int64_t R = window_.rows();
@@ -123,7 +123,7 @@ class Pass {
 
   // One sequence against the plain decoder; its gradients along the direction of all ones by the
   // complex step, where an error of e of their sum is seen as e.
-  cli::bench::Check check(const std::string& plant) {
+  bench::Check check(const std::string& plant) {
     REFRAIN_CHECK(window_.sequences() == 1);
     using Complex = std::complex<double>;
     constexpr double kStep = 1e-30;
@@ -155,7 +155,7 @@ class Pass {
       bench::plant_in(plant == "state" ? std::span<float>(z_) : parameters_.weights());
     Result got;
     run(&got);
-    cli::bench::Check check;
+    bench::Check check;
     double largest = 0, sum = 0, squares = 0;
     for (const Complex& y : want) largest = std::max(largest, std::abs(y.real()));
     for (size_t i = 0; i < want.size(); ++i)
@@ -227,7 +227,7 @@ int main(int argc, char** argv) {
     return 0.0;
   });
   const auto passes = [&](const Row& row, bool backward, Pass& pass) {
-    const cli::bench::Check check =
+    const bench::Check check =
         Pass(row, {1, kCheckedSteps, shape.hidden}, backward).check(plant);
     if (!check.passed())
       std::fprintf(stderr, "%s: %s: refused\n", row.name, check.reason().c_str());

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench/model_check.h"
+#include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/model/language_model.h"
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
   config.pattern = argv[1];
   LanguageModel model(config, {});
   model.initialise(1);
-  cli::bench::spread_weights(model);
+  bench::spread_weights(model);
   const ReferenceModel<double> reference(model);
   if (plant == "weights") bench::plant_in(model.parameters().weights());
   model.pack_weights();

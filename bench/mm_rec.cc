@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench/model_check.h"
+#include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/kernels/gemm.h"
@@ -60,13 +60,13 @@ class Step {
   // Whether it may be timed.
   bool initialise(const std::string& plant) {
     model_.initialise(1);
-    cli::bench::spread_weights(model_);
+    bench::spread_weights(model_);
     model_.allocate_gradients();
     const auto n = static_cast<size_t>(T_);
-    cli::bench::StepCheck step(model_, std::span(tokens_).first(n),
+    bench::StepCheck step(model_, std::span(tokens_).first(n),
                                std::span(tokens_).subspan(1, n));
     if (!plant.empty()) bench::plant_in(model_.parameters().weights());
-    const cli::bench::Check check = step.check(model_, {.recompute = row_.recompute}, {});
+    const bench::Check check = step.check(model_, {.recompute = row_.recompute}, {});
     if (!check.passed())
       std::fprintf(stderr, "%s, T %lld: %s: refused\n", row_.name.c_str(),
                    static_cast<long long>(T_), check.reason().c_str());
@@ -249,8 +249,8 @@ void print_projections(const Setup& setup) {
   fused();
   stepped();
   if (!setup.plant.empty()) bench::plant_in(steps);
-  cli::bench::Check check;
-  cli::bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D,
+  bench::Check check;
+  bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D,
                             {once.data(), {T, 4 * D}});
   check.that("the forms differ", once == steps);
   if (!check.passed()) {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench/model_check.h"
+#include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/generate/generator.h"
@@ -41,7 +41,7 @@ struct BareStack : LanguageModel {
       : LanguageModel(reference_config(), Options(std::map<std::string, std::string>{
                                               {"simple_rnn.fused", fused ? "true" : "false"}})) {
     initialise(1);
-    cli::bench::spread_weights(*this);
+    bench::spread_weights(*this);
   }
 };
 
@@ -58,7 +58,7 @@ class Pass {
   Pass(int64_t batch, bool fused, bool backward, Recompute recompute, const std::string& plant)
       : model_(fused), backward_(backward), recompute_(recompute) {
     model_.allocate_gradients();
-    cli::bench::StepCheck step(model_, std::span(tokens_).first(kTokens),
+    bench::StepCheck step(model_, std::span(tokens_).first(kTokens),
                                std::span(tokens_).subspan(1, kTokens));
     if (!plant.empty()) bench::plant_in(model_.parameters().weights());
     check_ = step.check(model_, {.recompute = recompute_}, {});
@@ -67,7 +67,7 @@ class Pass {
   }
 
   // Why it must not be timed, if it must not.
-  const cli::bench::Check& check() const { return check_; }
+  const bench::Check& check() const { return check_; }
 
   // Every token's loss goes to `all`, if it is not empty.
   void run(std::span<float> all = {}) {
@@ -93,7 +93,7 @@ class Pass {
 
  private:
   BareStack model_;
-  cli::bench::Check check_;
+  bench::Check check_;
   bool backward_;
   Recompute recompute_;
   const std::vector<int32_t> tokens_ = random_tokens(kSequences * kTokens + 1, 2);

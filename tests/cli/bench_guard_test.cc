@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/bench/sections.h"
+#include "bench/sections/sections.h"
 
-namespace refrain::cli::bench {
+namespace refrain::bench {
 namespace {
 
 Setup small_setup() {
@@ -117,4 +117,4 @@ TEST(BenchGuards, RefuseStepsAfterAnotherState) {
 }
 
 }  // namespace
-}  // namespace refrain::cli::bench
+}  // namespace refrain::bench

@@ -4,12 +4,12 @@
 #include <cmath>
 #include <limits>
 
-#include "cli/bench/check.h"
-#include "cli/bench/report.h"
-#include "cli/bench/timing.h"
+#include "bench/checks/check.h"
+#include "bench/checks/report.h"
+#include "bench/checks/timing.h"
 #include "refrain/mixers/registry.h"
 
-namespace refrain::cli::bench {
+namespace refrain::bench {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
@@ -165,4 +165,4 @@ TEST(BenchFlops, CountTheKeysThatAreSeen) {
 }
 
 }  // namespace
-}  // namespace refrain::cli::bench
+}  // namespace refrain::bench

@@ -1,0 +1,36 @@
+// Reading a prompt, and the tokens after it one by one, of every mixer at every length.
+#include "bench/sections/generation_run.h"
+#include "bench/sections/sections.h"
+
+namespace refrain::bench {
+
+void time_generation(const Setup& setup, Report& report) {
+  for (const std::string& pattern : setup.patterns)
+    for (const int64_t length : setup.lengths) {
+      GenerationRun run(setup, setup.model_of(pattern, length), true);
+      const Check check = run.check();
+      Row prompt{.section = "generate",
+                 .name = pattern + ": prompt",
+                 .shape = run.shape_text(),
+                 .unit = "tokens/s"};
+      Row token = prompt;
+      token.name = pattern + ": a token";
+      if (check.passed()) {
+        const std::vector<Timing> timings = time_in_turns(
+            setup.repetitions, {[&] { run.read_prompt(); }, [&] { run.read_tokens(); }});
+        prompt.timing = timings[0];
+        prompt.rate = static_cast<double>(run.prompt()) / prompt.timing.median;
+        prompt.mfu =
+            utilisation(run.prompt_operations(), prompt.timing.median, setup.ceilings.fastest());
+        prompt.peak_mib = mebibytes(run.bytes());
+        token.timing = timings[1].per(run.new_tokens());
+        token.rate = 1 / token.timing.median;
+        token.ceiling = setup.ceilings.streaming / static_cast<double>(run.token_bytes());
+      }
+      report.add(prompt, check);
+      report.add(token, check);
+    }
+  report.end_section();
+}
+
+}  // namespace refrain::bench

@@ -1,0 +1,118 @@
+#include "bench/sections/generation_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "bench/checks/model_check.h"
+#include "refrain/model/operations.h"
+
+namespace refrain::bench {
+
+GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool packed)
+    : planted_(setup.planted),
+      model_(config, setup.mixer_settings),
+      prompt_(config.context),
+      tokens_(random_tokens(config.context + setup.new_tokens, config.vocab_size, 1)),
+      state_(model_, static_cast<int64_t>(tokens_.size())),
+      logits_(static_cast<size_t>(config.vocab_size)) {
+  model_.initialise(1);
+  spread_weights(model_);
+  constexpr size_t kRows = 24;
+  first_logits_ = ReferenceModel<double>(model_).logits(
+      std::span(tokens_).first(std::min(kRows, tokens_.size())));
+  planted_.in_weights(model_.parameters().weights());
+  if (!packed) return;
+  model_.pack_weights();
+  packed_bytes_ = model_.parameters().weights().size_bytes();
+}
+
+// The next `count` tokens and the logits of the last.
+void GenerationRun::read(int64_t count) {
+  const auto first = static_cast<int32_t>(state_.position());
+  const Window window =
+      data_.set(std::vector<int32_t>{0, static_cast<int32_t>(count)}, std::vector<int32_t>{first});
+  SequenceState* const rows[] = {&state_};
+  const StateView view(rows, model_.config().layers);
+  const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
+  const auto piece =
+      std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, piece, view.states(), last,
+                  {logits_.data(), {1, model_.config().vocab_size}});
+  });
+  state_.advance(count);
+}
+
+void GenerationRun::read_prompt() {
+  constexpr int64_t kPiece = 512;  // as Generator reads prompts
+  state_.reset();
+  while (state_.position() < prompt_) read(std::min(kPiece, prompt_ - state_.position()));
+}
+
+void GenerationRun::read_tokens() {
+  for (int64_t i = 0; i < new_tokens(); ++i) read(1);
+}
+
+Check GenerationRun::check() {
+  read_prompt();
+  for (int64_t l = 0; l < model_.config().layers; ++l)
+    planted_.in_state({reinterpret_cast<float*>(state_.row(static_cast<size_t>(l))),
+                       model_.state_bytes(l, prompt_) / sizeof(float)});
+  read_tokens();
+  const std::vector<float> stepped = logits_;
+  const auto all = static_cast<int32_t>(tokens_.size());
+  const int64_t V = model_.config().vocab_size;
+  std::vector<int32_t> rows(first_logits_.size() / static_cast<size_t>(V));
+  std::iota(rows.begin(), rows.end(), 0);
+  rows.push_back(all - 1);
+  std::vector<float> whole(rows.size() * static_cast<size_t>(V));
+  const Window window = data_.whole(1, all);
+  Workspace().run({}, [&](Context& ctx, Arena&) {
+    model_.logits(ctx, window, tokens_, {}, rows,
+                  {whole.data(), {static_cast<int64_t>(rows.size()), V}});
+  });
+  planted_.in_output(whole);
+  Check check;
+  double largest = 0;
+  for (const double logit : first_logits_) largest = std::max(largest, std::abs(logit));
+  for (size_t i = 0; i < first_logits_.size(); ++i)
+    check.near(fmt::format("logit {}", i), static_cast<double>(whole[i]), first_logits_[i],
+               1e-4 * largest);
+  const float* last = whole.data() + first_logits_.size();
+  for (size_t i = 0; i < stepped.size(); ++i)
+    check.near(fmt::format("logit {}, stepped less whole", i), static_cast<double>(stepped[i]),
+               static_cast<double>(last[i]), 1e-4 * largest);
+  return check;
+}
+
+double GenerationRun::prompt_operations() {
+  return static_cast<double>(prompt_) * model_operations(model_, prompt_);
+}
+
+size_t GenerationRun::state_bytes() const {
+  size_t bytes = 0;
+  for (int64_t l = 0; l < model_.config().layers; ++l) bytes += model_.state_bytes(l, prompt_);
+  return bytes;
+}
+
+size_t GenerationRun::token_bytes() {
+  const ModelConfig& config = model_.config();
+  int64_t parameters = model_.parameters().count();
+  if (!config.tie_embeddings) parameters -= config.vocab_size * config.d_model;
+  return static_cast<size_t>(parameters) * sizeof(float) + state_bytes();
+}
+
+size_t GenerationRun::bytes() {
+  return model_.parameters().weights().size_bytes() + packed_bytes_ + state_bytes() +
+         workspace_.bytes();
+}
+
+std::string GenerationRun::shape_text() const {
+  const ModelConfig& config = model_.config();
+  return fmt::format("after {}, {} blocks, {} wide, {} heads, {:.3g} M", prompt_, config.layers,
+                     config.d_model, config.heads,
+                     static_cast<double>(model_.parameters().count()) / 1e6);
+}
+
+}  // namespace refrain::bench

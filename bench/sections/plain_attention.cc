@@ -1,0 +1,67 @@
+#include "bench/sections/plain_attention.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/cross_entropy.h"
+#include "refrain/kernels/gemm.h"
+
+namespace refrain::bench {
+
+using kernels::gemm;
+
+PlainAttention::PlainAttention(int64_t tokens, int64_t heads, int64_t head_dim, float scale)
+    : tokens_(tokens),
+      heads_(heads),
+      head_dim_(head_dim),
+      scale_(scale),
+      p_(static_cast<size_t>(heads * tokens * tokens)),
+      ds_(static_cast<size_t>(tokens * tokens)) {}
+
+double PlainAttention::bytes(int64_t tokens, int64_t heads) {
+  const auto T = static_cast<double>(tokens);
+  return sizeof(float) * T * T * static_cast<double>(heads + 1);
+}
+
+void PlainAttention::forward(const float* q, const float* k, const float* v, float* o,
+                             Arena& scratch) {
+  const int64_t T = tokens_, d = head_dim_, row = heads_ * d;
+  for (int64_t h = 0; h < heads_; ++h) {
+    float* p = p_.data() + h * T * T;
+    gemm({q + h * d, row, 1}, {k + h * d, 1, row}, p, T, T, T, d, false, scratch);
+    if (!scratch.counts_only()) {
+      parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          std::fill(p + i * T + i + 1, p + (i + 1) * T, -INFINITY);
+      });
+      kernels::softmax_rows({p, {T, T}}, 1 / scale_);
+    }
+    gemm({p, T, 1}, {v + h * d, row, 1}, o + h * d, row, T, d, T, false, scratch);
+  }
+}
+
+void PlainAttention::backward(const float* q, const float* k, const float* v, const float* o,
+                              const float* d_o, float* dq, float* dk, float* dv, Arena& scratch) {
+  const int64_t T = tokens_, d = head_dim_, row = heads_ * d;
+  for (int64_t h = 0; h < heads_; ++h) {
+    const float* p = p_.data() + h * T * T;
+    float* ds = ds_.data();
+    const int64_t at = h * d;
+    gemm({p, 1, T}, {d_o + at, row, 1}, dv + at, row, T, d, T, false, scratch);
+    gemm({d_o + at, row, 1}, {v + at, 1, row}, ds, T, T, T, d, false, scratch);
+    if (!scratch.counts_only())
+      parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          float sum = 0;
+          for (int64_t c = 0; c < d; ++c) sum += d_o[i * row + at + c] * o[i * row + at + c];
+          for (int64_t j = 0; j < T; ++j)
+            ds[i * T + j] = scale_ * p[i * T + j] * (ds[i * T + j] - sum);
+        }
+      });
+    gemm({ds, T, 1}, {k + at, row, 1}, dq + at, row, T, d, T, false, scratch);
+    gemm({ds, 1, T}, {q + at, row, 1}, dk + at, row, T, d, T, false, scratch);
+  }
+}
+
+}  // namespace refrain::bench

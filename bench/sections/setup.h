@@ -1,0 +1,73 @@
+// What all sections of a benchmark share: settings that were checked, the machine's ceilings, and
+// made inputs.
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bench/checks/planted.h"
+#include "bench/checks/timing.h"
+#include "refrain/base/buffer.h"
+#include "refrain/base/options.h"
+#include "refrain/model/config.h"
+#include "refrain/train/config.h"
+
+namespace refrain::bench {
+
+// Operations and bytes per second; 0 where a measurement was refused.
+struct Ceilings {
+  double multiply_adds = 0;  // chains in registers
+  // The fastest of a few large products, by the precision of their operands.
+  std::array<double, 3> products{};
+  double streaming = 0;  // copies and sums of arrays beyond the caches
+
+  double& product(kernels::Precision p) { return products[static_cast<size_t>(p)]; }
+  // What MFU is over: the faster of a product in float32 and in what the work is done in.
+  double fastest(kernels::Precision p = kernels::Precision::kFloat32) const {
+    return std::max(products[0], products[static_cast<size_t>(p)]);
+  }
+};
+
+inline constexpr kernels::Precision kPrecisions[] = {
+    kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16};
+std::string name_of(kernels::Precision);
+// For the name of what runs in it: nothing for float32.
+std::string in_precision(kernels::Precision);
+
+struct Setup {
+  Repetitions repetitions;
+  std::vector<int64_t> lengths;       // tokens of a sequence
+  std::vector<std::string> mixers;    // kinds, each alone
+  std::vector<std::string> patterns;  // of stacks: the kinds, or the one pattern that was given
+  int64_t batch_tokens;               // rows of a training step and of products
+  int64_t new_tokens;                 // generated one by one
+  int64_t product_size;               // rows and columns of the products of the ceiling
+  int64_t stream_floats;              // of the arrays that memory is timed over
+  Recompute checkpointing;
+  kernels::Precision precision;
+  ModelConfig model;  // but its pattern and context
+  Options mixer_settings;
+  Ceilings ceilings{};
+  Planted planted{};  // by tests
+
+  int64_t sequences(int64_t length) const { return std::max<int64_t>(1, batch_tokens / length); }
+  ModelConfig model_of(const std::string& pattern, int64_t length) const {
+    ModelConfig config = model;
+    config.pattern = pattern;
+    config.context = length;
+    return config;
+  }
+};
+
+// In [-1, 1), and tokens below `vocabulary`; functions of the key.
+Buffer<float> uniform(int64_t n, uint64_t key);
+std::vector<int32_t> random_tokens(int64_t n, int64_t vocabulary, uint64_t key);
+
+// operations / seconds / ceiling; nothing without a ceiling.
+std::optional<double> utilisation(double operations, double seconds, double ceiling);
+double mebibytes(size_t bytes);
+
+}  // namespace refrain::bench

@@ -1,0 +1,89 @@
+#include "bench/sections/training_run.h"
+
+#include <numeric>
+
+#include "bench/checks/model_check.h"
+#include "refrain/model/operations.h"
+
+namespace refrain::bench {
+namespace {
+
+constexpr double kLearningRate = 1e-4;
+
+}  // namespace
+
+TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
+                         const Options& mixer_settings, const Recompute& checkpointing,
+                         kernels::Precision precision)
+    : planted_(setup.planted),
+      model_(config, mixer_settings),
+      optimizer_(model_.parameters(), TrainConfig()),
+      checkpointing_(checkpointing),
+      precision_(precision),
+      window_(data_.whole(setup.sequences(config.context), config.context)),
+      tokens_(random_tokens(window_.rows(), config.vocab_size, 1)),
+      targets_(random_tokens(window_.rows(), config.vocab_size, 2)),
+      losses_(tokens_.size()) {
+  model_.initialise(1);
+  spread_weights(model_);
+  model_.allocate_gradients();
+}
+
+LanguageModel::Lesson TrainingRun::lesson() const {
+  return {.tokens = tokens_,
+          .targets = targets_,
+          .scale = 1 / static_cast<float>(tokens_.size()),
+          .precision = precision_,
+          .recompute = checkpointing_};
+}
+
+void TrainingRun::forward_backward() {
+  model_.clear_gradients();
+  workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    model_.train(ctx, window_, lesson(), {losses_.data(), {window_.rows()}}, saved);
+  });
+  model_.finish_gradients();
+}
+
+void TrainingRun::step() {
+  forward_backward();
+  optimizer_.step(kLearningRate);
+}
+
+double TrainingRun::loss() {
+  std::vector<float> losses(tokens_.size());
+  workspace_.run({}, [&](Context& ctx, Arena&) {
+    model_.losses(ctx, window_, tokens_, targets_, {}, {losses.data(), {window_.rows()}});
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+Check TrainingRun::check() {
+  const auto length = static_cast<size_t>(window_.length(0));
+  StepCheck step_check(model_, std::span(tokens_).first(length), std::span(targets_).first(length));
+  planted_.in_weights(model_.parameters().weights());
+  Check check = step_check.check(model_, lesson(), planted_);
+  step();
+  const double before = std::accumulate(losses_.begin(), losses_.end(), 0.0);
+  check.that("a step does not lower the loss", loss() < before);
+  return check;
+}
+
+double TrainingRun::operations() {
+  return kTrainingPasses * static_cast<double>(tokens()) *
+         model_operations(model_, model_.config().context);
+}
+
+size_t TrainingRun::bytes() {
+  constexpr size_t kCopies = 4;  // weights, gradients, two moments
+  return kCopies * model_.parameters().weights().size_bytes() + workspace_.bytes();
+}
+
+std::string TrainingRun::shape_text() const {
+  const ModelConfig& config = model_.config();
+  return fmt::format("{} x {}, {} blocks, {} wide, {} heads, {:.3g} M", window_.sequences(),
+                     config.context, config.layers, config.d_model, config.heads,
+                     static_cast<double>(model_.parameters().count()) / 1e6);
+}
+
+}  // namespace refrain::bench

@@ -1,0 +1,235 @@
+// Measures this machine and what this program does with it. The sections are in bench/sections/.
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <set>
+
+#include "bench/sections/sections.h"
+#include "cli/effect.h"
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "refrain/base/parallel.h"
+
+namespace refrain::cli {
+namespace {
+
+using bench::Report;
+using bench::Setup;
+
+struct Section {
+  const char* name;
+  void (*run)(const Setup&, Report&);
+};
+constexpr Section kSections[] = {
+    {"products", bench::time_products}, {"attention", bench::time_attention},
+    {"kernels", bench::time_kernels},   {"mixers", bench::time_mixers},
+    {"train", bench::time_training},    {"generate", bench::time_generation},
+    {"switches", bench::time_switches},
+};
+
+// The words between commas; an Error when one is empty.
+std::vector<std::string> words(const char* flag, std::string_view text) {
+  std::vector<std::string> all;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    all.emplace_back(text.substr(at, comma - at));
+    if (all.back().empty())
+      throw_error("{}: expected values with commas between them, found '{}'", flag, text);
+    at = comma + 1;
+  }
+  return all;
+}
+
+// More than what a cache holds, within what a machine has.
+int64_t stream_mebibytes() {
+  const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return std::clamp<int64_t>(2 * cache / (1 << 20), 64, 512);
+}
+
+// The transformer of 10.7 M parameters on characters (nanoGPT's setting).
+ModelConfig default_model() {
+  ModelConfig model;
+  model.vocab_size = 65;
+  model.d_model = 384;
+  model.layers = 6;
+  model.heads = 6;
+  return model;
+}
+
+struct Bench {
+  std::vector<std::string> sections;
+  std::string format = "md", lengths = "512,2048", mixers = "attention,gla";
+  int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
+  int64_t stream_mib = 0, product_size = 2048;
+  std::string gradient_checkpointing = "off";
+  bool bf16 = false, int16 = false;
+  ModelConfig model = default_model();
+  Options mixer_settings;
+
+  template <class V>
+  void visit(V&& v) {
+    v("sections", sections,
+      "products, attention, kernels, mixers, train, generate, switches; none = all");
+    v("format", format, "md, csv or json");
+    v("repeats", repeats, "times that count, of each measurement");
+    v("warm_up", warm_up, "times before them that do not");
+    v("lengths", lengths, "tokens of a sequence or a prompt; switches take the first");
+    v("mixers", mixers, "kinds to time, in stacks of one kind");
+    v("batch_tokens", batch_tokens, "rows of a training step and of products");
+    v("new_tokens", new_tokens, "tokens to generate after a prompt");
+    v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
+    v("bf16", bf16, "products, mixers and training steps as with train's --bf16");
+    v("int16", int16, "products, mixers and training steps as with train's --int16");
+    v("stream_mib", stream_mib,
+      "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
+      "512");
+    v("product_size", product_size, "rows and columns of the products of the ceiling");
+    // A sequence's length is what `lengths` says.
+    model.visit([&](const char* name, auto& field, const char* help) {
+      using namespace std::string_view_literals;
+      if (name == "vocab_size"sv)
+        v(name, field, "tokens in the vocabulary");
+      else if (name == "pattern"sv)
+        v(name, field, "mixers of the blocks, instead of a stack of each of --mixers");
+      else if (name != "context"sv)
+        v(name, field, help);
+    });
+    visit_mixers(v, mixer_settings);
+  }
+
+  int run(const CommandLine& line) {
+    Setup setup = checked(line);
+    Report report(format, threads(), [](std::string_view text) {
+      print(text);
+      flush_output();
+    });
+    try {
+      setup.ceilings = bench::measure_ceilings(setup, report);
+      for (const Section& section : kSections)
+        if (chosen(section.name)) section.run(setup, report);
+    } catch (const std::exception&) {
+      report.end();  // what has been measured is not lost
+      throw;
+    }
+    report.end();
+    return report.all_passed() ? 0 : 1;
+  }
+
+ private:
+  Setup checked(const CommandLine& line) const {
+    check_sections();
+    if (format != "md" && format != "csv" && format != "json")
+      throw_error("--format: expected md, csv or json, found '{}'", format);
+    expect_in("--repeats", repeats, 1, 1'000'000);
+    expect_in("--warm-up", warm_up, 0, 1'000'000);
+    expect_in("--batch-tokens", batch_tokens, 1, 1 << 24);
+    expect_in("--new-tokens", new_tokens, 1, 1 << 20);
+    expect_in("--stream-mib", stream_mib, 0, 1 << 16);
+    expect_in("--product-size", product_size, 1, 1 << 15);
+    Setup setup;
+    setup.repetitions = {warm_up, repeats};
+    for (const std::string& word : words("--lengths", lengths)) {
+      int64_t length = 0;
+      Options::parse("--lengths", word, length);
+      expect_in("--lengths", length, 1, 1 << 22);
+      setup.lengths.push_back(length);
+    }
+    setup.mixers = words("--mixers", mixers);
+    setup.patterns = setup.mixers;
+    if (line.given("pattern")) {
+      line.exclude("pattern", "mixers");
+      setup.patterns = {model.pattern};
+      const std::vector<std::string> kinds = model.mixers();
+      const std::set<std::string> each(kinds.begin(), kinds.end());
+      setup.mixers.assign(each.begin(), each.end());
+    }
+    setup.batch_tokens = batch_tokens;
+    setup.new_tokens = new_tokens;
+    setup.product_size = product_size;
+    setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
+                          static_cast<int64_t>(sizeof(float));
+    if (bf16 && int16) throw_error("--int16: expected it or --bf16, found both");
+    setup.precision = bf16    ? kernels::Precision::kBf16
+                      : int16 ? kernels::Precision::kInt16
+                              : kernels::Precision::kFloat32;
+    setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
+    setup.model = model;
+    setup.mixer_settings = mixer_settings;
+    check_models(setup);
+    std::set<std::string> kinds(setup.mixers.begin(), setup.mixers.end());
+    if (chosen("switches")) kinds.insert({"attention", "attention_rnn", "gla"});
+    check_mixer_effect(line, {kinds.begin(), kinds.end()},
+                       fmt::format("{}", fmt::join(kinds, ", ")));
+    return setup;
+  }
+
+  void check_sections() const {
+    std::vector<std::string> known;
+    std::string list;
+    for (const Section& section : kSections) {
+      known.emplace_back(section.name);
+      list += (list.empty() ? "" : ", ") + known.back();
+    }
+    for (const std::string& name : sections) {
+      if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      const std::string near = nearest_name(name, known);
+      throw_error("unknown section '{}'{}; known: {}", name,
+                  near.empty() ? "" : "; did you mean '" + near + "'?", list);
+    }
+  }
+
+  bool chosen(std::string_view section) const {
+    return sections.empty() ||
+           std::find(sections.begin(), sections.end(), section) != sections.end();
+  }
+
+  // Mistakes are told before anything is measured.
+  void check_models(const Setup& setup) const {
+    std::vector<std::string> patterns = setup.patterns;
+    patterns.insert(patterns.end(), setup.mixers.begin(), setup.mixers.end());
+    if (chosen("switches")) patterns.insert(patterns.end(), {"attention", "attention_rnn", "gla"});
+    for (const std::string& pattern : patterns) {
+      ModelConfig config = setup.model_of(pattern, setup.lengths[0]);
+      config.resolve();
+      for (const std::string& kind : config.mixers()) try_mixer(setup, kind, config.mixer_shape());
+    }
+  }
+
+  // A dry step on one token: what a mixer refuses, it refuses there.
+  static void try_mixer(const Setup& setup, const std::string& kind, const MixerShape& shape) {
+    const std::unique_ptr<Mixer> mixer = make_mixer(kind, shape, setup.mixer_settings);
+    mixer->visit(shape_param);
+    Arena scratch, saved;
+    Context dry{scratch, {}, setup.checkpointing.keep_every};
+    WindowData data;
+    const Tensor row(nowhere(), {1, shape.d_model});
+    mixer->forward(dry, data.whole(1, 1), row, row, nullptr, &saved);
+  }
+
+  static void expect_in(const char* flag, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high)
+      throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
+  }
+};
+
+}  // namespace
+
+Verb bench_verb() {
+  Verb verb = make_verb<Bench>(
+      "bench", "measure the machine, kernels, training and generation", "[SECTION...]",
+      "products    the three products of linear maps, against the multiply-add units\n"
+      "attention   forward and backward alone, blockwise beside materialised scores\n"
+      "kernels     norms, activations, cross entropy, AdamW, against the rate of memory\n"
+      "mixers      layers by themselves\n"
+      "train       optimiser steps\n"
+      "generate    reading a prompt, then token by token\n"
+      "switches    each optimisation on and off\n"
+      "What fails its check against plain float64 loops is not timed: its row says why, and the\n"
+      "exit status is 1. docs/bench.md tells how to read the columns.");
+  verb.words = "sections";
+  return verb;
+}
+
+}  // namespace refrain::cli

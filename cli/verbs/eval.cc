@@ -1,0 +1,236 @@
+// Scores a model on text: loss, and how close its translations are to the references.
+#include <chrono>
+#include <cmath>
+#include <numbers>
+#include <sstream>
+
+#include "cli/effect.h"
+#include "cli/finite.h"
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/verbs.h"
+#include "cli/verbs/reconstruct.h"
+#include "cli/verbs/similarity.h"
+#include "cli/verbs/translator.h"
+#include "refrain/data/batches.h"
+#include "refrain/io/json.h"
+#include "refrain/model/workspace.h"
+#include "refrain/train/accuracy.h"
+#include "refrain/train/trainer.h"
+
+namespace refrain::cli {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// The words of a line with one space between them.
+std::string words_of(const std::string& text) {
+  std::istringstream words(text);
+  std::string line;
+  for (std::string word; words >> word;) line += (line.empty() ? "" : " ") + word;
+  return line;
+}
+
+struct Eval {
+  std::string model, task;
+  std::vector<std::string> data;
+  int64_t context = 0;
+  TranslationSettings translation;
+  SimilaritySettings similarity;
+  bool json = false;
+
+  template <class V>
+  void visit(V&& v) {
+    v("model", model, "model directory");
+    v("data", data,
+      "lm: files of text or a token file; translate: source lines and target lines, or one .tsv, "
+      ".jsonl or .json; probe: one .jsonl or a token file");
+    v("task", task, "lm, translate or probe; empty = what the model was trained for");
+    v("context", context, "lm: tokens of a window; 0 = the model's context");
+    translation.visit(v);
+    similarity.visit(v);
+    v("json", json, "print JSON");
+  }
+
+  void check(const CommandLine& line) const {
+    if (task.empty()) return;  // the model says
+    check_task(task);
+    check_effect(line, task);
+  }
+
+  // Settings of other tasks than what is scored.
+  void check_effect(const CommandLine& line, const std::string& of) const {
+    const std::string why = fmt::format("has no meaning with the task {}", of);
+    const auto refuse = [&](const char* name, auto&, const char*) {
+      refuse_given(line, name, why);
+    };
+    if (of != "lm") refuse_given(line, "context", why);
+    if (of == "translate") return;
+    TranslationSettings(translation).visit(refuse);
+    SimilaritySettings(similarity).visit(refuse);
+  }
+
+  int run(const CommandLine& line) {
+    line.require({"model", "data"});
+    check(line);
+    if (Autoencoder::is_model(model)) {
+      refuse_given(line, "task", "has no meaning with a sequence autoencoder");
+      check_effect(line, "reconstruct");
+      const io::Json scores = reconstruction_scores(model, data);
+      print(json ? io::to_text(scores) : reconstruction_text(scores));
+      return 0;
+    }
+    const LoadedModel loaded = load_with_tokenizer(model);
+    if (task.empty()) task = loaded.task.task;
+    check_effect(line, task);
+    const io::Json scores = task == "lm"          ? score_text(loaded)
+                            : task == "translate" ? score_translations(loaded)
+                                                  : score_probes(loaded);
+    print(json ? io::to_text(scores) : as_text(scores));
+    return 0;
+  }
+
+  Evaluation put_loss(const LanguageModel& network, const data::DataSet& set,
+                      const data::BatchConfig& config, io::Json& scores) const {
+    Workspace workspace;
+    const Evaluation result = evaluate(network, set, config, workspace);
+    expect_finite(model, "loss", result.loss);
+    scores["loss"] = result.loss;
+    scores["perplexity"] = std::exp(result.loss);
+    scores["tokens"] = result.tokens;
+    scores["tokens_per_second"] = static_cast<double>(result.tokens) / result.seconds;
+    return result;
+  }
+
+  io::Json score_text(const LoadedModel& loaded) const {
+    constexpr int64_t kRows = 8192, kMaxContext = int64_t{1} << 24;
+    if (context < 0 || context > kMaxContext)
+      throw_error("--context: expected 0 to {}, found {}", kMaxContext, context);
+    data::BatchConfig config;
+    config.context = context > 0 ? context : loaded.model->config().context;
+    config.batch_size = std::max<int64_t>(1, kRows / config.context);
+    const data::DataSet set = open_data({.task = "lm", .inputs = data}, loaded.tokenizer);
+    io::Json scores = {{"task", "lm"}};
+    const Evaluation result = put_loss(*loaded.model, set, config, scores);
+    if (const auto bytes = set.text_bytes(); bytes && *bytes > 0)
+      scores["bits_per_byte"] = result.loss * static_cast<double>(result.tokens) /
+                                std::numbers::ln2 / static_cast<double>(*bytes);
+    return scores;
+  }
+
+  io::Json score_probes(const LoadedModel& loaded) const {
+    constexpr int64_t kLogits = int64_t{1} << 25, kMaxRows = 8192;  // of a batch
+    const text::SourceFiles source{.task = "probe", .inputs = data};
+    const data::DataSet set = open_data(source, loaded.tokenizer);
+    int64_t longest = 0;
+    for (int64_t i = 0; i < set.sequences(); ++i) longest = std::max(longest, set.rows(i));
+    data::BatchConfig config;
+    config.context = longest;
+    config.max_tokens =
+        std::max(longest, std::min(kMaxRows, kLogits / loaded.model->config().vocab_size));
+    io::Json scores = {{"task", "probe"}};
+    put_loss(*loaded.model, set, config, scores);
+    Workspace workspace;
+    const Accuracy result = measure_accuracy(*loaded.model, set, config, workspace);
+    scores["right"] = result.right;
+    scores["accuracy"] = static_cast<double>(result.right) / static_cast<double>(result.asked);
+    scores["sequences"] = result.sequences;
+    scores["perfect_sequences"] = result.perfect;
+    return scores;
+  }
+
+  // Pairs of another direction are left out, so that a file of several can be scored one by one.
+  io::Json score_translations(const LoadedModel& loaded) const {
+    Translator translator(loaded, translation);
+    const data::Direction& direction = translator.direction();
+    text::SourceFiles source{.task = "translate",
+                             .inputs = data,
+                             .source_tag = direction.source_tag,
+                             .target_tag = direction.target_tag,
+                             .one_direction = true};
+    for (const std::string& input : data)
+      if (data::DataSet::is_token_file(input))
+        throw_error("{}: expected a file of text, by which translations are scored", input);
+    copy_streams(source);
+
+    std::vector<SourceLine> sources;
+    std::vector<std::string> references;
+    text::PairReader reader(source, text::rules_of(loaded.tokenizer).utf8);
+    for (text::TextPair pair; reader.next(pair);) {
+      sources.push_back({pair.source, pair.line});
+      references.push_back(pair.target);
+    }
+    if (sources.empty())
+      throw_error("{}: expected pairs from {} to {}, found none", reader.name(),
+                  direction.source_tag, direction.target_tag);
+    if (reader.blank() > 0)
+      note(fmt::format("{}: {} left out for having no text", reader.name(), reader.blank()));
+
+    io::Json scores = {{"task", "translate"},
+                       {"source_tag", direction.source_tag},
+                       {"target_tag", direction.target_tag}};
+    data::BatchConfig config;
+    config.context = config.max_tokens = translation.max_tokens;
+    const data::DataSet set = open_data(source, loaded.tokenizer);
+    check_lengths(set, source, config, translation.skip_long);
+    put_loss(*loaded.model, set, config, scores);
+
+    const auto start = Clock::now();
+    const auto translations = translator.translate(sources, reader.name());
+    const double seconds = seconds_since(start);
+    int64_t matches = 0;
+    Similarity scored(similarity, direction.target_tag);
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const std::string& text = translations[i][0].text;
+      matches += words_of(text) == words_of(references[i]);
+      scored.add(text, references[i]);
+    }
+    scores["pairs"] = sources.size();
+    scores["matches"] = matches;
+    scores["exact_match"] = static_cast<double>(matches) / static_cast<double>(sources.size());
+    scored.put(scores);
+    scores["pairs_per_second"] = static_cast<double>(sources.size()) / seconds;
+    return scores;
+  }
+
+  static std::string as_text(const io::Json& scores) {
+    const auto number = [&](const char* key) { return scores.at(key).get<double>(); };
+    std::string text = fmt::format("loss            {:.4f} nats/token\nperplexity      {:.4f}\n",
+                                   number("loss"), number("perplexity"));
+    if (scores.contains("bits_per_byte"))
+      text += fmt::format("bits per byte   {:.4f}\n", number("bits_per_byte"));
+    text += fmt::format("tokens          {} ({:.0f} a second)\n",
+                        scores.at("tokens").get<int64_t>(), number("tokens_per_second"));
+    if (scores.contains("accuracy"))
+      text += fmt::format("accuracy        {:.2f} % ({} of {} asked; {} of {} sequences whole)\n",
+                          100 * number("accuracy"), scores.at("right").get<int64_t>(),
+                          scores.at("tokens").get<int64_t>(),
+                          scores.at("perfect_sequences").get<int64_t>(),
+                          scores.at("sequences").get<int64_t>());
+    if (scores.contains("exact_match"))
+      text += fmt::format("exact match     {:.2f} % ({} of {} pairs, {:.0f} a second)\n",
+                          100 * number("exact_match"), scores.at("matches").get<int64_t>(),
+                          scores.at("pairs").get<int64_t>(), number("pairs_per_second"));
+    if (scores.contains("bleu")) text += Similarity::as_text(scores);
+    return text;
+  }
+};
+
+}  // namespace
+
+Verb eval_verb() {
+  return make_verb<Eval>(
+      "eval", "score a model on text", "-m DIR --data FILE...",
+      "lm         loss, perplexity and bits per byte over the whole text, in windows of --context\n"
+      "           tokens that each start from nothing\n"
+      "translate  loss of the target's tokens; how many translations equal the reference (white\n"
+      "           space aside); BLEU and chrF, as sacreBLEU computes them\n"
+      "probe      loss and exact accuracy where something is asked\n"
+      "a sequence autoencoder: mean loss and cosine, and how many words are recovered");
+}
+
+}  // namespace refrain::cli

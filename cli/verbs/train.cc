@@ -1,0 +1,630 @@
+// Trains a model: from text files to a model directory.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+#include <set>
+
+#include "cli/effect.h"
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/plan/plan_report.h"
+#include "cli/plan/plan_text.h"
+#include "cli/run_data.h"
+#include "cli/targets.h"
+#include "cli/verbs.h"
+#include "cli/verbs/train_reconstruct.h"
+#include "refrain/base/bytes.h"
+#include "refrain/base/process.h"
+#include "refrain/io/file.h"
+#include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/gemm_int16.h"
+#include "refrain/train/trainer.h"
+
+namespace refrain::cli {
+namespace {
+
+// The first signal asks for an orderly end. A later one ends at once; but SIGHUP, which a closed
+// terminal sends more than once, and what comes at the same time: a signal to a process and to its
+// group is one.
+std::atomic<int> first_signal = 0;
+std::atomic<int64_t> first_signal_at = 0;
+
+int64_t milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+void on_signal(int number) {
+  constexpr int64_t kSameTime = 100;
+  int none = 0;
+  if (first_signal.compare_exchange_strong(none, number))
+    first_signal_at = milliseconds();
+  else if (number != SIGHUP && milliseconds() - first_signal_at > kSameTime)
+    _exit(128 + number);
+}
+
+void take_signals() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    // What the parent has ignored stays so: nohup, jobs in the background.
+    if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(number, &action, nullptr);
+  }
+}
+
+std::string duration(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+// On a terminal one line that is written over; elsewhere a line every `every` steps.
+class ProgressDisplay {
+ public:
+  explicit ProgressDisplay(int64_t every) : every_(every), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+  void step(const Progress& p) {
+    const bool last = p.step == p.total_steps;
+    const std::string numbers =
+        fmt::format("loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
+                    p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
+    if (terminal_) {
+      write("\r" + line(p, numbers) + "\x1b[K");
+      open_line_ = true;
+    } else if (p.step % every_ == 0 || last) {
+      note(fmt::format("step {}/{}  epoch {:.2f}  {}  {} left", p.step, p.total_steps, p.epoch,
+                       numbers, duration(p.seconds_left)));
+    }
+  }
+  // A line that stays.
+  void say(const std::string& line) {
+    end_line();
+    note(line);
+  }
+  void end_line() {
+    if (open_line_) write("\n");
+    open_line_ = false;
+  }
+
+ private:
+  // The bar takes what room the numbers leave: a line that wraps could not be written over.
+  static std::string line(const Progress& p, const std::string& numbers) {
+    constexpr int64_t kWidest = 24, kNarrowest = 4;
+    std::string text =
+        fmt::format("{}/{}  {}  {} left", p.step, p.total_steps, numbers, duration(p.seconds_left));
+    const int64_t room = columns() - 1;
+    const int64_t width = std::min(
+        kWidest, room - static_cast<int64_t>(text.size() + std::string_view("[] ").size()));
+    if (width >= kNarrowest) {
+      std::string bar(static_cast<size_t>(width * p.step / p.total_steps), '=');
+      bar.resize(static_cast<size_t>(width), ' ');
+      text = fmt::format("[{}] {}", bar, text);
+    }
+    return text.substr(0, static_cast<size_t>(room));
+  }
+  static int64_t columns() {
+    winsize size = {};
+    const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    return known ? size.ws_col : 80;
+  }
+  static void write(const std::string& text) {
+    std::fputs(text.c_str(), stderr);
+    std::fflush(stderr);
+  }
+  int64_t every_;
+  bool terminal_, open_line_ = false;
+};
+
+struct Train {
+  text::SourceFiles source;
+  std::vector<std::string> valid;
+  double valid_split = 0.1;
+  std::string tokenizer = "char", out, resume, mixer;
+  int64_t stop_after = 0;
+  bool skip_long = false;
+  ModelConfig model;
+  Initialisation initialisation;
+  TrainConfig training;
+  Options mixers;
+  ReconstructSettings reconstruct;
+
+  template <class V>
+  void visit(V&& v) {
+    v("task", source.task,
+      "lm (running text), translate (pairs), probe (ids, see sample) or reconstruct (windows of "
+      "words, by a sequence autoencoder)");
+    v("data", source.inputs,
+      "lm and reconstruct: files of text; translate: source lines and target lines, or one .tsv, "
+      ".jsonl or .json; probe: one .jsonl; or a prepared token file");
+    v("valid", valid, "the same, to evaluate on");
+    v("valid_split", valid_split,
+      "share of the data, from its end, to evaluate on without --valid");
+    v("out", out, "run directory to make");
+    v("resume", resume,
+      "a run directory to go on with, under its recorded settings; or auto: go on with --out if it "
+      "holds a run");
+    v("stop_after", stop_after,
+      "save and stop after so many steps of the run, its schedule untouched; 0 = do not");
+    v("tokenizer", tokenizer, "char, bpe:N or byte-bpe:N to train one, or a directory with one");
+    v("source_tag", source.source_tag, "translate: the token before a source text");
+    v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("both_directions", source.both_directions,
+      "translate: learn every pair the other way round as well, with the tags swapped");
+    v("tags", source.tags,
+      "translate: more tags for the tokenizer that is trained: those of .jsonl pairs that have "
+      "their "
+      "own source_tag and target_tag");
+    v("skip_long", skip_long,
+      "leave out pairs and probes longer than context or max_tokens, instead of stopping there");
+    v("mixer", mixer, "the mixer of every block, instead of a pattern");
+    model.visit(v);
+    initialisation.visit(v);
+    visit_mixers(v, mixers);
+    training.visit(v);
+    reconstruct.visit(v);
+  }
+
+  // What a run that goes on may change: how fast, how long and how often, never what.
+  static bool may_change(const std::string& name) {
+    static const std::set<std::string> names = {"resume",
+                                                "out",
+                                                "stop_after",
+                                                "max_steps",
+                                                "eval_steps",
+                                                "save_steps",
+                                                "patience",
+                                                "save_total_limit",
+                                                "logging_steps",
+                                                "gradient_checkpointing",
+                                                "save_minutes",
+                                                "batch_size",
+                                                "gradient_accumulation_steps",
+                                                "memory",
+                                                "spill_states",
+                                                "max_tokens",
+                                                "threads",
+                                                "verbose"};
+    return names.contains(name);
+  }
+
+  io::Json settings() {
+    io::Json json = io::Json::object();
+    visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+    json["resume"] = "";  // how this process was begun and ends, not what the run is
+    json["stop_after"] = 0;
+    return json;
+  }
+
+  // Takes the recorded settings for all that was not given now.
+  void restore(const CommandLine& line, const std::string& run) {
+    const io::Json recorded = RunDirectory::read_settings(run);
+    const std::string where = run + "/training_args.json";
+    if (!recorded.is_object()) throw_error("{}: expected an object of settings", where);
+    check_names(line, recorded, where);
+    visit([&](const char* name, auto& field, const char*) {
+      const io::Json* value = io::find(recorded, name);
+      if (!value || std::string_view(name) == "stop_after") return;
+      auto before = field;
+      try {
+        before = value->template get<std::decay_t<decltype(field)>>();
+      } catch (const std::exception&) {
+        throw_error("{}: {}: found {}, which is not a value of this setting", where, name,
+                    io::describe(*value));
+      }
+      // A file that has all keys says nothing by a default which the run found another value for;
+      // what may change it does say.
+      const bool may = may_change(name);
+      const bool given = line.given(name) || (may && !line.find(name).file.empty());
+      const bool is_open = std::string_view(name) == "vocab_size" && field == decltype(before){};
+      if (given && !may && field != before && !is_open)
+        throw_error("{}: is {} in {} and cannot change in a run that goes on", flag_of(name),
+                    io::to_line(*value), run);
+      if (!given || !may) field = before;
+    });
+    check_total_batch(recorded, run);
+  }
+
+  // A setting that was lost would become its default: it is to be said again. What the run has no
+  // part in may be missing, all of it: a mixer or a task that is newer than the run.
+  void check_names(const CommandLine& line, const io::Json& recorded, const std::string& where) {
+    std::vector<std::string> all;
+    visit([&](const char* name, auto&, const char*) { all.emplace_back(name); });
+    for (const auto& [name, unused] : recorded.items()) {
+      if (std::ranges::count(all, name) > 0) continue;
+      const std::string near = nearest_name(name, all);
+      throw_error("{}: unknown setting {}{}", where, io::quote(name),
+                  near.empty() ? "" : "; did you mean " + io::quote(near) + "?");
+    }
+    const auto text = [&](const char* name) {
+      const io::Json* value = io::find(recorded, name);
+      return value && value->is_string() ? value->get<std::string>() : "";
+    };
+    const std::string stack = " " + text("mixer") + " " + text("pattern") + " ";
+    std::set<std::string> of_task;
+    if (text("task") != "reconstruct")
+      reconstruct.visit([&](const char* name, auto&, const char*) { of_task.insert(name); });
+    const auto is_foreign = [&](const std::string& name) {
+      if (of_task.contains(name)) return true;
+      const std::string kind = name.substr(0, name.find('.'));
+      return kind != name && kind != "autoencoder" && stack.find(kind) == stack.npos &&
+             std::ranges::none_of(recorded.items(), [&](const auto& item) {
+               return item.key().starts_with(kind + ".");
+             });
+    };
+    for (const std::string& name : all) {
+      const bool of_process = name == "resume" || name == "stop_after" || name == "out";
+      if (of_process || recorded.contains(name) || line.given(name) || is_foreign(name)) continue;
+      throw_error(
+          "{}: expected the setting {}, found none; if it was lost, or the run is of a version "
+          "without it, say it: {} (a model trained by its default: {})",
+          where, name, flag_of(name), fmt::join(line.find(name).by_default, " "));
+    }
+  }
+
+  // Sequences of a step, or tokens: how they are split may change.
+  void check_total_batch(const io::Json& recorded, const std::string& run) const {
+    TrainConfig begun = training;
+    begun.visit([&](const std::string& name, auto& field, const char*) {
+      using Field = std::decay_t<decltype(field)>;
+      if constexpr (std::is_same_v<Field, int64_t>)
+        if (const io::Json* value = io::find(recorded, name)) field = value->get<Field>();
+    });
+    const auto total = [](const TrainConfig& c) {
+      return c.gradient_accumulation_steps * (c.max_tokens > 0 ? c.max_tokens : c.batch_size);
+    };
+    const bool by_tokens = begun.max_tokens > 0;
+    if (by_tokens == (training.max_tokens > 0) && total(begun) == total(training)) return;
+    throw_error(
+        "{} x --gradient-accumulation-steps: is {} x {} = {} {} a step in {} and cannot change in "
+        "a run that goes on, found {} x {} = {} {} (another split of the same total may be)",
+        by_tokens ? "--max-tokens" : "--batch-size",
+        by_tokens ? begun.max_tokens : begun.batch_size, begun.gradient_accumulation_steps,
+        total(begun), by_tokens ? "tokens" : "sequences", run,
+        training.max_tokens > 0 ? training.max_tokens : training.batch_size,
+        training.gradient_accumulation_steps, total(training),
+        training.max_tokens > 0 ? "tokens" : "sequences");
+  }
+
+  // The run that is to go on, or "".
+  std::string run_to_resume(const CommandLine& line) const {
+    if (resume == "auto") {
+      line.require({"out"});
+      return RunDirectory::is_run(out) ? out : "";
+    }
+    if (!resume.empty() && !out.empty() && out != resume) line.exclude("resume", "out");
+    return resume;
+  }
+
+  int run(const CommandLine& line) {
+    const std::string old = run_to_resume(line);
+    std::optional<RunDirectory> directory;
+    if (!old.empty()) {
+      directory = RunDirectory::open(old, note);
+      restore(line, old);
+    } else {
+      line.require({"data", "out"});
+    }
+    check(line, directory.has_value());
+    if (old.empty()) directory = RunDirectory::create(out, false, note);
+    return train(line, *directory, !old.empty());
+  }
+
+  // What a run that goes on has recorded is what would run.
+  io::Json dump(const CommandLine& line) {
+    const std::string old = run_to_resume(line), how = resume;
+    io::Json json = line.to_json();
+    if (old.empty()) {
+      check(line, false);
+      return json;
+    }
+    if (!RunDirectory::is_run(old))
+      throw_error("{}: expected a run directory with training_args.json, found none", old);
+    restore(line, old);
+    check(line, true);
+    visit([&](const char* name, auto& field, const char*) { json[name] = field; });
+    json["resume"] = how;
+    json["out"] = old;
+    return json;
+  }
+
+  bool is_reconstruction() const { return source.task == "reconstruct"; }
+
+  void check(const CommandLine& line, bool goes_on) {
+    line.expect_utf8();
+    check_tokenizer_spec(tokenizer);
+    if (!mixer.empty()) {
+      if (model.pattern != mixer) line.exclude("mixer", "pattern");
+      model.pattern = mixer;
+    }
+    if (!valid.empty()) line.exclude("valid", "valid_split");
+    if (!is_reconstruction()) check_task(source.task);
+    if (!(valid_split >= 0 && valid_split < 1))
+      throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
+    if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
+    training.check();
+    reconstruct.check(line, is_reconstruction(), goes_on);
+    if (valid.empty() && valid_split == 0)
+      for (const char* name : {"patience", "eval_steps"})
+        refuse_given(line, name, "expected --valid or --valid-split with it, found neither");
+    if (is_reconstruction()) return check_training_effect(line, training);
+    check_task_effect(line, source.task);
+    if (!is_tokenizer_spec(tokenizer))
+      refuse_given(line, "tags",
+                   fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
+    check_stack(line, model, training, mixers);  // mistakes are told before any work is done
+    initialisation.scheme(model.bare());
+  }
+
+  // What multiplies rounded operands here.
+  static std::string units(kernels::Precision precision) {
+    if (precision == kernels::Precision::kInt16)
+      return kernels::int16_is_fast()
+                 ? "products of 16-bit integers: AVX512-VNNI"
+                 : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
+    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
+      return fmt::format("products in bfloat16: {}", kernel->name);
+    return fmt::format(
+        "products in bfloat16: rounded operands in float32 units, for this machine "
+        "has none for bfloat16: no faster{}",
+        kernels::int16_is_fast() ? "; --int16 is" : "");
+  }
+
+  // The token file of `inputs` in the run directory; a prepared one is used where it is.
+  data::DataSet tokens(const RunDirectory& directory, const std::vector<std::string>& inputs,
+                       const std::string& name, const text::Tokenizer& made) const {
+    if (inputs.size() == 1 && inputs[0] != "-" && data::DataSet::is_token_file(inputs[0]))
+      return checked(data::DataSet::open(inputs[0]), made);
+    const std::string path = directory.place() + "/data/" + name + ".tokens";
+    // Damage to the run's own copy is nothing that the user's file has.
+    if (io::exists(path)) return checked(data::DataSet::open(path), made);
+    io::make_directories(directory.place() + "/data");
+    text::SourceFiles files = source;
+    files.inputs = inputs;
+    const data::Prepared done = data::write_token_file(files, made, path);
+    if (name == "train") note_run_together(done);
+    if (done.blank > 0) note(fmt::format("{}: {} left out for having no text", name, done.blank));
+    return checked(data::DataSet::open(path, text::name_of(inputs)), made);
+  }
+  void note_size(const char* part, const data::DataSet& set) const {
+    note(fmt::format("{}: {}, {}", part, count_of(set.tokens(), "tokens"),
+                     count_of(set.sequences(), sequences_of(source.task))));
+  }
+  data::DataSet checked(data::DataSet set, const text::Tokenizer& made) const {
+    set.check_tokenizer(made);
+    if (set.task() != source.task)
+      throw_error("{}: expected a token file for {}, found one for {}", set.name(), source.task,
+                  set.task());
+    return set;
+  }
+
+  void check_pairs(const data::DataSet& train_set, const std::optional<data::DataSet>& valid_set,
+                   int64_t context) const {
+    text::SourceFiles files = source;
+    check_lengths(train_set, files, optimiser_batch(training, context), skip_long);
+    files.inputs = valid;
+    if (valid_set) check_lengths(*valid_set, files, {.context = context}, skip_long);
+  }
+
+  void take_vocabulary(const text::Tokenizer& made) {
+    if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
+    if (model.vocab_size < made.vocab_size())
+      throw_error("--vocab-size: expected at least the tokenizer's {}, found {}", made.vocab_size(),
+                  model.vocab_size);
+  }
+
+  int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
+    if (is_reconstruction())
+      return train_reconstruct(
+          reconstruct,
+          {.line = line,
+           .directory = directory,
+           .goes_on = goes_on,
+           .data = source.inputs,
+           .valid = valid,
+           .valid_split = valid_split,
+           .stop_after = stop_after,
+           .training = training,
+           .plan_by = [&](const auto& make) { return plan_by(make); },
+           .record_plan = [&](const Plan& plan) { record_plan(plan, directory); },
+           .settings = [&] { return settings(); },
+           .follow = [&](const auto& run,
+                         const TrainerState& state) { return follow(run, state, directory); }});
+    const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
+    const text::Tokenizer made =
+        has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
+    take_vocabulary(made);
+    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    const SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    if (goes_on && io::read_json(directory.file("config.json")) !=
+                       to_json({network.config(), network.mixer_settings(), special}))
+      throw_error("{}: is not the model that the settings in training_args.json make",
+                  directory.file("config.json"));
+    data::DataSet train_set = tokens(directory, source.inputs, "train", made);
+    std::optional<data::DataSet> valid_set;
+    if (!valid.empty()) valid_set = tokens(directory, valid, "valid", made);
+    std::vector<RunData> parts = {{"train", train_set.name(), train_set.fingerprint()}};
+    if (valid_set) parts.push_back({"valid", valid_set->name(), valid_set->fingerprint()});
+    check_run_data(directory, goes_on, parts);
+    if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
+    source.copies.reset();
+    const data::TaskDescription task =
+        data::describe_task(train_set, made, {source.source_tag, source.target_tag});
+    const auto describe = [&](const std::string& path) {
+      save_config(path, network, special);
+      made.save(path);
+      data::write_task(path, task);
+    };
+    if (!has_tokenizer) describe(directory.place());
+    if (!valid_set && valid_split > 0) {
+      auto parts = train_set.split(valid_split);
+      train_set = std::move(parts.first);
+      valid_set = std::move(parts.second);
+    }
+    if (!goes_on) {
+      note_size("train", train_set);
+      if (valid_set) note_size("valid", *valid_set);
+    }
+    const Plan plan = plan_by([&](const Room& room) {
+      const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
+      return room.budget > 0 ? planner.within(room.budget) : planner.unbounded();
+    });
+    network.parameters().allocate();
+    network.initialise(static_cast<uint64_t>(training.seed), initialisation);
+    network.allocate_gradients();
+    Trainer trainer(network, train_set, valid_set, training, directory, plan, describe);
+    const bool resumed = goes_on && trainer.resume();
+    const int64_t done = trainer.state().step;
+    if (done > trainer.total_steps())
+      throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
+                  directory.path(), trainer.total_steps());
+    if (stop_after > 0 && line.given("stop_after") && done >= stop_after)
+      throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
+                  directory.path(), stop_after);
+    record_instructions(directory, goes_on, training.precision());
+    // Recorded once all of it has proved possible: from here on this is a run.
+    directory.write_settings(settings());
+    record_plan(plan, directory);
+    note_beginning(directory, {goes_on, resumed, done, trainer.total_steps()}, training);
+    note(fmt::format("{} parameters, {} steps", network.parameters().count(),
+                     trainer.total_steps()));
+    if (training.precision() != kernels::Precision::kFloat32) note(units(training.precision()));
+    if (train_set.has_pairs() && training.max_tokens > 0)
+      note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
+                       100 * trainer.batches().padding_efficiency(),
+                       trainer.batches().batches_in_epoch(), trainer.batches().skipped()));
+    return follow([&](const TrainerEvents& events) { return trainer.run(events, stop_after); },
+                  trainer.state(), directory);
+  }
+
+  Plan plan_by(const std::function<Plan(const Room&)>& make) const {
+    if (training.memory.empty()) return make({.process = resident_bytes()});
+    settle_memory();
+    return make({.budget = parse_budget(training.memory),
+                 .process = resident_bytes(),
+                 .taken = peak_memory_bytes()});
+  }
+
+  static void record_plan(const Plan& plan, const RunDirectory& directory) {
+    if (plan.budget == 0) return;
+    io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
+    for (const std::string& line : describe_plan(plan)) note(line);
+  }
+
+  int follow(const std::function<TrainingEnd(const TrainerEvents&)>& run, const TrainerState& state,
+             const RunDirectory& directory) {
+    take_signals();
+    ProgressDisplay display(training.logging_steps);
+    TrainerEvents events;
+    events.on_step = [&](const Progress& p) { display.step(p); };
+    events.on_evaluation = [&](int64_t step, const Evaluation& e, bool best) {
+      display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
+                              e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
+    };
+    events.should_stop = [] { return first_signal > 0; };
+    int64_t saved = 0;
+    events.on_save = [&](int64_t step) { saved = step; };
+    const std::string go_on =
+        fmt::format("go on with: refrain train --resume {}", shell_word(directory.path()));
+    TrainingEnd end;
+    try {
+      end = run(events);
+    } catch (...) {
+      display.end_line();
+      if (saved > 0 && RunDirectory::is_run(directory.path())) {
+        display.say(fmt::format("stopped; saved after step {} in {}", saved, directory.path()));
+        display.say(go_on);
+      }
+      throw;
+    }
+    const char* why = end == TrainingEnd::kFinished   ? "finished"
+                      : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
+                                                      : "stopped";
+    display.say(fmt::format("{} after step {}; saved in {}", why, state.step, directory.path()));
+    if (end == TrainingEnd::kStopped || end == TrainingEnd::kInterrupted) display.say(go_on);
+    return end == TrainingEnd::kInterrupted ? 128 + first_signal : 0;
+  }
+};
+
+// The settings of `train`, of which nothing is trained and nothing written.
+struct PlanOfTraining : Train {
+  PlanRequest request;
+
+  template <class V>
+  void visit(V&& v) {
+    request.visit(v);
+    Train::visit(v);
+  }
+
+  void check(const CommandLine& line) {
+    refuse_given(line, "resume", "expected --config with the run's training_args.json instead");
+    resume.clear();
+    if (is_reconstruction())
+      throw_error(
+          "--task: expected lm, translate or probe, found reconstruct (of a sequence autoencoder "
+          "refrain train --memory AMOUNT tells what it takes)");
+    Train::check(line, false);
+    request.check();
+  }
+
+  int run(const CommandLine& line) {
+    check(line);
+    check_target("--svg", request.svg, source.inputs);
+    // Held here, as `train` holds it: it is counted.
+    std::optional<text::Tokenizer> made;
+    if (!source.inputs.empty())
+      made = make_tokenizer(tokenizer, source);
+    else if (!is_tokenizer_spec(tokenizer))
+      made = load_tokenizer(tokenizer);
+    source.copies.reset();
+    if (made) take_vocabulary(*made);
+    if (model.vocab_size < 1)
+      throw_error(
+          "--vocab-size: expected the tokenizer's number of tokens, or --data or --tokenizer that "
+          "tell it, found {}",
+          model.vocab_size);
+    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    settle_memory();
+    const bool evaluates = request.evaluation && (!valid.empty() || valid_split > 0);
+    const Planner planner(network, training, evaluates, resident_bytes(),
+                          made ? peak_memory_bytes() : 0);
+    report_plans(request, training, mixers, network, planner);
+    return 0;
+  }
+};
+
+}  // namespace
+
+Verb plan_verb() {
+  return make_verb<PlanOfTraining>(
+      "plan", "tell what memory training takes, and what less of it costs",
+      "(--vocab-size N | --data FILE...) [settings as of train] [--budgets 1G 2G] [--svg FILE]",
+      "Takes what train takes, --config files too; trains and writes nothing. Of language models:\n"
+      "of an autoencoder, train --task reconstruct --memory AMOUNT tells what it takes. With "
+      "--data the\n"
+      "tokenizer is made as there. Memory is that of the whole process. Seconds are predicted\n"
+      "from a measurement of a second or two on this machine, which is kept for the next time.\n"
+      "refrain train --memory AMOUNT takes the fastest of these plans that fits.");
+}
+
+Verb train_verb() {
+  return make_verb<Train>(
+      "train", "train a model on text", "--data FILE... --out DIR",
+      "A run directory is a model directory (use it with generate, translate, eval) with the "
+      "run's\n"
+      "checkpoints, settings, metrics.jsonl, and best/, the model of the best evaluation.\n"
+      "Ctrl-C (SIGINT, SIGTERM, SIGHUP) finishes the step, saves and exits 128 + the signal's\n"
+      "number; --resume DIR goes on, and the weights are those of a run\n"
+      "that was never stopped, to the bit. So they are for any --threads, any split of\n"
+      "batch-size x gradient-accumulation-steps, and any --gradient-checkpointing.");
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,168 @@
+#include "cli/verbs/train_reconstruct.h"
+
+#include <set>
+#include <tuple>
+
+#include "cli/effect.h"
+#include "cli/output.h"
+#include "cli/run_data.h"
+#include "cli/verbs/reconstruct.h"
+#include "refrain/io/file.h"
+#include "refrain/text/source.h"
+#include "refrain/train/reconstruction_plan.h"
+
+namespace refrain::cli {
+namespace {
+
+constexpr int64_t kUsualWidth = 300;
+
+// Settings of `train` that the task shares with the others.
+const std::set<std::string>& shared_settings() {
+  static const std::set<std::string> names = {"task",          "data",
+                                              "valid",         "valid_split",
+                                              "out",           "resume",
+                                              "stop_after",    "max_steps",
+                                              "batch_size",    "gradient_accumulation_steps",
+                                              "learning_rate", "lr_scheduler_type",
+                                              "warmup_steps",  "min_learning_rate",
+                                              "weight_decay",  "decay_all",
+                                              "adam_beta1",    "adam_beta2",
+                                              "adam_epsilon",  "max_grad_norm",
+                                              "clip_mode",     "eval_steps",
+                                              "save_steps",    "save_total_limit",
+                                              "logging_steps", "patience",
+                                              "seed",          "threads",
+                                              "memory",        "verbose",
+                                              "save_minutes"};
+  return names;
+}
+
+data::Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
+                            const std::vector<data::Words>& train,
+                            const std::vector<data::Words>& valid) {
+  if (settings.embeddings == "learned") return {data::vocabulary_of(train), 0, {}, "the words"};
+  std::vector<data::Words> all = train;
+  all.insert(all.end(), valid.begin(), valid.end());
+  const data::Words words = data::vocabulary_of(all);
+  if (settings.embeddings == "random")
+    return data::random_embeddings(
+        words, settings.embedding_width > 0 ? settings.embedding_width : kUsualWidth, seed);
+  return data::read_embeddings(settings.embeddings, words, settings.embedding_width);
+}
+
+}  // namespace
+
+void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes_on) {
+  std::set<std::string> own;
+  visit([&](const char* name, auto&, const char*) { own.insert(name); });
+  for (const Setting& setting : line.settings()) {
+    if (!line.changed(setting.name)) continue;
+    if (!is_task && own.contains(setting.name))
+      throw_error("{}: has a meaning with --task reconstruct only", flag_of(setting.name));
+    if (is_task && !own.contains(setting.name) && !shared_settings().contains(setting.name))
+      throw_error("{}: has no meaning with --task reconstruct", flag_of(setting.name));
+  }
+  if (!is_task) return;
+  if (embedding_width < 0 || embedding_width > 1 << 16)
+    throw_error("--embedding-width: expected 0 to {}, found {}", 1 << 16, embedding_width);
+  // What a run recorded has its preset's heads in it.
+  if (!preset.empty() && !goes_on) {
+    const int64_t heads = preset == "speed"      ? 4
+                          : preset == "balanced" ? 6
+                          : preset == "quality"  ? 8
+                                                 : 0;
+    if (heads == 0)
+      throw_error("--preset: expected speed, balanced or quality, found {}", io::quote(preset));
+    const bool given = line.given("autoencoder.heads") || line.given("autoencoder.head_dim");
+    if (!given && model.hidden % 8 != 0)
+      throw_error("--preset: expected an --autoencoder.hidden that 8 divides, found {}",
+                  model.hidden);
+    if (!given) {
+      model.heads = heads;
+      model.head_dim = model.hidden / 8;
+    }
+    if (!line.given("autoencoder.flash")) model.flash = preset != "quality";
+  }
+  const auto refuse = [&](std::initializer_list<const char*> names, const char* decoders) {
+    for (const char* name : names)
+      refuse_given(line, name,
+                   fmt::format("expected {} as --autoencoder.decoder, found {}", decoders,
+                               io::quote(model.decoder)));
+  };
+  if (model.decoder == "plain")
+    refuse({"preset", "autoencoder.flash"}, "cross_attention or self_attention");
+  if (model.decoder == "plain" || model.decoder == "self_attention")
+    refuse({"autoencoder.position_codes"}, "cross_attention");
+  AutoencoderConfig early = model;
+  early.width = 1;
+  early.check();
+  Stages{curriculum};
+}
+
+int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun& run) {
+  const RunDirectory& directory = run.directory;
+  std::vector<data::Words> train = data::read_documents(run.data), valid;
+  if (!run.valid.empty()) valid = data::read_documents(run.valid);
+  std::vector<RunData> parts = {{"train", text::name_of(run.data), data::fingerprint_of(train)}};
+  if (!run.valid.empty())
+    parts.push_back({"valid", text::name_of(run.valid), data::fingerprint_of(valid)});
+  check_run_data(directory, run.goes_on, parts);
+  const bool has_words = io::exists(directory.file("vocab.txt"));
+  const Stages stages(settings.curriculum);
+  if (run.valid.empty())
+    std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split,
+                                                   static_cast<size_t>(stages.shortest));
+  if (train.empty())
+    throw_error(
+        "--data: expected documents to learn from besides the {} held out, found none (documents "
+        "have two blank lines between them, and one that is cut has --min-window {} words or more "
+        "on both sides; --valid-split 0 holds none out)",
+        valid.size(), stages.shortest);
+  const auto seed = static_cast<uint64_t>(run.training.seed);
+  WordAutoencoder model{nullptr,
+                        has_words ? data::Embeddings::load(directory.path())
+                                  : make_words(settings, seed, train, valid),
+                        0, 0};
+  model.window = stages.longest();
+  model.min_window = stages.shortest;
+  AutoencoderConfig config = settings.model;
+  const bool learned = settings.embeddings == "learned";
+  config.vocab_size = learned ? model.words.size() : 0;
+  config.width = !learned                       ? model.words.width()
+                 : settings.embedding_width > 0 ? settings.embedding_width
+                                                : kUsualWidth;
+  Documents seen = visible_documents(train, model.words, "--data");
+  Documents held_out;
+  if (!valid.empty())
+    held_out = visible_documents(valid, model.words, run.valid.empty() ? "held out" : "--valid");
+  const Plan plan = run.plan_by([&](const Room& room) {
+    model.model = std::make_unique<Autoencoder>(config);
+    model.model->parameters().allocate_gradients();
+    return plan_reconstruction(model, run.training, stages, !held_out.empty(), room);
+  });
+  model.model->parameters().initialize(seed);
+  if (!has_words) model.describe(directory.place());
+  ReconstructionTrainer trainer(model, std::move(seen), std::move(held_out), run.training,
+                                settings.curriculum, directory, plan);
+  const bool resumed = run.goes_on && trainer.resume();
+  const int64_t done = trainer.state().step;
+  if (done > trainer.total_steps())
+    throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
+                directory.path(), trainer.total_steps());
+  if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
+    throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
+                directory.path(), run.stop_after);
+  record_instructions(directory, run.goes_on, run.training.precision());
+  directory.write_settings(run.settings());
+  run.record_plan(plan);
+  note_beginning(directory, {run.goes_on, resumed, done, trainer.total_steps()}, run.training);
+  note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
+                   model.words.size(), config.width, train.size(), valid.size()));
+  note(fmt::format("{} parameters, {} steps", model.model->parameters().count(),
+                   trainer.total_steps()));
+  return run.follow(
+      [&](const TrainerEvents& events) { return trainer.run(events, run.stop_after); },
+      trainer.state());
+}
+
+}  // namespace refrain::cli
