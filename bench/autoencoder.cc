@@ -16,7 +16,7 @@
 #include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
-#include "refrain/kernels/reconstruction_loss.h"
+#include "refrain/kernels/loss/reconstruction_loss.h"
 #include "refrain/model/autoencoder_decoder.h"
 #include "refrain/model/autoencoder_ref.h"
 #include "refrain/model/parameter_store.h"
@@ -227,8 +227,7 @@ int main(int argc, char** argv) {
     return 0.0;
   });
   const auto passes = [&](const Row& row, bool backward, Pass& pass) {
-    const bench::Check check =
-        Pass(row, {1, kCheckedSteps, shape.hidden}, backward).check(plant);
+    const bench::Check check = Pass(row, {1, kCheckedSteps, shape.hidden}, backward).check(plant);
     if (!check.passed())
       std::fprintf(stderr, "%s: %s: refused\n", row.name, check.reason().c_str());
     Pass::Result result;

@@ -5,7 +5,7 @@
 // prints GFLOP/s (median) of both and their ratio, and of the same product in 16-bit integers, as a
 // Markdown table. A product that differs from oneDNN's by more than float32 sums in another order,
 // or the rounding of its operands, may is not timed.
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 #include <dnnl.h>
 

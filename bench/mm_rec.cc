@@ -16,7 +16,7 @@
 #include "bench/checks/model_check.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
 #include "support.h"
@@ -63,8 +63,7 @@ class Step {
     bench::spread_weights(model_);
     model_.allocate_gradients();
     const auto n = static_cast<size_t>(T_);
-    bench::StepCheck step(model_, std::span(tokens_).first(n),
-                               std::span(tokens_).subspan(1, n));
+    bench::StepCheck step(model_, std::span(tokens_).first(n), std::span(tokens_).subspan(1, n));
     if (!plant.empty()) bench::plant_in(model_.parameters().weights());
     const bench::Check check = step.check(model_, {.recompute = row_.recompute}, {});
     if (!check.passed())
@@ -250,8 +249,7 @@ void print_projections(const Setup& setup) {
   stepped();
   if (!setup.plant.empty()) bench::plant_in(steps);
   bench::Check check;
-  bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D,
-                            {once.data(), {T, 4 * D}});
+  bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D, {once.data(), {T, 4 * D}});
   check.that("the forms differ", once == steps);
   if (!check.passed()) {
     std::fprintf(stderr, "projections: %s: refused\n", check.reason().c_str());

@@ -6,8 +6,8 @@
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
-#include "refrain/kernels/gemm_bf16.h"
 #include "refrain/kernels/isa.h"
+#include "refrain/kernels/matmul/gemm_bf16.h"
 
 namespace refrain::cli {
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/train/config.h"
 #include "refrain/train/run_directory.h"
 

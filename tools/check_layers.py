@@ -39,7 +39,7 @@ FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort
 KINDS_MAY_STAND = {
     "model/config_json.cc": "a Llama's files are a stack of attention",
     "model/llama2c.cc": "and so are llama2.c's",
-    "kernels/recurrent.h": "cells of recurrent layers have the names of their mixers",
+    "kernels/sequence/recurrent.h": "cells of recurrent layers have the names of their mixers",
     "bench": "each section is about a kind",
     "cli/verbs/bench.cc": "and the verb says which",
 }

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "refrain/base/tensor.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain::bench {
 

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "refrain/base/random.h"
-#include "refrain/kernels/cross_entropy_ref.h"
+#include "refrain/kernels/loss/cross_entropy_ref.h"
 #include "refrain/model/checkpoint.h"
 
 namespace refrain::bench {

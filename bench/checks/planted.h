@@ -6,7 +6,7 @@
 #include <span>
 
 #include "refrain/base/tensor.h"
-#include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention/attention.h"
 
 namespace refrain::bench {
 

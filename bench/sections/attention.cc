@@ -1,6 +1,6 @@
 // Attention alone, forward and backward over one sequence: blockwise, in memory linear in its
 // length, and plain, while all scores fit.
-#include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention/attention.h"
 
 #include <cmath>
 
@@ -31,7 +31,7 @@ struct Inputs {
   int64_t row() const { return heads * head_dim; }
   float scale() const { return 1 / std::sqrt(static_cast<float>(head_dim)); }
 
-  // What the query at position i sees of the keys up to its own (kernels/attention.h).
+  // What the query at position i sees of the keys up to its own (kernels/attention/attention.h).
   bool sees(int64_t i, int64_t j) const {
     return window == 0 || j > i - window || (stride > 0 && (j + 1) % stride == 0);
   }

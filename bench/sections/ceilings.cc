@@ -4,8 +4,8 @@
 
 #include "bench/sections/sections.h"
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/bf16.h"
-#include "refrain/kernels/gemm_int16.h"
+#include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/gemm_int16.h"
 #include "refrain/kernels/peak.h"
 #include "refrain/model/workspace.h"
 

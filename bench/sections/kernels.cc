@@ -6,12 +6,12 @@
 
 #include "bench/sections/sections.h"
 #include "refrain/base/random.h"
-#include "refrain/kernels/activation_ref.h"
-#include "refrain/kernels/adamw_ref.h"
-#include "refrain/kernels/cross_entropy_ref.h"
-#include "refrain/kernels/rms_norm.h"
-#include "refrain/kernels/rms_norm_ref.h"
-#include "refrain/kernels/rope_ref.h"
+#include "refrain/kernels/elementwise/activation_ref.h"
+#include "refrain/kernels/elementwise/adamw_ref.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
+#include "refrain/kernels/elementwise/rms_norm_ref.h"
+#include "refrain/kernels/elementwise/rope_ref.h"
+#include "refrain/kernels/loss/cross_entropy_ref.h"
 
 namespace refrain::bench {
 namespace {

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/cross_entropy.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/loss/cross_entropy.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain::bench {
 

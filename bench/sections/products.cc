@@ -1,7 +1,7 @@
 // The three products of every linear map of two transformers; in float32, against the multiply-add
 // units.
 #include "bench/sections/sections.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/workspace.h"
 
 namespace refrain::bench {

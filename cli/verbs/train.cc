@@ -21,8 +21,8 @@
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
-#include "refrain/kernels/gemm_bf16.h"
-#include "refrain/kernels/gemm_int16.h"
+#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/gemm_int16.h"
 #include "refrain/train/trainer.h"
 
 namespace refrain::cli {

@@ -1,10 +1,10 @@
-#include "refrain/kernels/activation.h"
+#include "refrain/kernels/elementwise/activation.h"
 
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "refrain/kernels/activation_ref.h"
+#include "refrain/kernels/elementwise/activation_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

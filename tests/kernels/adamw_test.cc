@@ -1,6 +1,6 @@
-#include "refrain/kernels/adamw.h"
+#include "refrain/kernels/elementwise/adamw.h"
 
-#include "refrain/kernels/adamw_ref.h"
+#include "refrain/kernels/elementwise/adamw_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -1,11 +1,11 @@
-#include "refrain/kernels/attention_bf16.h"
+#include "refrain/kernels/attention/attention_bf16.h"
 
 #include <vector>
 
-#include "refrain/kernels/attention_pattern.h"
-#include "refrain/kernels/attention_ref.h"
-#include "refrain/kernels/bf16.h"
-#include "refrain/kernels/gemm_bf16_ref.h"
+#include "refrain/kernels/attention/attention_pattern.h"
+#include "refrain/kernels/attention/attention_ref.h"
+#include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/gemm_bf16_ref.h"
 #include "support/attention_case.h"
 
 namespace refrain {

@@ -1,9 +1,9 @@
-#include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention/attention.h"
 
 #include <vector>
 
-#include "refrain/kernels/attention_pattern.h"
-#include "refrain/kernels/attention_ref.h"
+#include "refrain/kernels/attention/attention_pattern.h"
+#include "refrain/kernels/attention/attention_ref.h"
 #include "support/attention_case.h"
 
 namespace refrain {

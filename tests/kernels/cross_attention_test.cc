@@ -1,7 +1,7 @@
-#include "refrain/kernels/cross_attention.h"
+#include "refrain/kernels/attention/cross_attention.h"
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/cross_attention_ref.h"
+#include "refrain/kernels/attention/cross_attention_ref.h"
 #include "support/kernel_testing.h"
 #include "support/large_scores.h"
 

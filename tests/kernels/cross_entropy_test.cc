@@ -1,6 +1,6 @@
-#include "refrain/kernels/cross_entropy.h"
+#include "refrain/kernels/loss/cross_entropy.h"
 
-#include "refrain/kernels/cross_entropy_ref.h"
+#include "refrain/kernels/loss/cross_entropy_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

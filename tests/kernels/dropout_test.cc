@@ -1,6 +1,6 @@
-#include "refrain/kernels/dropout.h"
+#include "refrain/kernels/elementwise/dropout.h"
 
-#include "refrain/kernels/dropout_ref.h"
+#include "refrain/kernels/elementwise/dropout_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -1,6 +1,6 @@
-#include "refrain/kernels/embedding.h"
+#include "refrain/kernels/elementwise/embedding.h"
 
-#include "refrain/kernels/embedding_ref.h"
+#include "refrain/kernels/elementwise/embedding_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -1,4 +1,4 @@
-#include "refrain/kernels/gemm_bf16.h"
+#include "refrain/kernels/matmul/gemm_bf16.h"
 
 #include <array>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/bf16.h"
-#include "refrain/kernels/gemm_bf16_ref.h"
+#include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/gemm_bf16_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

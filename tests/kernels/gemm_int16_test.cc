@@ -1,4 +1,4 @@
-#include "refrain/kernels/gemm_int16.h"
+#include "refrain/kernels/matmul/gemm_int16.h"
 
 #include <array>
 #include <cmath>
@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/gemm_int16_ref.h"
 #include "refrain/kernels/isa.h"
+#include "refrain/kernels/matmul/gemm_int16_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

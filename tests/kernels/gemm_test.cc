@@ -1,4 +1,4 @@
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 #include <array>
 #include <vector>

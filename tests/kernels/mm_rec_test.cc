@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/activation.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/elementwise/activation.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/kernels/mm_rec_ref.h"
 #include "support/kernel_testing.h"
 

@@ -1,11 +1,11 @@
-#include "refrain/kernels/recurrent.h"
+#include "refrain/kernels/sequence/recurrent.h"
 
 #include <optional>
 #include <string>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/gemm.h"
-#include "refrain/kernels/recurrent_ref.h"
+#include "refrain/kernels/matmul/gemm.h"
+#include "refrain/kernels/sequence/recurrent_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

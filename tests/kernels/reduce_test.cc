@@ -1,6 +1,6 @@
-#include "refrain/kernels/reduce.h"
+#include "refrain/kernels/elementwise/reduce.h"
 
-#include "refrain/kernels/reduce_ref.h"
+#include "refrain/kernels/elementwise/reduce_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

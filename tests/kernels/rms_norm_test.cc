@@ -1,7 +1,7 @@
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
 
-#include "refrain/kernels/reduce.h"
-#include "refrain/kernels/rms_norm_ref.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/elementwise/rms_norm_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -1,8 +1,8 @@
-#include "refrain/kernels/rope.h"
+#include "refrain/kernels/elementwise/rope.h"
 
 #include <array>
 
-#include "refrain/kernels/rope_ref.h"
+#include "refrain/kernels/elementwise/rope_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -1,9 +1,9 @@
-#include "refrain/kernels/short_conv.h"
+#include "refrain/kernels/sequence/short_conv.h"
 
 #include <optional>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/short_conv_ref.h"
+#include "refrain/kernels/sequence/short_conv_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

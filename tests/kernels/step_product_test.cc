@@ -1,9 +1,9 @@
-#include "refrain/kernels/step_product.h"
+#include "refrain/kernels/matmul/step_product.h"
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/gemm.h"
-#include "refrain/kernels/recurrent.h"
-#include "refrain/kernels/reduce.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/matmul/gemm.h"
+#include "refrain/kernels/sequence/recurrent.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

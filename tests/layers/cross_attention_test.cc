@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/cross_attention_ref.h"
+#include "refrain/kernels/attention/cross_attention_ref.h"
 #include "support/error_of.h"
 #include "support/kernel_testing.h"
 

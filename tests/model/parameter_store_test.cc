@@ -7,7 +7,7 @@
 
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 

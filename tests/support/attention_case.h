@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/attention.h"
-#include "refrain/kernels/attention_bf16.h"
-#include "refrain/kernels/attention_ref.h"
+#include "refrain/kernels/attention/attention.h"
+#include "refrain/kernels/attention/attention_bf16.h"
+#include "refrain/kernels/attention/attention_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

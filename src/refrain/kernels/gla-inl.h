@@ -17,7 +17,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "refrain/kernels/gla.h"
-#include "refrain/kernels/tile-inl.h"
+#include "refrain/kernels/matmul/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_GLA_ONCE
 #define REFRAIN_KERNELS_GLA_ONCE

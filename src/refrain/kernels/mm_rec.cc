@@ -10,7 +10,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/mm_rec.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "refrain/kernels/time_loop-inl.h"
+#include "refrain/kernels/sequence/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_MM_REC_ONCE
 #define REFRAIN_KERNELS_MM_REC_ONCE

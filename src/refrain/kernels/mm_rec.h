@@ -18,8 +18,8 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
-#include "refrain/kernels/recurrent.h"
-#include "refrain/kernels/step_product.h"
+#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/sequence/recurrent.h"
 
 namespace refrain::kernels {
 

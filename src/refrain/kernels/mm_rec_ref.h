@@ -2,7 +2,7 @@
 #pragma once
 #include <vector>
 
-#include "refrain/kernels/activation_ref.h"
+#include "refrain/kernels/elementwise/activation_ref.h"
 #include "refrain/kernels/mm_rec.h"
 
 namespace refrain::kernels {

@@ -16,7 +16,7 @@
 
 #include "hwy/highway.h"
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/bf16.h"
+#include "refrain/kernels/matmul/bf16.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
@@ -174,7 +174,7 @@ HWY_INLINE void chain_rows(int64_t first, int64_t last, int64_t begin, int64_t e
   }
 }
 
-// The nearest value that bfloat16 has (kernels/bf16.h).
+// The nearest value that bfloat16 has (kernels/matmul/bf16.h).
 HWY_INLINE FloatVec rounded_to_bf16(FloatVec v) {
   const FloatTag d;
   const hn::Repartition<uint32_t, FloatTag> du;

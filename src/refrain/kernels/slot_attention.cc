@@ -10,8 +10,8 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/slot_attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "refrain/kernels/scores-inl.h"
-#include "refrain/kernels/tile-inl.h"
+#include "refrain/kernels/attention/scores-inl.h"
+#include "refrain/kernels/matmul/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_SLOT_ATTENTION_ONCE
 #define REFRAIN_KERNELS_SLOT_ATTENTION_ONCE

@@ -15,7 +15,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
-#include "refrain/kernels/step_product.h"
+#include "refrain/kernels/matmul/step_product.h"
 
 namespace refrain::kernels {
 

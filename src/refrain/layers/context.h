@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "refrain/base/arena.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain {
 

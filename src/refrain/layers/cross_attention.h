@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/cross_attention.h"
+#include "refrain/kernels/attention/cross_attention.h"
 #include "refrain/layers/linear.h"
 
 namespace refrain {

@@ -2,7 +2,7 @@
 // row's identity and the column: the same whatever the micro-batch, the threads or recomputation.
 #pragma once
 #include "refrain/base/random.h"
-#include "refrain/kernels/dropout.h"
+#include "refrain/kernels/elementwise/dropout.h"
 #include "refrain/layers/context.h"
 
 namespace refrain {

@@ -5,8 +5,8 @@
 #pragma once
 #include <cmath>
 
-#include "refrain/kernels/activation.h"
-#include "refrain/kernels/bf16.h"
+#include "refrain/kernels/elementwise/activation.h"
+#include "refrain/kernels/matmul/bf16.h"
 #include "refrain/layers/linear.h"
 
 namespace refrain {

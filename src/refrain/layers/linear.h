@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "refrain/base/error.h"
-#include "refrain/kernels/gemm.h"
-#include "refrain/kernels/reduce.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/layers/context.h"
 #include "refrain/layers/param.h"
 

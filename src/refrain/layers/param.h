@@ -20,8 +20,9 @@ inline constexpr size_t bytes_of(Storage) { return sizeof(float); }
 // A learned tensor and the gradient that backward adds to, which has no memory in inference.
 struct Param {
   Tensor w, g;
-  const float* packed = nullptr;  // w once more, as products read it (kernels/gemm.h); or none
-  bool trainable = true;          // or frozen: no step changes it, and g is null
+  const float* packed =
+      nullptr;            // w once more, as products read it (kernels/matmul/gemm.h); or none
+  bool trainable = true;  // or frozen: no step changes it, and g is null
   Storage storage = Storage::kFloat32;
 };
 

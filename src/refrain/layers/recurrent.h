@@ -1,5 +1,5 @@
 // A layer of a classical recurrent cell: the weights of PyTorch's nn.RNN, nn.LSTM and nn.GRU, by
-// their names, and the cell's run over a window (equations: kernels/recurrent.h).
+// their names, and the cell's run over a window (equations: kernels/sequence/recurrent.h).
 //
 //   weight_ih_l0 [G H, D], weight_hh_l0 [G H, H], bias_ih_l0, bias_hh_l0 [G H]
 //
@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/recurrent.h"
+#include "refrain/kernels/sequence/recurrent.h"
 #include "refrain/layers/linear.h"
 
 namespace refrain {

@@ -1,14 +1,14 @@
 // The mixer that the classical cells share: a recurrent layer and, where its width is not the
 // model's, a projection back to it.
 //
-//   y = h, or h W_oᵀ         h: kernels/recurrent.h
+//   y = h, or h W_oᵀ         h: kernels/sequence/recurrent.h
 //
 // `Config` names the cell: kCell, kName and the setting `hidden`.
 #pragma once
 #include <optional>
 #include <vector>
 
-#include "refrain/kernels/reduce.h"
+#include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/layers/recurrent.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"

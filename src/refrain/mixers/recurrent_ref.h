@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/recurrent_ref.h"
+#include "refrain/kernels/sequence/recurrent_ref.h"
 #include "refrain/mixers/recurrent.h"
 
 namespace refrain {

@@ -7,8 +7,8 @@
 
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
-#include "refrain/kernels/embedding.h"
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/embedding.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
 
 namespace refrain {
 namespace {

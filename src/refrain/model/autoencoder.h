@@ -6,9 +6,9 @@
 //   y = decoder(z; m; x where it is forced)   model/autoencoder_decoder.h
 //
 // Vectors x are given (an embedding of words) or rows of a table that is learned with the model.
-// The loss is per token (kernels/reconstruction_loss.h). There is no padding: what a mask hides is
-// not in the window, so the last state is the last valid one. A decoder with cross attention can
-// read the encoder's states past the bottleneck: docs/models/autoencoder.md.
+// The loss is per token (kernels/loss/reconstruction_loss.h). There is no padding: what a mask
+// hides is not in the window, so the last state is the last valid one. A decoder with cross
+// attention can read the encoder's states past the bottleneck: docs/models/autoencoder.md.
 #pragma once
 #include <cstdint>
 #include <memory>

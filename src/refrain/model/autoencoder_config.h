@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string>
 
-#include "refrain/kernels/reconstruction_loss.h"
-#include "refrain/kernels/recurrent.h"
+#include "refrain/kernels/loss/reconstruction_loss.h"
+#include "refrain/kernels/sequence/recurrent.h"
 
 namespace refrain {
 

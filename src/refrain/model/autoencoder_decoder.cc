@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/activation.h"
-#include "refrain/kernels/cross_attention_ref.h"
+#include "refrain/kernels/attention/cross_attention_ref.h"
+#include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain {
 

@@ -22,7 +22,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/attention.h"
+#include "refrain/kernels/attention/attention.h"
 #include "refrain/layers/cross_attention.h"
 #include "refrain/layers/recurrent.h"
 #include "refrain/model/autoencoder_config.h"
@@ -72,7 +72,8 @@ class Decoder {
     Tensor start;            // [B, layers S H]
     Tensor context, joined;  // of relu's input and of what W_c reads
     Tensor q, kv, qkv;
-    std::vector<Tensor> p;  // per layer (kernels/recurrent.h): a gru's own, else where da is
+    std::vector<Tensor>
+        p;  // per layer (kernels/sequence/recurrent.h): a gru's own, else where da is
   };
 
   int64_t hidden() const { return config_.hidden; }

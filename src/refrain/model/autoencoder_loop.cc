@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/step_product.h"
+#include "refrain/kernels/matmul/step_product.h"
 #include "refrain/model/autoencoder_decoder.h"
 
 namespace refrain {

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "refrain/kernels/cross_attention_ref.h"
-#include "refrain/kernels/reconstruction_loss.h"
-#include "refrain/kernels/recurrent_ref.h"
+#include "refrain/kernels/attention/cross_attention_ref.h"
+#include "refrain/kernels/loss/reconstruction_loss.h"
+#include "refrain/kernels/sequence/recurrent_ref.h"
 #include "refrain/model/autoencoder_config.h"
 
 namespace refrain {

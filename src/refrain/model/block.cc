@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "refrain/kernels/reduce.h"
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
 #include "refrain/layers/dropout.h"
 
 namespace refrain {

@@ -3,11 +3,11 @@
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/cross_entropy.h"
-#include "refrain/kernels/embedding.h"
-#include "refrain/kernels/gemm.h"
-#include "refrain/kernels/reduce.h"
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/embedding.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
+#include "refrain/kernels/loss/cross_entropy.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/operations.h"
 #include "refrain/model/supervised_rows.h"

@@ -3,10 +3,10 @@
 #include <cstring>
 
 #include "refrain/io/scratch_file.h"
-#include "refrain/kernels/cross_entropy.h"
-#include "refrain/kernels/embedding.h"
-#include "refrain/kernels/reduce.h"
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/embedding.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
+#include "refrain/kernels/loss/cross_entropy.h"
 #include "refrain/layers/dropout.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/supervised_rows.h"

@@ -6,7 +6,7 @@
 #include "refrain/base/parallel.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain {
 namespace {

@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "refrain/kernels/activation_ref.h"
-#include "refrain/kernels/cross_entropy_ref.h"
-#include "refrain/kernels/embedding_ref.h"
-#include "refrain/kernels/rms_norm_ref.h"
+#include "refrain/kernels/elementwise/activation_ref.h"
+#include "refrain/kernels/elementwise/embedding_ref.h"
+#include "refrain/kernels/elementwise/rms_norm_ref.h"
+#include "refrain/kernels/loss/cross_entropy_ref.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/checkpoint.h"
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/layers/context.h"
 
 namespace refrain {

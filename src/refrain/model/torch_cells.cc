@@ -10,7 +10,7 @@
 #include "refrain/base/error.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/kernels/recurrent.h"
+#include "refrain/kernels/sequence/recurrent.h"
 #include "refrain/model/checkpoint.h"
 
 namespace refrain {

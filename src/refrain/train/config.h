@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "refrain/kernels/gemm.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/recompute.h"
 
 namespace refrain {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "refrain/io/safetensors.h"
-#include "refrain/kernels/adamw.h"
+#include "refrain/kernels/elementwise/adamw.h"
 
 namespace refrain {
 

@@ -1,5 +1,6 @@
-// AdamW (Loshchilov & Hutter, 2019) over a model's trainable weights, as docs of kernels/adamw.h
-// define the step. Moments have the layout of the gradients: frozen tensors have none.
+// AdamW (Loshchilov & Hutter, 2019) over a model's trainable weights, as docs of
+// kernels/elementwise/adamw.h define the step. Moments have the layout of the gradients: frozen
+// tensors have none.
 #pragma once
 #include <string>
 

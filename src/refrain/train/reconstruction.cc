@@ -8,7 +8,7 @@
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
-#include "refrain/kernels/embedding.h"
+#include "refrain/kernels/elementwise/embedding.h"
 
 namespace refrain {
 namespace {

@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "refrain/kernels/attention.h"
-#include "refrain/kernels/bf16.h"
-#include "refrain/kernels/rope.h"
+#include "refrain/kernels/attention/attention.h"
+#include "refrain/kernels/elementwise/rope.h"
+#include "refrain/kernels/matmul/bf16.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/attention_ref.h"
+#include "refrain/kernels/attention/attention_ref.h"
 #include "refrain/mixers/attention/attention.h"
 
 namespace refrain {

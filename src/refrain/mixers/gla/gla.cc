@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "refrain/kernels/rms_norm.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
 #include "refrain/mixers/gla/kernel.h"
 
 namespace refrain {

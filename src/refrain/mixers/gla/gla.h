@@ -3,7 +3,7 @@
 //
 //   q, k, z, v = x Wqᵀ, key_act(x Wkᵀ), x Wzᵀ, value_act(x Wvᵀ)      one product, biases by choice
 //                with `conv`, q, k and v go through a short convolution first
-//                (kernels/short_conv.h)
+//                (kernels/sequence/short_conv.h)
 //   g = σ(z + b)                       or, low_rank, σ(x Waᵀ Wbᵀ + b)^(1/gate_divisor)
 //   C[t] = diag(g[t]) C[t-1] + k[t]ᵀ v[t]
 //   o[t] = scale q[t] C[t]             then, by choice, its RMSNorm per head, times silu(x Wsᵀ)
@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "refrain/kernels/gla.h"
-#include "refrain/kernels/short_conv.h"
+#include "refrain/kernels/sequence/short_conv.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"

@@ -4,9 +4,9 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/activation_ref.h"
+#include "refrain/kernels/elementwise/activation_ref.h"
 #include "refrain/kernels/gla_ref.h"
-#include "refrain/kernels/short_conv_ref.h"
+#include "refrain/kernels/sequence/short_conv_ref.h"
 #include "refrain/mixers/gla/gla.h"
 
 namespace refrain {

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/activation.h"
+#include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain {
 namespace {

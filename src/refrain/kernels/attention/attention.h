@@ -1,0 +1,94 @@
+// Causal softmax attention in O(T) memory, forward and backward, over all keys or a sparse part.
+//
+//   S = scale q kᵀ (a query sees the keys up to its own position),  P = softmax(S),  o = P v
+//
+// With a window w, the query at position t sees positions t - w + 1 .. t; with a stride s as well
+// (Child et al., 2019), of the positions before these every s-th: those p with (p + 1) % s == 0.
+// Keys that are not seen are skipped, not masked: T w, or T (w + T / s), products instead of T².
+//
+// Blockwise with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al., 2022): S and P
+// exist only as a tile. Forward leaves the maximum and the sum of each query and head, apart: of
+// scores by the million a float32 log-sum-exp has no digit behind the point left. Backward computes
+// the same scores to the bit and from them P:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),
+// dQ = scale dS k,  dK = scale dSᵀ q.
+//
+// Queries may be as large as float32 goes, keys up to 1e28 / head_dim: no score overflows on the
+// way.
+//
+// With dropout (Vaswani et al., 2017), an element of P that multiplies a row of v is zeroed with a
+// probability, or else divided by 1 minus that; the sum that P is normalised by has them all. With
+// m the mask so scaled:  o = (m P) v,  dV = (m P)ᵀ dO,  dP = m (dO vᵀ), the rest as above.
+//
+// Blocks of keys stand at absolute multiples of a fixed length, so what a query gives does not
+// depend on which other queries come in the same call: whole, chunked and stepped are the same to
+// the bit. Grouped queries: query head h reads key/value head h / (heads / kv_heads).
+#pragma once
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+#include "refrain/kernels/matmul/gemm.h"
+
+namespace refrain::kernels {
+
+// Of the probabilities; rate 0 = none. The mask of a query is a row of dropout.h whose columns are
+// the keys, by number in their list (attention_pattern.h), with 2 head + list (0: strided, 1:
+// local) as the last word of the counter: a function of key, row id, head and position.
+struct AttentionDropout {
+  float rate = 0;
+  uint64_t key = 0;
+};
+
+struct AttentionShape {
+  int64_t heads, kv_heads, head_dim;
+  float scale;
+  int64_t q_row, o_row;  // floats from one token's row to the next; heads lie side by side
+  int64_t window = 0, stride = 0;  // 0: all, none. A stride needs a window.
+  AttentionDropout dropout{};
+};
+
+// Rows of keys and values of one sequence, those of the call's tokens and those before them. Within
+// a row, heads lie one after another.
+template <class T>
+struct AttentionKeys {
+  struct Rows {
+    T *k = nullptr, *v = nullptr;
+    int64_t row = 0;  // floats from one to the next
+  };
+  Rows own{};      // of the call's i-th token at row i
+  Rows past{};     // of position p before them at row p % window, or p without a window
+  Rows strided{};  // of the stride's i-th position, if it is before them, at row i
+};
+
+// One sequence: `queries` tokens from position `start` on.
+struct AttentionSequence {
+  int64_t queries, start;
+  const float* q;
+  AttentionKeys<const float> keys;
+  float* o;
+  // [2, heads, queries]: the highest score, as forward multiplied it (scores-inl.h), and log2 of
+  // the sum of 2^(score - highest).
+  float* softmax;
+  const uint64_t* row_ids = nullptr;  // [queries], for dropout only
+};
+
+// Writes o and softmax of every sequence. Takes scratch; does nothing else when it only counts.
+// With Precision::kBf16, products are made by the units there are for that (attention_bf16.h);
+// where there are none, and with others, they are in float32.
+void attention_forward(const AttentionShape&, std::span<const AttentionSequence>, Arena& scratch,
+                       Precision = Precision::kFloat32);
+
+// Gradients of one sequence, in rows like those of q, k, v.
+struct AttentionGradients {
+  const float* d_o;  // rows at o_row
+  float* dq;         // rows at dq_row, overwritten
+  // Own rows are overwritten, or added to with `add`; the others are added to, and null if not
+  // wanted.
+  AttentionKeys<float> keys;
+};
+
+void attention_backward(const AttentionShape&, std::span<const AttentionSequence>,
+                        std::span<const AttentionGradients>, int64_t dq_row, bool add,
+                        Arena& scratch, Precision = Precision::kFloat32);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,73 @@
+// Attention to the rows of another sequence (Bahdanau et al., 2015; Vaswani et al., 2017): every
+// query sees all rows of its sequence's memory, head by head.
+//
+//   S = scale q kᵀ,  P = softmax(S),  o = P v
+//
+// Keys and values are laid out once for products (cross_pack), then read by any number of queries,
+// all at once or one at a time: what a query gives does not depend on which others come with it.
+//
+// Like causal attention (attention.h) this works block by block with a running maximum and sum and
+// leaves them per query and head, so that backward makes P again; or it keeps P whole, which is
+// faster to read and needs memory of queries x keys. The range of queries and keys is the same,
+// too.
+//
+//   dV = Pᵀ dO,   dS = P (dP - rowsum(dO o)),  dP = dO Vᵀ,   dQ = scale dS K,   dK = scale dSᵀ Q
+//
+// dK and dV are chains in ascending order of the queries.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/kernels/matmul/step_product.h"
+
+namespace refrain::kernels {
+
+struct CrossShape {
+  int64_t heads, head_dim;
+  float scale;
+  int64_t width() const { return heads * head_dim; }
+};
+
+// Keys or values of a sequence, [rows, width]: as rows of whole vectors, and transposed in panels.
+struct CrossPack {
+  float *rows = nullptr, *panels = nullptr;  // either may be null if nobody reads it
+};
+int64_t cross_pack_floats(const CrossShape&, int64_t rows);  // of each of the two
+void cross_pack(const CrossShape&, SpacedRows<const float> from, int64_t rows, const CrossPack& to);
+
+// What the queries of a call see, sequence by sequence. Forward reads keys.panels and values.rows,
+// backward the others as well.
+struct CrossMemory {
+  int64_t rows;
+  CrossPack keys, values;
+};
+
+// Queries of one sequence; heads lie side by side in a row.
+struct CrossQueries {
+  int64_t count;
+  SpacedRows<const float> q;
+  SpacedRows<float> o;
+  float* softmax;            // [count, 2, heads]: as in attention.h
+  SpacedRows<float> kept{};  // P, or null: head h at h * kept_head in a query's row
+  int64_t kept_head = 0;
+};
+
+// Memory and queries in pairs. A sequence with queries has a memory of at least one row.
+void cross_forward(const CrossShape&, std::span<const CrossMemory>, std::span<const CrossQueries>,
+                   Arena& scratch);
+
+struct CrossGradients {
+  SpacedRows<const float> d_o;
+  SpacedRows<float> dq;      // overwritten
+  SpacedRows<float> dk, dv;  // added to
+};
+
+void cross_backward_queries(const CrossShape&, std::span<const CrossMemory>,
+                            std::span<const CrossQueries>, std::span<const CrossGradients>,
+                            Arena& scratch);
+void cross_backward_memory(const CrossShape&, std::span<const CrossMemory>,
+                           std::span<const CrossQueries>, std::span<const CrossGradients>,
+                           Arena& scratch);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,238 @@
+#include "refrain/kernels/elementwise/activation.h"
+
+#include "refrain/base/error.h"
+#include "refrain/base/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "refrain/kernels/elementwise/activation.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "refrain/kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// Distribution and density of the standard normal. Φ(-a) = e^(-a^2/2) P(1 / (1 + a/4)) for a >= 0,
+// with P minimax for the relative error (4e-9) up to a = 14.5, where Φ(-a) leaves float's range.
+struct Normal {
+  FloatVec distribution, density;
+};
+HWY_INLINE Normal normal(FloatVec x) {
+  const auto one = constant(1);
+  const auto limit = constant(15);
+  auto a = hn::Abs(x);
+  a = hn::IfThenElse(hn::Gt(a, limit), limit, a);
+  // What rounding the square loses would be magnified by the exponential.
+  const auto square = hn::Mul(a, a), lost = hn::MulSub(a, a, square);
+  const auto half = constant(0.5f);
+  const auto e =
+      hn::Mul(vector_exp(hn::Neg(hn::Mul(half, square))), hn::NegMulAdd(half, lost, one));
+  const auto t = hn::Div(one, hn::MulAdd(constant(0.25f), a, one));
+  auto tail = hn::MulAdd(t, constant(0.01166418606f), constant(-0.03367972715f));
+  for (float c : {-0.0240809391f, 0.1422146915f, -0.09644405082f, 0.1564278925f, 0.04194887278f,
+                  0.1041175122f, 0.09792781518f, 0.09991116847f, -7.419463743e-6f})
+    tail = hn::MulAdd(tail, t, constant(c));
+  tail = hn::Mul(tail, e);
+  return {hn::IfThenElse(hn::Lt(x, hn::Zero(FloatTag())), tail, hn::Sub(one, tail)),
+          hn::Mul(e, constant(0.3989422804f))};
+}
+
+struct Silu {
+  static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, logistic(x).p); }
+  static HWY_INLINE FloatVec slope(FloatVec x) {
+    const Logistic s = logistic(x);
+    return hn::Mul(s.p, hn::MulAdd(x, s.q, constant(1)));
+  }
+};
+struct Gelu {
+  static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, normal(x).distribution); }
+  static HWY_INLINE FloatVec slope(FloatVec x) {
+    const Normal n = normal(x);
+    // The density is 0 long before x is infinite.
+    return hn::MulAdd(clamp(x, constant(-20), constant(20)), n.density, n.distribution);
+  }
+};
+struct GeluTanh {
+  static constexpr float kScale = 1.5957691216f;    // 2 sqrt(2/π)
+  static constexpr float kCubic = 0.071354816272f;  // 0.044715 times that
+  // Wide enough for σ(2u) to reach 0 and 1, and no square overflows.
+  static HWY_INLINE FloatVec bounded(FloatVec x) { return clamp(x, constant(-20), constant(20)); }
+  static HWY_INLINE Logistic gate(FloatVec x) {
+    return logistic(hn::Mul(x, hn::MulAdd(constant(kCubic), hn::Mul(x, x), constant(kScale))));
+  }
+  static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, gate(bounded(x)).p); }
+  static HWY_INLINE FloatVec slope(FloatVec x) {
+    x = bounded(x);
+    const Logistic s = gate(x);
+    const auto du = hn::MulAdd(constant(3 * kCubic), hn::Mul(x, x), constant(kScale));
+    return hn::Mul(s.p, hn::MulAdd(hn::Mul(x, du), s.q, constant(1)));
+  }
+};
+struct Sigmoid {
+  static HWY_INLINE FloatVec value(FloatVec x) { return logistic(x).p; }
+  static HWY_INLINE FloatVec slope(FloatVec x) {
+    const Logistic s = logistic(x);
+    return hn::Mul(s.p, s.q);
+  }
+};
+struct Tanh {
+  static HWY_INLINE FloatVec value(FloatVec x) { return vector_tanh(x); }
+  // 1 - tanh(x)^2 = 4 σ(2x) (1 - σ(2x))
+  static HWY_INLINE FloatVec slope(FloatVec x) {
+    return hn::Mul(constant(4), Sigmoid::slope(hn::Add(x, x)));
+  }
+};
+
+template <class F>
+void forward_elements(ConstTensor x, Tensor y) {
+  parallel_ranges(x.size(), kTaskElements, [&](int64_t begin, int64_t end) HWY_ATTR {
+    each(end - begin, [&](auto at, int64_t i) HWY_ATTR {
+      at.store(F::value(at.load(x.data + begin + i)), y.data + begin + i);
+    });
+  });
+}
+
+template <class F>
+void backward_elements(ConstTensor x, ConstTensor dy, Tensor dx) {
+  parallel_ranges(x.size(), kTaskElements, [&](int64_t begin, int64_t end) HWY_ATTR {
+    each(end - begin, [&](auto at, int64_t i) HWY_ATTR {
+      const auto slope = F::slope(at.load(x.data + begin + i));
+      at.store(hn::Mul(at.load(dy.data + begin + i), slope), dx.data + begin + i);
+    });
+  });
+}
+
+void activation_forward(Activation f, ConstTensor x, Tensor y) {
+  switch (f) {
+    case Activation::kSilu:
+      return forward_elements<Silu>(x, y);
+    case Activation::kGelu:
+      return forward_elements<Gelu>(x, y);
+    case Activation::kGeluTanh:
+      return forward_elements<GeluTanh>(x, y);
+    case Activation::kSigmoid:
+      return forward_elements<Sigmoid>(x, y);
+    case Activation::kTanh:
+      return forward_elements<Tanh>(x, y);
+  }
+}
+
+void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx) {
+  switch (f) {
+    case Activation::kSilu:
+      return backward_elements<Silu>(x, dy, dx);
+    case Activation::kGelu:
+      return backward_elements<Gelu>(x, dy, dx);
+    case Activation::kGeluTanh:
+      return backward_elements<GeluTanh>(x, dy, dx);
+    case Activation::kSigmoid:
+      return backward_elements<Sigmoid>(x, dy, dx);
+    case Activation::kTanh:
+      return backward_elements<Tanh>(x, dy, dx);
+  }
+}
+
+HWY_INLINE FloatVec swiglu(FloatVec gate, FloatVec up) { return hn::Mul(Silu::value(gate), up); }
+
+template <class T>
+void swiglu_forward(TensorOf<const T> gate_up, Tensor out) {
+  const int64_t n = out.cols();
+  parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
+    const T *gate = gate_up.row(row), *up = gate + n;
+    float* to = out.row(row);
+    each(n, [&](auto at, int64_t i)
+                HWY_ATTR { at.store(swiglu(at.load(gate + i), at.load(up + i)), to + i); });
+  });
+}
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
+  const int64_t n = out.cols();
+  parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
+    const float *gate = gate_up.row(row), *up = gate + n;
+    BFloat16 *to_gate = narrow.row(row), *to_up = to_gate + n;
+    float* to = out.row(row);
+    each(n, [&](auto at, int64_t i) HWY_ATTR {
+      const FloatVec x = rounded_to_bf16(at.load(gate + i)), u = rounded_to_bf16(at.load(up + i));
+      at.store(x, to_gate + i);
+      at.store(u, to_up + i);
+      at.store(swiglu(x, u), to + i);
+    });
+  });
+}
+
+// dgate = dout up silu'(gate), dup = dout silu(gate)
+template <class T>
+void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_up) {
+  const int64_t n = dout.cols();
+  parallel_rows(dout.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
+    const T *gate = gate_up.row(row), *up = gate + n;
+    const float* d = dout.row(row);
+    float *dgate = dgate_up.row(row), *dup = dgate + n;
+    each(n, [&](auto at, int64_t i) HWY_ATTR {
+      const auto x = at.load(gate + i), u = at.load(up + i), g = at.load(d + i);
+      const Logistic s = logistic(x);
+      const auto slope = hn::Mul(s.p, hn::MulAdd(x, s.q, constant(1)));
+      at.store(hn::Mul(hn::Mul(g, u), slope), dgate + i);
+      at.store(hn::Mul(g, hn::Mul(x, s.p)), dup + i);
+    });
+  });
+}
+
+// What is exported has one signature a name.
+void swiglu_forward_float(ConstTensor gate_up, Tensor out) { swiglu_forward(gate_up, out); }
+void swiglu_forward_narrow(TensorOf<const BFloat16> gate_up, Tensor out) {
+  swiglu_forward(gate_up, out);
+}
+void swiglu_backward_float(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
+  swiglu_backward(gate_up, dout, dgate_up);
+}
+void swiglu_backward_narrow(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+  swiglu_backward(gate_up, dout, dgate_up);
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace refrain::kernels {
+HWY_EXPORT(activation_forward);
+HWY_EXPORT(activation_backward);
+HWY_EXPORT(swiglu_forward_float);
+HWY_EXPORT(swiglu_forward_narrow);
+HWY_EXPORT(swiglu_forward_rounded);
+HWY_EXPORT(swiglu_backward_float);
+HWY_EXPORT(swiglu_backward_narrow);
+
+void activation_forward(Activation f, ConstTensor x, Tensor y) {
+  REFRAIN_CHECK(y.size() == x.size());
+  HWY_DYNAMIC_DISPATCH(activation_forward)(f, x, y);
+}
+void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx) {
+  REFRAIN_CHECK(dy.size() == x.size() && dx.size() == x.size());
+  HWY_DYNAMIC_DISPATCH(activation_backward)(f, x, dy, dx);
+}
+void swiglu_forward(ConstTensor gate_up, Tensor out) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_float)(gate_up, out);
+}
+void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_narrow)(gate_up, out);
+}
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
+  REFRAIN_CHECK(narrow.cols() == gate_up.cols() && narrow.rows() == gate_up.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_rounded)(gate_up, narrow, out);
+}
+void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
+  REFRAIN_CHECK(dgate_up.size() == gate_up.size());
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_float)(gate_up, dout, dgate_up);
+}
+void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+  REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
+  REFRAIN_CHECK(dgate_up.size() == gate_up.size());
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_narrow)(gate_up, dout, dgate_up);
+}
+
+}  // namespace refrain::kernels
+#endif  // HWY_ONCE

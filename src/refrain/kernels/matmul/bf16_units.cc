@@ -1,0 +1,170 @@
+// The kernels of gemm_bf16.h, and which of them this machine can run. They are compiled for their
+// instructions function by function; nothing else of the program needs them.
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "refrain/kernels/isa.h"
+#include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/gemm_bf16_ref.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#define REFRAIN_BF16_UNITS 1
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace refrain::kernels {
+namespace {
+
+#ifdef REFRAIN_BF16_UNITS
+
+// Tiles 0-3: C by quarters; 4, 5: the halves of A; 6, 7: of B. All have 16 rows of 64 bytes.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+__attribute__((target("amx-tile"))) void amx_begin() {
+  static const TileConfig config;
+  _tile_loadconfig(&config);
+}
+__attribute__((target("amx-tile"))) void amx_end() { _tile_release(); }
+
+__attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, const float* b,
+                                                            int64_t grains, float* c, int64_t c_row,
+                                                            bool add) {
+  const auto step = static_cast<size_t>(c_row) * sizeof(float);
+  if (add) {
+    _tile_loadd(0, c, step);
+    _tile_loadd(1, c + 16, step);
+    _tile_loadd(2, c + 16 * c_row, step);
+    _tile_loadd(3, c + 16 * c_row + 16, step);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t g = 0; g < grains; ++g, a += kGrainPairs, b += kGrainPairs) {
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + kGrainPairs / 2, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + kGrainPairs / 2, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c, step);
+  _tile_stored(1, c + 16, step);
+  _tile_stored(2, c + 16 * c_row, step);
+  _tile_stored(3, c + 16 * c_row + 16, step);
+}
+
+__attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, const float* b,
+                                                                int64_t grains, float* c,
+                                                                int64_t c_row, bool add) {
+  constexpr int kRows = 8;
+  for (int64_t i = 0; i < kBf16Block; i += kRows, a += kRows * 16, c += kRows * c_row) {
+    __m512 left[kRows], right[kRows];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      left[m] = add ? _mm512_loadu_ps(c + m * c_row) : _mm512_setzero_ps();
+      right[m] = add ? _mm512_loadu_ps(c + m * c_row + 16) : _mm512_setzero_ps();
+    }
+    for (int64_t g = 0; g < grains; ++g) {
+      const float *rows = a + g * kGrainPairs, *columns = b + g * kGrainPairs;
+      for (int64_t p = 0; p < 16; ++p) {
+        const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + p * 16));
+        const auto b1 =
+            reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + kGrainPairs / 2 + p * 16));
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) {
+          const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(rows[m * 16 + p]));
+          left[m] = _mm512_dpbf16_ps(left[m], pair, b0);
+          right[m] = _mm512_dpbf16_ps(right[m], pair, b1);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      _mm512_storeu_ps(c + m * c_row, left[m]);
+      _mm512_storeu_ps(c + m * c_row + 16, right[m]);
+    }
+  }
+}
+
+bool has_avx512_bf16() {
+  uint32_t a, b, c, d;
+  return __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+         (a & 1u << 5);
+}
+
+// The processor has tiles, and the system lets this process use them.
+bool has_amx() {
+  uint32_t a, b, c, d;
+  constexpr uint32_t kBf16 = 1u << 22, kTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0)
+    return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of arch_prctl
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Small whole numbers: every sum is exact, whatever its order.
+bool sums_are_right(const Bf16Kernel& kernel) {
+  constexpr int64_t kGrains = 2;
+  alignas(64) float a[kGrains * kGrainPairs], b[kGrains * kGrainPairs];
+  alignas(64) float got[kBf16Block * kBf16Block], want[kBf16Block * kBf16Block];
+  const auto pair = [](int64_t i) {
+    const auto half = [](int64_t n) {
+      return uint32_t{BFloat16::of(static_cast<float>(n % 13 - 6)).bits};
+    };
+    return std::bit_cast<float>(half(7 * i) | half(5 * i + 3) << 16);
+  };
+  for (int64_t i = 0; i < kGrains * kGrainPairs; ++i) a[i] = pair(i), b[i] = pair(3 * i + 1);
+  std::fill(got, got + kBf16Block * kBf16Block, 2.0f);
+  std::fill(want, want + kBf16Block * kBf16Block, 2.0f);
+  if (kernel.begin) kernel.begin();
+  kernel.block(a, b, kGrains, got, kBf16Block, true);
+  if (kernel.end) kernel.end();
+  bf16_block_ref(a, b, kGrains, want, kBf16Block, true);
+  return std::equal(got, got + kBf16Block * kBf16Block, want);
+}
+
+#endif
+
+struct Found {
+  std::array<Bf16Kernel, 2> kernels{};
+  size_t count = 0;
+
+  Found() {
+#ifdef REFRAIN_BF16_UNITS
+    const Bf16Kernel amx{"AMX", amx_block, amx_begin, amx_end};
+    const Bf16Kernel avx512{"AVX512-BF16", avx512_block, nullptr, nullptr};
+    const Isa limit = isa_limit();
+    if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
+    if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))
+      kernels[count++] = avx512;
+#endif
+  }
+};
+
+}  // namespace
+
+std::span<const Bf16Kernel> bf16_kernels() {
+  static const Found found;
+  return {found.kernels.data(), found.count};
+}
+
+const Bf16Kernel* bf16_kernel() {
+  const auto all = bf16_kernels();
+  return all.empty() ? nullptr : &all.front();
+}
+
+}  // namespace refrain::kernels

@@ -1,0 +1,67 @@
+// The three matrix products of a linear map y = x wᵀ, with w [N, K] stored as files store it.
+//
+//   linear_forward           y[M, N]  = x wᵀ       reduces over K
+//   linear_backward_input    dx[M, K] = dy w       reduces over N
+//   linear_backward_weight   dw[N, K] += dyᵀ x     reduces over the M rows; dw may be null
+//
+// Every element is one chain of fused multiply-adds in ascending order of the reduced index. So no
+// result depends on blocking, threads, or how many rows go in one call, and a weight gradient is
+// the same to the bit when its rows come in several calls (micro-batches).
+#pragma once
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+
+namespace refrain::kernels {
+
+// An operand read through strides: element (i, j) is data[i * row + j * col].
+struct Strided {
+  const float* data;
+  int64_t row, col;
+};
+
+// How operands enter a product. It comes out as float32 in any case.
+enum class Precision : uint8_t {
+  kFloat32,
+  // Rounded to bfloat16, and multiplied by the units there are for that
+  // (kernels/matmul/gemm_bf16.h), or as float32 where there are none: slower than those, and not
+  // the same to the last bit.
+  kBf16,
+  // Rounded to 16-bit integers with scales that many numbers share (kernels/matmul/gemm_int16.h).
+  kInt16,
+};
+
+// What rounds operands reduces rows in groups that are cut from the start of each piece. A piece
+// may be given in several calls that are cut at multiples of so many rows.
+inline constexpr int64_t kRowGroup = 64;
+
+struct Arithmetic {
+  Precision precision = Precision::kFloat32;
+  // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: features are.
+  std::span<const int32_t> pieces{};
+};
+
+// C[M, N] = A[M, K] B[K, N], or C + A B with `add`; C has row stride c_row. Takes a packing buffer
+// from `scratch`; does nothing else when scratch only counts. `packed`: Bᵀ by pack_weight(), or
+// null, which gives the same numbers: packing B anew for every call costs more than the product
+// itself when A has few rows. One of the steps of A is 1.
+void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
+          Arena& scratch, const float* packed = nullptr, const Arithmetic& = {});
+
+void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch,
+                    const float* packed = nullptr, const Arithmetic& = {});
+void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
+                           const Arithmetic& = {});
+void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
+                            const Arithmetic& = {});
+
+// Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
+// every instruction set.
+inline constexpr int64_t kWeightPanel = 32;
+inline int64_t packed_size(int64_t N, int64_t K) {
+  return (N + kWeightPanel - 1) / kWeightPanel * kWeightPanel * K;
+}
+void pack_weight(ConstTensor w, float* to);
+
+}  // namespace refrain::kernels

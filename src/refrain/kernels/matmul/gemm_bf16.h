@@ -1,0 +1,41 @@
+// Products of operands rounded to bfloat16, summed in float32, on the units that some processors
+// have for them: AMX tiles, or AVX-512's dot products of pairs.
+//
+// The reduced index is cut into grains of up to 32: a grain is what one tile instruction reduces,
+// and its sum is rounded on its own. So that no result depends on how the work is cut, grains are
+// fixed: from 0 on for features, and from the start of each piece where rows are reduced.
+#pragma once
+#include <span>
+
+#include "refrain/base/arena.h"
+#include "refrain/kernels/matmul/gemm.h"
+
+namespace refrain::kernels {
+
+inline constexpr int64_t kGrain = 32;      // of the reduced index
+inline constexpr int64_t kBf16Block = 32;  // rows and columns of C that a kernel works at a time
+inline constexpr int64_t kGrainPairs = kBf16Block * kGrain / 2;
+
+// C [32, 32] (+)= A B over `grains` grains. Operands are pairs of numbers of a grain, the
+// first in the lower half of a float's bits, the same two of either operand, per grain and half of
+// the 32 rows or columns:
+//   a  [grain][half][16 rows][16 pairs]       b  [grain][half][16 pairs][16 columns]
+struct Bf16Kernel {
+  const char* name;
+  void (*block)(const float* a, const float* b, int64_t grains, float* c, int64_t c_row, bool add);
+  void (*begin)();  // before the first block of a task, and after the last one; or null
+  void (*end)();
+};
+
+// The best that this machine has, the system allows and that passes a check of its sums; null when
+// there is none. Found out once.
+const Bf16Kernel* bf16_kernel();
+// All of these that the machine has: for tests.
+std::span<const Bf16Kernel> bf16_kernels();
+
+// As gemm(). `pieces`: offsets of what the reduced index is made of, [pieces + 1] from 0 to K;
+// empty for one piece.
+void gemm_bf16(const Bf16Kernel&, Strided a, Strided b, float* c, int64_t c_row, int64_t M,
+               int64_t N, int64_t K, bool add, std::span<const int32_t> pieces, Arena& scratch);
+
+}  // namespace refrain::kernels

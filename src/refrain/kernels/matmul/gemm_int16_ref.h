@@ -1,0 +1,56 @@
+// gemm_int16() in plain loops, element by element. `fused`: whether the instruction set at hand
+// rounds a product and a sum together.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+
+#include "refrain/kernels/matmul/gemm_int16.h"
+
+namespace refrain::kernels {
+
+// n numbers, `step` apart: the integer i-th and the scale they share.
+struct Int16Grain {
+  const float* data;
+  int64_t step, n;
+  int32_t largest;
+  bool fused;
+
+  float magnitude() const {
+    float most = 0;
+    for (int64_t i = 0; i < n; ++i) most = std::max(most, std::abs(data[i * step]));
+    return most;
+  }
+  float scale() const {
+    return magnitude() > 0x1p-100f ? magnitude() / static_cast<float>(largest) : 0;
+  }
+  int64_t integer(int64_t i) const {
+    if (scale() == 0) return 0;
+    const float inverse = static_cast<float>(largest) / magnitude(), x = data[i * step];
+    const double product = fused ? static_cast<double>(x) * static_cast<double>(inverse)
+                                 : static_cast<double>(x * inverse);
+    return static_cast<int64_t>(std::nearbyint(product));
+  }
+};
+
+// C[i, j] of A B, or of c + A B.
+inline float gemm_int16_ref(Strided a, Strided b, int64_t i, int64_t j, int64_t K, float c,
+                            std::span<const int32_t> pieces, bool fused) {
+  const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
+  const int32_t largest = int16_largest(most), whole[] = {0, static_cast<int32_t>(K)};
+  if (pieces.empty()) pieces = whole;
+  for (size_t p = 0; p + 1 < pieces.size(); ++p)
+    for (int64_t k = pieces[p]; k < pieces[p + 1]; k += most) {
+      const int64_t n = std::min<int64_t>(most, pieces[p + 1] - k);
+      const Int16Grain x{a.data + i * a.row + k * a.col, a.col, n, largest, fused};
+      const Int16Grain y{b.data + k * b.row + j * b.col, b.row, n, largest, fused};
+      int64_t sum = 0;
+      for (int64_t m = 0; m < n; ++m) sum += x.integer(m) * y.integer(m);
+      const float scale = x.scale() * y.scale();
+      c = fused ? std::fma(static_cast<float>(sum), scale, c) : c + static_cast<float>(sum) * scale;
+    }
+  return c;
+}
+
+}  // namespace refrain::kernels

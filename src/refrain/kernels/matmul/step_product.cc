@@ -1,0 +1,116 @@
+#include "refrain/kernels/matmul/step_product.h"
+
+#include <algorithm>
+
+#include "refrain/base/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/step_product.cc"
+#include "hwy/cache_control.h"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "refrain/kernels/matmul/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+constexpr int64_t kRowsTogether = 4 * kTileRows;
+
+// Columns j .. j + n of row i: from the product to where it belongs.
+HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t i, int64_t j,
+                           int64_t n, const float* p) {
+  const size_t row = static_cast<size_t>(i);
+  float* y = out.y.data ? out.y[i] + j : nullptr;
+  float* also = out.also.empty() ? nullptr : out.also[row] + j;
+  const float* gate = out.where_positive.empty() ? nullptr : out.where_positive[row] + j;
+  const float* bias = w.bias ? w.bias + j : nullptr;
+  const auto zero = hn::Zero(FloatTag());
+  each(n, [&](auto at, int64_t k) HWY_ATTR {
+    auto v = at.load(p + k);
+    if (bias) v = hn::Add(v, at.load(bias + k));
+    if (out.relu) v = hn::Max(v, zero);
+    if (gate) v = hn::IfThenElseZero(hn::Gt(at.load(gate + k), zero), v);
+    if (y) at.store(v, y + k);
+    if (also) at.store(v, also + k);
+  });
+}
+
+// Rows [i0, i0 + n), n <= kRowsTogether, and one panel, a stretch of K at a time: it comes from far
+// with the first tile of rows and is near for the others, while they ask for the next panel's.
+HWY_INLINE void step_panel(const StepWeights& w, SpacedRows<const float> x, int64_t i0, int64_t n,
+                           const StepOutput& out, int64_t j, int64_t cols, const float* panel,
+                           const float* next) {
+  constexpr int64_t kStretch = 64, kLine = 64 / sizeof(float);
+  const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
+  HWY_ALIGN float p[kRowsTogether * kMaxPanel];
+  for (int64_t i = 0; i < n && out.add; ++i) std::copy_n(out.y[i0 + i] + j, cols, p + i * NR);
+  for (int64_t k = 0; k < w.K; k += kStretch) {
+    const int64_t depth = std::min(kStretch, w.K - k);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = n * t / tiles, rows = n * (t + 1) / tiles - first;
+      for (int64_t r = depth * t / tiles; next && r < depth * (t + 1) / tiles; ++r)
+        for (int64_t line = 0; line < NR; line += kLine)
+          hwy::Prefetch(next + (k + r) * kWeightPanel + line);
+      tile_of<Rows::kApart>(rows, x[i0 + first] + k, x.row, panel + k * kWeightPanel, kWeightPanel,
+                            depth, p + first * NR, NR, NR, out.add || k > 0);
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) finish_row(w, out, i0 + i, j, cols, p + i * NR);
+}
+
+void step_panels(const StepWeights& w, SpacedRows<const float> x, int64_t n, const StepOutput& out,
+                 int64_t first, int64_t last) {
+  const int64_t NR = tile_cols(), depth = w.panel_depth > 0 ? w.panel_depth : w.K;
+  const auto at = [&](int64_t panel) {
+    const int64_t j = panel * NR;
+    return w.packed + j / kWeightPanel * depth * kWeightPanel + j % kWeightPanel;
+  };
+  for (int64_t panel = first; panel < last; ++panel) {
+    const int64_t j = panel * NR, cols = std::min(NR, w.N - j);
+    for (int64_t i0 = 0; i0 < n; i0 += kRowsTogether)
+      step_panel(w, x, i0, std::min(kRowsTogether, n - i0), out, j, cols, at(panel),
+                 i0 == 0 && panel + 1 < last ? at(panel + 1) : nullptr);
+  }
+}
+
+void step_product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
+                  const StepOutput& out) {
+  const int64_t panels = (w.N + tile_cols() - 1) / tile_cols();
+  const int64_t tasks = std::min<int64_t>(panels, threads());
+  parallel_for(
+      tasks,
+      [&](int64_t task) {
+        step_panels(w, x, n, out, panels * task / tasks, panels * (task + 1) / tasks);
+      },
+      2 * n * w.N * w.K);
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace refrain::kernels {
+HWY_EXPORT(step_product);
+
+void step_product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
+                  const StepOutput& out) {
+  if (n > 0) HWY_DYNAMIC_DISPATCH(step_product)(w, x, n, out);
+}
+
+void pack_columns(ConstTensor w, float* to) {
+  const int64_t N = w.rows(), K = w.cols(), panels = (K + kWeightPanel - 1) / kWeightPanel;
+  parallel_for(
+      panels,
+      [&](int64_t p) {
+        const int64_t j = p * kWeightPanel, n = std::min(kWeightPanel, K - j);
+        float* panel = to + j * N;
+        for (int64_t r = 0; r < N; ++r, panel += kWeightPanel) {
+          std::copy_n(w.row(r) + j, n, panel);
+          std::fill(panel + n, panel + kWeightPanel, 0.0f);
+        }
+      },
+      kPackingCost * N * K);
+}
+
+}  // namespace refrain::kernels
+#endif  // HWY_ONCE

@@ -1,0 +1,83 @@
+// The time loops of the classical recurrent cells, with the equations, the order of gates and the
+// weights of PyTorch's nn.RNN (tanh), nn.LSTM and nn.GRU. What depends on the input alone,
+// a = x W_ihᵀ + b_ih, is made outside for all rows at once; the loop adds what comes from the step
+// before, p = h[t-1] W_hhᵀ + b_hh:
+//
+//   rnn              h = tanh(a + p)                                          Elman, 1990
+//   lstm  i f g o    i, f, o = σ(a + p),  g = tanh(a + p)                     Hochreiter and
+//                    c = f ⊙ c[t-1] + i ⊙ g,  h = o ⊙ tanh(c)                 Schmidhuber, 1997
+//   gru   r z n      r, z = σ(a + p),  n = tanh(a + r ⊙ p)                    Cho et al., 2014
+//                    h = (1 - z) ⊙ n + z ⊙ h[t-1]
+//
+// G gates and a state of S vectors a unit. Pieces of many lengths run side by side, the longest
+// first, so that those still running are the first ones: no step is spent on padding. Every product
+// is one chain in ascending order (tile-inl.h), so no bit depends on threads or on what else runs.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "refrain/base/arena.h"
+#include "refrain/base/tensor.h"
+#include "refrain/kernels/matmul/gemm.h"
+
+namespace refrain::kernels {
+
+enum class Cell { kRnn, kLstm, kGru };
+inline constexpr std::array<std::string_view, 3> kCellNames = {"rnn", "lstm", "gru"};
+constexpr std::string_view name_of(Cell cell) { return kCellNames[static_cast<size_t>(cell)]; }
+constexpr std::optional<Cell> cell_named(std::string_view name) {
+  for (const Cell cell : {Cell::kRnn, Cell::kLstm, Cell::kGru})
+    if (name_of(cell) == name) return cell;
+  return std::nullopt;
+}
+
+// G: rnn 1, lstm 4, gru 3
+constexpr int64_t gates_of(Cell cell) {
+  return cell == Cell::kLstm ? 4 : cell == Cell::kGru ? 3 : 1;
+}
+// S: h, and an lstm's c
+constexpr int64_t states_of(Cell cell) { return cell == Cell::kLstm ? 2 : 1; }
+
+// A stretch of a sequence: rows first .. first + length of every [R, ...] tensor.
+struct RecurrentPiece {
+  int64_t first, length;
+  const float* found;  // [S H]: the state before it, h first
+};
+
+// A row for every step of every piece.
+struct RecurrentRows {
+  Tensor gates;    // [R, G H]: forward finds a, leaves the gates; backward leaves da
+  Tensor h;        // [R, H]; for an rnn it may be `gates`
+  Tensor extra{};  // [R, H]: lstm: c, gru: p of n; backward leaves it
+};
+
+struct RecurrentWeights {
+  ConstTensor w_hh, b_hh;  // [G H, H], [G H]
+  // w_hh by pack_weight() (gemm.h), or null: forward packs it anew, which is longer than a step.
+  const float* packed = nullptr;
+  // w_hh by pack_columns() (step_product.h), or null, likewise for backward.
+  const float* packed_columns = nullptr;
+};
+
+struct RecurrentGradients {
+  ConstTensor dh;  // [R, H]: from what reads h
+  // Per piece [S H], or none: in, of the state it left; out, of the state it found.
+  std::span<float* const> dstate{};
+  Tensor dp{};  // [R, G H], gru only: of p. The others' is da.
+};
+
+// Like products, these take their buffers from `scratch` and do nothing else when it only counts.
+// With Precision::kInt16, the operands of the product with w_hh are rounded (gemm_int16.h); with
+// kBf16 they are not.
+void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
+                       const RecurrentRows&, Arena& scratch, Precision = Precision::kFloat32);
+// `rows` as forward left them. Nothing comes out for w_hh and b_hh: theirs are dpᵀ h[t-1] and the
+// sum of dp, products over all rows.
+void recurrent_backward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
+                        const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
+                        Precision = Precision::kFloat32);
+
+}  // namespace refrain::kernels

@@ -1,0 +1,198 @@
+#include "refrain/kernels/sequence/short_conv.h"
+
+#include <algorithm>
+#include <array>
+
+#include "refrain/base/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "refrain/kernels/sequence/short_conv.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "refrain/kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// All filters as [taps, channels], so that vectors run along the channels.
+struct Filters {
+  Filters(ConstTensor w, float* memory)
+      : channels(w.rows()), taps(w.cols()), by_tap(memory), zeros(memory + w.size()) {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t i = 0; i < taps; ++i) memory[i * channels + c] = w.row(c)[i];
+    std::fill_n(memory + w.size(), channels, 0.0f);
+  }
+  const float* tap(int64_t i) const { return by_tap + i * channels; }
+
+  int64_t channels, taps;
+  const float *by_tap, *zeros;
+};
+
+// Rows t, t - 1, ... of a piece, one for each tap.
+struct TapRows {
+  TapRows(const Filters& f, const ShortConvPiece& piece, Columns p, int64_t t) {
+    for (int64_t i = 0; i < f.taps; ++i) {
+      const float*& at = row[static_cast<size_t>(i)];
+      if (t >= i)
+        at = p.row(piece.first + t - i);
+      else
+        at = piece.found ? piece.found + (f.taps - 1 + t - i) * f.channels : f.zeros;
+    }
+  }
+  const float* operator[](int64_t i) const { return row[static_cast<size_t>(i)]; }
+
+  std::array<const float*, kShortConvMaxTaps> row;
+};
+
+// Vector c of z.
+template <class At>
+HWY_INLINE FloatVec convolved(At at, const Filters& f, const TapRows& p, int64_t c) {
+  FloatVec z = hn::Mul(at.load(f.tap(0) + c), at.load(p[0] + c));
+  for (int64_t i = 1; i < f.taps; ++i) z = hn::MulAdd(at.load(f.tap(i) + c), at.load(p[i] + c), z);
+  return z;
+}
+
+// f(piece, t) for row t of every piece.
+template <class F>
+HWY_INLINE void parallel_piece_rows(std::span<const ShortConvPiece> pieces, int64_t operations,
+                                    F&& f) {
+  const int64_t rows = pieces.empty() ? 0 : pieces.back().first + pieces.back().rows;
+  parallel_rows(rows, operations, [&](int64_t row) HWY_ATTR {
+    // The last piece that begins here or before: those without rows come before the one that has
+    // this row.
+    const auto after =
+        std::upper_bound(pieces.begin(), pieces.end(), row,
+                         [](int64_t r, const ShortConvPiece& piece) { return r < piece.first; });
+    const ShortConvPiece& piece = *(after - 1);
+    f(piece, row - piece.first);
+  });
+}
+
+void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns y,
+                  float* memory) {
+  const Filters filters(w, memory);
+  parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
+    const TapRows rows(filters, piece, p, t);
+    float* to = y.row(piece.first + t);
+    each(filters.channels, [&](auto at, int64_t c) HWY_ATTR {
+      const FloatVec z = convolved(at, filters, rows, c);
+      at.store(hn::Mul(z, logistic(z).p), to + c);
+    });
+  });
+}
+
+// dz = dy silu'(z), in the place of dy, and dw [taps, channels] += dz[t] p[t-i].
+void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, Columns p,
+                      Columns dy, float* dw) {
+  const int64_t rows = pieces.empty() ? 0 : pieces.back().first + pieces.back().rows;
+  parallel_columns(rows * f.taps, f.channels, [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (const ShortConvPiece& piece : pieces)
+      for (int64_t t = 0; t < piece.rows; ++t) {
+        const TapRows from(f, piece, p, t);
+        float* d = dy.row(piece.first + t);
+        each(end - begin, [&](auto at, int64_t j) HWY_ATTR {
+          const int64_t c = begin + j;
+          const FloatVec z = convolved(at, f, from, c);
+          const Logistic s = logistic(z);
+          const FloatVec slope = hn::Mul(s.p, hn::MulAdd(z, s.q, constant(1)));
+          const FloatVec dz = hn::Mul(at.load(d + c), slope);
+          at.store(dz, d + c);
+          for (int64_t i = 0; i < f.taps; ++i) {
+            float* sum = dw + i * f.channels + c;
+            at.store(hn::MulAdd(dz, at.load(from[i] + c), at.load(sum)), sum);
+          }
+        });
+      }
+  });
+}
+
+// to = dp of row t, which may be one of those found (t < 0): what rows after the piece gave it,
+// then w_i dz[t+i] of the piece's rows, the last first. That is the order of time, backward, so
+// that a cut between them changes nothing.
+HWY_INLINE void give_row(const Filters& f, const ShortConvPiece& piece, Columns dz, int64_t t,
+                         float* to) {
+  const int64_t left = t - (piece.rows - (f.taps - 1));  // its place among the rows left
+  const float* later = left >= 0 && piece.dstate ? piece.dstate + left * f.channels : f.zeros;
+  const int64_t first = std::max<int64_t>(0, -t), end = std::min(f.taps, piece.rows - t);
+  each(f.channels, [&](auto at, int64_t c) HWY_ATTR {
+    FloatVec sum = at.load(later + c);
+    for (int64_t i = end; i-- > first;)
+      sum = hn::MulAdd(at.load(f.tap(i) + c), at.load(dz.row(piece.first + t + i) + c), sum);
+    at.store(sum, to + c);
+  });
+}
+
+void backward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns dy,
+                   float* memory, float* dw) {
+  const Filters filters(w, memory);
+  backward_filters(filters, pieces, p, dy, dw);
+  parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
+    give_row(filters, piece, dy, t, p.row(piece.first + t));
+  });
+  // Rows found come after all rows have read the gradient of those left, which lies in their place;
+  // it is read at or before where it is written, so the last row goes first.
+  const int64_t past = filters.taps - 1;
+  for (const ShortConvPiece& piece : pieces)
+    for (int64_t t = -1; piece.dstate && t >= -past; --t)
+      give_row(filters, piece, dy, t, piece.dstate + (past + t) * filters.channels);
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace refrain::kernels {
+HWY_EXPORT(forward_rows);
+HWY_EXPORT(backward_rows);
+
+namespace {
+
+// The last rows before what follows: some may be ones that the piece itself found.
+void leave_rows(const ShortConvPiece& piece, Columns p, int64_t past, int64_t channels) {
+  for (int64_t j = 0; j < past; ++j) {
+    const int64_t t = piece.rows - past + j;
+    float* to = piece.left + j * channels;
+    if (t >= 0)
+      std::copy_n(p.row(piece.first + t), channels, to);
+    else if (!piece.found)
+      std::fill_n(to, channels, 0.0f);
+    else if (const float* from = piece.found + (past + t) * channels; from != to)
+      std::copy_n(from, channels, to);
+  }
+}
+
+void check(ConstTensor w) {
+  REFRAIN_CHECK(w.rank == 2 && w.cols() >= 2 && w.cols() <= kShortConvMaxTaps);
+}
+
+}  // namespace
+
+void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns y,
+                        Arena& scratch) {
+  check(w);
+  Arena::Frame frame(scratch);
+  const Tensor memory = scratch.take({w.size() + w.rows()});
+  if (scratch.counts_only()) return;
+  HWY_DYNAMIC_DISPATCH(forward_rows)(w, pieces, p, y, memory.data);
+  for (const ShortConvPiece& piece : pieces)
+    if (piece.left) leave_rows(piece, p, w.cols() - 1, w.rows());
+}
+
+void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece> pieces,
+                         Columns p, Columns dy, Arena& scratch) {
+  check(w);
+  Arena::Frame frame(scratch);
+  const Tensor memory = scratch.take({w.size() + w.rows()});
+  const Tensor sums = scratch.take({w.cols(), w.rows()});
+  if (scratch.counts_only()) return;
+  REFRAIN_CHECK(!dw || dw.size() == w.size());
+  // Sums go on from what earlier rows gave.
+  for (int64_t c = 0; c < w.rows(); ++c)
+    for (int64_t i = 0; i < w.cols(); ++i) sums.row(i)[c] = dw ? dw.row(c)[i] : 0;
+  HWY_DYNAMIC_DISPATCH(backward_rows)(w, pieces, p, dy, memory.data, sums.data);
+  for (int64_t c = 0; dw && c < w.rows(); ++c)
+    for (int64_t i = 0; i < w.cols(); ++i) dw.row(c)[i] = sums.row(i)[c];
+}
+
+}  // namespace refrain::kernels
+#endif  // HWY_ONCE

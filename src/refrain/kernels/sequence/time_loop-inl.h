@@ -1,0 +1,131 @@
+// How a recurrence with a product inside runs through time, on one instruction set: pieces of many
+// lengths side by side, the longest first, step after step, shared between threads. What a step
+// does is the caller's. Included once per SIMD target by the kernel files.
+#if defined(REFRAIN_KERNELS_TIME_LOOP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef REFRAIN_KERNELS_TIME_LOOP_INL_H_
+#undef REFRAIN_KERNELS_TIME_LOOP_INL_H_
+#else
+#define REFRAIN_KERNELS_TIME_LOOP_INL_H_
+#endif
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "hwy/highway.h"
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/matmul/tile-inl.h"
+#include "refrain/kernels/sequence/recurrent.h"
+
+#ifndef REFRAIN_KERNELS_TIME_LOOP_ONCE
+#define REFRAIN_KERNELS_TIME_LOOP_ONCE
+namespace refrain::kernels {
+
+// A piece at its place in the order by length.
+struct RecurrentPlace {
+  int64_t first, length;
+  const float* found;
+  float* dstate;  // null: no gradient comes or goes by the state
+};
+
+// The pieces that have steps, longest first.
+inline std::vector<RecurrentPlace> in_order(std::span<const RecurrentPiece> pieces,
+                                            std::span<float* const> dstate) {
+  std::vector<RecurrentPlace> places;
+  for (size_t b = 0; b < pieces.size(); ++b)
+    if (pieces[b].length > 0)
+      places.push_back({pieces[b].first, pieces[b].length, pieces[b].found,
+                        dstate.empty() ? nullptr : dstate[b]});
+  std::stable_sort(places.begin(), places.end(),
+                   [](const auto& a, const auto& b) { return a.length > b.length; });
+  return places;
+}
+
+// Rows at a large power of two from each other fall into the same few cache sets.
+inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
+
+}  // namespace refrain::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// step(t, i0, i1, panel, worker) for every step t, in ascending order or in descending, down to
+// `last`; the places i0 .. i1 all run at t. begin(t, i0, i1, worker) comes before the panels that a
+// worker takes of a step. Threads share the places when the weights, of so many bytes each, fit
+// into a core's cache, since they need not wait for one another then, else the panels of units.
+template <class Begin, class Step>
+void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+               int64_t last, int64_t weight_bytes, Begin&& begin, Step&& step) {
+  constexpr int64_t kCoreCache = 1 << 20;  // bytes
+  const auto B = static_cast<int64_t>(places.size());
+  const int64_t panels = (H + tile_cols() - 1) / tile_cols();
+  const int64_t tasks = std::min<int64_t>(threads(), panels);
+  const int64_t a_row = 2 * gates * H * H;  // operations
+  const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
+  int64_t rows = 0, groups = 1;
+  for (int64_t i = 0; i < B; ++i) rows += length(i);
+  if (gates * H * H * weight_bytes <= kCoreCache)
+    groups = std::min(B, round_up((B + kTileRows - 1) / kTileRows, threads()));
+  std::vector<int64_t> cuts = {0};  // between groups of about as many rows
+  for (int64_t i = 0, sum = 0; i < B; ++i) {
+    sum += length(i);
+    while (sum * groups >= rows * static_cast<int64_t>(cuts.size())) cuts.push_back(i + 1);
+  }
+  parallel_for(
+      groups,
+      [&](int64_t group) {
+        const int64_t i0 = cuts[static_cast<size_t>(group)];
+        const int64_t end = cuts[static_cast<size_t>(group) + 1];
+        if (i0 == end) return;
+        const auto at = [&](int64_t t, int64_t i1) {
+          parallel_for(
+              tasks,
+              [&](int64_t task, int worker) {
+                begin(t, i0, i1, worker);
+                const int64_t first = panels * task / tasks, end = panels * (task + 1) / tasks;
+                // To and fro: the panels that come first are those the cache still holds.
+                for (int64_t p = first; p < end; ++p)
+                  step(t, i0, i1, t % 2 == 0 ? p : first + end - 1 - p, worker);
+              },
+              (i1 - i0) * a_row);
+        };
+        if (forward) {
+          int64_t i1 = end;
+          for (int64_t t = 0; t < length(i0); ++t) {
+            while (length(i1 - 1) <= t) --i1;
+            at(t, i1);
+          }
+        } else {
+          int64_t i1 = i0;
+          for (int64_t t = length(i0) - 1; t >= last; --t) {
+            while (i1 < end && length(i1) > t) ++i1;
+            at(t, i1);
+          }
+        }
+      },
+      rows * a_row);
+}
+
+template <class Step>
+void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+               int64_t last, Step&& step) {
+  time_loop(
+      places, gates, H, forward, last, sizeof(float), [](int64_t, int64_t, int64_t, int) {},
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int)
+          HWY_ATTR { step(t, i0, i1, panel); });
+}
+
+// f(first, count) for the tiles of the places i0 .. i1.
+template <class F>
+HWY_INLINE void each_tile(int64_t i0, int64_t i1, F&& f) {
+  const int64_t rows = i1 - i0, tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t k = 0; k < tiles; ++k) {
+    const int64_t first = rows * k / tiles;
+    f(i0 + first, rows * (k + 1) / tiles - first);
+  }
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+#endif  // include guard, once per target
