@@ -23,7 +23,7 @@ MAY_SEE = {
 }
 # A dependency's headers -> the one door that may include them.
 DOORS = {
-    "hwy/": r"(kernels/.*|mixers/\w+/kernel)(\.cc|-inl\.h)$",
+    "hwy/": r"(kernels/.*|mixers/\w+/(\w+_)?kernel)(\.cc|-inl\.h)$",
     "dnnl": r"bench/gemm\.cc$",  # decision 0003
     "omp.h": r"$^",  # decision 0006
     "thread": r"(base/parallel|bench/gemm)\.cc$",

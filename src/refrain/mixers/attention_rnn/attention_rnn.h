@@ -7,14 +7,14 @@
 // Since q is the same for all rows, so is W_kᵀ q: `fused`, scores are one product of the input with
 // a vector per head, and keys are never computed.
 //
-// Its state is a [heads d], c [heads] and m [heads] of kernels/attention_scan.h, the same size
+// Its state is a [heads d], c [heads] and m [heads] of mixers/attention_rnn/kernel.h, the same size
 // after any number of tokens. docs/models/attention_rnn.md has the derivation.
 #pragma once
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/attention_scan.h"
 #include "refrain/layers/linear.h"
+#include "refrain/mixers/attention_rnn/kernel.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"
 

@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/attention_scan_ref.h"
 #include "refrain/mixers/attention_rnn/attention_rnn.h"
+#include "refrain/mixers/attention_rnn/kernel_ref.h"
 
 namespace refrain {
 

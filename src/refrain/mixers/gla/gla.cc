@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "refrain/kernels/elementwise/rms_norm.h"
-#include "refrain/mixers/gla/kernel.h"
+#include "refrain/mixers/gla/elementwise_kernel.h"
 
 namespace refrain {
 namespace {

@@ -10,16 +10,16 @@
 //   y = o Woᵀ
 //
 // Its state is C of every head and, with `conv`, the last rows of the projections that go through
-// it: the same size after any number of tokens. How it is computed is told in kernels/gla.h and
-// docs/models/gla.md.
+// it: the same size after any number of tokens. How it is computed is told in mixers/gla/kernel.h
+// and docs/models/gla.md.
 #pragma once
 #include <span>
 #include <string>
 #include <vector>
 
-#include "refrain/kernels/gla.h"
 #include "refrain/kernels/sequence/short_conv.h"
 #include "refrain/layers/linear.h"
+#include "refrain/mixers/gla/kernel.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/shape.h"
 

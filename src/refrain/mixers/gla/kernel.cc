@@ -1,51 +1,210 @@
 #include "refrain/mixers/gla/kernel.h"
 
-#include "refrain/base/error.h"
+#include <immintrin.h>
+
+#include <algorithm>
+
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/mixers/gla/kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "refrain/kernels/simd-inl.h"
+#include "refrain/mixers/gla/chunk_kernel-inl.h"
+#include "refrain/mixers/gla/kernel-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-void activate_columns(GlaActivation f, Tensor x, int64_t first, int64_t count) {
-  if (f == GlaActivation::kIdentity) return;
-  parallel_rows(x.rows(), count, [&](int64_t row) HWY_ATTR {
-    float* to = x.row(row) + first;
-    each(count, [&](auto at, int64_t i) HWY_ATTR {
-      const FloatVec v = at.load(to + i);
-      at.store(f == GlaActivation::kTanh ? vector_tanh(v) : logistic(v).p, to + i);
-    });
-  });
+// Where one head of a sequence lies in the row of the token at position `at`.
+struct GlaHead {
+  const GlaShape& shape;
+  int64_t start, h;
+
+  template <class T>
+  T* key(T* rows, int64_t at) const {
+    return rows + (at - start) * shape.row + h * shape.key_dim;
+  }
+  template <class T>
+  T* value(T* rows, int64_t at) const {
+    return rows + (at - start) * shape.row + h * shape.value_dim;
+  }
+  template <class T>
+  T* gate(T* rows, int64_t at) const {
+    return rows + (at - start) * shape.gate_row + h * shape.key_dim;
+  }
+  template <class T>
+  T* out(T* rows, int64_t at) const {
+    return rows + (at - start) * shape.o_row + h * shape.value_dim;
+  }
+  // In a whole state; null stays null.
+  template <class T>
+  T* state(T* states) const {
+    return states ? states + h * shape.key_dim * shape.value_dim : states;
+  }
+  // The state kept at position `at`, a multiple of `every`.
+  template <class T>
+  T* kept(T* states, int64_t at, int64_t every) const {
+    return state(states + (at / every - start / every - 1) * shape.state_size());
+  }
+};
+
+void gla_forward_task(const GlaShape& shape, const GlaSequence& s, const GlaOutputs& out,
+                      int64_t every, int64_t h, float* memory) {
+  const int64_t K = shape.key_dim, V = shape.value_dim, end = s.start + s.tokens;
+  const GlaHead head{shape, s.start, h};
+  Bump take{memory};
+  GlaSteps block;
+  block.K = K, block.V = V, block.kw = lane_width(K), block.vw = lane_width(V);
+  block.q = take(kGlaChunk * block.kw);
+  block.k = take(kGlaChunk * block.kw);
+  block.g = take(kGlaChunk * block.kw);
+  block.v = take(kGlaChunk * block.vw);
+  block.o_row = shape.o_row;
+  float* C = out.left ? head.state(out.left) : take(K * V);
+  if (!s.found)
+    std::fill(C, C + K * V, 0.0f);
+  else if (s.found != out.left)
+    std::copy_n(head.state(s.found), K * V, C);
+
+  for (int64_t at = s.start; at < end;) {
+    const int64_t next = std::min({end, at + kGlaChunk, (at / every + 1) * every});
+    block.steps = next - at;
+    block.o = head.out(out.o, at);
+    copy_rows(head.key(s.q, at), shape.row, block.steps, K, shape.scale, block.steps, block.kw,
+              block.q);
+    copy_rows(head.key(s.k, at), shape.row, block.steps, K, 1, block.steps, block.kw, block.k);
+    copy_rows(head.value(s.v, at), shape.row, block.steps, V, 1, block.steps, block.vw, block.v);
+    gate_rows<false>(shape, head.gate(s.gate, at), block.steps, block.steps, block.kw, block.g,
+                     nullptr);
+    const int64_t more = std::min(kGlaChunk, end - next);
+    prefetch_rows(head.key(s.q, next), shape.row, more, K);
+    prefetch_rows(head.key(s.k, next), shape.row, more, K);
+    prefetch_rows(head.value(s.v, next), shape.row, more, V);
+    prefetch_rows(head.gate(s.gate, next), shape.gate_row, more, K);
+    run_steps(block, C);
+    if (out.kept && next < end && next % every == 0)
+      std::copy_n(C, K * V, head.kept(out.kept, next, every));
+    at = next;
+  }
 }
 
-void swish_gate_forward(ConstTensor n, ConstTensor x, int64_t first, Tensor out) {
-  parallel_rows(n.rows(), n.cols(), [&](int64_t row) HWY_ATTR {
-    const float *from = n.row(row), *gate = x.row(row) + first;
-    float* to = out.row(row);
-    each(n.cols(), [&](auto at, int64_t i) HWY_ATTR {
-      const FloatVec z = at.load(gate + i);
-      at.store(hn::Mul(at.load(from + i), hn::Mul(z, logistic(z).p)), to + i);
-    });
-  });
+// dCᵀ and Cᵀ are [V, kw]: dC comes as that of the state left and goes as that of the state found.
+HWY_NOINLINE void backward_chunk(const GlaChunk& c, const float* C, float* dC) {
+  const FloatTag d;
+  const int64_t K = c.K, V = c.V, R = kGlaChunk, kw = c.kw, vw = c.vw, N = float_lanes();
+  const int64_t rows = c.rows;
+  // dv_j = Σ_{i>=j} A_ij do_i + (k_j ⊙ D_j) dC
+  transpose(c.k, kw, R, K, c.kt, R);
+  scores_by_query(K, kw, rows, c.q, c.g, c.kt, c.a);
+  product<Rows::kApart>(V, R, K, dC, kw, c.kt, R, c.dvt, R, false);
+  product<Rows::kAdjacent>(V, R, rows, c.d_o, vw, c.a, R, c.dvt, R, true);
+  // dA_ij = do_i · v_j
+  transpose(c.v, vw, R, V, c.vt, R);
+  product<Rows::kApart>(rows, R, V, c.d_o, vw, c.vt, R, c.da, R, false);
+
+  product<Rows::kApart>(rows, kw, V, c.d_o, vw, C, kw, c.u, kw, false);
+  product<Rows::kApart>(rows, kw, V, c.v, vw, dC, kw, c.w, kw, false);
+  for (int64_t at = 0; at < kw; at += N) {
+    // dC ⊙ G_n, and the sum over its products with C.
+    FloatVec whole = constant(1);
+    for (int64_t i = 0; i < rows; ++i) whole = hn::Mul(whole, hn::LoadU(d, c.g + i * kw + at));
+    FloatVec sum[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    for (int64_t j = 0; j < V; ++j) {
+      const FloatVec dc = hn::Mul(hn::LoadU(d, dC + j * kw + at), whole);
+      hn::StoreU(dc, d, dC + j * kw + at);
+      sum[j % 4] = hn::MulAdd(dc, hn::LoadU(d, C + j * kw + at), sum[j % 4]);
+    }
+    const FloatVec through = hn::Add(hn::Add(sum[0], sum[1]), hn::Add(sum[2], sum[3]));
+    if (rows == R)
+      KeyGradients<kGlaChunk>(c, at).run(through);
+    else
+      KeyGradients<kGlaHalf>(c, at).run(through);
+  }
+  product<Rows::kAdjacent>(V, kw, rows, c.d_o, vw, c.qg, kw, dC, kw, true);
 }
 
-void swish_gate_backward(ConstTensor n, ConstTensor dout, Tensor x, int64_t first, Tensor dn) {
-  parallel_rows(n.rows(), 2 * n.cols(), [&](int64_t row) HWY_ATTR {
-    const float *from = n.row(row), *grad = dout.row(row);
-    float *gate = x.row(row) + first, *to = dn.row(row);
-    each(n.cols(), [&](auto at, int64_t i) HWY_ATTR {
-      const FloatVec z = at.load(gate + i), d = at.load(grad + i);
-      const Logistic s = logistic(z);
-      const FloatVec slope = hn::Mul(s.p, hn::MulAdd(z, s.q, constant(1)));
-      at.store(hn::Mul(hn::Mul(d, at.load(from + i)), slope), gate + i);
-      at.store(hn::Mul(d, hn::Mul(z, s.p)), to + i);
-    });
-  });
+void gla_backward_task(const GlaShape& shape, const GlaSequence& s, const GlaGradients& grad,
+                       int64_t every, int64_t h, float* memory) {
+  const int64_t K = shape.key_dim, V = shape.value_dim, R = kGlaChunk, N = float_lanes();
+  const int64_t kw = lane_width(K), vw = lane_width(V), begin = s.start;
+  const GlaHead head{shape, begin, h};
+  Bump take{memory};
+  GlaChunk c;
+  c.K = K, c.V = V, c.kw = kw, c.vw = vw;
+  for (float** to : {&c.q, &c.u, &c.w, &c.qg, &c.dq, &c.dk, &c.dz}) *to = take(R * kw);
+  c.d_o = take(R * vw);
+  c.kt = take(K * R);
+  c.a = take(R * R);
+  c.da = take(R * R);
+  c.vt = take(V * R);
+  c.dvt = take(V * R);
+  c.pairs = take(R * (R - 1) / 2 * N);
+  float* dC = take(V * kw);
+  // Of every chunk of a segment: keys, gates and their slopes, values, and the Cᵀ [V, kw] it finds.
+  float* segment = take(0);
+  const auto stand_at = [&](int64_t chunk) {
+    Bump part{segment + chunk * (3 * R * kw + R * vw + V * kw)};
+    c.k = part(R * kw);
+    c.g = part(R * kw);
+    c.slope = part(R * kw);
+    c.v = part(R * vw);
+    return part(0);
+  };
+  const auto load_state = [&](const float* from, float* to) HWY_ATTR {
+    std::fill(to, to + V * kw, 0.0f);
+    if (from) transpose(from, V, K, V, to, kw);
+  };
+
+  load_state(head.state(grad.dstate), dC);
+  for (int64_t end = begin + s.tokens; end > begin;) {
+    const int64_t first = std::max(begin, (end - 1) / every * every);
+    load_state(first == begin ? head.state(s.found) : head.kept(grad.kept, first, every),
+               stand_at(0));
+    int64_t chunks = 0;
+    for (int64_t at = first; at < end; ++chunks) {
+      const int64_t next = std::min(end, (at / R + 1) * R), n = next - at;
+      const float* C = stand_at(chunks);
+      copy_rows(head.key(s.k, at), shape.row, n, K, 1, R, kw, c.k);
+      copy_rows(head.value(s.v, at), shape.row, n, V, 1, R, vw, c.v);
+      gate_rows<true>(shape, head.gate(s.gate, at), n, R, kw, c.g, c.slope);
+      const int64_t more = std::min(R, end - next);
+      prefetch_rows(head.key(s.k, next), shape.row, more, K);
+      prefetch_rows(head.value(s.v, next), shape.row, more, V);
+      prefetch_rows(head.gate(s.gate, next), shape.gate_row, more, K);
+      if (next < end) {
+        const float *k = c.k, *g = c.g, *v = c.v;
+        advance(V, kw, vw, n, k, g, v, C, stand_at(chunks + 1));
+      }
+      at = next;
+    }
+    while (chunks > 0) {
+      const float* C = stand_at(--chunks);
+      const int64_t at = std::max(first, (end - 1) / R * R), n = end - at;
+      c.rows = round_up(n, kGlaHalf);
+      copy_rows(head.key(s.q, at), shape.row, n, K, 1, R, kw, c.q);
+      copy_rows(head.out(grad.d_o, at), shape.o_row, n, V, shape.scale, R, vw, c.d_o);
+      const int64_t before = std::max(begin, (at - 1) / R * R), more = at - before;
+      prefetch_rows(head.key(s.q, before), shape.row, more, K);
+      prefetch_rows(head.out(grad.d_o, before), shape.o_row, more, V);
+      if (chunks == 0) {
+        prefetch_rows(head.key(s.k, before), shape.row, more, K);
+        prefetch_rows(head.value(s.v, before), shape.row, more, V);
+        prefetch_rows(head.gate(s.gate, before), shape.gate_row, more, K);
+      }
+      backward_chunk(c, C, dC);
+
+      give_rows(c.dq, kw, n, K, head.key(grad.dq, at), shape.row);
+      give_through(shape.key_act, c.k, kw, c.dk, kw, n, K, head.key(grad.dk, at), shape.row);
+      give_rows(c.dz, kw, n, K, head.gate(grad.dgate, at), shape.gate_row);
+      float* dv = head.value(grad.dv, at);
+      transpose(c.dvt, R, V, n, dv, shape.row);
+      if (shape.value_act != GlaActivation::kIdentity)
+        give_through(shape.value_act, c.v, vw, dv, shape.row, n, V, dv, shape.row);
+      end = at;
+    }
+  }
+  if (grad.dstate) transpose(dC, kw, V, K, head.state(grad.dstate), V);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -53,22 +212,71 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace refrain::kernels {
-HWY_EXPORT(activate_columns);
-HWY_EXPORT(swish_gate_forward);
-HWY_EXPORT(swish_gate_backward);
+HWY_EXPORT(gla_forward_task);
+HWY_EXPORT(gla_backward_task);
 
-void activate_columns(GlaActivation f, Tensor x, int64_t first, int64_t count) {
-  REFRAIN_CHECK(first >= 0 && first + count <= x.cols());
-  HWY_DYNAMIC_DISPATCH(activate_columns)(f, x, first, count);
+namespace {
+
+// Products of gates run down into denormal numbers, on which processors are a hundred times slower
+// and which no sum here would notice: while one of these lives they are zero.
+class FlushDenormals {
+ public:
+  FlushDenormals() { _mm_setcsr(control_ | 0x8040); }
+  ~FlushDenormals() { _mm_setcsr(control_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned control_ = _mm_getcsr();
+};
+
+// task(sequence, head, worker) for all of them. `operations`: per element of the state and token.
+template <class F>
+void for_each_head(const GlaShape& shape, std::span<const GlaSequence> sequences,
+                   int64_t operations, F&& task) {
+  int64_t tokens = 0;
+  for (const GlaSequence& s : sequences) tokens += s.tokens;
+  parallel_for(
+      static_cast<int64_t>(sequences.size()) * shape.heads,
+      [&](int64_t i, int worker) {
+        const FlushDenormals guard;
+        task(static_cast<size_t>(i / shape.heads), i % shape.heads, worker);
+      },
+      operations * tokens * shape.state_size());
 }
-void swish_gate_forward(ConstTensor n, ConstTensor x, int64_t first, Tensor out) {
-  REFRAIN_CHECK(out.size() == n.size() && x.rows() == n.rows() && first + n.cols() <= x.cols());
-  HWY_DYNAMIC_DISPATCH(swish_gate_forward)(n, x, first, out);
+
+}  // namespace
+
+void gla_forward(const GlaShape& shape, std::span<const GlaSequence> sequences,
+                 std::span<const GlaOutputs> outputs, int64_t every, Arena& scratch) {
+  Arena::Frame frame(scratch);
+  const int64_t K = round_up(shape.key_dim, kGlaChunk), V = round_up(shape.value_dim, kGlaChunk);
+  const Tensor memory = scratch.take({threads(), kGlaChunk * (3 * K + V) + K * V});
+  if (scratch.counts_only()) return;
+  REFRAIN_CHECK(every % kGlaChunk == 0);
+  for_each_head(shape, sequences, 5, [&](size_t b, int64_t h, int worker) {
+    HWY_DYNAMIC_DISPATCH(gla_forward_task)
+    (shape, sequences[b], outputs[b], every, h, memory.row(worker));
+  });
 }
-void swish_gate_backward(ConstTensor n, ConstTensor dout, Tensor x, int64_t first, Tensor dn) {
-  REFRAIN_CHECK(dn.size() == n.size() && dout.size() == n.size());
-  REFRAIN_CHECK(x.rows() == n.rows() && first + n.cols() <= x.cols());
-  HWY_DYNAMIC_DISPATCH(swish_gate_backward)(n, dout, x, first, dn);
+
+void gla_backward(const GlaShape& shape, std::span<const GlaSequence> sequences,
+                  std::span<const GlaGradients> gradients, int64_t every, Arena& scratch) {
+  Arena::Frame frame(scratch);
+  const int64_t R = kGlaChunk, K = round_up(shape.key_dim, R), V = round_up(shape.value_dim, R);
+  int64_t longest = 0;
+  for (const GlaSequence& s : sequences) longest = std::max(longest, s.tokens);
+  // Chunks of a segment, which may start and end inside of one.
+  const int64_t chunks = std::min(every, longest + 2 * R) / R;
+  const Tensor memory =
+      scratch.take({threads(), 7 * R * K + R * V + R * (K + 2 * V + 2 * R) + R * (R - 1) / 2 * R +
+                                   V * K + chunks * (3 * R * K + R * V + V * K)});
+  if (scratch.counts_only()) return;
+  REFRAIN_CHECK(every % R == 0);
+  for_each_head(shape, sequences, 16, [&](size_t b, int64_t h, int worker) {
+    HWY_DYNAMIC_DISPATCH(gla_backward_task)
+    (shape, sequences[b], gradients[b], every, h, memory.row(worker));
+  });
 }
 
 }  // namespace refrain::kernels

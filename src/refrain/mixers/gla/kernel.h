@@ -1,16 +1,75 @@
-// Elementwise parts of the gla mixer: functions of some columns of the projections [R, P].
+// Gated linear attention (Yang et al., 2024, arXiv 2312.06635), forward and backward. Per head,
+// with a matrix state C [K, V] and a gate g = σ(z)^(1/divisor) in (0, 1) per key channel:
+//
+//   C[t] = diag(g[t]) C[t-1] + k[t]ᵀ v[t]          o[t] = scale q[t] C[t]
+//
+// Forward is this recurrence, tiles of C in registers: a sequence gives the same bits whole, cut
+// anywhere and token by token. Backward works in chunks of 16 rows at absolute positions, which are
+// matrix products. With E_ij the product of the gates of rows j+1 .. i of a chunk, G_i that of all
+// rows up to i and D_j that of all after j, a chunk is
+//
+//   o_i   = scale [ (q_i ⊙ G_i) C_in + Σ_{j<=i} A_ij v_j ],   A_ij = Σ_k q_ik k_jk E_ijk
+//   C_out = diag(G_n) C_in + Σ_j (k_j ⊙ D_j)ᵀ v_j
+//
+// E, G and D are made by multiplying gates: nothing is ever divided by a product of gates, so
+// nothing overflows at any length. docs/models/gla.md derives the gradients from this.
 #pragma once
-#include "refrain/base/tensor.h"
-#include "refrain/kernels/gla.h"
+#include <cstdint>
+#include <span>
+
+#include "refrain/base/arena.h"
 
 namespace refrain::kernels {
 
-// Columns [first, first + count) of x become f of themselves.
-void activate_columns(GlaActivation f, Tensor x, int64_t first, int64_t count);
+inline constexpr int64_t kGlaChunk = 16;
+inline constexpr int64_t kGlaMaxDim = 1024;  // of keys and values
 
-// out [R, N] = n ⊙ silu(z), with z the columns [first, first + N) of x. out may be n.
-void swish_gate_forward(ConstTensor n, ConstTensor x, int64_t first, Tensor out);
-// dn = dout ⊙ silu(z), dn may be dout; the columns z become dz = dout ⊙ n ⊙ silu'(z).
-void swish_gate_backward(ConstTensor n, ConstTensor dout, Tensor x, int64_t first, Tensor dn);
+// k and v are given as f(what a projection gave); backward goes through f.
+enum class GlaActivation { kIdentity, kSigmoid, kTanh };
+
+struct GlaShape {
+  int64_t heads, key_dim, value_dim;
+  float scale, gate_divisor;
+  GlaActivation key_act, value_act;
+  // Floats from a token's row to the next in q, k and v, in the gate logits, and in o. Within a
+  // row, heads lie one after another.
+  int64_t row, gate_row, o_row;
+
+  int64_t state_size() const { return heads * key_dim * value_dim; }
+};
+
+// Tokens start .. start + tokens of a sequence.
+struct GlaSequence {
+  int64_t start, tokens;
+  const float *q, *k, *v, *gate;
+  const float* found = nullptr;  // [heads, K, V]: the state before them; null: zero
+};
+
+// The states that backward starts from, at the multiples of `every` (itself one of 16) that lie
+// inside the sequence, its ends not included.
+inline int64_t gla_kept_states(int64_t start, int64_t tokens, int64_t every) {
+  return tokens > 0 ? (start + tokens - 1) / every - start / every : 0;
+}
+
+struct GlaOutputs {
+  float* o;
+  float* left = nullptr;  // [heads, K, V]; may be `found`; null: not wanted
+  float* kept = nullptr;  // [gla_kept_states, heads, K, V]; null: not wanted
+};
+
+// Take scratch; do nothing else when it only counts. A task is a head of a sequence.
+void gla_forward(const GlaShape&, std::span<const GlaSequence>, std::span<const GlaOutputs>,
+                 int64_t every, Arena& scratch);
+
+// Gradients in rows like those of q, k, v and the gate logits; they may take the place of these.
+struct GlaGradients {
+  const float* d_o;
+  float *dq, *dk, *dv, *dgate;
+  const float* kept;        // as forward left it
+  float* dstate = nullptr;  // [heads, K, V]: of the state left, then of the state found; or null
+};
+
+void gla_backward(const GlaShape&, std::span<const GlaSequence>, std::span<const GlaGradients>,
+                  int64_t every, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "refrain/kernels/elementwise/activation_ref.h"
-#include "refrain/kernels/gla_ref.h"
 #include "refrain/kernels/sequence/short_conv_ref.h"
 #include "refrain/mixers/gla/gla.h"
+#include "refrain/mixers/gla/kernel_ref.h"
 
 namespace refrain {
 

@@ -16,8 +16,8 @@
 #include <array>
 #include <vector>
 
-#include "refrain/kernels/slot_attention.h"
 #include "refrain/mixers/mixer.h"
+#include "refrain/mixers/mm_rec/memory_kernel.h"
 
 namespace refrain {
 

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/kernels/mm_rec.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/mixer.h"
+#include "refrain/mixers/mm_rec/kernel.h"
 #include "refrain/mixers/mm_rec/memory.h"
 #include "refrain/mixers/shape.h"
 

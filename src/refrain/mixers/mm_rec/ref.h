@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "refrain/kernels/mm_rec_ref.h"
-#include "refrain/kernels/slot_attention_ref.h"
+#include "refrain/mixers/mm_rec/kernel_ref.h"
+#include "refrain/mixers/mm_rec/memory_kernel_ref.h"
 #include "refrain/mixers/mm_rec/mm_rec.h"
 
 namespace refrain {

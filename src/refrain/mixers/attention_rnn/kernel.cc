@@ -1,4 +1,4 @@
-#include "refrain/kernels/attention_scan.h"
+#include "refrain/mixers/attention_rnn/kernel.h"
 
 #include <cmath>
 #include <limits>
@@ -8,7 +8,7 @@
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "refrain/kernels/attention_scan.cc"
+#define HWY_TARGET_INCLUDE "refrain/mixers/attention_rnn/kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/simd-inl.h"

@@ -1,11 +1,10 @@
-#include "refrain/kernels/mm_rec.h"
-
 #include <optional>
 
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/elementwise/activation.h"
 #include "refrain/kernels/matmul/gemm.h"
-#include "refrain/kernels/mm_rec_ref.h"
+#include "refrain/mixers/mm_rec/kernel.h"
+#include "refrain/mixers/mm_rec/kernel_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

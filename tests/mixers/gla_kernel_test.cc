@@ -1,9 +1,8 @@
-#include "refrain/kernels/gla.h"
-
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/gla_ref.h"
+#include "refrain/mixers/gla/kernel.h"
+#include "refrain/mixers/gla/kernel_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

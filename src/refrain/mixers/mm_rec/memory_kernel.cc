@@ -1,4 +1,4 @@
-#include "refrain/kernels/slot_attention.h"
+#include "refrain/mixers/mm_rec/memory_kernel.h"
 
 #include <algorithm>
 #include <limits>
@@ -7,7 +7,7 @@
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "refrain/kernels/slot_attention.cc"
+#define HWY_TARGET_INCLUDE "refrain/mixers/mm_rec/memory_kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/attention/scores-inl.h"

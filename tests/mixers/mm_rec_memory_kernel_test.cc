@@ -1,7 +1,6 @@
-#include "refrain/kernels/slot_attention.h"
-
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/slot_attention_ref.h"
+#include "refrain/mixers/mm_rec/memory_kernel.h"
+#include "refrain/mixers/mm_rec/memory_kernel_ref.h"
 #include "support/kernel_testing.h"
 #include "support/large_scores.h"
 

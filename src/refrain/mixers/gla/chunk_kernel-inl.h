@@ -11,8 +11,8 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "refrain/kernels/gla.h"
 #include "refrain/kernels/matmul/tile-inl.h"
+#include "refrain/mixers/gla/kernel.h"
 
 #ifndef REFRAIN_KERNELS_GLA_CHUNK_ONCE
 #define REFRAIN_KERNELS_GLA_CHUNK_ONCE

@@ -1,7 +1,6 @@
-#include "refrain/kernels/attention_scan.h"
-
 #include "refrain/base/buffer.h"
-#include "refrain/kernels/attention_scan_ref.h"
+#include "refrain/mixers/attention_rnn/kernel.h"
+#include "refrain/mixers/attention_rnn/kernel_ref.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {

@@ -16,8 +16,8 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
-#include "refrain/kernels/gla.h"
 #include "refrain/kernels/matmul/tile-inl.h"
+#include "refrain/mixers/gla/kernel.h"
 
 #ifndef REFRAIN_KERNELS_GLA_ONCE
 #define REFRAIN_KERNELS_GLA_ONCE

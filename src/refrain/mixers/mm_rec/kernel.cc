@@ -1,4 +1,4 @@
-#include "refrain/kernels/mm_rec.h"
+#include "refrain/mixers/mm_rec/kernel.h"
 
 #include <algorithm>
 #include <vector>
@@ -7,7 +7,7 @@
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "refrain/kernels/mm_rec.cc"
+#define HWY_TARGET_INCLUDE "refrain/mixers/mm_rec/kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/sequence/time_loop-inl.h"

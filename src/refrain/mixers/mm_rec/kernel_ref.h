@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "refrain/kernels/elementwise/activation_ref.h"
-#include "refrain/kernels/mm_rec.h"
+#include "refrain/mixers/mm_rec/kernel.h"
 
 namespace refrain::kernels {
 
