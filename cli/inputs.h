@@ -11,7 +11,7 @@
 #include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
 #include "refrain/data/task.h"
-#include "refrain/model/checkpoint.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/text/source.h"
 #include "refrain/text/tokenizer.h"
 

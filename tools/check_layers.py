@@ -18,7 +18,8 @@ MAY_SEE = {
     "data": ["base", "io", "text"],
     "eval": ["base", "io"],
     "model": ["base", "kernels", "layers", "mixers", "io"],
-    "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
+    "formats": ["base", "kernels", "layers", "mixers", "io", "model"],
+    "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model", "formats"],
     "generate": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
 }
 # A dependency's headers -> the one door that may include them.
@@ -37,8 +38,8 @@ FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort
 
 # Where a kind of mixer may be named, besides its own folder and the registry.
 KINDS_MAY_STAND = {
-    "model/config_json.cc": "a Llama's files are a stack of attention",
-    "model/llama2c.cc": "and so are llama2.c's",
+    "formats/config_json.cc": "a Llama's files are a stack of attention",
+    "formats/llama2c.cc": "and so are llama2.c's",
     "kernels/sequence/recurrent.h": "cells of recurrent layers have the names of their mixers",
     "bench": "each section is about a kind",
     "cli/verbs/bench.cc": "and the verb says which",

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "refrain/base/random.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/kernels/loss/cross_entropy_ref.h"
-#include "refrain/model/checkpoint.h"
 
 namespace refrain::bench {
 namespace {

@@ -7,10 +7,10 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/formats/llama2c.h"
+#include "refrain/formats/torch_cells.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
-#include "refrain/model/llama2c.h"
-#include "refrain/model/torch_cells.h"
 #include "refrain/text/llama2c_tokenizer.h"
 
 namespace refrain::cli {

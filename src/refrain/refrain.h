@@ -9,13 +9,13 @@
 #include "refrain/base/parallel.h"       // set_threads
 #include "refrain/data/batches.h"        // sequences of a token file as batches
 #include "refrain/data/dataset.h"        // token files
+#include "refrain/formats/checkpoint.h"  // model directories
 #include "refrain/generate/beam.h"       // translations
 #include "refrain/generate/engine.h"     // requests that come and go
 #include "refrain/generate/generator.h"  // prompts in, tokens out
 #include "refrain/generate/state_file.h"
-#include "refrain/layers/linear.h"     // what mixers are made of
-#include "refrain/mixers/registry.h"   // the mixers there are; register_mixer
-#include "refrain/model/checkpoint.h"  // model directories
+#include "refrain/layers/linear.h"    // what mixers are made of
+#include "refrain/mixers/registry.h"  // the mixers there are; register_mixer
 #include "refrain/model/language_model.h"
 #include "refrain/model/parameter_store.h"  // weights, and what is trained of them
 #include "refrain/model/workspace.h"        // memory for a step

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "refrain/base/random.h"
-#include "refrain/model/checkpoint.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/model/sequence_state.h"
 #include "refrain/model/workspace.h"
 

@@ -7,9 +7,9 @@
 
 #include "examples/custom_mixer/moving_average.h"
 #include "refrain/data/dataset.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/generate/generator.h"
 #include "refrain/io/file.h"
-#include "refrain/model/checkpoint.h"
 #include "refrain/model/reference.h"
 #include "refrain/text/source.h"
 #include "refrain/train/trainer.h"

@@ -4,8 +4,8 @@
 
 #include <cmath>
 
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/model/checkpoint.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/optimizer.h"
 

@@ -7,7 +7,6 @@
 #include "refrain/kernels/elementwise/rms_norm_ref.h"
 #include "refrain/kernels/loss/cross_entropy_ref.h"
 #include "refrain/mixers/registry.h"
-#include "refrain/model/checkpoint.h"
 
 namespace refrain {
 namespace {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "refrain/base/random.h"
-#include "refrain/model/checkpoint.h"
+#include "refrain/formats/checkpoint.h"
 
 namespace refrain {
 namespace {

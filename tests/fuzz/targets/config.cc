@@ -1,7 +1,7 @@
 // config.json of a model, and the shapes of its weights.
 #include "fuzz/target.h"
 #include "fuzz/tiny.h"
-#include "refrain/model/checkpoint.h"
+#include "refrain/formats/checkpoint.h"
 
 namespace refrain::fuzz {
 namespace {

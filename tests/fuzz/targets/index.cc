@@ -3,9 +3,9 @@
 
 #include "fuzz/target.h"
 #include "fuzz/tiny.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/model/checkpoint.h"
 
 namespace refrain::fuzz {
 namespace {

@@ -1,6 +1,6 @@
 // A checkpoint of llama2.c.
 #include "fuzz/target.h"
-#include "refrain/model/llama2c.h"
+#include "refrain/formats/llama2c.h"
 
 namespace refrain::fuzz {
 namespace {

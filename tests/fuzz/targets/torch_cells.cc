@@ -1,5 +1,5 @@
 // A state_dict of PyTorch's recurrent cells; the first byte chooses the kind.
-#include "refrain/model/torch_cells.h"
+#include "refrain/formats/torch_cells.h"
 
 #include "fuzz/target.h"
 #include "refrain/io/safetensors.h"

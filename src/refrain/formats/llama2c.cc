@@ -1,4 +1,4 @@
-#include "refrain/model/llama2c.h"
+#include "refrain/formats/llama2c.h"
 
 #include <array>
 #include <map>
@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "refrain/base/error.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/input_file.h"
-#include "refrain/model/checkpoint.h"
 
 namespace refrain {
 namespace {

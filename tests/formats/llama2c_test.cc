@@ -1,4 +1,4 @@
-#include "refrain/model/llama2c.h"
+#include "refrain/formats/llama2c.h"
 
 #include <gtest/gtest.h>
 
@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/file.h"
-#include "refrain/model/checkpoint.h"
 #include "refrain/model/workspace.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"

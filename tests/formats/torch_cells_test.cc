@@ -1,4 +1,4 @@
-#include "refrain/model/torch_cells.h"
+#include "refrain/formats/torch_cells.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/model/checkpoint.h"
 #include "refrain/model/workspace.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"

@@ -1,4 +1,4 @@
-#include "refrain/model/config_json.h"
+#include "refrain/formats/config_json.h"
 
 #include <algorithm>
 #include <array>
@@ -9,9 +9,9 @@
 #include <type_traits>
 
 #include "refrain/base/error.h"
+#include "refrain/formats/llama_keys.h"
 #include "refrain/io/file.h"
 #include "refrain/mixers/registry.h"
-#include "refrain/model/llama_keys.h"
 
 namespace refrain {
 namespace {

@@ -1,4 +1,4 @@
-#include "refrain/model/torch_cells.h"
+#include "refrain/formats/torch_cells.h"
 
 #include <algorithm>
 #include <array>
@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "refrain/base/error.h"
+#include "refrain/formats/checkpoint.h"
 #include "refrain/io/json.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/kernels/sequence/recurrent.h"
-#include "refrain/model/checkpoint.h"
 
 namespace refrain {
 namespace {

@@ -1,4 +1,4 @@
-#include "refrain/model/checkpoint.h"
+#include "refrain/formats/checkpoint.h"
 
 #include <algorithm>
 #include <cstring>

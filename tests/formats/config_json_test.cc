@@ -1,4 +1,4 @@
-#include "refrain/model/config_json.h"
+#include "refrain/formats/config_json.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "refrain/model/config_json.h"
+#include "refrain/formats/config_json.h"
 #include "refrain/model/language_model.h"
 
 namespace refrain {
