@@ -14,11 +14,11 @@
 #include <vector>
 
 #include "bench/checks/model_check.h"
+#include "refrain/autoencoder/decoder.h"
+#include "refrain/autoencoder/ref.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/kernels/loss/reconstruction_loss.h"
-#include "refrain/model/autoencoder_decoder.h"
-#include "refrain/model/autoencoder_ref.h"
 #include "refrain/model/parameter_store.h"
 #include "refrain/model/workspace.h"
 #include "support.h"

@@ -7,12 +7,12 @@
 
 #include "cli/output.h"
 #include "cli/unknown_characters.h"
+#include "refrain/autoencoder/autoencoder.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/io/temporary_directory.h"
 #include "refrain/io/text.h"
-#include "refrain/model/autoencoder.h"
 
 namespace refrain::cli {
 namespace {

@@ -20,6 +20,7 @@ MAY_SEE = {
     "model": ["base", "kernels", "layers", "mixers", "io"],
     "formats": ["base", "kernels", "layers", "mixers", "io", "model"],
     "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model", "formats"],
+    "autoencoder": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model", "formats", "train"],
     "generate": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],
 }
 # A dependency's headers -> the one door that may include them.

@@ -198,11 +198,11 @@ struct Reconstruct {
 
 }  // namespace
 
-Documents visible_documents(const std::vector<data::Words>& documents,
-                            const data::Embeddings& words, const std::string& name) {
+Documents visible_documents(const std::vector<Words>& documents,
+                            const Embeddings& words, const std::string& name) {
   Documents all;
   int64_t found = 0, hidden = 0;
-  for (const data::Words& document : documents) {
+  for (const Words& document : documents) {
     all.push_back(words.visible(document));
     found += std::ssize(all.back());
     hidden += std::ssize(document) - std::ssize(all.back());
@@ -214,8 +214,8 @@ Documents visible_documents(const std::vector<data::Words>& documents,
   return all;
 }
 
-Documents visible_documents(const std::vector<std::string>& files, const data::Embeddings& words) {
-  return visible_documents(data::read_documents(files), words,
+Documents visible_documents(const std::vector<std::string>& files, const Embeddings& words) {
+  return visible_documents(read_documents(files), words,
                            fmt::format("{}", fmt::join(files, ", ")));
 }
 

@@ -3,16 +3,16 @@
 #include <string>
 #include <vector>
 
+#include "refrain/autoencoder/reconstruction.h"
 #include "refrain/io/json.h"
-#include "refrain/train/reconstruction.h"
 
 namespace refrain::cli {
 
 // The documents of files as ids of the words that have a vector; how many have none is told on
 // standard error. An Error when all are hidden.
-Documents visible_documents(const std::vector<std::string>& files, const data::Embeddings& words);
-Documents visible_documents(const std::vector<data::Words>& documents,
-                            const data::Embeddings& words, const std::string& name);
+Documents visible_documents(const std::vector<std::string>& files, const Embeddings& words);
+Documents visible_documents(const std::vector<Words>& documents,
+                            const Embeddings& words, const std::string& name);
 
 // eval's: loss, cosine, recovery, tokens.
 io::Json reconstruction_scores(const std::string& model, const std::vector<std::string>& data);

@@ -7,9 +7,9 @@
 #include "cli/output.h"
 #include "cli/run_data.h"
 #include "cli/verbs/reconstruct.h"
+#include "refrain/autoencoder/plan.h"
 #include "refrain/io/file.h"
 #include "refrain/text/source.h"
-#include "refrain/train/reconstruction_plan.h"
 
 namespace refrain::cli {
 namespace {
@@ -37,17 +37,17 @@ const std::set<std::string>& shared_settings() {
   return names;
 }
 
-data::Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
-                            const std::vector<data::Words>& train,
-                            const std::vector<data::Words>& valid) {
-  if (settings.embeddings == "learned") return {data::vocabulary_of(train), 0, {}, "the words"};
-  std::vector<data::Words> all = train;
+Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
+                            const std::vector<Words>& train,
+                            const std::vector<Words>& valid) {
+  if (settings.embeddings == "learned") return {vocabulary_of(train), 0, {}, "the words"};
+  std::vector<Words> all = train;
   all.insert(all.end(), valid.begin(), valid.end());
-  const data::Words words = data::vocabulary_of(all);
+  const Words words = vocabulary_of(all);
   if (settings.embeddings == "random")
-    return data::random_embeddings(
+    return random_embeddings(
         words, settings.embedding_width > 0 ? settings.embedding_width : kUsualWidth, seed);
-  return data::read_embeddings(settings.embeddings, words, settings.embedding_width);
+  return read_embeddings(settings.embeddings, words, settings.embedding_width);
 }
 
 }  // namespace
@@ -101,16 +101,16 @@ void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes
 
 int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun& run) {
   const RunDirectory& directory = run.directory;
-  std::vector<data::Words> train = data::read_documents(run.data), valid;
-  if (!run.valid.empty()) valid = data::read_documents(run.valid);
-  std::vector<RunData> parts = {{"train", text::name_of(run.data), data::fingerprint_of(train)}};
+  std::vector<Words> train = read_documents(run.data), valid;
+  if (!run.valid.empty()) valid = read_documents(run.valid);
+  std::vector<RunData> parts = {{"train", text::name_of(run.data), fingerprint_of(train)}};
   if (!run.valid.empty())
-    parts.push_back({"valid", text::name_of(run.valid), data::fingerprint_of(valid)});
+    parts.push_back({"valid", text::name_of(run.valid), fingerprint_of(valid)});
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);
   if (run.valid.empty())
-    std::tie(train, valid) = data::split_documents(std::move(train), run.valid_split,
+    std::tie(train, valid) = split_documents(std::move(train), run.valid_split,
                                                    static_cast<size_t>(stages.shortest));
   if (train.empty())
     throw_error(
@@ -120,7 +120,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
         valid.size(), stages.shortest);
   const auto seed = static_cast<uint64_t>(run.training.seed);
   WordAutoencoder model{nullptr,
-                        has_words ? data::Embeddings::load(directory.path())
+                        has_words ? Embeddings::load(directory.path())
                                   : make_words(settings, seed, train, valid),
                         0, 0};
   model.window = stages.longest();

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "cli/command.h"
-#include "refrain/model/autoencoder_config.h"
-#include "refrain/train/reconstruction.h"
+#include "refrain/autoencoder/config.h"
+#include "refrain/autoencoder/reconstruction.h"
 
 namespace refrain::cli {
 

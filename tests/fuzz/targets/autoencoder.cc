@@ -1,5 +1,5 @@
 // config.json of an autoencoder beside the weights of a small one.
-#include "refrain/model/autoencoder.h"
+#include "refrain/autoencoder/autoencoder.h"
 
 #include "fuzz/target.h"
 #include "refrain/io/json.h"

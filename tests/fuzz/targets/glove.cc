@@ -1,6 +1,6 @@
 // Vectors in GloVe's text format.
 #include "fuzz/target.h"
-#include "refrain/data/embeddings.h"
+#include "refrain/autoencoder/embeddings.h"
 
 namespace refrain::fuzz {
 namespace {
@@ -8,7 +8,7 @@ namespace {
 void run(std::string_view input) {
   const std::string path = put(input, "vectors.txt");
   for (const int64_t width : {0, 3}) {
-    const data::Embeddings read = data::read_embeddings(path, {"the", "cat", "."}, width);
+    const Embeddings read = read_embeddings(path, {"the", "cat", "."}, width);
     expect(std::ssize(read.values()) == read.size() * read.width(), "vectors of another width");
   }
 }

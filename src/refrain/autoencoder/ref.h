@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "refrain/autoencoder/config.h"
 #include "refrain/kernels/attention/cross_attention_ref.h"
 #include "refrain/kernels/loss/reconstruction_loss.h"
 #include "refrain/kernels/sequence/recurrent_ref.h"
-#include "refrain/model/autoencoder_config.h"
 
 namespace refrain {
 

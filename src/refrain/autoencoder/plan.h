@@ -4,8 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "refrain/autoencoder/reconstruction.h"
 #include "refrain/train/plan.h"
-#include "refrain/train/reconstruction.h"
 
 namespace refrain {
 

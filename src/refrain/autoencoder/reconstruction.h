@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "refrain/data/embeddings.h"
-#include "refrain/model/autoencoder.h"
+#include "refrain/autoencoder/autoencoder.h"
+#include "refrain/autoencoder/embeddings.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/plan.h"
 #include "refrain/train/training_loop.h"
@@ -62,7 +62,7 @@ struct ReconstructionScores {
 // A model with all that it needs to read words.
 struct WordAutoencoder {
   std::unique_ptr<Autoencoder> model;
-  data::Embeddings words;
+  Embeddings words;
   int64_t window, min_window;
 
   // [words, width], learned or given.

@@ -1,9 +1,9 @@
-#include "refrain/model/autoencoder.h"
+#include "refrain/autoencoder/autoencoder.h"
 
 #include <map>
 
+#include "refrain/autoencoder/ref.h"
 #include "refrain/io/json.h"
-#include "refrain/model/autoencoder_ref.h"
 #include "refrain/model/workspace.h"
 #include "support/error_of.h"
 #include "support/kernel_testing.h"

@@ -1,4 +1,4 @@
-// What a sequence autoencoder is, apart from its weights (model/autoencoder.h).
+// What a sequence autoencoder is, apart from its weights (autoencoder/autoencoder.h).
 #pragma once
 #include <cstdint>
 #include <string>

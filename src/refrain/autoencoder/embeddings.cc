@@ -1,4 +1,4 @@
-#include "refrain/data/embeddings.h"
+#include "refrain/autoencoder/embeddings.h"
 
 #include <algorithm>
 #include <charconv>
@@ -16,7 +16,7 @@
 #include "refrain/io/text.h"
 #include "refrain/text/source.h"
 
-namespace refrain::data {
+namespace refrain {
 namespace {
 
 constexpr const char* kWords = "/vocab.txt";
@@ -240,4 +240,4 @@ Embeddings random_embeddings(const Words& words, int64_t width, uint64_t seed) {
   return {words, width, std::move(values), "the words"};
 }
 
-}  // namespace refrain::data
+}  // namespace refrain

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "refrain/autoencoder/decoder.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/step_product.h"
-#include "refrain/model/autoencoder_decoder.h"
 
 namespace refrain {
 

@@ -1,4 +1,4 @@
-#include "refrain/train/reconstruction.h"
+#include "refrain/autoencoder/reconstruction.h"
 
 #include <algorithm>
 #include <chrono>
@@ -111,7 +111,7 @@ WordAutoencoder WordAutoencoder::load(const std::string& directory) {
     throw_error("{}: task: expected \"reconstruct\", found {}", path, io::describe(json["task"]));
   const int64_t shortest = io::get_int(json, "min_window", path, 1, kLongest);
   const int64_t window = io::get_int(json, "window", path, shortest, kLongest);
-  data::Embeddings words = data::Embeddings::load(directory);
+  Embeddings words = Embeddings::load(directory);
   std::unique_ptr<Autoencoder> model = Autoencoder::load(directory);
   const AutoencoderConfig& config = model->config();
   if (config.vocab_size > 0 ? config.vocab_size != words.size()

@@ -1,4 +1,4 @@
-#include "refrain/model/autoencoder_decoder.h"
+#include "refrain/autoencoder/decoder.h"
 
 #include <algorithm>
 #include <cmath>

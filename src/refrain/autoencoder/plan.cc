@@ -1,4 +1,4 @@
-#include "refrain/train/reconstruction_plan.h"
+#include "refrain/autoencoder/plan.h"
 
 #include <algorithm>
 

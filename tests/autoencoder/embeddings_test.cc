@@ -1,11 +1,11 @@
-#include "refrain/data/embeddings.h"
+#include "refrain/autoencoder/embeddings.h"
 
 #include <gtest/gtest.h>
 
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
-namespace refrain::data {
+namespace refrain {
 namespace {
 
 TEST(Words, AreRunsOfLettersInLowerCaseAndOtherCharacters) {
@@ -134,4 +134,4 @@ TEST(Embeddings, ADirectoryHoldsThem) {
 }
 
 }  // namespace
-}  // namespace refrain::data
+}  // namespace refrain

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "refrain/train/reconstruction_plan.h"
+#include "refrain/autoencoder/plan.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -46,7 +46,7 @@ TEST(NearestWords, GoByDirectionNotByLength) {
 
 // A model that has learned a little, over words of its own.
 WordAutoencoder small_model(bool learned = false) {
-  const data::Words words = {"a", "b", "c", "d", "e", "f", "g"};
+  const Words words = {"a", "b", "c", "d", "e", "f", "g"};
   AutoencoderConfig config;
   config.width = 6;
   config.vocab_size = learned ? std::ssize(words) : 0;
@@ -56,7 +56,7 @@ WordAutoencoder small_model(bool learned = false) {
   config.heads = 2;
   WordAutoencoder model{
       std::make_unique<Autoencoder>(config),
-      learned ? data::Embeddings(words, 0, {}, "words") : data::random_embeddings(words, 6, 1), 6,
+      learned ? Embeddings(words, 0, {}, "words") : random_embeddings(words, 6, 1), 6,
       2};
   model.model->parameters().initialize(1);
   model.model->parameters().allocate_gradients();

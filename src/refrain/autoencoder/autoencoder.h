@@ -3,7 +3,7 @@
 //
 //   m[t] = encoder(x[0 .. t])                 rnn, lstm or gru, some layers
 //   z = W_z m[last] + b_z, or its RMS norm    [B, Z]
-//   y = decoder(z; m; x where it is forced)   model/autoencoder_decoder.h
+//   y = decoder(z; m; x where it is forced)   autoencoder/decoder.h
 //
 // Vectors x are given (an embedding of words) or rows of a table that is learned with the model.
 // The loss is per token (kernels/loss/reconstruction_loss.h). There is no padding: what a mask
@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
+#include "refrain/autoencoder/decoder.h"
 #include "refrain/layers/recurrent.h"
-#include "refrain/model/autoencoder_decoder.h"
 #include "refrain/model/parameter_store.h"
 
 namespace refrain {

@@ -18,7 +18,7 @@
 
 #include "refrain/base/tensor.h"
 
-namespace refrain::data {
+namespace refrain {
 
 using Words = std::vector<std::string>;
 
@@ -73,4 +73,4 @@ Embeddings read_embeddings(const std::string& path, const Words& wanted, int64_t
 // Fixed vectors: a word's is a function of (seed, word), normal of unit length on average.
 Embeddings random_embeddings(const Words& words, int64_t width, uint64_t seed);
 
-}  // namespace refrain::data
+}  // namespace refrain

@@ -1,5 +1,5 @@
-// The decoder of a sequence autoencoder (model/autoencoder.h): a stack of recurrent cells that
-// begins with what the bottleneck says and gives a vector a step.
+// The decoder of a sequence autoencoder (autoencoder/autoencoder.h): a stack of recurrent cells
+// that begins with what the bottleneck says and gives a vector a step.
 //
 //   [h0 c0 ...] = tanh(W_s z + b_s)       for every layer
 //   u[t] = x[t-1] where step t is forced, else y[t-1]; 0 at t = 0
@@ -22,10 +22,10 @@
 #include <span>
 #include <vector>
 
+#include "refrain/autoencoder/config.h"
 #include "refrain/kernels/attention/attention.h"
 #include "refrain/layers/cross_attention.h"
 #include "refrain/layers/recurrent.h"
-#include "refrain/model/autoencoder_config.h"
 
 namespace refrain {
 

@@ -1,4 +1,4 @@
-#include "refrain/model/autoencoder_config.h"
+#include "refrain/autoencoder/config.h"
 
 #include <initializer_list>
 #include <string_view>

@@ -1,4 +1,4 @@
-#include "refrain/model/autoencoder.h"
+#include "refrain/autoencoder/autoencoder.h"
 
 #include <algorithm>
 #include <cmath>
