@@ -75,8 +75,8 @@ class Pass {
     parameters_.initialize(1);
     bench::spread_weights([this](const ParamVisitor& v) { decoder_.visit(v); });
     if (backward) parameters_.allocate_gradients();
-    window_ = data_.whole(shape.sequences, shape.tokens);
-    const int64_t R = window_.rows();
+    batch_ = data_.whole(shape.sequences, shape.tokens);
+    const int64_t R = batch_.rows();
     z_ = normal(shape.sequences * config_.bottleneck, 1, 1);
     m_ = normal(R * config_.hidden, 2, 0.5);
     x_ = normal(R * config_.width, 3, 0.06);
@@ -95,13 +95,13 @@ class Pass {
 
   void run(Result* result = nullptr) {
     if (backward_) parameters_.clear_gradients();
-    const int64_t R = window_.rows(), E = config_.width, H = config_.hidden;
+    const int64_t R = batch_.rows(), E = config_.width, H = config_.hidden;
     const ConstTensor x(x_.data(), {R, E});
     const Decoder::Input in{
-        {z_.data(), {window_.sequences(), config_.bottleneck}}, {m_.data(), {R, H}}, x, {}};
+        {z_.data(), {batch_.sequences(), config_.bottleneck}}, {m_.data(), {R, H}}, x, {}};
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
       const Decoder::Run run =
-          decoder_.forward(ctx, window_, in, backward_, backward_ ? saved : ctx.scratch);
+          decoder_.forward(ctx, batch_, in, backward_, backward_ ? saved : ctx.scratch);
       Tensor dy;
       if (backward_) dy = ctx.scratch.take({R, E});
       if (!ctx.dry())
@@ -110,9 +110,9 @@ class Pass {
                                      {cosines_.data(), {R}}, dy);
       if (result && !ctx.dry()) result->y.assign(run.y.begin(), run.y.end());
       if (!backward_) return;
-      const Tensor dz = ctx.scratch.take({window_.sequences(), config_.bottleneck});
+      const Tensor dz = ctx.scratch.take({batch_.sequences(), config_.bottleneck});
       const Tensor dm = ctx.scratch.take({R, H});
-      decoder_.backward(ctx, window_, in, run, dy, dz, dm, {});
+      decoder_.backward(ctx, batch_, in, run, dy, dz, dm, {});
       if (!result || ctx.dry()) return;
       result->gradients.assign(dz.begin(), dz.end());
       result->gradients.insert(result->gradients.end(), dm.begin(), dm.end());
@@ -124,7 +124,7 @@ class Pass {
   // One sequence against the plain decoder; its gradients along the direction of all ones by the
   // complex step, where an error of e of their sum is seen as e.
   bench::Check check(const std::string& plant) {
-    REFRAIN_CHECK(window_.sequences() == 1);
+    REFRAIN_CHECK(batch_.sequences() == 1);
     using Complex = std::complex<double>;
     constexpr double kStep = 1e-30;
     const auto stepped = [&](const float* from, int64_t n, bool step) {
@@ -167,7 +167,7 @@ class Pass {
     }
     if (backward_)
       check.near("sum of all gradients", sum,
-                 loss.imag() / kStep / static_cast<double>(window_.rows()),
+                 loss.imag() / kStep / static_cast<double>(batch_.rows()),
                  1e-3 * std::sqrt(squares));
     return check;
   }
@@ -177,8 +177,8 @@ class Pass {
   Decoder decoder_;
   ParameterStore parameters_;
   bool backward_;
-  WindowData data_;
-  Window window_;
+  RaggedBatchBuilder data_;
+  RaggedBatch batch_;
   Workspace workspace_;
   std::vector<float> z_, m_, x_, losses_, cosines_;
 };

@@ -51,13 +51,13 @@ class Reader {
   void read(int64_t n) {
     tokens_.resize(static_cast<size_t>(n));
     for (int32_t& t : tokens_) t = static_cast<int32_t>(random_.below(kVocabulary));
-    const Window window = data_.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
-                                    std::vector<int32_t>{static_cast<int32_t>(position())});
+    const RaggedBatch batch = data_.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
+                                        std::vector<int32_t>{static_cast<int32_t>(position())});
     SequenceState* const rows[] = {&state_};
     const StateView view(rows, model_.config().layers);
     const std::vector<int32_t> last = {static_cast<int32_t>(n - 1)};
     workspace_.run({}, [&](Context& ctx, Arena&) {
-      model_.logits(ctx, window, tokens_, view.states(), last, {logits_.data(), {1, kVocabulary}});
+      model_.logits(ctx, batch, tokens_, view.states(), last, {logits_.data(), {1, kVocabulary}});
     });
     state_.advance(n);
     if (position() <= kChecked) history_.insert(history_.end(), tokens_.begin(), tokens_.end());
@@ -67,7 +67,7 @@ class Reader {
   const LanguageModel& model_;
   SequenceState state_;
   Workspace workspace_;
-  WindowData data_;
+  RaggedBatchBuilder data_;
   Random random_{1};
   std::vector<int32_t> tokens_, history_;  // history_: up to kChecked tokens
   std::vector<float> logits_ = std::vector<float>(kVocabulary);

@@ -52,7 +52,7 @@ class Step {
  public:
   Step(const Setup& setup, int64_t T, const Row& row)
       : model_(config(setup, T), settings(row)), row_(row), T_(T) {
-    window_ = data_.whole(1, T);
+    batch_ = data_.whole(1, T);
     losses_.resize(static_cast<size_t>(T));
     tokens_ = random_tokens(T + 1);
   }
@@ -89,7 +89,7 @@ class Step {
  private:
   void train(Context& ctx, Arena& saved) {
     const auto n = static_cast<size_t>(T_);
-    model_.train(ctx, window_,
+    model_.train(ctx, batch_,
                  {.tokens = std::span(tokens_).first(n),
                   .targets = std::span(tokens_).subspan(1, n),
                   .recompute = row_.recompute},
@@ -115,8 +115,8 @@ class Step {
   LanguageModel model_;
   Row row_;
   int64_t T_;
-  WindowData data_;
-  Window window_;
+  RaggedBatchBuilder data_;
+  RaggedBatch batch_;
   Workspace workspace_;
   std::vector<int32_t> tokens_;
   std::vector<float> losses_;

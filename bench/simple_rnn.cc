@@ -59,11 +59,11 @@ class Pass {
       : model_(fused), backward_(backward), recompute_(recompute) {
     model_.allocate_gradients();
     bench::StepCheck step(model_, std::span(tokens_).first(kTokens),
-                               std::span(tokens_).subspan(1, kTokens));
+                          std::span(tokens_).subspan(1, kTokens));
     if (!plant.empty()) bench::plant_in(model_.parameters().weights());
     check_ = step.check(model_, {.recompute = recompute_}, {});
-    window_ = data_.whole(batch, kTokens);
-    losses_.resize(static_cast<size_t>(window_.rows()));
+    batch_ = data_.whole(batch, kTokens);
+    losses_.resize(static_cast<size_t>(batch_.rows()));
   }
 
   // Why it must not be timed, if it must not.
@@ -72,7 +72,7 @@ class Pass {
   // Every token's loss goes to `all`, if it is not empty.
   void run(std::span<float> all = {}) {
     if (backward_) model_.clear_gradients();
-    const int64_t rows = window_.rows();
+    const int64_t rows = batch_.rows();
     for (int64_t row = 0; row < kSequences * kTokens; row += rows) {
       const auto n = static_cast<size_t>(rows);
       const auto inputs = std::span(tokens_).subspan(static_cast<size_t>(row), n),
@@ -80,11 +80,10 @@ class Pass {
       const Tensor losses(losses_.data(), {rows});
       workspace_.run({}, [&](Context& ctx, Arena& saved) {
         if (backward_)
-          model_.train(ctx, window_,
-                       {.tokens = inputs, .targets = targets, .recompute = recompute_}, losses,
-                       saved);
+          model_.train(ctx, batch_, {.tokens = inputs, .targets = targets, .recompute = recompute_},
+                       losses, saved);
         else
-          model_.losses(ctx, window_, inputs, targets, {}, losses);
+          model_.losses(ctx, batch_, inputs, targets, {}, losses);
       });
       if (!all.empty()) std::ranges::copy(losses_, all.begin() + row);
     }
@@ -97,8 +96,8 @@ class Pass {
   bool backward_;
   Recompute recompute_;
   const std::vector<int32_t> tokens_ = random_tokens(kSequences * kTokens + 1, 2);
-  WindowData data_;
-  Window window_;
+  RaggedBatchBuilder data_;
+  RaggedBatch batch_;
   Workspace workspace_;
   std::vector<float> losses_;
 };

@@ -77,15 +77,15 @@ Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson
                        const Planted& planted) {
   const auto rows = static_cast<int64_t>(tokens_.size());
   std::vector<float> losses(tokens_.size());
-  WindowData data;
-  const Window window = data.whole(1, rows);
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(1, rows);
   LanguageModel::Lesson first = lesson;
   first.tokens = tokens_;
   first.targets = targets_;
   first.scale = 1;
   model.clear_gradients();
   Workspace().run({}, [&](Context& ctx, Arena& saved) {
-    model.train(ctx, window, first, {losses.data(), {rows}}, saved);
+    model.train(ctx, batch, first, {losses.data(), {rows}}, saved);
   });
   model.finish_gradients();
   planted.in_output(model.parameters().gradients());

@@ -30,7 +30,7 @@ GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool
 // The next `count` tokens and the logits of the last.
 void GenerationRun::read(int64_t count) {
   const auto first = static_cast<int32_t>(state_.position());
-  const Window window =
+  const RaggedBatch batch =
       data_.set(std::vector<int32_t>{0, static_cast<int32_t>(count)}, std::vector<int32_t>{first});
   SequenceState* const rows[] = {&state_};
   const StateView view(rows, model_.config().layers);
@@ -38,7 +38,7 @@ void GenerationRun::read(int64_t count) {
   const auto piece =
       std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   workspace_.run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, piece, view.states(), last,
+    model_.logits(ctx, batch, piece, view.states(), last,
                   {logits_.data(), {1, model_.config().vocab_size}});
   });
   state_.advance(count);
@@ -67,9 +67,9 @@ Check GenerationRun::check() {
   std::iota(rows.begin(), rows.end(), 0);
   rows.push_back(all - 1);
   std::vector<float> whole(rows.size() * static_cast<size_t>(V));
-  const Window window = data_.whole(1, all);
+  const RaggedBatch batch = data_.whole(1, all);
   Workspace().run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, tokens_, {}, rows,
+    model_.logits(ctx, batch, tokens_, {}, rows,
                   {whole.data(), {static_cast<int64_t>(rows.size()), V}});
   });
   planted_.in_output(whole);

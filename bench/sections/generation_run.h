@@ -40,7 +40,7 @@ class GenerationRun {
   int64_t prompt_;
   std::vector<int32_t> tokens_;
   SequenceState state_;
-  WindowData data_;
+  RaggedBatchBuilder data_;
   Workspace workspace_;
   std::vector<float> logits_;
   std::vector<double> first_logits_;  // by the reference

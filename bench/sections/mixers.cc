@@ -22,7 +22,7 @@ constexpr double kRounding = 0.03;
 class MixerRun {
  public:
   MixerRun(const Setup& setup, const std::string& kind, int64_t sequences, int64_t length)
-      : setup_(setup), kind_(kind), length_(length), window_(data_.whole(sequences, length)) {
+      : setup_(setup), kind_(kind), length_(length), batch_(data_.whole(sequences, length)) {
     ModelConfig config = setup.model_of(kind, length);
     config.resolve();
     shape_ = config.mixer_shape();
@@ -41,7 +41,7 @@ class MixerRun {
       p.g.data = g.data();
       parameters_ += spec.size();
     });
-    const int64_t n = window_.rows() * shape_.d_model;
+    const int64_t n = batch_.rows() * shape_.d_model;
     x_ = uniform(n, 1);
     dy_ = uniform(n, 2);
     y_ = Buffer<float>(static_cast<size_t>(n));
@@ -51,16 +51,16 @@ class MixerRun {
   void forward() {
     workspace_.run({}, [&](Context& ctx, Arena&) {
       set(ctx);
-      mixer_->forward(ctx, window_, tensor(x_), tensor(y_), nullptr, nullptr);
+      mixer_->forward(ctx, batch_, tensor(x_), tensor(y_), nullptr, nullptr);
     });
   }
   void train() {
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
       set(ctx);
       const size_t mark = saved.mark();
-      mixer_->forward(ctx, window_, tensor(x_), tensor(y_), nullptr, &saved);
+      mixer_->forward(ctx, batch_, tensor(x_), tensor(y_), nullptr, &saved);
       saved.rewind(mark);
-      mixer_->backward(ctx, window_, tensor(x_), tensor(dy_), tensor(dx_), nullptr, nullptr, saved);
+      mixer_->backward(ctx, batch_, tensor(x_), tensor(dy_), tensor(dx_), nullptr, nullptr, saved);
     });
     mixer_->finish_gradients();
   }
@@ -84,7 +84,7 @@ class MixerRun {
   // All gradients together along a random direction against the complex step, which is exact;
   // call it after one train(). An error of e is seen as about |e| there.
   Check check_gradients() {
-    REFRAIN_CHECK(window_.sequences() == 1);
+    REFRAIN_CHECK(batch_.sequences() == 1);
     constexpr double kStep = 1e-30;
     setup_.planted.in_output(dx_.span());
     Random random(3);
@@ -117,14 +117,14 @@ class MixerRun {
     return check;
   }
 
-  int64_t tokens() const { return window_.rows(); }
+  int64_t tokens() const { return batch_.rows(); }
   // Of a token, forward.
   double operations() const {
     return 2 * static_cast<double>(parameters_) + mixer_->mixing_flops(length_);
   }
   size_t bytes() const { return workspace_.bytes(); }
   std::string shape_text() const {
-    return fmt::format("{} x {}, {} wide, {} heads", window_.sequences(), length_, shape_.d_model,
+    return fmt::format("{} x {}, {} wide, {} heads", batch_.sequences(), length_, shape_.d_model,
                        shape_.heads);
   }
 
@@ -133,10 +133,10 @@ class MixerRun {
     ctx.keep_every = setup_.checkpointing.keep_every;
     ctx.recompute = setup_.checkpointing.parts;
     ctx.precision = setup_.precision;
-    ctx.pieces = window_.offset;
+    ctx.pieces = batch_.cu_seqlens;
   }
   Tensor tensor(Buffer<float>& values) const {
-    return {values.data(), {window_.rows(), shape_.d_model}};
+    return {values.data(), {batch_.rows(), shape_.d_model}};
   }
 
   // The twin over the first rows; inputs and weights plus these imaginary parts, if any.
@@ -167,8 +167,8 @@ class MixerRun {
   const Setup& setup_;
   std::string kind_;
   int64_t length_;
-  WindowData data_;
-  Window window_;
+  RaggedBatchBuilder data_;
+  RaggedBatch batch_;
   MixerShape shape_{};
   std::unique_ptr<Mixer> mixer_;
   std::vector<Buffer<float>> weights_, gradients_;

@@ -20,9 +20,9 @@ TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
       optimizer_(model_.parameters(), TrainConfig()),
       checkpointing_(checkpointing),
       precision_(precision),
-      window_(data_.whole(setup.sequences(config.context), config.context)),
-      tokens_(random_tokens(window_.rows(), config.vocab_size, 1)),
-      targets_(random_tokens(window_.rows(), config.vocab_size, 2)),
+      batch_(data_.whole(setup.sequences(config.context), config.context)),
+      tokens_(random_tokens(batch_.rows(), config.vocab_size, 1)),
+      targets_(random_tokens(batch_.rows(), config.vocab_size, 2)),
       losses_(tokens_.size()) {
   model_.initialise(1);
   spread_weights(model_);
@@ -40,7 +40,7 @@ LanguageModel::Lesson TrainingRun::lesson() const {
 void TrainingRun::forward_backward() {
   model_.clear_gradients();
   workspace_.run({}, [&](Context& ctx, Arena& saved) {
-    model_.train(ctx, window_, lesson(), {losses_.data(), {window_.rows()}}, saved);
+    model_.train(ctx, batch_, lesson(), {losses_.data(), {batch_.rows()}}, saved);
   });
   model_.finish_gradients();
 }
@@ -53,13 +53,13 @@ void TrainingRun::step() {
 double TrainingRun::loss() {
   std::vector<float> losses(tokens_.size());
   workspace_.run({}, [&](Context& ctx, Arena&) {
-    model_.losses(ctx, window_, tokens_, targets_, {}, {losses.data(), {window_.rows()}});
+    model_.losses(ctx, batch_, tokens_, targets_, {}, {losses.data(), {batch_.rows()}});
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 Check TrainingRun::check() {
-  const auto length = static_cast<size_t>(window_.length(0));
+  const auto length = static_cast<size_t>(batch_.length(0));
   StepCheck step_check(model_, std::span(tokens_).first(length), std::span(targets_).first(length));
   planted_.in_weights(model_.parameters().weights());
   Check check = step_check.check(model_, lesson(), planted_);
@@ -81,7 +81,7 @@ size_t TrainingRun::bytes() {
 
 std::string TrainingRun::shape_text() const {
   const ModelConfig& config = model_.config();
-  return fmt::format("{} x {}, {} blocks, {} wide, {} heads, {:.3g} M", window_.sequences(),
+  return fmt::format("{} x {}, {} blocks, {} wide, {} heads, {:.3g} M", batch_.sequences(),
                      config.context, config.layers, config.d_model, config.heads,
                      static_cast<double>(model_.parameters().count()) / 1e6);
 }

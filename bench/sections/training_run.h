@@ -24,7 +24,7 @@ class TrainingRun {
   Check check();
   void step();
 
-  int64_t tokens() const { return window_.rows(); }
+  int64_t tokens() const { return batch_.rows(); }
   double operations();  // of a step, as MFU counts them
   size_t bytes();       // weights, gradients, moments, activations
   std::string shape_text() const;
@@ -39,8 +39,8 @@ class TrainingRun {
   Optimizer optimizer_;
   Recompute checkpointing_;
   kernels::Precision precision_;
-  WindowData data_;
-  Window window_;
+  RaggedBatchBuilder data_;
+  RaggedBatch batch_;
   std::vector<int32_t> tokens_, targets_;
   std::vector<float> losses_;
   Workspace workspace_;

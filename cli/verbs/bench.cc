@@ -203,7 +203,7 @@ struct Bench {
     mixer->visit(shape_param);
     Arena scratch, saved;
     Context dry{scratch, {}, setup.checkpointing.keep_every};
-    WindowData data;
+    RaggedBatchBuilder data;
     const Tensor row(nowhere(), {1, shape.d_model});
     mixer->forward(dry, data.whole(1, 1), row, row, nullptr, &saved);
   }

@@ -38,8 +38,8 @@ struct Logits {
     std::vector<int32_t> rows(tokens.size());
     std::iota(rows.begin(), rows.end(), 0);
     std::vector<float> values(static_cast<size_t>(T * V));
-    WindowData window;
-    const Window w = window.whole(1, T);
+    RaggedBatchBuilder builder;
+    const RaggedBatch w = builder.whole(1, T);
     Workspace().run({}, [&](Context& ctx, Arena&) {
       loaded->logits(ctx, w, tokens, {}, rows, {values.data(), {T, V}});
     });

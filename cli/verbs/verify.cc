@@ -68,18 +68,18 @@ Outcome run_form(const LanguageModel& model, std::span<const int32_t> tokens,
   const int64_t L = model.config().layers;
   SequenceState state(model, with_state ? T : 0);
   Workspace workspace;
-  WindowData data;
+  RaggedBatchBuilder data;
   std::vector<float> logits(static_cast<size_t>(T * V));
   int32_t at = 0;
   for (const int32_t n : lengths) {
-    const Window window = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
+    const RaggedBatch batch = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
     SequenceState* const rows[] = {&state};
     const StateView view(rows, L);
     std::vector<int32_t> all(static_cast<size_t>(n));
     std::iota(all.begin(), all.end(), 0);
     const auto piece = tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(n));
     workspace.run({}, [&](Context& ctx, Arena&) {
-      model.logits(ctx, window, piece, with_state ? view.states() : std::span<const State>(), all,
+      model.logits(ctx, batch, piece, with_state ? view.states() : std::span<const State>(), all,
                    {logits.data() + at * V, {n, V}});
     });
     state.advance(n);
@@ -195,8 +195,8 @@ struct Verify {
     const auto inputs = std::span(ids).first(rows), targets = std::span(ids).subspan(1, rows);
     m.allocate_gradients();
     m.clear_gradients();
-    WindowData window;
-    const Window w = window.whole(1, static_cast<int64_t>(rows));
+    RaggedBatchBuilder builder;
+    const RaggedBatch w = builder.whole(1, static_cast<int64_t>(rows));
     std::vector<float> losses(rows);
     Workspace().run({}, [&](Context& ctx, Arena& saved) {
       m.train(ctx, w,

@@ -55,7 +55,7 @@ class MovingAverage final : public refrain::Mixer {
     o_.visit(visit, "o_proj.weight", refrain::Init::output(D_, blocks_));
   }
 
-  void forward(refrain::Context& ctx, const refrain::Window& w, refrain::ConstTensor x,
+  void forward(refrain::Context& ctx, const refrain::RaggedBatch& w, refrain::ConstTensor x,
                refrain::Tensor y, const refrain::State* state,
                refrain::Arena* saved) const override {
     refrain::Arena::Frame frame(ctx.scratch);
@@ -65,7 +65,7 @@ class MovingAverage final : public refrain::Mixer {
     o_.forward(ctx, rows.s, y);
   }
 
-  void backward(refrain::Context& ctx, const refrain::Window& w, refrain::ConstTensor x,
+  void backward(refrain::Context& ctx, const refrain::RaggedBatch& w, refrain::ConstTensor x,
                 refrain::ConstTensor dy, refrain::Tensor dx, const refrain::State*,
                 const refrain::State* dstate, refrain::Arena& saved) const override {
     refrain::Arena::Frame frame(ctx.scratch);
@@ -83,7 +83,7 @@ class MovingAverage final : public refrain::Mixer {
     refrain::Tensor v, s;   // [R, D]
     refrain::Tensor found;  // [B, D]: the states that the window began with
   };
-  Rows lay_out(refrain::Arena& arena, const refrain::Window& w) const {
+  Rows lay_out(refrain::Arena& arena, const refrain::RaggedBatch& w) const {
     return {arena.take({w.rows(), D_}), arena.take({w.rows(), D_}),
             arena.take({w.sequences(), D_})};
   }
@@ -97,7 +97,7 @@ class MovingAverage final : public refrain::Mixer {
   }
   float decay(int64_t j) const { return 1 / (1 + std::exp(-p_.w.data[j])); }
 
-  void average(const refrain::Window& w, const Rows& rows, const refrain::State* state,
+  void average(const refrain::RaggedBatch& w, const Rows& rows, const refrain::State* state,
                int64_t j) const {
     const float a = decay(j);
     for (int64_t b = 0; b < w.sequences(); ++b) {
@@ -110,7 +110,7 @@ class MovingAverage final : public refrain::Mixer {
   }
 
   // ds: dL/ds by y in, dL/dv out.
-  void average_backward(const refrain::Window& w, const Rows& rows, refrain::Tensor ds,
+  void average_backward(const refrain::RaggedBatch& w, const Rows& rows, refrain::Tensor ds,
                         const refrain::State* dstate, int64_t j) const {
     const float a = decay(j), slope = a * (1 - a);
     for (int64_t b = 0; b < w.sequences(); ++b) {

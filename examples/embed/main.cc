@@ -26,13 +26,13 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
   const int64_t n = std::ssize(text) - 1;
   model.allocate_gradients();
   refrain::Optimizer optimizer(model.parameters(), refrain::TrainConfig());
-  refrain::WindowData window;
+  refrain::RaggedBatchBuilder builder;
   refrain::Workspace workspace;
   std::vector<float> losses(static_cast<size_t>(n));
   for (int step = 0; step < steps; ++step) {
     model.clear_gradients();
     workspace.run({}, [&](refrain::Context& ctx, refrain::Arena& saved) {
-      model.train(ctx, window.whole(1, n),
+      model.train(ctx, builder.whole(1, n),
                   {.tokens = tokens.first(tokens.size() - 1),
                    .targets = tokens.subspan(1),
                    .scale = 1 / static_cast<float>(n)},

@@ -58,8 +58,8 @@ class Trial {
       std::vector<int32_t> offset = {0};
       for (size_t i = b; i < std::min(lengths.size(), b + at_once); ++i)
         offset.push_back(offset.back() + lengths[i]);
-      WindowData data;
-      const Window w =
+      RaggedBatchBuilder data;
+      const RaggedBatch w =
           data.set(offset, std::vector<int32_t>(offset.size() - 1, 0), static_cast<int64_t>(b));
       const int64_t R = w.rows(), E = model.config().width;
       Autoencoder::Lesson lesson{
@@ -303,8 +303,8 @@ TEST(Autoencoder, ForcedStepsSeeTheVectorBeforeTheirsAndNoLaterOne) {
   });
   const std::vector<float> z = {0.3f, -0.2f, 0.9f}, m(5 * 6, 0.0f);
   const auto outputs = [&](const std::vector<float>& x) {
-    WindowData data;
-    const Window w = data.whole(1, 5);
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.whole(1, 5);
     std::vector<float> y(25);
     Workspace workspace;
     workspace.run({}, [&](Context& ctx, Arena& saved) {
@@ -325,9 +325,9 @@ TEST(Autoencoder, ForcedStepsSeeTheVectorBeforeTheirsAndNoLaterOne) {
 TEST(Autoencoder, ReconstructsWithoutForcingAndMapsItsAttention) {
   Trial trial(tiny());
   trial.train({});
-  WindowData data;
+  RaggedBatchBuilder data;
   const std::vector<int32_t> offset = {0, 4, 5, 11}, start = {0, 0, 0};
-  const Window w = data.set(offset, start);
+  const RaggedBatch w = data.set(offset, start);
   std::vector<float> y(trial.x.size()), losses(11), cosines(11);
   std::vector<std::vector<float>> map;
   Workspace workspace;

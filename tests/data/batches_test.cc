@@ -51,17 +51,18 @@ DataSet pairs(const TemporaryFolder& folder, int32_t count, uint64_t longest, ui
 
 void expect_consistent(const Batch& batch) {
   ASSERT_GE(batch.sequences(), 1);
-  ASSERT_EQ(batch.offset.front(), 0);
+  ASSERT_EQ(batch.cu_seqlens.front(), 0);
   ASSERT_EQ(static_cast<size_t>(batch.rows()), batch.tokens.size());
   ASSERT_EQ(batch.tokens.size(), batch.targets.size());
-  for (size_t b = 1; b < batch.offset.size(); ++b) ASSERT_GT(batch.offset[b], batch.offset[b - 1]);
+  for (size_t b = 1; b < batch.cu_seqlens.size(); ++b)
+    ASSERT_GT(batch.cu_seqlens[b], batch.cu_seqlens[b - 1]);
   const auto supervised = std::count_if(batch.targets.begin(), batch.targets.end(),
                                         [](int32_t target) { return target != kIgnore; });
   ASSERT_EQ(batch.supervised, supervised);
 }
 
 bool same(const Batch& a, const Batch& b) {
-  return a.tokens == b.tokens && a.targets == b.targets && a.offset == b.offset;
+  return a.tokens == b.tokens && a.targets == b.targets && a.cu_seqlens == b.cu_seqlens;
 }
 
 std::vector<Batch> take(Batches& batches, int64_t count) {
@@ -82,8 +83,8 @@ bool same(const std::vector<Batch>& a, const std::vector<Batch>& b) {
 std::vector<int32_t> pairs_in(const Batch& batch) {
   std::vector<int32_t> found;
   for (int64_t b = 0; b < batch.sequences(); ++b) {
-    const auto begin = static_cast<size_t>(batch.offset[static_cast<size_t>(b)]);
-    const auto end = static_cast<size_t>(batch.offset[static_cast<size_t>(b) + 1]);
+    const auto begin = static_cast<size_t>(batch.cu_seqlens[static_cast<size_t>(b)]);
+    const auto end = static_cast<size_t>(batch.cu_seqlens[static_cast<size_t>(b) + 1]);
     EXPECT_EQ(batch.tokens[begin], kSourceTag);
     const int32_t word = batch.tokens[begin + 1];
     bool in_target = false;
@@ -142,7 +143,7 @@ TEST(Batches, LmWindowsTileTheText) {
     for (size_t i = 0; i < taken.size(); ++i) {
       EXPECT_TRUE(taken[i].sequences() == 7 || i + 1 == taken.size());
       for (int64_t b = 0; b < taken[i].sequences(); ++b) {
-        const auto at = static_cast<size_t>(taken[i].offset[static_cast<size_t>(b)]);
+        const auto at = static_cast<size_t>(taken[i].cu_seqlens[static_cast<size_t>(b)]);
         starts.push_back(taken[i].tokens[at]);
         for (size_t row = at; row < at + 10; ++row) {
           EXPECT_EQ(taken[i].tokens[row], starts.back() + static_cast<int32_t>(row - at));
@@ -253,8 +254,8 @@ TEST(Batches, FillsUpToMaxTokensWithLikeLengths) {
   std::vector<int64_t> longest_of;
   for (const Batch& batch : take(bucketed, bucketed.batches_in_epoch())) {
     int64_t longest = 0;
-    for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
-      longest = std::max<int64_t>(longest, batch.offset[b + 1] - batch.offset[b]);
+    for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
+      longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
     EXPECT_LE(longest * batch.sequences(), 600);
     used += batch.rows();
     padded += longest * batch.sequences();
@@ -314,8 +315,8 @@ TEST(Batches, LeavesOutLongPairsOrRefusesThem) {
   EXPECT_EQ(batches.skipped(), std::ssize(data::too_long(set, config)));
   int64_t found = 0;
   for (const Batch& batch : take(batches, batches.batches_in_epoch())) {
-    for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
-      EXPECT_LE(batch.offset[b + 1] - batch.offset[b], 24);
+    for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
+      EXPECT_LE(batch.cu_seqlens[b + 1] - batch.cu_seqlens[b], 24);
     found += batch.sequences();
   }
   EXPECT_EQ(found + batches.skipped(), 200);

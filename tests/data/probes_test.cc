@@ -380,7 +380,7 @@ TEST_F(ProbeData, BatchesHaveTheTargetsOfTheFile) {
   ASSERT_TRUE(data::next_in_order(set, {.context = 4}, batch, cursor));
   EXPECT_EQ(batch.tokens, (std::vector<int32_t>{1, 2, 3, 0, 5, 9, 8, 7, 6}));
   EXPECT_EQ(batch.targets, (std::vector<int32_t>{-1, 9, -1, 0, 4, -1, -1, -1, 0}));
-  EXPECT_EQ(batch.offset, (std::vector<int32_t>{0, 3, 5, 9}));
+  EXPECT_EQ(batch.cu_seqlens, (std::vector<int32_t>{0, 3, 5, 9}));
   EXPECT_EQ(batch.supervised, 4);
   EXPECT_FALSE(data::next_in_order(set, {.context = 4}, batch, cursor));
 
@@ -389,9 +389,9 @@ TEST_F(ProbeData, BatchesHaveTheTargetsOfTheFile) {
   for (int epoch = 0; epoch < 2; ++epoch)
     for (int i = 0; i < 2; ++i) {
       shuffled.next(batch);
-      for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
-        seen.emplace(batch.tokens.begin() + batch.offset[b],
-                     batch.tokens.begin() + batch.offset[b + 1]);
+      for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
+        seen.emplace(batch.tokens.begin() + batch.cu_seqlens[b],
+                     batch.tokens.begin() + batch.cu_seqlens[b + 1]);
     }
   EXPECT_EQ(seen, (std::multiset<std::vector<int32_t>>{
                       {1, 2, 3}, {1, 2, 3}, {0, 5}, {0, 5}, {9, 8, 7, 6}, {9, 8, 7, 6}}));

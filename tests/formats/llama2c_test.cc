@@ -81,8 +81,8 @@ std::vector<float> logits_of(const LanguageModel& model, const std::vector<int32
   std::vector<float> out(static_cast<size_t>(T * V));
   std::vector<int32_t> rows;
   for (int32_t t = 0; t < T; ++t) rows.push_back(t);
-  WindowData window;
-  const Window w = window.whole(1, T);
+  RaggedBatchBuilder builder;
+  const RaggedBatch w = builder.whole(1, T);
   Workspace workspace;
   workspace.run({}, [&](Context& ctx, Arena&) {
     model.logits(ctx, w, ids, {}, rows, {out.data(), {T, V}});

@@ -76,8 +76,8 @@ std::vector<float> logits_of(const LanguageModel& model, const std::vector<int32
   std::vector<float> out(static_cast<size_t>(T * V));
   std::vector<int32_t> rows;
   for (int32_t t = 0; t < T; ++t) rows.push_back(t);
-  WindowData window;
-  const Window w = window.whole(1, T);
+  RaggedBatchBuilder builder;
+  const RaggedBatch w = builder.whole(1, T);
   Workspace().run({}, [&](Context& ctx, Arena&) {
     model.logits(ctx, w, ids, {}, rows, {out.data(), {T, V}});
   });
@@ -112,8 +112,8 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], kTolerance) << i;
 
   model->allocate_gradients();
-  WindowData window;
-  const Window w = window.whole(1, T);
+  RaggedBatchBuilder builder;
+  const RaggedBatch w = builder.whole(1, T);
   for (const int64_t keep_every : {0, 4}) {
     model->clear_gradients();
     std::vector<float> losses(tokens.size());

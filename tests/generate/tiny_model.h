@@ -60,11 +60,11 @@ inline std::vector<float> last_logits(const LanguageModel& model,
   std::vector<float> logits(static_cast<size_t>(model.config().vocab_size));
   const auto T = static_cast<int64_t>(tokens.size());
   const std::vector<int32_t> last = {static_cast<int32_t>(T - 1)};
-  WindowData data;
-  const Window window = data.whole(1, T);
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(1, T);
   Workspace workspace;
   workspace.run({}, [&](Context& ctx, Arena&) {
-    model.logits(ctx, window, tokens, {}, last, {logits.data(), {1, model.config().vocab_size}});
+    model.logits(ctx, batch, tokens, {}, last, {logits.data(), {1, model.config().vocab_size}});
   });
   return logits;
 }

@@ -104,13 +104,13 @@ class Reader {
     return all;
   }
 
-  Window memory, queries;
+  RaggedBatch memory, queries;
   CrossAttention layer{kQuery, kMemory, kHeads};
   std::vector<std::vector<float>> weights, gradients;
   std::optional<Floats> x, m, d_o;
 
  private:
-  WindowData memory_data_, query_data_;
+  RaggedBatchBuilder memory_data_, query_data_;
 };
 
 TEST(CrossAttentionLayer, OutputsAndGradientsAreTheTwins) {

@@ -169,8 +169,8 @@ TEST(AttentionRnnMixer, LongSequencesHoweverTheyAreCut) {
     const auto run = [&](size_t i, bool backward) {
       const int64_t first = cuts[i], n = cuts[i + 1] - first;
       const std::vector<int32_t> offset = {0, static_cast<int32_t>(n)};
-      WindowData data;
-      const Window piece = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
+      RaggedBatchBuilder data;
+      const RaggedBatch piece = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
       m.forward(piece, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, backward);
       if (backward)
         m.backward(piece, x.tensor().slice(first, n), dy.tensor().slice(first, n),
@@ -208,7 +208,7 @@ TEST(AttentionRnnMixer, AMillionTokensInAStateThatDoesNotGrow) {
     const int64_t n = std::min(kChunk, T - first);
     const Floats x({n, D}, 0, static_cast<uint64_t>(first) + 7);
     Floats y({n, D});
-    WindowData data;
+    RaggedBatchBuilder data;
     m.forward(data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
                        std::vector<int32_t>{static_cast<int32_t>(first)}),
               x, y, &state, false);
@@ -248,7 +248,7 @@ TEST(AttentionRnnMixer, RecomputationKeepsNothingThatGrows) {
     Floats y({T, 16});
     StateRows live(1, m.mixer.state_bytes(T));
     const State state = live.state();
-    WindowData data;
+    RaggedBatchBuilder data;
     m.forward(data.whole(1, T), x, y, &state, true);
     bytes.push_back(m.saved_bytes());
   }
@@ -257,8 +257,8 @@ TEST(AttentionRnnMixer, RecomputationKeepsNothingThatGrows) {
 
 TEST(AttentionRnnMixer, AStepsSumsEndWithIt) {
   MixerUnderTest<AttentionRnn> m(shape(6, 2), AttentionRnnConfig{true, true, true});
-  WindowData data;
-  const Window w = data.whole(1, 5);
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.whole(1, 5);
   const Floats x({5, 6}, 0, 1), dy({5, 6}, 0, 2);
   const auto step = [&] {
     Floats y({5, 6}), dx({5, 6});

@@ -48,8 +48,8 @@ class CellsGolden : public ::testing::TestWithParam<Cell> {
 TEST_P(CellsGolden, OutputsStatesAndGradientsArePyTorchs) {
   std::vector<int32_t> offset;
   for (float o : values("offsets")) offset.push_back(static_cast<int32_t>(o));
-  WindowData data;
-  const Window w = data.set(offset, std::vector<int32_t>(offset.size() - 1, 3));
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.set(offset, std::vector<int32_t>(offset.size() - 1, 3));
   const int64_t R = w.rows();
   std::vector<float> x = of_cell("x"), dh = of_cell("dh"), dx(x.size());
   std::vector<std::vector<float>> weights, gradients;
@@ -175,21 +175,21 @@ void long_sequence() {
     const auto run = [&](size_t piece, bool keep, auto&& then) {
       const int64_t first = cuts[piece], n = cuts[piece + 1] - first;
       const std::vector<int32_t> offset = {0, static_cast<int32_t>(n)};
-      WindowData data;
-      const Window window = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
-      m.forward(window, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, keep);
-      then(window, first, n);
+      RaggedBatchBuilder data;
+      const RaggedBatch batch = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
+      m.forward(batch, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, keep);
+      then(batch, first, n);
     };
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
       before.push_back(live.row(0));
-      run(i, false, [](const Window&, int64_t, int64_t) {});
+      run(i, false, [](const RaggedBatch&, int64_t, int64_t) {});
     }
     expect_rms("state left", live.row(0), left);
     expect_rms("y", y.span(), h);
     for (size_t i = before.size(); i-- > 0;) {
       std::copy(before[i].begin(), before[i].end(), live.row(0).begin());
-      run(i, true, [&](const Window& window, int64_t first, int64_t n) {
-        m.backward(window, x.tensor().slice(first, n), dy.tensor().slice(first, n),
+      run(i, true, [&](const RaggedBatch& batch, int64_t first, int64_t n) {
+        m.backward(batch, x.tensor().slice(first, n), dy.tensor().slice(first, n),
                    got_dx.tensor().slice(first, n), &state, &dlive);
       });
     }

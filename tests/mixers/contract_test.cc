@@ -149,7 +149,7 @@ TEST(AttentionMixer, PositionsBeyondTheTrainedContextWork) {
   const int64_t T = 3 * s.context;
   const Floats x({T, 8}, 0, 1);
   Floats y({T, 8});
-  WindowData data;
+  RaggedBatchBuilder data;
   m.forward(data.whole(1, T), x, y, nullptr, false);
   std::vector<std::vector<double>> w;
   for (const auto& v : m.weights) w.emplace_back(v.begin(), v.end());
@@ -177,9 +177,9 @@ std::vector<float> in_pieces(MixerUnderTest<Attention>& m, const Floats& x, int6
   Floats y({T, D});
   for (int64_t at = 0; at < T; at += piece) {
     const int64_t n = std::min(piece, T - at);
-    WindowData data;
-    const Window w = data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
-                              std::vector<int32_t>{static_cast<int32_t>(at)});
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
+                                   std::vector<int32_t>{static_cast<int32_t>(at)});
     m.forward(w, x.tensor().slice(at, n), y.tensor().slice(at, n), &state, false);
   }
   return {y.span().begin(), y.span().end()};
@@ -192,7 +192,7 @@ TEST(AttentionMixer, ARingFarBehindTheStartGivesTheWholeFormsBits) {
     MixerUnderTest<Attention> m(shape(D, 4, 2), config);
     const Floats x({T, D}, 0, 1);
     Floats y({T, D});
-    WindowData data;
+    RaggedBatchBuilder data;
     m.forward(data.whole(1, T), x, y, nullptr, false);
     for (const int64_t piece : {int64_t{1}, int64_t{33}, int64_t{64}, int64_t{200}})
       EXPECT_TRUE(same_bits(in_pieces(m, x, piece), y.span()))

@@ -60,8 +60,8 @@ std::vector<float> everything(const GlaConfig& c, const std::vector<int32_t>& pi
   Floats y({R, D}), dx({R, D});
   int32_t at = 0;
   for (int32_t n : pieces) {
-    WindowData data;
-    const Window w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
     const auto rows = [&](const Floats& all) { return all.tensor().slice(at, n); };
     m.forward(w, rows(x), rows(y), &state, true);
     m.backward(w, rows(x), rows(dy), rows(dx), &state, nullptr);
@@ -158,8 +158,8 @@ TEST(GlaMixer, RefusesToKeepStatesBetweenChunks) {
   m.keep_every = 24;
   const Floats x({4, 8}, 0, 1);
   Floats y({4, 8});
-  WindowData data;
-  const Window w = data.whole(1, 4);
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.whole(1, 4);
   EXPECT_EQ(error_of([&] { m.forward(w, x, y, nullptr, true); }),
             "gradient_checkpointing: expected a multiple of 16 for simple_rnn, found 24");
   m.forward(w, x, y, nullptr, false);  // nothing is kept

@@ -89,8 +89,8 @@ void expect_float64(const Config& config, const std::vector<double>& sizes, doub
     for (auto& w : m.weights)
       for (float& v : w) v *= static_cast<float>(size);
     const Expected want = Expected::of<Ref>(shape, config, m, x, dy);
-    WindowData data;
-    const Window whole = data.whole(1, T);
+    RaggedBatchBuilder data;
+    const RaggedBatch whole = data.whole(1, T);
     for_each_target([&] {
       for (const Nearness& near : kNearness) {
         SCOPED_TRACE("precision " + std::to_string(static_cast<int>(near.precision)));

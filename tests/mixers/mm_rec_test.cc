@@ -44,8 +44,8 @@ Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R 
   Floats y({R, D}), dx({R, D});
   int32_t at = 0;
   for (const int32_t n : how.pieces) {
-    WindowData data;
-    const Window w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
     const auto rows = [&](const Floats& all) { return all.tensor().slice(at, n); };
     m.forward(w, rows(x), rows(y), &state, true);
     m.backward(w, rows(x), rows(dy), rows(dx), &state, nullptr);
@@ -119,8 +119,8 @@ std::vector<bool> rows_changed(const MmRecConfig& c, int64_t T, int64_t at) {
   const int64_t D = 16;
   const Floats x({T, D}, 0, 1);
   MixerUnderTest<MmRec> m(shape(D, 2), c);
-  WindowData data;
-  const Window w = data.whole(1, T);
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.whole(1, T);
   Floats before({T, D}), after({T, D});
   m.forward(w, x, before, nullptr, false);
   for (int64_t j = 0; j < D; ++j) x[at * D + j] += 0.5f;
@@ -160,8 +160,8 @@ TEST(MmRecMixer, TheMemoryReachesBeyondTheRecurrence) {
       ++i;
     });
     const Floats x({T, D}, 0, 1);
-    WindowData data;
-    const Window w = data.whole(1, T);
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.whole(1, T);
     Floats before({T, D}), after({T, D});
     m.forward(w, x, before, nullptr, false);
     for (int64_t j = 0; j < D; ++j) x[j] += 1.0f;
@@ -197,7 +197,7 @@ TEST(MmRecMixer, HundredThousandStepsDoNotGrow) {
     Floats y({piece, D});
     float early = 0, late = 0;
     for (int32_t at = 0; at < 100'000; at += static_cast<int32_t>(piece)) {
-      WindowData data;
+      RaggedBatchBuilder data;
       m.forward(
           data.set(std::vector<int32_t>{0, static_cast<int32_t>(piece)}, std::vector<int32_t>{at}),
           x, y, &state, false);

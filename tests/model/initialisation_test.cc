@@ -186,12 +186,12 @@ TEST(InitialWeights, LetATokenReachTheLogits) {
       std::vector<float> logits[2];
       for (int32_t token : {0, 1}) {
         const std::vector<int32_t> tokens{token, 2, 3, token}, offsets{0, 4}, first{0};
-        WindowData data;
-        const Window window = data.set(offsets, first);
+        RaggedBatchBuilder data;
+        const RaggedBatch batch = data.set(offsets, first);
         logits[token].resize(40);
         Workspace workspace;
         workspace.run({}, [&](Context& ctx, Arena&) {
-          model.logits(ctx, window, tokens, {}, std::vector<int32_t>{3},
+          model.logits(ctx, batch, tokens, {}, std::vector<int32_t>{3},
                        {logits[token].data(), {1, 40}});
         });
       }

@@ -74,8 +74,8 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
       const size_t last = std::min(all, first + together);
       std::vector<int32_t> offset;
       for (size_t b = first; b <= last; ++b) offset.push_back(offset_[b] - offset_[first]);
-      WindowData data;
-      const Window w =
+      RaggedBatchBuilder data;
+      const RaggedBatch w =
           data.set(offset, std::vector<int32_t>(last - first), static_cast<int64_t>(first));
       const auto rows = static_cast<size_t>(w.rows());
       lesson.tokens = std::span(tokens_).subspan(static_cast<size_t>(offset_[first]), rows);
@@ -166,8 +166,8 @@ TEST_P(RecomputeTest, StatesGoOn) {
     std::vector<float> losses(ids.size());
     model_.clear_gradients();
     for (int32_t start : {0, length}) {
-      WindowData data;
-      const Window w = data.set(std::vector<int32_t>{0, length}, std::vector<int32_t>{start});
+      RaggedBatchBuilder data;
+      const RaggedBatch w = data.set(std::vector<int32_t>{0, length}, std::vector<int32_t>{start});
       const LanguageModel::Lesson lesson{.tokens = ids,
                                          .targets = ids,
                                          .states = view.states(),

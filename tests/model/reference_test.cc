@@ -68,22 +68,22 @@ TEST_P(ReferenceTest, FastLogitsAndStatesAreItsOwn) {
   SequenceState state(model_, T);
   SequenceState* const sequences[] = {&state};
   const StateView view(sequences, 2);
-  WindowData data;
-  const Window window = data.whole(1, T);
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(1, T);
   Workspace().run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, kTokens, view.states(), rows, {fast.data(), {T, V}});
+    model_.logits(ctx, batch, kTokens, view.states(), rows, {fast.data(), {T, V}});
   });
 
   // Packed weights give the same bits; gradients want them gone.
   std::vector<float> packed(fast.size());
   model_.pack_weights();
   Workspace().run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, kTokens, {}, rows, {packed.data(), {T, V}});
+    model_.logits(ctx, batch, kTokens, {}, rows, {packed.data(), {T, V}});
   });
   std::vector<float> whole(fast.size());
   model_.allocate_gradients();
   Workspace().run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, kTokens, {}, rows, {whole.data(), {T, V}});
+    model_.logits(ctx, batch, kTokens, {}, rows, {whole.data(), {T, V}});
   });
   EXPECT_EQ(packed, whole);
 
@@ -102,11 +102,11 @@ TEST_P(ReferenceTest, FastLogitsAndStatesAreItsOwn) {
 TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   model_.allocate_gradients();
   std::vector<float> losses(kTokens.size());
-  WindowData data;
-  const Window window = data.whole(1, static_cast<int64_t>(kTokens.size()));
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(1, static_cast<int64_t>(kTokens.size()));
   Workspace().run({}, [&](Context& ctx, Arena& saved) {
-    model_.train(ctx, window, {.tokens = kTokens, .targets = kTargets},
-                 {losses.data(), {window.rows()}}, saved);
+    model_.train(ctx, batch, {.tokens = kTokens, .targets = kTargets},
+                 {losses.data(), {batch.rows()}}, saved);
   });
   model_.finish_gradients();
 

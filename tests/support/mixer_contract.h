@@ -64,7 +64,7 @@ class MixerUnderTest {
   }
 
   // Runs dry and then for real; the second must take what the first did.
-  void forward(const Window& w, ConstTensor x, Tensor y, const State* state, bool keep) {
+  void forward(const RaggedBatch& w, ConstTensor x, Tensor y, const State* state, bool keep) {
     Arena count, count_saved;
     Context dry = context(count);
     mixer.forward(dry, w, x, y, state, keep ? &count_saved : nullptr);
@@ -79,7 +79,7 @@ class MixerUnderTest {
     EXPECT_EQ(scratch.peak(), count.peak());
     EXPECT_EQ(saved.peak(), keep ? count_saved.peak() : 0);
   }
-  void backward(const Window& w, ConstTensor x, ConstTensor dy, Tensor dx, const State* state,
+  void backward(const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx, const State* state,
                 const State* dstate) {
     Arena count, count_saved;
     Context dry = context(count);
@@ -156,8 +156,8 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
   const size_t state_bytes = m.mixer.state_bytes(longest);
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
 
-  WindowData window_data;
-  const Window w = window_data.set(offset, start);
+  RaggedBatchBuilder window_data;
+  const RaggedBatch w = window_data.set(offset, start);
   StateRows state_found(B, state_bytes), gradient_left(B, state_bytes);
   state_found.fill_normal(3, found > 0 ? 0.5 : 0.0);
   gradient_left.fill_normal(4, 0.5);
@@ -255,8 +255,8 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
           piece_start.push_back(static_cast<int32_t>(found) + done);
           for (int32_t i = 0; i < n; ++i) from.push_back(w.first(b) + done + i);
         }
-        WindowData data;
-        const Window pw = data.set(piece_offset, piece_start);
+        RaggedBatchBuilder data;
+        const RaggedBatch pw = data.set(piece_offset, piece_start);
         Floats px({pw.rows(), D}), py({pw.rows(), D});
         for (size_t i = 0; i < from.size(); ++i)
           std::copy_n(x.tensor().row(from[i]), D, px.tensor().row(static_cast<int64_t>(i)));
@@ -284,8 +284,8 @@ template <class M, class Config>
 void frozen_contract(const MixerShape& shape, const Config& config) {
   const int64_t D = shape.d_model, R = 33;
   MixerUnderTest<M> m(shape, config);
-  WindowData data;
-  const Window w = data.set(std::vector<int32_t>{0, 20, 21, 33}, std::vector<int32_t>(3, 0));
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.set(std::vector<int32_t>{0, 20, 21, 33}, std::vector<int32_t>(3, 0));
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   const auto run = [&] {
     Floats y({R, D}), dx({R, D});
@@ -320,8 +320,8 @@ void training_contract(const MixerShape& shape, const Config& config) {
   const std::vector<int32_t> start(B, 0);
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   MixerUnderTest<M> m(shape, config);
-  WindowData data;
-  const Window w = data.set(offset, start);
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.set(offset, start);
   for_each_target([&] {
     set_threads(1);
     Floats y({R, D}), dx({R, D}), with_state({R, D});
@@ -349,8 +349,8 @@ void training_contract(const MixerShape& shape, const Config& config) {
           for (int64_t b = first; b <= first + count; ++b)
             part_offset.push_back(offset[static_cast<size_t>(b)] -
                                   offset[static_cast<size_t>(first)]);
-          WindowData part_data;
-          const Window part =
+          RaggedBatchBuilder part_data;
+          const RaggedBatch part =
               part_data.set(part_offset, std::span(start).first(static_cast<size_t>(count)), first);
           const int64_t row = offset[static_cast<size_t>(first)];
           m.forward(part, x.tensor().slice(row, part.rows()), y2.tensor().slice(row, part.rows()),
@@ -379,11 +379,11 @@ void recompute_contract(const MixerShape& shape, const Config& config,
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   MixerUnderTest<M> m(shape, config);
   const size_t state_bytes = m.mixer.state_bytes(64 + 200);
-  WindowData with_past, from_nothing;
-  const Window continued = with_past.set(offset, start);
-  const Window whole = from_nothing.set(offset, std::vector<int32_t>(3, 0));
+  RaggedBatchBuilder with_past, from_nothing;
+  const RaggedBatch continued = with_past.set(offset, start);
+  const RaggedBatch whole = from_nothing.set(offset, std::vector<int32_t>(3, 0));
   const auto run = [&](bool with_state) {
-    const Window& w = with_state ? continued : whole;
+    const RaggedBatch& w = with_state ? continued : whole;
     StateRows found(B, state_bytes), gradient(B, state_bytes);
     found.fill_normal(3, 0.5);
     gradient.fill_normal(4, 0.5);
@@ -421,8 +421,8 @@ template <class M, class Config>
 void empty_pieces_contract(const MixerShape& shape, const Config& config) {
   const int64_t D = shape.d_model;
   MixerUnderTest<M> m(shape, config);
-  WindowData data;
-  const Window w = data.set(std::vector<int32_t>{0, 0, 5, 5}, std::vector<int32_t>{2, 0, 7});
+  RaggedBatchBuilder data;
+  const RaggedBatch w = data.set(std::vector<int32_t>{0, 0, 5, 5}, std::vector<int32_t>{2, 0, 7});
   const Floats x({5, D}, 0, 1), dy({5, D}, 0, 2);
   for (const int64_t every : {0, 64}) {
     m.keep_every = every;
@@ -462,7 +462,7 @@ SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& 
   live.copy_from(found);
   gradient.copy_from(gradient_left);
   const State state = live.state(), dstate = gradient.state();
-  WindowData data;
+  RaggedBatchBuilder data;
   const auto window = [&](size_t piece, int32_t first) {
     return data.set(std::vector<int32_t>{0, pieces[piece]}, std::vector<int32_t>{first});
   };
@@ -478,7 +478,7 @@ SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& 
   m.clear();
   for (size_t i = pieces.size(); i-- > 0;) {
     at -= pieces[i];
-    const Window w = window(i, at);
+    const RaggedBatch w = window(i, at);
     const ConstTensor from = x.tensor().slice(at, pieces[i]);
     if (pieces.size() > 1) {
       std::copy(before[i].begin(), before[i].end(), live.row(0).begin());

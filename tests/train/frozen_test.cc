@@ -66,10 +66,10 @@ class Trial {
   void train(kernels::Precision precision = kernels::Precision::kFloat32) {
     model.clear_gradients();
     for (size_t b = 0; b + 1 < kOffset.size(); b += 2) {
-      WindowData data;
+      RaggedBatchBuilder data;
       const std::vector<int32_t> offset = {0, kOffset[b + 1] - kOffset[b],
                                            kOffset[b + 2] - kOffset[b]};
-      const Window w = data.set(offset, std::vector<int32_t>(2), static_cast<int64_t>(b));
+      const RaggedBatch w = data.set(offset, std::vector<int32_t>(2), static_cast<int64_t>(b));
       const auto first = static_cast<size_t>(kOffset[b]), rows = static_cast<size_t>(w.rows());
       std::vector<float> losses(rows);
       workspace_.run({}, [&](Context& ctx, Arena& saved) {

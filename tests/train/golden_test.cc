@@ -35,7 +35,7 @@ class Golden : public ::testing::TestWithParam<const char*> {
     for (int32_t t : targets_) supervised_ += t >= 0;
     std::vector<int32_t> offset;
     for (float o : values("offsets")) offset.push_back(static_cast<int32_t>(o));
-    window_ = window_data_.set(offset, std::vector<int32_t>(offset.size() - 1, 0));
+    batch_ = builder_.set(offset, std::vector<int32_t>(offset.size() - 1, 0));
   }
 
   std::vector<float> values(const std::string& name) const {
@@ -56,12 +56,12 @@ class Golden : public ::testing::TestWithParam<const char*> {
     losses_.assign(tokens_.size(), NAN);
     model_->clear_gradients();
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
-      model_->train(ctx, window_,
+      model_->train(ctx, batch_,
                     {.tokens = tokens_,
                      .targets = targets_,
                      .scale = 1.0f / static_cast<float>(supervised_),
                      .recompute = recompute},
-                    {losses_.data(), {window_.rows()}}, saved);
+                    {losses_.data(), {batch_.rows()}}, saved);
     });
     model_->finish_gradients();
     double sum = 0;
@@ -73,8 +73,8 @@ class Golden : public ::testing::TestWithParam<const char*> {
   std::unique_ptr<LanguageModel> model_;
   std::vector<int32_t> tokens_, targets_;
   int64_t supervised_ = 0;
-  WindowData window_data_;
-  Window window_;
+  RaggedBatchBuilder builder_;
+  RaggedBatch batch_;
   Workspace workspace_;
   std::vector<float> losses_;
 };
@@ -83,16 +83,16 @@ TEST_P(Golden, LogitsAndLosses) {
   const std::vector<float> want = values("logits"), token_loss = values("token_loss");
   std::vector<float> logits(want.size());
   std::vector<int32_t> rows;
-  for (int32_t r = 0; r < window_.rows(); ++r) rows.push_back(r);
+  for (int32_t r = 0; r < batch_.rows(); ++r) rows.push_back(r);
   workspace_.run({}, [&](Context& ctx, Arena&) {
-    model_->logits(ctx, window_, tokens_, {}, rows, {logits.data(), {window_.rows(), 67}});
+    model_->logits(ctx, batch_, tokens_, {}, rows, {logits.data(), {batch_.rows(), 67}});
   });
   // The script prints 4e-6 between float32 and float64; twice that for another order of sums.
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(logits[i], want[i], 1e-5) << i;
 
   losses_.assign(tokens_.size(), NAN);
   workspace_.run({}, [&](Context& ctx, Arena&) {
-    model_->losses(ctx, window_, tokens_, targets_, {}, {losses_.data(), {window_.rows()}});
+    model_->losses(ctx, batch_, tokens_, targets_, {}, {losses_.data(), {batch_.rows()}});
   });
   for (size_t i = 0; i < token_loss.size(); ++i) ASSERT_NEAR(losses_[i], token_loss[i], 1e-5);
 }

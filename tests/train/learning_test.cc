@@ -65,8 +65,8 @@ class Learning : public ::testing::TestWithParam<std::string> {
 
     std::vector<int32_t> offsets, tokens(kSequences * kTokens), targets(tokens.size());
     for (int64_t b = 0; b <= kSequences; ++b) offsets.push_back(static_cast<int32_t>(b * kTokens));
-    WindowData data;
-    const Window window = data.set(offsets, std::vector<int32_t>(kSequences, 0));
+    RaggedBatchBuilder data;
+    const RaggedBatch batch = data.set(offsets, std::vector<int32_t>(kSequences, 0));
     std::vector<float> losses(tokens.size());
     Workspace workspace;
     double sum = 0;
@@ -79,11 +79,11 @@ class Learning : public ::testing::TestWithParam<std::string> {
       }
       model.clear_gradients();
       workspace.run({}, [&](Context& ctx, Arena& saved) {
-        model.train(ctx, window,
+        model.train(ctx, batch,
                     {.tokens = tokens,
                      .targets = targets,
                      .scale = 1.0f / static_cast<float>(targets.size())},
-                    {losses.data(), {window.rows()}}, saved);
+                    {losses.data(), {batch.rows()}}, saved);
       });
       model.finish_gradients();
       optimizer.step(3e-3);

@@ -21,7 +21,7 @@ AutoencoderConfig checked(const AutoencoderConfig& config) {
   return config;
 }
 
-void check_lengths(const Window& w) {
+void check_lengths(const RaggedBatch& w) {
   for (int64_t b = 0; b < w.sequences(); ++b)
     if (w.length(b) < 1)
       throw_error("sequence {}: expected a token that no mask hides, found none", b + 1);
@@ -50,8 +50,8 @@ void Autoencoder::visit(const ParamVisitor& v) {
   decoder_.visit(prefixed(v, "decoder."));
 }
 
-Autoencoder::Encoded Autoencoder::encode(Context& ctx, const Window& w, ConstTensor x, Arena* saved,
-                                         Arena& rows) const {
+Autoencoder::Encoded Autoencoder::encode(Context& ctx, const RaggedBatch& w, ConstTensor x,
+                                         Arena* saved, Arena& rows) const {
   Encoded e;
   ConstTensor in = x;
   for (const Recurrent& cell : encoder_) {
@@ -72,7 +72,7 @@ Autoencoder::Encoded Autoencoder::encode(Context& ctx, const Window& w, ConstTen
   return e;
 }
 
-ConstTensor Autoencoder::memory(Context& ctx, const Window& w, const Encoded& e,
+ConstTensor Autoencoder::memory(Context& ctx, const RaggedBatch& w, const Encoded& e,
                                 Arena& arena) const {
   if (!config_.reads_positions()) return e.m();
   const Tensor m = arena.take({w.rows(), config_.hidden});
@@ -80,8 +80,8 @@ ConstTensor Autoencoder::memory(Context& ctx, const Window& w, const Encoded& e,
   return m;
 }
 
-void Autoencoder::encode_backward(Context& ctx, const Window& w, ConstTensor x, const Encoded& e,
-                                  Tensor dcode, Tensor dm, Tensor dx) const {
+void Autoencoder::encode_backward(Context& ctx, const RaggedBatch& w, ConstTensor x,
+                                  const Encoded& e, Tensor dcode, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t B = w.sequences(), H = config_.hidden;
   const Tensor dlast = ctx.scratch.take({B, H});
@@ -103,7 +103,7 @@ void Autoencoder::encode_backward(Context& ctx, const Window& w, ConstTensor x, 
   }
 }
 
-void Autoencoder::train(const Context& context, const Window& w, const Lesson& lesson,
+void Autoencoder::train(const Context& context, const RaggedBatch& w, const Lesson& lesson,
                         Tensor losses, Tensor cosines, Arena& saved) {
   check_lengths(w);
   Context ctx = context;
@@ -130,7 +130,7 @@ void Autoencoder::train(const Context& context, const Window& w, const Lesson& l
   kernels::embedding_backward(lesson.tokens, dx, table_.g);
 }
 
-void Autoencoder::reconstruct(Context& ctx, const Window& w, ConstTensor x, Tensor y,
+void Autoencoder::reconstruct(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                               std::vector<std::vector<float>>* map) const {
   check_lengths(w);
   Arena::Frame frame(ctx.scratch);

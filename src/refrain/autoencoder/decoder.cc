@@ -33,7 +33,7 @@ void position_codes(Tensor codes) {
       64 * codes.size());
 }
 
-void add_position_codes(Context& ctx, const Window& w, ConstTensor rows,
+void add_position_codes(Context& ctx, const RaggedBatch& w, ConstTensor rows,
                         kernels::SpacedRows<float> out) {
   Arena::Frame frame(ctx.scratch);
   int64_t longest = 0;
@@ -78,7 +78,7 @@ kernels::AttentionShape Decoder::self_shape() const {
           self_->out,    joined_width()};
 }
 
-Decoder::Run Decoder::carve(const Window& w, Arena& a) const {
+Decoder::Run Decoder::carve(const RaggedBatch& w, Arena& a) const {
   const int64_t R = w.rows(), H = hidden();
   Run run;
   run.start = a.take({w.sequences(), start_.out});
@@ -117,7 +117,7 @@ kernels::RecurrentWeights Decoder::weights(int64_t layer) const {
   return {w.w.w, w.b.w, w.w.packed};
 }
 
-std::vector<kernels::RecurrentPiece> Decoder::pieces(const Window& w, const Run& run,
+std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const Run& run,
                                                      int64_t layer) const {
   std::vector<kernels::RecurrentPiece> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
@@ -125,7 +125,7 @@ std::vector<kernels::RecurrentPiece> Decoder::pieces(const Window& w, const Run&
   return all;
 }
 
-Tensor Decoder::inputs(Context& ctx, const Window& w, const Input& in, const Run& run) const {
+Tensor Decoder::inputs(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run) const {
   const int64_t E = config_.width;
   const Tensor u = ctx.scratch.take({w.rows(), E});
   if (ctx.dry()) return u;
@@ -139,7 +139,7 @@ Tensor Decoder::inputs(Context& ctx, const Window& w, const Input& in, const Run
   return u;
 }
 
-bool Decoder::needs_no_loop(const Window& w, const Input& in) const {
+bool Decoder::needs_no_loop(const RaggedBatch& w, const Input& in) const {
   if (!config_.cached || config_.reads_itself()) return false;
   for (int64_t b = 0; b < w.sequences(); ++b)
     for (int64_t t = 1; t < w.length(b); ++t)
@@ -147,8 +147,8 @@ bool Decoder::needs_no_loop(const Window& w, const Input& in) const {
   return true;
 }
 
-Decoder::Run Decoder::forward(Context& ctx, const Window& w, const Input& in, bool for_backward,
-                              Arena& arena) const {
+Decoder::Run Decoder::forward(Context& ctx, const RaggedBatch& w, const Input& in,
+                              bool for_backward, Arena& arena) const {
   Run run = carve(w, arena);
   start(ctx, in.z, run.start);
   if (cross_ && config_.cached)
@@ -160,7 +160,8 @@ Decoder::Run Decoder::forward(Context& ctx, const Window& w, const Input& in, bo
   return run;
 }
 
-void Decoder::forward_rows(Context& ctx, const Window& w, const Input& in, const Run& run) const {
+void Decoder::forward_rows(Context& ctx, const RaggedBatch& w, const Input& in,
+                           const Run& run) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
   ConstTensor x = inputs(ctx, w, in, run);
@@ -186,8 +187,8 @@ void Decoder::forward_rows(Context& ctx, const Window& w, const Input& in, const
   out_.forward(ctx, run.s, run.y);
 }
 
-void Decoder::backward(Context& ctx, const Window& w, const Input& in, const Run& run, Tensor dy,
-                       Tensor dz, Tensor dm, Tensor dx) const {
+void Decoder::backward(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
+                       Tensor dy, Tensor dz, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden();
   Gradients g;
@@ -214,7 +215,7 @@ void Decoder::backward(Context& ctx, const Window& w, const Input& in, const Run
   backward_weights(ctx, w, in, run, g, dy, dz, dm);
 }
 
-void Decoder::backward_rows(Context& ctx, const Window& w, const Run& run, const Gradients& g,
+void Decoder::backward_rows(Context& ctx, const RaggedBatch& w, const Run& run, const Gradients& g,
                             ConstTensor dy, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width(), E = config_.width;
@@ -257,7 +258,7 @@ void Decoder::backward_rows(Context& ctx, const Window& w, const Run& run, const
       for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
 }
 
-void Decoder::backward_weights(Context& ctx, const Window& w, const Input& in, const Run& run,
+void Decoder::backward_weights(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
                                const Gradients& g, ConstTensor dy, Tensor dz, Tensor dm) const {
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
   out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
@@ -284,7 +285,7 @@ void Decoder::backward_weights(Context& ctx, const Window& w, const Input& in, c
   start_.backward(ctx, in.z, g.start, dz);
 }
 
-std::vector<float> Decoder::attention_weights(const Window& w, const Run& run, int64_t b,
+std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Run& run, int64_t b,
                                               int64_t t) const {
   REFRAIN_CHECK(cross_ && run.memory.size() == 1);
   const kernels::CrossShape& shape = cross_->shape();

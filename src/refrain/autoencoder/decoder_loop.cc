@@ -21,7 +21,7 @@ namespace {
 
 class Places {
  public:
-  explicit Places(const Window& w) : w_(w), order_(static_cast<size_t>(w.sequences())) {
+  explicit Places(const RaggedBatch& w) : w_(w), order_(static_cast<size_t>(w.sequences())) {
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(),
                      [&](int64_t a, int64_t b) { return w.length(a) > w.length(b); });
@@ -44,7 +44,7 @@ class Places {
   }
 
  private:
-  const Window& w_;
+  const RaggedBatch& w_;
   std::vector<int64_t> order_;
 };
 
@@ -104,7 +104,7 @@ SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.r
 
 }  // namespace
 
-void Decoder::forward_steps(Context& ctx, const Window& w, const Input& in, bool for_backward,
+void Decoder::forward_steps(Context& ctx, const RaggedBatch& w, const Input& in, bool for_backward,
                             Run& run, Arena& arena) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
@@ -211,7 +211,7 @@ void Decoder::forward_steps(Context& ctx, const Window& w, const Input& in, bool
 }
 
 // The sequences that have a step t: one query each, that sees what came before it and itself.
-std::vector<kernels::AttentionSequence> Decoder::self_steps(const Window& w, const Run& run,
+std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w, const Run& run,
                                                             int64_t t) const {
   std::vector<kernels::AttentionSequence> all;
   const int64_t width = attention_width();
@@ -228,7 +228,7 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const Window& w, con
   return all;
 }
 
-void Decoder::backward_steps(Context& ctx, const Window& w, const Input& in, const Run& run,
+void Decoder::backward_steps(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
                              const Gradients& g, Tensor dy, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
@@ -310,8 +310,8 @@ void Decoder::backward_steps(Context& ctx, const Window& w, const Input& in, con
   }
 }
 
-void Decoder::backward_cross_step(Context& ctx, const Window& w, const Input& in, const Run& run,
-                                  const Gradients& g, int64_t t, Tensor dm) const {
+void Decoder::backward_cross_step(Context& ctx, const RaggedBatch& w, const Input& in,
+                                  const Run& run, const Gradients& g, int64_t t, Tensor dm) const {
   const int64_t J = joined_width(), width = attention_width();
   Arena::Frame frame(ctx.scratch);
   const CrossAttention::Memory projected =
@@ -342,8 +342,8 @@ void Decoder::backward_cross_step(Context& ctx, const Window& w, const Input& in
   if (!ctx.dry()) kernels::add(dm, dm_now, dm);
 }
 
-void Decoder::backward_self_step(Context& ctx, const Window& w, const Run& run, const Gradients& g,
-                                 int64_t t) const {
+void Decoder::backward_self_step(Context& ctx, const RaggedBatch& w, const Run& run,
+                                 const Gradients& g, int64_t t) const {
   const int64_t width = attention_width();
   std::vector<kernels::AttentionGradients> gradients;
   for (int64_t b = 0; b < w.sequences(); ++b) {

@@ -14,14 +14,14 @@ StepBytes larger(const StepBytes& a, const StepBytes& b) { return a.total() > b.
 
 // The longest windows, with every step forced and with none: the decoder works in other ways.
 StepBytes step_bytes(const WordAutoencoder& model, int64_t windows, int64_t length) {
-  WindowData data;
-  const Window window = data.whole(windows, length);
-  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(windows, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const auto with = [&](uint8_t is_forced) {
     const std::vector<uint8_t> forced(static_cast<size_t>(length), is_forced);
     return count_bytes([&](Context& ctx, Arena& saved) {
-      train_on_words(model, ctx, window, ids, forced, 1, {nowhere(), {window.rows()}},
-                     {nowhere(), {window.rows()}}, saved);
+      train_on_words(model, ctx, batch, ids, forced, 1, {nowhere(), {batch.rows()}},
+                     {nowhere(), {batch.rows()}}, saved);
     });
   };
   return larger(with(0), with(1));

@@ -51,13 +51,13 @@ struct Rows {
       ids.insert(ids.end(), one.begin(), one.end());
       offset.push_back(static_cast<int32_t>(ids.size()));
     }
-    window = data_.set(offset, std::vector<int32_t>(windows.size(), 0), first_sequence);
+    batch = data_.set(offset, std::vector<int32_t>(windows.size(), 0), first_sequence);
   }
   std::vector<int32_t> ids;
-  Window window;
+  RaggedBatch batch;
 
  private:
-  WindowData data_;
+  RaggedBatchBuilder data_;
 };
 
 // Rows whose cosines to all words exist at a time, where so many windows are scored together.
@@ -142,13 +142,13 @@ std::vector<float> reconstruct_windows(const WordAutoencoder& model,
   for (size_t first = 0; first < windows.size(); first += kWindowsTogether) {
     const size_t n = std::min<size_t>(kWindowsTogether, windows.size() - first);
     const Rows rows(windows.subspan(first, n), 0);
-    const int64_t R = rows.window.rows();
+    const int64_t R = rows.batch.rows();
     all.resize(all.size() + static_cast<size_t>(R * E));
     const Tensor y(all.data() + all.size() - static_cast<size_t>(R * E), {R, E});
     workspace.run({}, [&](Context& ctx, Arena&) {
       const Tensor x = ctx.scratch.take({R, E});
       if (!ctx.dry()) kernels::embedding_forward(rows.ids, model.table(), x);
-      model.model->reconstruct(ctx, rows.window, x, y, map ? &part_map : nullptr);
+      model.model->reconstruct(ctx, rows.batch, x, y, map ? &part_map : nullptr);
     });
     if (map) std::move(part_map.begin(), part_map.end(), std::back_inserter(*map));
   }
@@ -185,7 +185,7 @@ ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Do
     const auto part = std::span(windows).subspan(first, n);
     const std::vector<float> made = reconstruct_windows(model, part, workspace);
     const Rows rows(part, 0);
-    const int64_t R = rows.window.rows();
+    const int64_t R = rows.batch.rows();
     const ConstTensor y(made.data(), {R, E});
     x.resize(made.size());
     losses.resize(rows.ids.size());
@@ -209,12 +209,12 @@ ReconstructionScores score_reconstruction(const WordAutoencoder& model, const Do
 }
 
 size_t scoring_bytes(const WordAutoencoder& model, int64_t together) {
-  WindowData data;
-  const Window window = data.whole(together, model.window);
-  const int64_t R = window.rows(), E = model.model->config().width;
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(together, model.window);
+  const int64_t R = batch.rows(), E = model.model->config().width;
   const StepBytes made = count_bytes([&](Context& ctx, Arena&) {
     const Tensor x = ctx.scratch.take({R, E});
-    model.model->reconstruct(ctx, window, x, {nowhere(), {R, E}});
+    model.model->reconstruct(ctx, batch, x, {nowhere(), {R, E}});
   });
   const int64_t compared = std::min(R, rows_compared(together));
   const StepBytes nearest = count_bytes([&](Context& ctx, Arena&) {
@@ -224,7 +224,7 @@ size_t scoring_bytes(const WordAutoencoder& model, int64_t together) {
   return std::max(made.total(), nearest.total()) + kept;
 }
 
-void train_on_words(const WordAutoencoder& words, Context& ctx, const Window& w,
+void train_on_words(const WordAutoencoder& words, Context& ctx, const RaggedBatch& w,
                     std::span<const int32_t> ids, std::span<const uint8_t> forced, float scale,
                     Tensor losses, Tensor cosines, Arena& saved) {
   Autoencoder& model = *words.model;
@@ -325,11 +325,11 @@ TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
     const Rows rows(std::span<const std::span<const int32_t>>(windows).subspan(
                         static_cast<size_t>(first), static_cast<size_t>(n)),
                     first);
-    const int64_t R = rows.window.rows();
+    const int64_t R = rows.batch.rows();
     losses.resize(rows.ids.size());
     cosines.resize(rows.ids.size());
     workspace_.run({}, [&](Context& ctx, Arena& saved) {
-      train_on_words(model_, ctx, rows.window, rows.ids, forced, 1 / static_cast<float>(words),
+      train_on_words(model_, ctx, rows.batch, rows.ids, forced, 1 / static_cast<float>(words),
                      {losses.data(), {R}}, {cosines.data(), {R}}, saved);
     });
     for (size_t r = 0; r < losses.size(); ++r) {

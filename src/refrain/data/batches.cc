@@ -47,7 +47,7 @@ void add_sequence(const DataSet& data, int64_t first, int64_t rows, int64_t prom
                      out.tokens.end());
   std::fill_n(out.targets.begin() + static_cast<ptrdiff_t>(at), prompt, kIgnore);
   out.tokens.pop_back();
-  out.offset.push_back(static_cast<int32_t>(out.tokens.size()));
+  out.cu_seqlens.push_back(static_cast<int32_t>(out.tokens.size()));
   out.supervised += rows - prompt;
 }
 
@@ -68,7 +68,7 @@ void add_probe(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
     else
       ++out.supervised;
   }
-  out.offset.push_back(static_cast<int32_t>(out.tokens.size()));
+  out.cu_seqlens.push_back(static_cast<int32_t>(out.tokens.size()));
 }
 
 void add_pair(const DataSet& data, int64_t i, Batch& out) {

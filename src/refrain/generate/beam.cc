@@ -172,12 +172,12 @@ void BeamSearch::read(std::span<const Piece> pieces) {
       choosing.push_back(&piece);
     }
 
-    const Window window = window_.set(offset, positions);
+    const RaggedBatch batch = builder_.set(offset, positions);
     const StateView view(states, model_.config().layers);
     logits_.resize(std::max(logits_.size(), rows.size() * static_cast<size_t>(V)));
     const Tensor logits(logits_.data(), {std::ssize(rows), V});
     workspace_.run({}, [&](Context& ctx, Arena&) {
-      model_.logits(ctx, window, tokens, view.states(), rows, logits);
+      model_.logits(ctx, batch, tokens, view.states(), rows, logits);
     });
     for (size_t i = begin; i < end; ++i)
       pieces[i].live->state->advance(std::ssize(pieces[i].tokens));

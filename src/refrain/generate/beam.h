@@ -85,7 +85,7 @@ class BeamSearch {
   std::vector<int32_t> end_tokens_;
   std::vector<int32_t> allowed_;  // tokens, ascending
   Workspace workspace_;
-  WindowData window_;
+  RaggedBatchBuilder builder_;
   std::vector<float> logits_;
 };
 

@@ -268,12 +268,12 @@ void Engine::read(const std::vector<ActiveRequest*>& requests) {
     readers.push_back(request);
   }
 
-  const Window window = window_.set(offset, positions);
+  const RaggedBatch batch = builder_.set(offset, positions);
   const StateView view(states, model_.config().layers);
   logits_.resize(std::max(logits_.size(), rows.size() * static_cast<size_t>(V)));
   const Tensor logits(logits_.data(), {static_cast<int64_t>(rows.size()), V});
   workspace_.run({}, [&](Context& ctx, Arena&) {
-    model_.logits(ctx, window, tokens, view.states(), rows, logits);
+    model_.logits(ctx, batch, tokens, view.states(), rows, logits);
   });
 
   const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };

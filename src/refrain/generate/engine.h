@@ -117,7 +117,7 @@ class Engine {
   std::vector<std::unique_ptr<ActiveRequest>> active_;  // as they came
   std::map<RequestId, Ended> ended_;
   Workspace workspace_;
-  WindowData window_;
+  RaggedBatchBuilder builder_;
   std::vector<float> logits_;
 };
 

@@ -5,46 +5,12 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "refrain/base/arena.h"
 #include "refrain/kernels/matmul/gemm.h"
+#include "refrain/layers/ragged_batch.h"
 
 namespace refrain {
-
-// B pieces of sequences laid end to end: piece b is rows offset[b] .. offset[b+1] of every [R, D]
-// tensor, and its first token stands at position start[b] of its sequence. Whole sequences of one
-// length, sequences of many lengths, documents packed into a row, a prompt beside single new
-// tokens: all are this, and there is no padding anywhere (docs/decisions/0004-windows.md).
-struct Window {
-  std::span<const int32_t> offset;    // [B + 1], ascending from 0
-  std::span<const int32_t> start;     // [B]
-  std::span<const int32_t> position;  // [R] of every row in its sequence
-  std::span<const uint64_t> row_id;   // [R] sequence of the optimiser batch << 32 | position
-
-  int64_t sequences() const { return static_cast<int64_t>(start.size()); }
-  int64_t rows() const { return static_cast<int64_t>(position.size()); }
-  int64_t first(int64_t b) const { return offset[static_cast<size_t>(b)]; }
-  int64_t length(int64_t b) const {
-    return offset[static_cast<size_t>(b) + 1] - offset[static_cast<size_t>(b)];
-  }
-  int64_t begins_at(int64_t b) const { return start[static_cast<size_t>(b)]; }
-};
-
-// Owns what a Window looks at.
-class WindowData {
- public:
-  // `offset` as in Window; `start` per piece; the first piece is sequence `first_sequence` of its
-  // optimiser batch.
-  Window set(std::span<const int32_t> offset, std::span<const int32_t> start,
-             int64_t first_sequence = 0);
-  // B whole sequences of T tokens.
-  Window whole(int64_t B, int64_t T);
-
- private:
-  std::vector<int32_t> offset_, start_, position_;
-  std::vector<uint64_t> row_id_;
-};
 
 // Dropout of this step; rate 0 = none. Masks are a function of (key, site, row_id, column).
 struct Dropout {
@@ -64,7 +30,8 @@ struct Context {
   std::span<const std::string> recompute{};
   // Of products. With kBf16, part of what is saved for backward is rounded too.
   kernels::Precision precision = kernels::Precision::kFloat32;
-  // Of the rows that backward is given (Window::offset): products over rows are cut between them.
+  // Of the rows that backward is given (RaggedBatch::offset): products over rows are cut between
+  // them.
   std::span<const int32_t> pieces{};
 
   kernels::Arithmetic over_features() const { return {precision, {}}; }

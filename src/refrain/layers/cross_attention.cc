@@ -23,7 +23,7 @@ kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim) {
   return {heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))};
 }
 
-int64_t longest(const Window& w) {
+int64_t longest(const RaggedBatch& w) {
   int64_t rows = 0;
   for (int64_t b = 0; b < w.sequences(); ++b) rows = std::max(rows, w.length(b));
   return rows;
@@ -51,7 +51,7 @@ Tensor CrossAttention::project_only(Context& ctx, ConstTensor m, Arena& arena) c
   return kv;
 }
 
-CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const Window& w, Tensor kv,
+CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const RaggedBatch& w, Tensor kv,
                                                bool for_backward, Arena& arena) const {
   Memory memory{kv, {}};
   for (int64_t b = 0; b < w.sequences(); ++b) {
@@ -79,7 +79,7 @@ CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const Window& w, Te
 }
 
 CrossAttention::Asked CrossAttention::carve(Arena& arena, int64_t rows, SpacedRows<float> o,
-                                            const Window& memory, bool keep) const {
+                                            const RaggedBatch& memory, bool keep) const {
   Asked asked{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
   if (keep) asked.kept = arena.take({rows, shape_.heads, longest(memory)});
   return asked;
@@ -96,7 +96,7 @@ kernels::CrossQueries CrossAttention::queries(const Asked& asked, int64_t first,
           asked.kept.cols()};
 }
 
-std::vector<kernels::CrossQueries> CrossAttention::pieces(const Window& w,
+std::vector<kernels::CrossQueries> CrossAttention::pieces(const RaggedBatch& w,
                                                           const Asked& asked) const {
   std::vector<kernels::CrossQueries> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
@@ -104,8 +104,8 @@ std::vector<kernels::CrossQueries> CrossAttention::pieces(const Window& w,
   return all;
 }
 
-std::vector<kernels::CrossGradients> CrossAttention::gradients(const Window& w,
-                                                               const Window& memory,
+std::vector<kernels::CrossGradients> CrossAttention::gradients(const RaggedBatch& w,
+                                                               const RaggedBatch& memory,
                                                                SpacedRows<const float> d_o,
                                                                Tensor dq, Tensor dkv) const {
   std::vector<kernels::CrossGradients> all;
@@ -119,15 +119,15 @@ std::vector<kernels::CrossGradients> CrossAttention::gradients(const Window& w,
   return all;
 }
 
-void CrossAttention::forward(Context& ctx, const Window& w, ConstTensor x, const Memory& memory,
-                             const Asked& asked) const {
+void CrossAttention::forward(Context& ctx, const RaggedBatch& w, ConstTensor x,
+                             const Memory& memory, const Asked& asked) const {
   q_.forward(ctx, x, asked.q);
   kernels::cross_forward(shape_, memory.sequences, pieces(w, asked), ctx.scratch);
 }
 
-void CrossAttention::backward(Context& ctx, const Window& w, const Window& of, ConstTensor x,
-                              const Memory& memory, const Asked& asked, SpacedRows<const float> d_o,
-                              Tensor dx, Tensor dkv) const {
+void CrossAttention::backward(Context& ctx, const RaggedBatch& w, const RaggedBatch& of,
+                              ConstTensor x, const Memory& memory, const Asked& asked,
+                              SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor dq = ctx.scratch.take({x.rows(), q_.out});
   const auto all = pieces(w, asked);
@@ -137,7 +137,7 @@ void CrossAttention::backward(Context& ctx, const Window& w, const Window& of, C
   q_.backward(ctx, x, dq, dx);
 }
 
-void CrossAttention::backward_memory(Context& ctx, const Window& w, const Window& of,
+void CrossAttention::backward_memory(Context& ctx, const RaggedBatch& w, const RaggedBatch& of,
                                      const Memory& memory, const Asked& asked,
                                      SpacedRows<const float> d_o, Tensor dkv) const {
   const Tensor dq = asked.q;  // which this does not write

@@ -3,11 +3,11 @@
 //
 //   q = x W_qᵀ,   [k v] = m W_kvᵀ,   o = softmax(q kᵀ / √d) v  in every head
 //
-// x [R, D], m [M, D_m], o [R, heads d]. A memory is given in pieces (Window), one per sequence, and
-// has no padding: what a mask hides is not there. Keys and values are projected and laid out once
-// (project) and read as often as wanted, by all rows at once or one at a time; their gradients are
-// gathered until finish() sends them on to W_kv and m. What follows o, an output projection or the
-// next layer, is the caller's.
+// x [R, D], m [M, D_m], o [R, heads d]. A memory is given in pieces (RaggedBatch), one per
+// sequence, and has no padding: what a mask hides is not there. Keys and values are projected and
+// laid out once (project) and read as often as wanted, by all rows at once or one at a time; their
+// gradients are gathered until finish() sends them on to W_kv and m. What follows o, an output
+// projection or the next layer, is the caller's.
 #pragma once
 #include <span>
 #include <vector>
@@ -35,13 +35,13 @@ class CrossAttention {
     std::vector<kernels::CrossMemory> sequences;
   };
   // With `for_backward` laid out as backward reads it, too.
-  Memory project(Context& ctx, const Window& memory, ConstTensor m, bool for_backward,
+  Memory project(Context& ctx, const RaggedBatch& memory, ConstTensor m, bool for_backward,
                  Arena& arena) const {
     return lay_out(ctx, memory, project_only(ctx, m, arena), for_backward, arena);
   }
   // Its two halves.
   Tensor project_only(Context&, ConstTensor m, Arena&) const;
-  Memory lay_out(Context&, const Window& memory, Tensor kv, bool for_backward, Arena&) const;
+  Memory lay_out(Context&, const RaggedBatch& memory, Tensor kv, bool for_backward, Arena&) const;
 
   // What rows that ask leave.
   struct Asked {
@@ -49,27 +49,28 @@ class CrossAttention {
     kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
     Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
   };
-  Asked carve(Arena&, int64_t rows, kernels::SpacedRows<float> o, const Window& memory,
+  Asked carve(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
               bool keep) const;
   // Rows [first, first + count), of one sequence.
   kernels::CrossQueries queries(const Asked&, int64_t first, int64_t count) const;
 
   // o of all rows of the window: its piece b reads sequence b of the memory.
-  void forward(Context&, const Window&, ConstTensor x, const Memory&, const Asked&) const;
+  void forward(Context&, const RaggedBatch&, ConstTensor x, const Memory&, const Asked&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
-  void backward(Context&, const Window&, const Window& memory, ConstTensor x, const Memory&,
-                const Asked&, kernels::SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const;
+  void backward(Context&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
+                const Memory&, const Asked&, kernels::SpacedRows<const float> d_o, Tensor dx,
+                Tensor dkv) const;
   // Only what keys and values get, for a loop that has dealt with the queries row by row.
-  void backward_memory(Context&, const Window&, const Window& memory, const Memory&, const Asked&,
-                       kernels::SpacedRows<const float> d_o, Tensor dkv) const;
+  void backward_memory(Context&, const RaggedBatch&, const RaggedBatch& memory, const Memory&,
+                       const Asked&, kernels::SpacedRows<const float> d_o, Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
   void finish(Context& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
     kv_.backward(ctx, m, dkv, dm);
   }
 
  private:
-  std::vector<kernels::CrossQueries> pieces(const Window&, const Asked&) const;
-  std::vector<kernels::CrossGradients> gradients(const Window&, const Window& memory,
+  std::vector<kernels::CrossQueries> pieces(const RaggedBatch&, const Asked&) const;
+  std::vector<kernels::CrossGradients> gradients(const RaggedBatch&, const RaggedBatch& memory,
                                                  kernels::SpacedRows<const float> d_o, Tensor dq,
                                                  Tensor dkv) const;
 

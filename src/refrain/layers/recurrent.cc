@@ -28,7 +28,8 @@ void Recurrent::visit(const ParamVisitor& v) {
 }
 
 // `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.
-Recurrent::Run Recurrent::carve(const Window& w, int64_t every, Arena& found, Arena& rows) const {
+Recurrent::Run Recurrent::carve(const RaggedBatch& w, int64_t every, Arena& found,
+                                Arena& rows) const {
   Run run;
   for (int64_t b = 0; b < w.sequences(); ++b)
     run.pieces.push_back({w.first(b), w.length(b), nullptr});
@@ -53,7 +54,7 @@ Recurrent::Run Recurrent::carve(const Window& w, int64_t every, Arena& found, Ar
   return run;
 }
 
-Recurrent::Run Recurrent::forward(Context& ctx, const Window& w, ConstTensor x,
+Recurrent::Run Recurrent::forward(Context& ctx, const RaggedBatch& w, ConstTensor x,
                                   std::span<float* const> state, Arena* saved) const {
   const bool again = saved && ctx.keep_every > 0;
   const Run run = carve(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
@@ -80,7 +81,8 @@ Recurrent::Run Recurrent::forward(Context& ctx, const Window& w, ConstTensor x,
   return run;
 }
 
-Recurrent::Run Recurrent::recall(Context& ctx, const Window& w, ConstTensor x, Arena& saved) const {
+Recurrent::Run Recurrent::recall(Context& ctx, const RaggedBatch& w, ConstTensor x,
+                                 Arena& saved) const {
   if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
   const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);

@@ -34,11 +34,11 @@ class Recurrent {
 
   // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
   // Context::keep_every the rows are in scratch instead.
-  Run forward(Context&, const Window&, ConstTensor x, std::span<float* const> state,
+  Run forward(Context&, const RaggedBatch&, ConstTensor x, std::span<float* const> state,
               Arena* saved) const;
   // The same run again, for backward, from where forward put it. With Context::keep_every it is
   // computed again, all segments of all pieces side by side.
-  Run recall(Context&, const Window&, ConstTensor x, Arena& saved) const;
+  Run recall(Context&, const RaggedBatch&, ConstTensor x, Arena& saved) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
   // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
   void backward(Context&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
@@ -51,7 +51,7 @@ class Recurrent {
 
  private:
   kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }
-  Run carve(const Window&, int64_t every, Arena& found, Arena& rows) const;
+  Run carve(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
 
   kernels::Cell cell_;
   Linear w_ih_, w_hh_;

@@ -59,14 +59,14 @@ class Mixer {
   // y = mix(x), both [R, D]. `state`: null starts every sequence from nothing and keeps nothing,
   // otherwise it is read and advanced. `saved`: null in inference, otherwise takes what backward
   // will read.
-  virtual void forward(Context&, const Window&, ConstTensor x, Tensor y, const State* state,
+  virtual void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State* state,
                        Arena* saved) const = 0;
 
   // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
   // `state` is the one forward left: what a mixer needs of the one it found, it puts in `saved`.
   // `dstate` (null: no gradient comes or goes by the state) holds dL/d(state left) and receives
   // dL/d(state found). A frozen weight's gradient is null: kernels pass over it, and so must loops.
-  virtual void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx,
+  virtual void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
                         const State* state, const State* dstate, Arena& saved) const = 0;
 
   // After the last backward of an optimiser step, its micro-batches included: for weights whose

@@ -41,7 +41,7 @@ class RecurrentMixer final : public Mixer {
     if (o_) o_->visit(v, "o_proj.weight", Init::output(o_->in, blocks_));
   }
 
-  void forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+  void forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
                Arena* saved) const override {
     Arena::Frame frame(ctx.scratch);
     const Recurrent::Run run = cell_.forward(ctx, w, x, rows(w, state), saved);
@@ -51,7 +51,7 @@ class RecurrentMixer final : public Mixer {
       kernels::copy(run.rows.h, y);
   }
 
-  void backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+  void backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
                 const State*, const State* dstate, Arena& saved) const override {
     Arena::Frame frame(ctx.scratch);
     const Recurrent::Run run = cell_.recall(ctx, w, x, saved);
@@ -69,7 +69,7 @@ class RecurrentMixer final : public Mixer {
   }
 
  private:
-  static std::vector<float*> rows(const Window& w, const State* state) {
+  static std::vector<float*> rows(const RaggedBatch& w, const State* state) {
     std::vector<float*> all;
     for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
     return all;

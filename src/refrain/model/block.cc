@@ -27,7 +27,7 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), blocks_);
 }
 
-Block::Saved Block::carve(const Context& ctx, const Window& w, bool states, Arena& a,
+Block::Saved Block::carve(const Context& ctx, const RaggedBatch& w, bool states, Arena& a,
                           Again again) const {
   const int64_t R = w.rows();
   Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
@@ -36,7 +36,7 @@ Block::Saved Block::carve(const Context& ctx, const Window& w, bool states, Aren
   return s;
 }
 
-ConstTensor Block::dropped(Context& ctx, const Window& w, ConstTensor d, uint64_t site) const {
+ConstTensor Block::dropped(Context& ctx, const RaggedBatch& w, ConstTensor d, uint64_t site) const {
   if (ctx.dropout.rate == 0) return d;
   const Tensor copy = ctx.scratch.take({w.rows(), D_});
   if (!ctx.dry()) std::copy(d.begin(), d.end(), copy.begin());
@@ -44,7 +44,7 @@ ConstTensor Block::dropped(Context& ctx, const Window& w, ConstTensor d, uint64_
   return copy;
 }
 
-void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+void Block::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
                     Arena* saved, Again again) const {
   if (!saved) return run(ctx, w, x, y, state, nullptr, {});
   if (!again.all) return run(ctx, w, x, y, state, saved, again);
@@ -55,8 +55,8 @@ void Block::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, cons
   run(ctx, w, x, y, state, nullptr, {});
 }
 
-void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, const State* state,
-                     const State* dstate, Arena& saved, Again again) const {
+void Block::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
+                     const State* state, const State* dstate, Arena& saved, Again again) const {
   if (!again.all) return run_back(ctx, w, x, d, state, dstate, saved, again);
   std::optional<StateCopies> found;
   if (state) found.emplace(w, *mixer_, saved);
@@ -71,7 +71,7 @@ void Block::backward(Context& ctx, const Window& w, ConstTensor x, Tensor d, con
   run_back(ctx, w, x, d, left, dstate, saved, {});
 }
 
-void Block::run(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+void Block::run(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
                 Arena* saved, Again again) const {
   if (bare_) {
     mixer_->forward(ctx, w, x, y, state, saved);
@@ -92,8 +92,8 @@ void Block::run(Context& ctx, const Window& w, ConstTensor x, Tensor y, const St
   if (!ctx.dry()) kernels::add(s.h, delta, y);
 }
 
-void Block::run_back(Context& ctx, const Window& w, ConstTensor x, Tensor d, const State* state,
-                     const State* dstate, Arena& saved, Again again) const {
+void Block::run_back(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
+                     const State* state, const State* dstate, Arena& saved, Again again) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   if (bare_) {

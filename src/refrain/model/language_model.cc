@@ -105,7 +105,7 @@ void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits
   if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
 }
 
-Tensor LanguageModel::hidden(Context& ctx, const Window& w, std::span<const int32_t> tokens,
+Tensor LanguageModel::hidden(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
                              std::span<const State> states) const {
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
@@ -117,7 +117,7 @@ Tensor LanguageModel::hidden(Context& ctx, const Window& w, std::span<const int3
   return x;
 }
 
-void LanguageModel::losses(Context& ctx, const Window& w, std::span<const int32_t> tokens,
+void LanguageModel::losses(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
                            std::span<const int32_t> targets, std::span<const State> states,
                            Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
@@ -140,7 +140,7 @@ void LanguageModel::losses(Context& ctx, const Window& w, std::span<const int32_
   }
 }
 
-void LanguageModel::logits(Context& ctx, const Window& w, std::span<const int32_t> tokens,
+void LanguageModel::logits(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
                            std::span<const State> states, std::span<const int32_t> rows,
                            Tensor logits) const {
   Arena::Frame frame(ctx.scratch);

@@ -21,37 +21,37 @@ std::span<T> part(std::span<T> all, int64_t first, int64_t count) {
   return all.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
 }
 
-// Pieces [first, last) of a window as a window of their own, of one piece tokens [begin, end) only.
-struct SubWindow {
-  SubWindow(const Window& w, int64_t first, int64_t last) : row(w.first(first)) {
+// Pieces [first, last) of a batch as a batch of their own, of one piece tokens [begin, end) only.
+struct SubBatch {
+  SubBatch(const RaggedBatch& w, int64_t first, int64_t last) : row(w.first(first)) {
     std::vector<int32_t> offset = {0}, start;
     for (int64_t b = first; b < last; ++b) {
       offset.push_back(static_cast<int32_t>(w.first(b) + w.length(b) - row));
-      start.push_back(static_cast<int32_t>(w.begins_at(b)));
+      start.push_back(static_cast<int32_t>(w.past_length(b)));
     }
-    window = data_.set(offset, start, sequence(w));
+    batch = data_.set(offset, start, sequence(w));
   }
-  SubWindow(const Window& w, int64_t piece, int64_t begin, int64_t end)
-      : row(w.first(piece) + begin - w.begins_at(piece)) {
+  SubBatch(const RaggedBatch& w, int64_t piece, int64_t begin, int64_t end)
+      : row(w.first(piece) + begin - w.past_length(piece)) {
     const int32_t offset[] = {0, static_cast<int32_t>(end - begin)};
     const int32_t start[] = {static_cast<int32_t>(begin)};
-    window = data_.set(offset, start, sequence(w));
+    batch = data_.set(offset, start, sequence(w));
   }
 
   int64_t row;  // of the whole window, where this begins
-  Window window;
+  RaggedBatch batch;
 
  private:
-  int64_t sequence(const Window& w) const {
+  int64_t sequence(const RaggedBatch& w) const {
     return row < w.rows() ? static_cast<int64_t>(w.row_id[static_cast<size_t>(row)] >> 32) : 0;
   }
-  WindowData data_;
+  RaggedBatchBuilder data_;
 };
 
-LanguageModel::Lesson part_of(const LanguageModel::Lesson& lesson, const SubWindow& part_window) {
+LanguageModel::Lesson part_of(const LanguageModel::Lesson& lesson, const SubBatch& sub) {
   LanguageModel::Lesson some = lesson;
-  some.tokens = part(lesson.tokens, part_window.row, part_window.window.rows());
-  some.targets = part(lesson.targets, part_window.row, part_window.window.rows());
+  some.tokens = part(lesson.tokens, sub.row, sub.batch.rows());
+  some.targets = part(lesson.targets, sub.row, sub.batch.rows());
   return some;
 }
 
@@ -134,7 +134,7 @@ bool LanguageModel::bounded_state() const {
   });
 }
 
-void LanguageModel::train(const Context& context, const Window& w, const Lesson& lesson,
+void LanguageModel::train(const Context& context, const RaggedBatch& w, const Lesson& lesson,
                           Tensor losses, Arena& saved) {
   Context ctx = context;
   ctx.keep_every = lesson.recompute.keep_every;
@@ -157,14 +157,14 @@ void LanguageModel::train(const Context& context, const Window& w, const Lesson&
       backward(ctx, w, lesson, pass, lesson.states, {}, losses, saved);
       continue;
     }
-    const SubWindow some(w, first, last);
+    const SubBatch some(w, first, last);
     std::vector<State> states;
     for (const State& state : lesson.states)
       states.push_back(
           {state.rows.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first))});
     const Lesson its = part_of(lesson, some);
-    const Pass pass = forward(ctx, some.window, its, states, saved);
-    backward(ctx, some.window, its, pass, states, {}, losses.slice(some.row, some.window.rows()),
+    const Pass pass = forward(ctx, some.batch, its, states, saved);
+    backward(ctx, some.batch, its, pass, states, {}, losses.slice(some.row, some.batch.rows()),
              saved);
   }
 }
@@ -176,7 +176,7 @@ Block::Again LanguageModel::again(const Lesson& lesson, size_t block) const {
           .feed_forward = recompute.feed_forwards};
 }
 
-LanguageModel::Pass LanguageModel::forward(const Context& context, const Window& w,
+LanguageModel::Pass LanguageModel::forward(const Context& context, const RaggedBatch& w,
                                            const Lesson& lesson, std::span<const State> states,
                                            Arena& saved) const {
   Context ctx = context;
@@ -193,11 +193,11 @@ LanguageModel::Pass LanguageModel::forward(const Context& context, const Window&
   return pass;
 }
 
-void LanguageModel::backward(const Context& context, const Window& w, const Lesson& lesson,
+void LanguageModel::backward(const Context& context, const RaggedBatch& w, const Lesson& lesson,
                              const Pass& pass, std::span<const State> states,
                              std::span<const State> dstates, Tensor losses, Arena& saved) {
   Context ctx = context;
-  ctx.pieces = w.offset;
+  ctx.pieces = w.cu_seqlens;
   Arena::Frame frame(ctx.scratch);
   const Tensor d = ctx.scratch.take({w.rows(), config_.d_model});
   train_head(ctx, w, pass.x.back(), lesson, losses, d);
@@ -211,11 +211,11 @@ void LanguageModel::backward(const Context& context, const Window& w, const Less
 }
 
 // Forward from the first segment to the last, backward from the last to the first.
-void LanguageModel::train_segments(const Context& context, const Window& w, int64_t b,
+void LanguageModel::train_segments(const Context& context, const RaggedBatch& w, int64_t b,
                                    const Lesson& lesson, Tensor losses, Arena& saved) {
   Context ctx = context;
   Arena::Frame frame(saved);
-  const int64_t start = w.begins_at(b), end = start + w.length(b), S = lesson.segment;
+  const int64_t start = w.past_length(b), end = start + w.length(b), S = lesson.segment;
   std::vector<int64_t> cuts = {start};  // at multiples of S of the sequence
   while (cuts.back() < end) cuts.push_back(std::min(end, cuts.back() / S * S + S));
   const size_t N = cuts.size() - 1;
@@ -229,16 +229,16 @@ void LanguageModel::train_segments(const Context& context, const Window& w, int6
     states.emplace(lesson.states, b);
   const OneSequence dstates(ctx, bytes, saved);
 
-  std::vector<SubWindow> windows;
-  windows.reserve(N);
-  for (size_t j = 0; j < N; ++j) windows.emplace_back(w, b, cuts[j], cuts[j + 1]);
+  std::vector<SubBatch> parts;
+  parts.reserve(N);
+  for (size_t j = 0; j < N; ++j) parts.emplace_back(w, b, cuts[j], cuts[j + 1]);
   const auto forward_of = [&](size_t j) {
-    return forward(ctx, windows[j].window, part_of(lesson, windows[j]), states->states(), saved);
+    return forward(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states(), saved);
   };
   const auto backward_of = [&](size_t j, const Pass& pass) {
-    const SubWindow& some = windows[j];
-    backward(ctx, some.window, part_of(lesson, some), pass, states->states(), dstates.states(),
-             losses.slice(some.row, some.window.rows()), saved);
+    const SubBatch& some = parts[j];
+    backward(ctx, some.batch, part_of(lesson, some), pass, states->states(), dstates.states(),
+             losses.slice(some.row, some.batch.rows()), saved);
   };
 
   // What segment j begins with; the last, what the sequence leaves.
@@ -257,7 +257,7 @@ void LanguageModel::train_segments(const Context& context, const Window& w, int6
   } else {
     for (size_t j = 0; j + 1 < N; ++j) {
       kept.put(j, *states);
-      skim(ctx, windows[j].window, part_of(lesson, windows[j]), states->states());
+      skim(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states());
     }
     kept.put(N - 1, *states);
     for (size_t j = N; j-- > 0;) {
@@ -272,7 +272,7 @@ void LanguageModel::train_segments(const Context& context, const Window& w, int6
 }
 
 // Carries the states over a window as forward() does, and keeps nothing else.
-void LanguageModel::skim(const Context& context, const Window& w, const Lesson& lesson,
+void LanguageModel::skim(const Context& context, const RaggedBatch& w, const Lesson& lesson,
                          std::span<const State> states) const {
   Context ctx = context;
   Arena::Frame frame(ctx.scratch);
@@ -287,7 +287,7 @@ void LanguageModel::skim(const Context& context, const Window& w, const Lesson& 
 }
 
 // In slices of the supervised rows, forward and backward at once: the logits never exist whole.
-void LanguageModel::train_head(const Context& context, const Window& w, ConstTensor x,
+void LanguageModel::train_head(const Context& context, const RaggedBatch& w, ConstTensor x,
                                const Lesson& lesson, Tensor losses, Tensor d) {
   Context ctx = context;
   Arena::Frame frame(ctx.scratch);

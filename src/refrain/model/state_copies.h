@@ -11,16 +11,16 @@ namespace refrain {
 class StateCopies {
  public:
   // Takes room for what the states hold after the window; what is there stays.
-  StateCopies(const Window& w, const Mixer& mixer, Arena& arena) {
+  StateCopies(const RaggedBatch& w, const Mixer& mixer, Arena& arena) {
     for (int64_t b = 0; b < w.sequences(); ++b)
       rows_.push_back(arena
                           .take<std::byte>({static_cast<int64_t>(
-                              mixer.state_bytes(w.begins_at(b) + w.length(b)))})
+                              mixer.state_bytes(w.past_length(b) + w.length(b)))})
                           .data);
   }
-  void copy(const Window& w, const Mixer& mixer, const State& from) {
+  void copy(const RaggedBatch& w, const Mixer& mixer, const State& from) {
     for (int64_t b = 0; b < w.sequences(); ++b)
-      if (const size_t bytes = mixer.state_bytes(w.begins_at(b)); bytes > 0)
+      if (const size_t bytes = mixer.state_bytes(w.past_length(b)); bytes > 0)
         std::memcpy(rows_[static_cast<size_t>(b)], from.row(b), bytes);
   }
   State state() const { return {rows_}; }

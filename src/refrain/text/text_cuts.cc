@@ -114,7 +114,7 @@ bool TextCuts::in_added_token(std::string_view text, size_t at) const {
 // space that is dropped would not come back, and a run of white space would not give up its last. A
 // single word must see what is beside it, and the white space that a token takes along stays whole.
 bool TextCuts::is_changed_by_added_token(std::string_view text, size_t at) const {
-  const auto begins_at = [&](const Added& token, size_t place) {  // or may, with more text
+  const auto past_length = [&](const Added& token, size_t place) {  // or may, with more text
     const std::string_view found = text.substr(place, token.content.size());
     return found == std::string_view(token.content).substr(0, found.size());
   };
@@ -126,11 +126,12 @@ bool TextCuts::is_changed_by_added_token(std::string_view text, size_t at) const
   const bool in_run = rule_ == Rule::kBetweenWords && behind_white;
   if (at_space || in_run)
     for (const Added& token : added_)
-      if (begins_at(token, at + 1) || (at_space && (begins_at(token, at) || ends_at(token, at))))
+      if (past_length(token, at + 1) ||
+          (at_space && (past_length(token, at) || ends_at(token, at))))
         return true;
   if (sensitive_.empty()) return false;
   if (std::any_of(sensitive_.begin(), sensitive_.end(), [&](const Added& token) {
-        return token.single_word && (begins_at(token, at) || ends_at(token, at));
+        return token.single_word && (past_length(token, at) || ends_at(token, at));
       }))
     return true;
   // Tokens may be white space themselves: each place of the run may be where one stands.
@@ -144,7 +145,7 @@ bool TextCuts::is_changed_by_added_token(std::string_view text, size_t at) const
     const bool cut_short =
         place < text.size() && place + 3 >= text.size() && !decode_utf8(text.substr(place)).valid;
     for (const Added& token : sensitive_)
-      if (token.lstrip && (cut_short || begins_at(token, place))) return true;
+      if (token.lstrip && (cut_short || past_length(token, place))) return true;
     if (place == text.size() || !is_white(text.substr(place))) break;
     place += decode_utf8(text.substr(place)).bytes;
   }

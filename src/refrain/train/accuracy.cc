@@ -9,17 +9,17 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
                           const data::BatchConfig& config, Workspace& workspace) {
   Accuracy result;
   data::Batch batch;
-  WindowData window_data;
+  RaggedBatchBuilder builder;
   for (int64_t cursor = 0; data::next_in_order(data, config, batch, cursor);) {
     const std::vector<int32_t> start(static_cast<size_t>(batch.sequences()), 0);
-    const Window window = window_data.set(batch.offset, start);
+    const RaggedBatch ragged = builder.set(batch.cu_seqlens, start);
     std::vector<int32_t> rows;
     for (size_t row = 0; row < batch.targets.size(); ++row)
       if (batch.targets[row] != data::kIgnore) rows.push_back(static_cast<int32_t>(row));
     std::vector<bool> right(batch.targets.size(), true);
     workspace.run({}, [&](Context& ctx, Arena&) {
       const Tensor logits = ctx.scratch.take({std::ssize(rows), model.config().vocab_size});
-      model.logits(ctx, window, batch.tokens, {}, rows, logits);
+      model.logits(ctx, ragged, batch.tokens, {}, rows, logits);
       if (ctx.dry()) return;
       for (size_t i = 0; i < rows.size(); ++i) {
         const auto row = static_cast<size_t>(rows[i]);
@@ -31,9 +31,10 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
     });
     result.asked += batch.supervised;
     result.sequences += batch.sequences();
-    for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
-      result.perfect += std::all_of(right.begin() + batch.offset[b],
-                                    right.begin() + batch.offset[b + 1], [](bool r) { return r; });
+    for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
+      result.perfect +=
+          std::all_of(right.begin() + batch.cu_seqlens[b], right.begin() + batch.cu_seqlens[b + 1],
+                      [](bool r) { return r; });
   }
   return result;
 }

@@ -53,10 +53,10 @@ Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
   settings.gradient_checkpointing = "off";
   const Plan plan = Planner(model, settings, false, 0).unbounded();
 
-  WindowData data;
-  const Window window = data.whole(settings.batch_size, small.context);
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(settings.batch_size, small.context);
   std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < window.rows(); ++i)
+  for (int64_t i = 0; i < batch.rows(); ++i)
     tokens.push_back(static_cast<int32_t>(i * 7919 % small.vocab_size));
   std::vector<float> losses(tokens.size());
   const LanguageModel::Lesson lesson{
@@ -65,10 +65,10 @@ Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
   Calibration result;
   const double step = seconds_of([&] {
     workspace.run({}, [&](Context& ctx, Arena& saved) {
-      model.train(ctx, window, lesson, {losses.data(), {window.rows()}}, saved);
+      model.train(ctx, batch, lesson, {losses.data(), {batch.rows()}}, saved);
     });
   });
-  result.seconds_per_operation = step / (plan.cost * static_cast<double>(window.rows()));
+  result.seconds_per_operation = step / (plan.cost * static_cast<double>(batch.rows()));
   Optimizer optimizer(model.parameters(), settings);
   const double update = seconds_of([&] {
     model.clear_gradients();

@@ -102,9 +102,9 @@ int64_t Planner::enough_rows() const {
 }
 
 StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) const {
-  WindowData data;
-  const Window window = data.whole(pieces, length);
-  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(pieces, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const std::vector<std::byte*> rows(static_cast<size_t>(pieces), nowhere<std::byte>());
   const std::vector<State> states(
       config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
@@ -119,7 +119,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   return count_bytes([&](Context& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
     ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
-    model_.train(ctx, window, lesson, {nowhere(), {window.rows()}}, saved);
+    model_.train(ctx, batch, lesson, {nowhere(), {batch.rows()}}, saved);
   });
 }
 
@@ -127,14 +127,14 @@ size_t Planner::evaluation_bytes(int64_t sequences) const {
   const int64_t stretch = evaluation_stretch(model_, config_);
   const int64_t length =
       stretch > 0 ? std::min(stretch, model_.config().context) : model_.config().context;
-  WindowData data;
-  const Window window = data.whole(sequences, length);
-  const std::vector<int32_t> ids(static_cast<size_t>(window.rows()));
+  RaggedBatchBuilder data;
+  const RaggedBatch batch = data.whole(sequences, length);
+  const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(stretch > 0 ? static_cast<size_t>(model_.config().layers) : 0,
                                   State{rows});
   return count_bytes([&](Context& ctx, Arena&) {
-           model_.losses(ctx, window, ids, ids, states, {nowhere(), {window.rows()}});
+           model_.losses(ctx, batch, ids, ids, states, {nowhere(), {batch.rows()}});
          })
       .total();
 }

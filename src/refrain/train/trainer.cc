@@ -23,7 +23,7 @@ int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t firs
   int64_t last = first, longest = 0;
   for (; last < all; ++last) {
     const auto b = static_cast<size_t>(last);
-    longest = std::max<int64_t>(longest, batch.offset[b + 1] - batch.offset[b]);
+    longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
     if (last > first && longest * (last - first + 1) > plan.tokens) break;
   }
   return last;
@@ -31,8 +31,8 @@ int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t firs
 
 int64_t longest_of(const data::Batch& batch) {
   int64_t longest = 0;
-  for (size_t b = 0; b + 1 < batch.offset.size(); ++b)
-    longest = std::max<int64_t>(longest, batch.offset[b + 1] - batch.offset[b]);
+  for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
+    longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
   return longest;
 }
 
@@ -42,8 +42,8 @@ struct Part {
   Part(const data::Batch& batch, int64_t first, int64_t last, int64_t begin, int64_t end) {
     std::vector<int32_t> offset = {0}, start;
     for (int64_t b = first; b < last; ++b) {
-      const int32_t from = batch.offset[static_cast<size_t>(b)];
-      const int64_t length = batch.offset[static_cast<size_t>(b) + 1] - from;
+      const int32_t from = batch.cu_seqlens[static_cast<size_t>(b)];
+      const int64_t length = batch.cu_seqlens[static_cast<size_t>(b) + 1] - from;
       const int64_t t0 = std::min(begin, length), t1 = std::min(end, length);
       tokens.insert(tokens.end(), batch.tokens.begin() + from + t0,
                     batch.tokens.begin() + from + t1);
@@ -52,13 +52,13 @@ struct Part {
       offset.push_back(static_cast<int32_t>(tokens.size()));
       start.push_back(static_cast<int32_t>(t0));
     }
-    window = data_.set(offset, start, first);
+    ragged = data_.set(offset, start, first);
   }
   std::vector<int32_t> tokens, targets;
-  Window window;
+  RaggedBatch ragged;
 
  private:
-  WindowData data_;
+  RaggedBatchBuilder data_;
 };
 
 // The states of sequences [first, last), as a model takes them.
@@ -109,9 +109,9 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
       const Part part(batch, 0, all, begin, begin + length);
       const StateView found = view(states, 0, stretch > 0 ? all : 0, model.config().layers);
       losses.resize(part.tokens.size());
-      const Tensor row_losses(losses.data(), {part.window.rows()});
+      const Tensor row_losses(losses.data(), {part.ragged.rows()});
       workspace.run({}, [&](Context& ctx, Arena&) {
-        model.losses(ctx, part.window, part.tokens, part.targets,
+        model.losses(ctx, part.ragged, part.tokens, part.targets,
                      stretch > 0 ? found.states() : std::span<const State>(), row_losses);
       });
       for (float loss : losses) sum += static_cast<double>(loss);
@@ -229,7 +229,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
         const StateView found =
             view(states_, first, truncated ? last : first, model_.config().layers);
         losses.resize(part.tokens.size());
-        const Tensor row_losses(losses.data(), {part.window.rows()});
+        const Tensor row_losses(losses.data(), {part.ragged.rows()});
         const LanguageModel::Lesson lesson{
             .tokens = part.tokens,
             .targets = part.targets,
@@ -241,7 +241,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
             .head_rows = plan_.head_rows,
             .spill = spill_ ? &*spill_ : nullptr};
         const auto train = [&](Context& ctx, Arena& saved) {
-          model_.train(ctx, part.window, lesson, row_losses, saved);
+          model_.train(ctx, part.ragged, lesson, row_losses, saved);
         };
         // Sequences of other lengths than the plan's may take more; half of them take less.
         done = last - first == 1 || workspace_.fits(dropout, train);

@@ -74,10 +74,11 @@ void Attention::visit(const ParamVisitor& v) {
   o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks));
 }
 
-Attention::Saved Attention::carve(Context& ctx, Arena& a, const Window& w, bool keep_rings) const {
+Attention::Saved Attention::carve(Context& ctx, Arena& a, const RaggedBatch& w,
+                                  bool keep_rings) const {
   const int64_t rows = w.rows();
   int64_t past = 0;
-  for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.begins_at(b));
+  for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.past_length(b));
   Saved s;
   if (ctx.bf16()) {
     s.qkv = ctx.scratch.take({rows, qkv_.out});
@@ -116,7 +117,7 @@ size_t Attention::state_bytes(int64_t tokens) const {
   return static_cast<size_t>(rows * kv_width()) * sizeof(float);
 }
 
-void Attention::rotate(Context& ctx, const Window& w, Tensor qkv, bool inverse) const {
+void Attention::rotate(Context& ctx, const RaggedBatch& w, Tensor qkv, bool inverse) const {
   if (ctx.dry()) return;
   // q's heads and then k's lie at the front of each row.
   kernels::rope_apply({qkv.data, qkv.cols(), shape_.heads + shape_.kv_heads, shape_.head_dim},
@@ -124,12 +125,12 @@ void Attention::rotate(Context& ctx, const Window& w, Tensor qkv, bool inverse) 
 }
 
 template <class F>
-void Attention::each_kept(const Window& w, const State& state, F&& f) const {
+void Attention::each_kept(const RaggedBatch& w, const State& state, F&& f) const {
   const int64_t window = attention_.window, stride = attention_.stride, width = kv_width();
   parallel_for(
       w.sequences(),
       [&](int64_t b) {
-        const int64_t start = w.begins_at(b), end = start + w.length(b);
+        const int64_t start = w.past_length(b), end = start + w.length(b);
         float* to = state.row(b);
         for (int64_t p = end - std::min(w.length(b), ring_rows(end)); p < end; ++p)
           f(w.first(b) + p - start, to + (window > 0 ? p % window : p) * width);
@@ -139,13 +140,13 @@ void Attention::each_kept(const Window& w, const State& state, F&& f) const {
       w.rows() * width);
 }
 
-std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, const Saved& s,
+std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& w, const Saved& s,
                                                              const State* state, bool rings) const {
   const int64_t width = kv_width();
   std::vector<kernels::AttentionSequence> all;
   const float* ring = s.past.data;
   for (int64_t b = 0; b < w.sequences(); ++b) {
-    const int64_t start = w.begins_at(b);
+    const int64_t start = w.past_length(b);
     const float* found = rings ? ring : state ? state->row(b) : nullptr;
     if (rings) ring += ring_rows(start) * width;
     if (w.length(b) == 0) continue;
@@ -168,8 +169,8 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const Window& w, co
   return all;
 }
 
-void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
-                        Arena* saved) const {
+void Attention::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+                        const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keep_rings = saved && state && attention_.window > 0;
   const Saved s = carve(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
@@ -181,7 +182,7 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
-      ring = std::copy_n(state->row(b), ring_rows(w.begins_at(b)) * kv_width(), ring);
+      ring = std::copy_n(state->row(b), ring_rows(w.past_length(b)) * kv_width(), ring);
     each_kept(w, *state, [&](int64_t row, float* to) {
       std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
     });
@@ -190,8 +191,8 @@ void Attention::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, 
   o_.forward(ctx, s.o, y);
 }
 
-void Attention::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
-                         const State* state, const State* dstate, Arena& saved) const {
+void Attention::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+                         Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
   const Saved s = carve(ctx, saved, w, rings);

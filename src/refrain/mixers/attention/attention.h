@@ -48,10 +48,10 @@ class Attention final : public Mixer {
   const MixerTraits& traits() const override { return kTraits; }
   double mixing_flops(int64_t length) const override;
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
-                const State* dstate, Arena& saved) const override;
+  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+                const State*, const State* dstate, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
  private:
@@ -63,14 +63,14 @@ class Attention final : public Mixer {
                   // them
     TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
   };
-  Saved carve(Context&, Arena&, const Window&, bool keep_rings) const;
+  Saved carve(Context&, Arena&, const RaggedBatch&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
-  std::vector<kernels::AttentionSequence> sequences(const Window&, const Saved&, const State*,
+  std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Saved&, const State*,
                                                     bool rings) const;
   // With this step's dropout.
   kernels::AttentionShape attention(const Context&) const;
   kernels::RopeTable table() const;
-  void rotate(Context&, const Window&, Tensor qkv, bool inverse) const;
+  void rotate(Context&, const RaggedBatch&, Tensor qkv, bool inverse) const;
 
   // Floats of a token's key and value; where the first of them stands in a row of qkv.
   int64_t kv_width() const { return 2 * shape_.kv_heads * shape_.head_dim; }
@@ -80,7 +80,7 @@ class Attention final : public Mixer {
   float* strided_rows(float* state) const { return state + attention_.window * kv_width(); }
   // f(from, to) for the rows in `state` that hold the window's tokens: `from` is the token's.
   template <class F>
-  void each_kept(const Window&, const State& state, F&& f) const;
+  void each_kept(const RaggedBatch&, const State& state, F&& f) const;
 
   MixerShape shape_;
   kernels::AttentionShape attention_;

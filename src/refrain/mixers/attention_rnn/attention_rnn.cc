@@ -37,11 +37,11 @@ size_t AttentionRnn::state_bytes(int64_t) const {
   return static_cast<size_t>(shape_.state_size()) * sizeof(float);
 }
 
-AttentionRnn::Saved AttentionRnn::carve(Arena& a, const Window& w) const {
+AttentionRnn::Saved AttentionRnn::carve(Arena& a, const RaggedBatch& w) const {
   const int64_t R = w.rows(), H = shape_.heads, width = shape_.width();
   int64_t blocks = 0;
   for (int64_t b = 0; b < w.sequences(); ++b)
-    blocks += kernels::scan_blocks(w.begins_at(b), w.length(b));
+    blocks += kernels::scan_blocks(w.past_length(b), w.length(b));
   Saved s;
   s.rows = {a.take({R, H}), a.take({R, width}), a.take({R, width}),
             a.take({R, H}), a.take({R, H}),     a.take({blocks, shape_.state_size()})};
@@ -49,7 +49,7 @@ AttentionRnn::Saved AttentionRnn::carve(Arena& a, const Window& w) const {
   return s;
 }
 
-Tensor AttentionRnn::carve_found(Arena& a, const Window& w) const {
+Tensor AttentionRnn::carve_found(Arena& a, const RaggedBatch& w) const {
   return a.take({w.sequences(), shape_.state_size()});
 }
 
@@ -87,17 +87,17 @@ void AttentionRnn::project(Context& ctx, ConstTensor x, const Saved& s) const {
 }
 
 template <class F>
-std::vector<kernels::ScanPiece> AttentionRnn::pieces(const Window& w, F&& set_states) const {
+std::vector<kernels::ScanPiece> AttentionRnn::pieces(const RaggedBatch& w, F&& set_states) const {
   std::vector<kernels::ScanPiece> all;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
-    all.push_back({w.first(b), w.length(b), w.begins_at(b)});
+    all.push_back({w.first(b), w.length(b), w.past_length(b)});
     set_states(all.back(), b);
   }
   return all;
 }
 
-void AttentionRnn::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y,
+void AttentionRnn::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                            const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = saved && ctx.keep_every > 0;
@@ -115,8 +115,9 @@ void AttentionRnn::forward(Context& ctx, const Window& w, ConstTensor x, Tensor 
   o_.forward(ctx, s.rows.o, y);
 }
 
-void AttentionRnn::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
-                            const State* state, const State* dstate, Arena& saved) const {
+void AttentionRnn::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+                            Tensor dx, const State* state, const State* dstate,
+                            Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.keep_every > 0;
   const Saved s = carve(recomputes ? ctx.scratch : saved, w);

@@ -41,10 +41,10 @@ class AttentionRnn final : public Mixer {
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
-                const State* dstate, Arena& saved) const override;
+  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+                const State*, const State* dstate, Arena& saved) const override;
   void finish_gradients() override;
   size_t state_bytes(int64_t tokens) const override;
 
@@ -53,12 +53,12 @@ class AttentionRnn final : public Mixer {
     kernels::ScanRows rows;
     Tensor k;  // [R, heads d]: keys, where they are computed
   };
-  Saved carve(Arena&, const Window&) const;
+  Saved carve(Arena&, const RaggedBatch&) const;
   // What K-step recomputation keeps instead: the states found [B, state], if any. Finding all
   // others again takes no longer than backward's own scan, so spacing them does not matter.
-  Tensor carve_found(Arena&, const Window&) const;
+  Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>
-  std::vector<kernels::ScanPiece> pieces(const Window&, F&& set_states) const;
+  std::vector<kernels::ScanPiece> pieces(const RaggedBatch&, F&& set_states) const;
   Linear scores(Context&) const;
   void project(Context&, ConstTensor x, const Saved&) const;
 

@@ -21,11 +21,11 @@ kernels::GlaActivation activation_of(const std::string& setting, const std::stri
               may_be_sigmoid ? ", sigmoid" : "", name);
 }
 
-int64_t kept_states(const Window& w, int64_t b, int64_t every) {
-  return kernels::gla_kept_states(w.begins_at(b), w.length(b), every);
+int64_t kept_states(const RaggedBatch& w, int64_t b, int64_t every) {
+  return kernels::gla_kept_states(w.past_length(b), w.length(b), every);
 }
 
-std::vector<float*> rows_of(const Window& w, const State* state) {
+std::vector<float*> rows_of(const RaggedBatch& w, const State* state) {
   std::vector<float*> all;
   for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
   return all;
@@ -158,7 +158,8 @@ Gla::Rows Gla::carve(Arena& scratch, Arena& a, int64_t rows) const {
   return r;
 }
 
-Gla::History Gla::carve_history(const Context& ctx, Arena& a, const Window& w, bool state) const {
+Gla::History Gla::carve_history(const Context& ctx, Arena& a, const RaggedBatch& w,
+                                bool state) const {
   History h;
   if (ctx.keep_every > 0) h.every = ctx.keep_every;
   if (h.every % kernels::kGlaChunk != 0)
@@ -172,11 +173,11 @@ Gla::History Gla::carve_history(const Context& ctx, Arena& a, const Window& w, b
 }
 
 // Rows [first, first + count) of the window, of piece b.
-kernels::GlaSequence Gla::sequence(const Window& w, const Rows& rows, int64_t b, int64_t first,
+kernels::GlaSequence Gla::sequence(const RaggedBatch& w, const Rows& rows, int64_t b, int64_t first,
                                    int64_t count) const {
   const GlaLayout& l = layout_;
   const float* qkv = rows.qkv.row(first);
-  return {w.begins_at(b) + first - w.first(b),
+  return {w.past_length(b) + first - w.first(b),
           count,
           qkv + l.q,
           qkv + l.k,
@@ -216,7 +217,7 @@ void Gla::project(Context& ctx, ConstTensor x, const Rows& rows) const {
 }
 
 // What a filter runs over. `found`: a state for each piece, or none.
-std::vector<kernels::ShortConvPiece> Gla::pieces(const Window& w, const Filter& f,
+std::vector<kernels::ShortConvPiece> Gla::pieces(const RaggedBatch& w, const Filter& f,
                                                  std::span<float* const> found) const {
   std::vector<kernels::ShortConvPiece> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
@@ -227,8 +228,8 @@ std::vector<kernels::ShortConvPiece> Gla::pieces(const Window& w, const Filter& 
 
 // From projections to what the recurrence takes: convolved, k and v activated. With `advance` the
 // states go on to the rows of this window.
-void Gla::activate(Context& ctx, const Window& w, const Rows& rows, std::span<float* const> found,
-                   bool advance) const {
+void Gla::activate(Context& ctx, const RaggedBatch& w, const Rows& rows,
+                   std::span<float* const> found, bool advance) const {
   const GlaLayout& l = layout_;
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
@@ -242,7 +243,7 @@ void Gla::activate(Context& ctx, const Window& w, const Rows& rows, std::span<fl
 }
 
 // rows.qkv holds gradients of convolved rows; those of projections take their place in rows.x.
-void Gla::convolve_backward(Context& ctx, const Window& w, const Rows& rows,
+void Gla::convolve_backward(Context& ctx, const RaggedBatch& w, const Rows& rows,
                             std::span<float* const> found, const State* dstate) const {
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
@@ -302,7 +303,7 @@ ConstTensor Gla::gated(const Context& ctx, const Rows& rows, ConstTensor n, Tens
   return out;
 }
 
-void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+void Gla::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
                   Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keeps_rows = saved && ctx.keep_every == 0;
@@ -337,16 +338,17 @@ void Gla::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const 
 }
 
 // The recurrence once more, each stretch between kept states on its own.
-void Gla::recompute(Context& ctx, const Window& w, const Rows& rows, const History& history) const {
+void Gla::recompute(Context& ctx, const RaggedBatch& w, const Rows& rows,
+                    const History& history) const {
   std::vector<kernels::GlaSequence> sequences;
   std::vector<kernels::GlaOutputs> outputs;
   const float* kept = history.kept.data;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const float* found = history.found ? history.found.row(b) : nullptr;
-    const int64_t end = w.begins_at(b) + w.length(b);
-    for (int64_t at = w.begins_at(b); at < end;) {
+    const int64_t end = w.past_length(b) + w.length(b);
+    for (int64_t at = w.past_length(b); at < end;) {
       const int64_t next = std::min(end, (at / history.every + 1) * history.every);
-      const int64_t first = w.first(b) + at - w.begins_at(b);
+      const int64_t first = w.first(b) + at - w.past_length(b);
       kernels::GlaSequence s = sequence(w, rows, b, first, next - at);
       s.found = found;
       sequences.push_back(s);
@@ -361,7 +363,7 @@ void Gla::recompute(Context& ctx, const Window& w, const Rows& rows, const Histo
   kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
 }
 
-void Gla::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+void Gla::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
                    const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool kept_rows = ctx.keep_every == 0;

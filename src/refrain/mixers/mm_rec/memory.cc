@@ -16,11 +16,11 @@ void add_to(float* to, const float* from, int64_t n, float by = 1) {
 
 }  // namespace
 
-MmRecMemory::MmRecMemory(const MmRecLayout& layout, const Window& w) : layout_(layout) {
+MmRecMemory::MmRecMemory(const MmRecLayout& layout, const RaggedBatch& w) : layout_(layout) {
   const int64_t c = layout.stretch;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
-    const int64_t start = w.begins_at(b);
+    const int64_t start = w.past_length(b);
     Piece p{b, w.first(b), start, start + w.length(b), -1, -1, mean_offset_.back(), {}};
     if (start < c) {
       p.null_slot = slot_rows_++;

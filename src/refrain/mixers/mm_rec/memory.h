@@ -49,7 +49,7 @@ struct MmRecLayout {
 // of, piece after piece: the learned slot, then the stretches that end here.
 class MmRecMemory {
  public:
-  MmRecMemory(const MmRecLayout&, const Window&);
+  MmRecMemory(const MmRecLayout&, const RaggedBatch&);
 
   int64_t slot_rows() const { return slot_rows_; }
   int64_t mean_rows() const { return mean_offset_.back(); }

@@ -35,7 +35,7 @@ void copy_columns(ConstTensor from, int64_t from_column, Tensor to, int64_t to_c
   });
 }
 
-std::vector<float*> rows_of(const Window& w, const State* state) {
+std::vector<float*> rows_of(const RaggedBatch& w, const State* state) {
   std::vector<float*> all;
   for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
   return all;
@@ -97,7 +97,7 @@ size_t MmRec::state_bytes(int64_t) const {
   return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-MmRec::Run MmRec::carve(const Context& ctx, const Window& w, const MmRecMemory& memory,
+MmRec::Run MmRec::carve(const Context& ctx, const RaggedBatch& w, const MmRecMemory& memory,
                         Arena* saved) const {
   const int64_t R = w.rows(), D = shape_.d_model;
   const int64_t every = saved ? ctx.keep_every : 0;
@@ -236,7 +236,7 @@ void MmRec::attend(Context& ctx, const MmRecMemory& memory, ConstTensor slots,
                                   {rows.qkvz.data + v_column(), P}, ctx.scratch);
 }
 
-void MmRec::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, const State* state,
+void MmRec::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
                     Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model;
@@ -281,8 +281,8 @@ void MmRec::forward(Context& ctx, const Window& w, ConstTensor x, Tensor y, cons
 }
 
 // What forward left, and what it did not leave once more.
-MmRec::Run MmRec::recall(Context& ctx, const Window& w, const MmRecMemory& memory, ConstTensor x,
-                         Tensor decay, Arena& saved) const {
+MmRec::Run MmRec::recall(Context& ctx, const RaggedBatch& w, const MmRecMemory& memory,
+                         ConstTensor x, Tensor decay, Arena& saved) const {
   const int64_t D = shape_.d_model;
   const Run run = carve(ctx, w, memory, &saved);
   const Rows& rows = run.rows;
@@ -303,7 +303,7 @@ MmRec::Run MmRec::recall(Context& ctx, const Window& w, const MmRecMemory& memor
   return run;
 }
 
-void MmRec::backward(Context& ctx, const Window& w, ConstTensor x, ConstTensor dy, Tensor dx,
+void MmRec::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
                      const State*, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model, P = columns();

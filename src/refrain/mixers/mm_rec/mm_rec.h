@@ -65,10 +65,10 @@ class MmRec final : public Mixer {
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const Window&, ConstTensor x, Tensor y, const State*,
+  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const Window&, ConstTensor x, ConstTensor dy, Tensor dx, const State*,
-                const State* dstate, Arena& saved) const override;
+  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+                const State*, const State* dstate, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
  private:
@@ -111,9 +111,11 @@ class MmRec final : public Mixer {
   int64_t z_column() const { return columns() - shape_.d_model; }
   Operand at(ConstTensor rows, int64_t column) const { return {rows.data + column, rows.cols()}; }
 
-  MmRecMemory memory_of(const Window& w) const { return {layout_, config_.memory ? w : Window()}; }
-  Run carve(const Context&, const Window&, const MmRecMemory&, Arena* saved) const;
-  Run recall(Context&, const Window&, const MmRecMemory&, ConstTensor x, Tensor decay,
+  MmRecMemory memory_of(const RaggedBatch& w) const {
+    return {layout_, config_.memory ? w : RaggedBatch()};
+  }
+  Run carve(const Context&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
+  Run recall(Context&, const RaggedBatch&, const MmRecMemory&, ConstTensor x, Tensor decay,
              Arena& saved) const;
 
   // Of rows [first, first + outputs) of w: y = x wᵀ,  dx = dy w,  dw += dyᵀ x.
