@@ -99,7 +99,7 @@ class Pass {
     const ConstTensor x(x_.data(), {R, E});
     const Decoder::Input in{
         {z_.data(), {batch_.sequences(), config_.bottleneck}}, {m_.data(), {R, H}}, x, {}};
-    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       const Decoder::Run run =
           decoder_.forward(ctx, batch_, in, backward_, backward_ ? saved : ctx.scratch);
       Tensor dy;

@@ -56,7 +56,7 @@ class Reader {
     SequenceState* const rows[] = {&state_};
     const StateView view(rows, model_.config().layers);
     const std::vector<int32_t> last = {static_cast<int32_t>(n - 1)};
-    workspace_.run({}, [&](Context& ctx, Arena&) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
       model_.logits(ctx, batch, tokens_, view.states(), last, {logits_.data(), {1, kVocabulary}});
     });
     state_.advance(n);

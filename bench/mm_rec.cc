@@ -75,19 +75,19 @@ class Step {
   std::span<const float> losses() const { return losses_; }
   void run() {
     model_.clear_gradients();
-    workspace_.run({}, [&](Context& ctx, Arena& saved) { train(ctx, saved); });
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) { train(ctx, saved); });
     model_.finish_gradients();
   }
 
   double activation_mebibytes() {
     Arena scratch, saved;
-    Context dry{scratch};
+    ExecutionContext dry{scratch};
     train(dry, saved);
     return static_cast<double>(scratch.peak() + saved.peak()) / (1024 * 1024);
   }
 
  private:
-  void train(Context& ctx, Arena& saved) {
+  void train(ExecutionContext& ctx, Arena& saved) {
     const auto n = static_cast<size_t>(T_);
     model_.train(ctx, batch_,
                  {.tokens = std::span(tokens_).first(n),

@@ -78,7 +78,7 @@ class Pass {
       const auto inputs = std::span(tokens_).subspan(static_cast<size_t>(row), n),
                  targets = std::span(tokens_).subspan(static_cast<size_t>(row) + 1, n);
       const Tensor losses(losses_.data(), {rows});
-      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         if (backward_)
           model_.train(ctx, batch_, {.tokens = inputs, .targets = targets, .recompute = recompute_},
                        losses, saved);

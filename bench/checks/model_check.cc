@@ -84,7 +84,7 @@ Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson
   first.targets = targets_;
   first.scale = 1;
   model.clear_gradients();
-  Workspace().run({}, [&](Context& ctx, Arena& saved) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
     model.train(ctx, batch, first, {losses.data(), {rows}}, saved);
   });
   model.finish_gradients();

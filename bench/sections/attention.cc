@@ -62,7 +62,7 @@ class Blockwise {
       : in_(in), softmax_(static_cast<size_t>(2 * in.heads * in.T)) {}
 
   void run(Outputs& out) {
-    workspace_.run({}, [&](Context& ctx, Arena&) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
       const int64_t row = in_.row();
       kernels::AttentionShape shape{.heads = in_.heads,
                                     .kv_heads = in_.heads,
@@ -101,7 +101,7 @@ class Plain {
   explicit Plain(const Inputs& in) : in_(in), plain_(in.T, in.heads, in.head_dim, in.scale()) {}
 
   void run(Outputs& out) {
-    workspace_.run({}, [&](Context& ctx, Arena&) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
       plain_.forward(in_.q.data(), in_.k.data(), in_.v.data(), out.o.data(), ctx.scratch);
       plain_.backward(in_.q.data(), in_.k.data(), in_.v.data(), out.o.data(), in_.d_o.data(),
                       out.dq.data(), out.dk.data(), out.dv.data(), ctx.scratch);

@@ -67,7 +67,7 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
   const Tensor ty(y.data(), {M, N});
   Workspace workspace;
   const Work work = [&] {
-    workspace.run({}, [&](Context& ctx, Arena&) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {precision});
     });
   };

@@ -37,7 +37,7 @@ void GenerationRun::read(int64_t count) {
   const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
   const auto piece =
       std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
-  workspace_.run({}, [&](Context& ctx, Arena&) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, piece, view.states(), last,
                   {logits_.data(), {1, model_.config().vocab_size}});
   });
@@ -68,7 +68,7 @@ Check GenerationRun::check() {
   rows.push_back(all - 1);
   std::vector<float> whole(rows.size() * static_cast<size_t>(V));
   const RaggedBatch batch = data_.whole(1, all);
-  Workspace().run({}, [&](Context& ctx, Arena&) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, tokens_, {}, rows,
                   {whole.data(), {static_cast<int64_t>(rows.size()), V}});
   });

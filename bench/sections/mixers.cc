@@ -49,13 +49,13 @@ class MixerRun {
   }
 
   void forward() {
-    workspace_.run({}, [&](Context& ctx, Arena&) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
       set(ctx);
       mixer_->forward(ctx, batch_, tensor(x_), tensor(y_), nullptr, nullptr);
     });
   }
   void train() {
-    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       set(ctx);
       const size_t mark = saved.mark();
       mixer_->forward(ctx, batch_, tensor(x_), tensor(y_), nullptr, &saved);
@@ -129,7 +129,7 @@ class MixerRun {
   }
 
  private:
-  void set(Context& ctx) const {
+  void set(ExecutionContext& ctx) const {
     ctx.keep_every = setup_.checkpointing.keep_every;
     ctx.recompute = setup_.checkpointing.parts;
     ctx.precision = setup_.precision;

@@ -51,7 +51,9 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
                    tdw,
                    [&](Arena& s) { kernels::linear_backward_weight(tdy, tx, tdw, s, rows); }},
        }) {
-    const Work work = [&] { workspace.run({}, [&](Context& ctx, Arena&) { p.run(ctx.scratch); }); };
+    const Work work = [&] {
+      workspace.run({}, [&](ExecutionContext& ctx, Arena&) { p.run(ctx.scratch); });
+    };
     Row row{.section = "products",
             .name = fmt::format("{}{}: {}", map.name, in_precision(setup.precision), p.name),
             .shape = fmt::format("{} rows, {} -> {}", R, in, out)};

@@ -39,7 +39,7 @@ LanguageModel::Lesson TrainingRun::lesson() const {
 
 void TrainingRun::forward_backward() {
   model_.clear_gradients();
-  workspace_.run({}, [&](Context& ctx, Arena& saved) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
     model_.train(ctx, batch_, lesson(), {losses_.data(), {batch_.rows()}}, saved);
   });
   model_.finish_gradients();
@@ -52,7 +52,7 @@ void TrainingRun::step() {
 
 double TrainingRun::loss() {
   std::vector<float> losses(tokens_.size());
-  workspace_.run({}, [&](Context& ctx, Arena&) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.losses(ctx, batch_, tokens_, targets_, {}, {losses.data(), {batch_.rows()}});
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0);

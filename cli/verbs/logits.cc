@@ -40,7 +40,7 @@ struct Logits {
     std::vector<float> values(static_cast<size_t>(T * V));
     RaggedBatchBuilder builder;
     const RaggedBatch w = builder.whole(1, T);
-    Workspace().run({}, [&](Context& ctx, Arena&) {
+    Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
       loaded->logits(ctx, w, tokens, {}, rows, {values.data(), {T, V}});
     });
     expect_finite(model, "logits", std::span<const float>(values));

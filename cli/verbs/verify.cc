@@ -78,7 +78,7 @@ Outcome run_form(const LanguageModel& model, std::span<const int32_t> tokens,
     std::vector<int32_t> all(static_cast<size_t>(n));
     std::iota(all.begin(), all.end(), 0);
     const auto piece = tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(n));
-    workspace.run({}, [&](Context& ctx, Arena&) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       model.logits(ctx, batch, piece, with_state ? view.states() : std::span<const State>(), all,
                    {logits.data() + at * V, {n, V}});
     });
@@ -198,7 +198,7 @@ struct Verify {
     RaggedBatchBuilder builder;
     const RaggedBatch w = builder.whole(1, static_cast<int64_t>(rows));
     std::vector<float> losses(rows);
-    Workspace().run({}, [&](Context& ctx, Arena& saved) {
+    Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
       m.train(ctx, w,
               {.tokens = inputs, .targets = targets, .scale = 1.0f / static_cast<float>(rows)},
               {losses.data(), {w.rows()}}, saved);

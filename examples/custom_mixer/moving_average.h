@@ -55,8 +55,8 @@ class MovingAverage final : public refrain::Mixer {
     o_.visit(visit, "o_proj.weight", refrain::Init::output(D_, blocks_));
   }
 
-  void forward(refrain::Context& ctx, const refrain::RaggedBatch& w, refrain::ConstTensor x,
-               refrain::Tensor y, const refrain::State* state,
+  void forward(refrain::ExecutionContext& ctx, const refrain::RaggedBatch& w,
+               refrain::ConstTensor x, refrain::Tensor y, const refrain::State* state,
                refrain::Arena* saved) const override {
     refrain::Arena::Frame frame(ctx.scratch);
     const Rows rows = lay_out(saved ? *saved : ctx.scratch, w);
@@ -65,9 +65,10 @@ class MovingAverage final : public refrain::Mixer {
     o_.forward(ctx, rows.s, y);
   }
 
-  void backward(refrain::Context& ctx, const refrain::RaggedBatch& w, refrain::ConstTensor x,
-                refrain::ConstTensor dy, refrain::Tensor dx, const refrain::State*,
-                const refrain::State* dstate, refrain::Arena& saved) const override {
+  void backward(refrain::ExecutionContext& ctx, const refrain::RaggedBatch& w,
+                refrain::ConstTensor x, refrain::ConstTensor dy, refrain::Tensor dx,
+                const refrain::State*, const refrain::State* dstate,
+                refrain::Arena& saved) const override {
     refrain::Arena::Frame frame(ctx.scratch);
     const Rows rows = lay_out(saved, w);
     const refrain::Tensor ds = ctx.scratch.take({w.rows(), D_});

@@ -31,7 +31,7 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
   std::vector<float> losses(static_cast<size_t>(n));
   for (int step = 0; step < steps; ++step) {
     model.clear_gradients();
-    workspace.run({}, [&](refrain::Context& ctx, refrain::Arena& saved) {
+    workspace.run({}, [&](refrain::ExecutionContext& ctx, refrain::Arena& saved) {
       model.train(ctx, builder.whole(1, n),
                   {.tokens = tokens.first(tokens.size() - 1),
                    .targets = tokens.subspan(1),

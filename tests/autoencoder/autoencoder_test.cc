@@ -66,7 +66,7 @@ class Trial {
           .x = {x.data() + row * E, {R, E}}, .forced = forced, .scale = 0.5f};
       if (!tokens.empty())
         lesson.tokens = std::span(tokens).subspan(static_cast<size_t>(row), static_cast<size_t>(R));
-      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         model.train(ctx, w, lesson, {losses.data() + row, {R}}, {cosines.data() + row, {R}}, saved);
       });
       row += R;
@@ -307,7 +307,7 @@ TEST(Autoencoder, ForcedStepsSeeTheVectorBeforeTheirsAndNoLaterOne) {
     const RaggedBatch w = data.whole(1, 5);
     std::vector<float> y(25);
     Workspace workspace;
-    workspace.run({}, [&](Context& ctx, Arena& saved) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       const auto run = decoder.forward(
           ctx, w, {{z.data(), {1, 3}}, {m.data(), {5, 6}}, {x.data(), {5, 5}}, all}, true, saved);
       if (!ctx.dry()) std::copy(run.y.begin(), run.y.end(), y.begin());
@@ -332,7 +332,7 @@ TEST(Autoencoder, ReconstructsWithoutForcingAndMapsItsAttention) {
   std::vector<std::vector<float>> map;
   Workspace workspace;
   const ConstTensor x(trial.x.data(), {11, 5});
-  workspace.run({}, [&](Context& ctx, Arena&) {
+  workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
     trial.model.reconstruct(ctx, w, x, {y.data(), {11, 5}}, &map);
   });
   trial.model.score({y.data(), {11, 5}}, x, {losses.data(), {11}}, {cosines.data(), {11}});

@@ -84,7 +84,7 @@ std::vector<float> logits_of(const LanguageModel& model, const std::vector<int32
   RaggedBatchBuilder builder;
   const RaggedBatch w = builder.whole(1, T);
   Workspace workspace;
-  workspace.run({}, [&](Context& ctx, Arena&) {
+  workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
     model.logits(ctx, w, ids, {}, rows, {out.data(), {T, V}});
   });
   return out;

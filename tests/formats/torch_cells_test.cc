@@ -78,7 +78,7 @@ std::vector<float> logits_of(const LanguageModel& model, const std::vector<int32
   for (int32_t t = 0; t < T; ++t) rows.push_back(t);
   RaggedBatchBuilder builder;
   const RaggedBatch w = builder.whole(1, T);
-  Workspace().run({}, [&](Context& ctx, Arena&) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
     model.logits(ctx, w, ids, {}, rows, {out.data(), {T, V}});
   });
   return out;
@@ -117,7 +117,7 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
   for (const int64_t keep_every : {0, 4}) {
     model->clear_gradients();
     std::vector<float> losses(tokens.size());
-    Workspace().run({}, [&](Context& ctx, Arena& saved) {
+    Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
       model->train(ctx, w,
                    {.tokens = tokens,
                     .targets = targets,

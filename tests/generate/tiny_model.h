@@ -63,7 +63,7 @@ inline std::vector<float> last_logits(const LanguageModel& model,
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(1, T);
   Workspace workspace;
-  workspace.run({}, [&](Context& ctx, Arena&) {
+  workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
     model.logits(ctx, batch, tokens, {}, last, {logits.data(), {1, model.config().vocab_size}});
   });
   return logits;

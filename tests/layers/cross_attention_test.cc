@@ -40,7 +40,7 @@ class Reader {
     const Floats o({queries.rows(), kWidth}), dx({queries.rows(), kQuery}),
         dm({memory.rows(), kMemory});
     const auto step = [&](Arena& saved, Arena& scratch) {
-      Context ctx{scratch};
+      ExecutionContext ctx{scratch};
       const auto projected = layer.project(ctx, memory, *m, true, saved);
       const auto asked =
           layer.carve(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);

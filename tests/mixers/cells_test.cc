@@ -84,7 +84,7 @@ TEST_P(CellsGolden, OutputsStatesAndGradientsArePyTorchs) {
     for (auto& g : gradients) std::fill(g.begin(), g.end(), 0.0f);
     Arena scratch(scratch_memory.data(), scratch_memory.size());
     Arena saved(saved_memory.data(), saved_memory.size());
-    Context ctx{scratch};
+    ExecutionContext ctx{scratch};
     const ConstTensor in(x.data(), {R, kIn});
     const Recurrent::Run run = layer.forward(ctx, w, in, state_rows, &saved);
     expect_same("h", {run.rows.h.data, static_cast<size_t>(R * kHidden)});

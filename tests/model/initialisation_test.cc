@@ -190,7 +190,7 @@ TEST(InitialWeights, LetATokenReachTheLogits) {
         const RaggedBatch batch = data.set(offsets, first);
         logits[token].resize(40);
         Workspace workspace;
-        workspace.run({}, [&](Context& ctx, Arena&) {
+        workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
           model.logits(ctx, batch, tokens, {}, std::vector<int32_t>{3},
                        {logits[token].data(), {1, 40}});
         });

@@ -81,7 +81,7 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
       lesson.tokens = std::span(tokens_).subspan(static_cast<size_t>(offset_[first]), rows);
       lesson.targets = std::span(targets_).subspan(static_cast<size_t>(offset_[first]), rows);
       std::vector<float> losses(rows, NAN);
-      workspace_.run({.rate = 0.1f, .key = 5}, [&](Context& ctx, Arena& saved) {
+      workspace_.run({.rate = 0.1f, .key = 5}, [&](ExecutionContext& ctx, Arena& saved) {
         model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
       });
       result.losses.insert(result.losses.end(), losses.begin(), losses.end());
@@ -173,7 +173,7 @@ TEST_P(RecomputeTest, StatesGoOn) {
                                          .states = view.states(),
                                          .segment = kSegment,
                                          .recompute = {.segments = segments}};
-      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
       });
     }

@@ -70,19 +70,19 @@ TEST_P(ReferenceTest, FastLogitsAndStatesAreItsOwn) {
   const StateView view(sequences, 2);
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(1, T);
-  Workspace().run({}, [&](Context& ctx, Arena&) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, kTokens, view.states(), rows, {fast.data(), {T, V}});
   });
 
   // Packed weights give the same bits; gradients want them gone.
   std::vector<float> packed(fast.size());
   model_.pack_weights();
-  Workspace().run({}, [&](Context& ctx, Arena&) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, kTokens, {}, rows, {packed.data(), {T, V}});
   });
   std::vector<float> whole(fast.size());
   model_.allocate_gradients();
-  Workspace().run({}, [&](Context& ctx, Arena&) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, kTokens, {}, rows, {whole.data(), {T, V}});
   });
   EXPECT_EQ(packed, whole);
@@ -104,7 +104,7 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   std::vector<float> losses(kTokens.size());
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(1, static_cast<int64_t>(kTokens.size()));
-  Workspace().run({}, [&](Context& ctx, Arena& saved) {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
     model_.train(ctx, batch, {.tokens = kTokens, .targets = kTargets},
                  {losses.data(), {batch.rows()}}, saved);
   });

@@ -66,7 +66,7 @@ class MixerUnderTest {
   // Runs dry and then for real; the second must take what the first did.
   void forward(const RaggedBatch& w, ConstTensor x, Tensor y, const State* state, bool keep) {
     Arena count, count_saved;
-    Context dry = context(count);
+    ExecutionContext dry = context(count);
     mixer.forward(dry, w, x, y, state, keep ? &count_saved : nullptr);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     if (keep) {
@@ -74,7 +74,7 @@ class MixerUnderTest {
       saved_bytes_ = count_saved.peak();
     }
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx = context(scratch);
+    ExecutionContext ctx = context(scratch);
     mixer.forward(ctx, w, x, y, state, keep ? &saved : nullptr);
     EXPECT_EQ(scratch.peak(), count.peak());
     EXPECT_EQ(saved.peak(), keep ? count_saved.peak() : 0);
@@ -82,11 +82,11 @@ class MixerUnderTest {
   void backward(const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx, const State* state,
                 const State* dstate) {
     Arena count, count_saved;
-    Context dry = context(count);
+    ExecutionContext dry = context(count);
     mixer.backward(dry, w, x, dy, dx, state, dstate, count_saved);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
-    Context ctx = context(scratch);
+    ExecutionContext ctx = context(scratch);
     mixer.backward(ctx, w, x, dy, dx, state, dstate, saved);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
@@ -102,8 +102,8 @@ class MixerUnderTest {
   std::vector<std::vector<float>> weights, gradients;
 
  private:
-  Context context(Arena& scratch) const {
-    Context ctx{scratch, {}, keep_every};
+  ExecutionContext context(Arena& scratch) const {
+    ExecutionContext ctx{scratch, {}, keep_every};
     ctx.recompute = recompute;
     ctx.precision = precision;
     return ctx;

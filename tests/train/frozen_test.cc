@@ -72,7 +72,7 @@ class Trial {
       const RaggedBatch w = data.set(offset, std::vector<int32_t>(2), static_cast<int64_t>(b));
       const auto first = static_cast<size_t>(kOffset[b]), rows = static_cast<size_t>(w.rows());
       std::vector<float> losses(rows);
-      workspace_.run({}, [&](Context& ctx, Arena& saved) {
+      workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         model.train(ctx, w,
                     {.tokens = std::span(tokens_).subspan(first, rows),
                      .targets = std::span(targets_).subspan(first, rows),

@@ -55,7 +55,7 @@ class Golden : public ::testing::TestWithParam<const char*> {
   double train(Recompute recompute) {
     losses_.assign(tokens_.size(), NAN);
     model_->clear_gradients();
-    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       model_->train(ctx, batch_,
                     {.tokens = tokens_,
                      .targets = targets_,
@@ -84,14 +84,14 @@ TEST_P(Golden, LogitsAndLosses) {
   std::vector<float> logits(want.size());
   std::vector<int32_t> rows;
   for (int32_t r = 0; r < batch_.rows(); ++r) rows.push_back(r);
-  workspace_.run({}, [&](Context& ctx, Arena&) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
     model_->logits(ctx, batch_, tokens_, {}, rows, {logits.data(), {batch_.rows(), 67}});
   });
   // The script prints 4e-6 between float32 and float64; twice that for another order of sums.
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(logits[i], want[i], 1e-5) << i;
 
   losses_.assign(tokens_.size(), NAN);
-  workspace_.run({}, [&](Context& ctx, Arena&) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
     model_->losses(ctx, batch_, tokens_, targets_, {}, {losses_.data(), {batch_.rows()}});
   });
   for (size_t i = 0; i < token_loss.size(); ++i) ASSERT_NEAR(losses_[i], token_loss[i], 1e-5);

@@ -78,7 +78,7 @@ class Learning : public ::testing::TestWithParam<std::string> {
         targets[i] = text[at + 1];
       }
       model.clear_gradients();
-      workspace.run({}, [&](Context& ctx, Arena& saved) {
+      workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         model.train(ctx, batch,
                     {.tokens = tokens,
                      .targets = targets,

@@ -50,7 +50,7 @@ void Autoencoder::visit(const ParamVisitor& v) {
   decoder_.visit(prefixed(v, "decoder."));
 }
 
-Autoencoder::Encoded Autoencoder::encode(Context& ctx, const RaggedBatch& w, ConstTensor x,
+Autoencoder::Encoded Autoencoder::encode(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                          Arena* saved, Arena& rows) const {
   Encoded e;
   ConstTensor in = x;
@@ -72,7 +72,7 @@ Autoencoder::Encoded Autoencoder::encode(Context& ctx, const RaggedBatch& w, Con
   return e;
 }
 
-ConstTensor Autoencoder::memory(Context& ctx, const RaggedBatch& w, const Encoded& e,
+ConstTensor Autoencoder::memory(ExecutionContext& ctx, const RaggedBatch& w, const Encoded& e,
                                 Arena& arena) const {
   if (!config_.reads_positions()) return e.m();
   const Tensor m = arena.take({w.rows(), config_.hidden});
@@ -80,7 +80,7 @@ ConstTensor Autoencoder::memory(Context& ctx, const RaggedBatch& w, const Encode
   return m;
 }
 
-void Autoencoder::encode_backward(Context& ctx, const RaggedBatch& w, ConstTensor x,
+void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                   const Encoded& e, Tensor dcode, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t B = w.sequences(), H = config_.hidden;
@@ -103,10 +103,10 @@ void Autoencoder::encode_backward(Context& ctx, const RaggedBatch& w, ConstTenso
   }
 }
 
-void Autoencoder::train(const Context& context, const RaggedBatch& w, const Lesson& lesson,
+void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w, const Lesson& lesson,
                         Tensor losses, Tensor cosines, Arena& saved) {
   check_lengths(w);
-  Context ctx = context;
+  ExecutionContext ctx = context;
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
   const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
   const Encoded e = encode(ctx, w, lesson.x, &saved, saved);
@@ -130,7 +130,7 @@ void Autoencoder::train(const Context& context, const RaggedBatch& w, const Less
   kernels::embedding_backward(lesson.tokens, dx, table_.g);
 }
 
-void Autoencoder::reconstruct(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+void Autoencoder::reconstruct(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                               std::vector<std::vector<float>>* map) const {
   check_lengths(w);
   Arena::Frame frame(ctx.scratch);

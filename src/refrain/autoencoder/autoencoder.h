@@ -47,12 +47,12 @@ class Autoencoder {
   };
   // Adds to the gradients those of scale * (sum of the rows' losses); losses and cosines [R].
   // As target x is given: the table is taught by what x is as an input only.
-  void train(const Context&, const RaggedBatch&, const Lesson&, Tensor losses, Tensor cosines,
-             Arena& saved);
+  void train(const ExecutionContext&, const RaggedBatch&, const Lesson&, Tensor losses,
+             Tensor cosines, Arena& saved);
 
   // y [R, E] from x with no step forced. `map`, if given, takes row by row what each has read of
   // its own sequence's rows, mean over the heads (cross attention only).
-  void reconstruct(Context&, const RaggedBatch&, ConstTensor x, Tensor y,
+  void reconstruct(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y,
                    std::vector<std::vector<float>>* map = nullptr) const;
   // Losses and cosines of rows of y.
   void score(ConstTensor y, ConstTensor x, Tensor losses, Tensor cosines) const;
@@ -71,11 +71,12 @@ class Autoencoder {
     ConstTensor m() const { return runs.back().rows.h; }
     ConstTensor code() const { return normed.rank > 0 ? normed : z; }
   };
-  Encoded encode(Context&, const RaggedBatch&, ConstTensor x, Arena* saved, Arena& rows) const;
+  Encoded encode(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena* saved,
+                 Arena& rows) const;
   // What the decoder reads: m, or m[t] + code(t). The gradient by either is the same.
-  ConstTensor memory(Context&, const RaggedBatch&, const Encoded&, Arena&) const;
-  void encode_backward(Context&, const RaggedBatch&, ConstTensor x, const Encoded&, Tensor dcode,
-                       Tensor dm, Tensor dx) const;
+  ConstTensor memory(ExecutionContext&, const RaggedBatch&, const Encoded&, Arena&) const;
+  void encode_backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Encoded&,
+                       Tensor dcode, Tensor dm, Tensor dx) const;
   void visit(const ParamVisitor&);
 
   AutoencoderConfig config_;

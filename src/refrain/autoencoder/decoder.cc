@@ -33,7 +33,7 @@ void position_codes(Tensor codes) {
       64 * codes.size());
 }
 
-void add_position_codes(Context& ctx, const RaggedBatch& w, ConstTensor rows,
+void add_position_codes(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor rows,
                         kernels::SpacedRows<float> out) {
   Arena::Frame frame(ctx.scratch);
   int64_t longest = 0;
@@ -101,7 +101,7 @@ Decoder::Run Decoder::carve(const RaggedBatch& w, Arena& a) const {
 }
 
 // By one product, or one for each layer's vectors.
-void Decoder::start(Context& ctx, ConstTensor z, Tensor start) const {
+void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t parts = config_.fused ? 1 : start_.out / hidden(), n = start_.out / parts;
   for (int64_t i = 0; i < parts; ++i)
@@ -125,7 +125,8 @@ std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const
   return all;
 }
 
-Tensor Decoder::inputs(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run) const {
+Tensor Decoder::inputs(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                       const Run& run) const {
   const int64_t E = config_.width;
   const Tensor u = ctx.scratch.take({w.rows(), E});
   if (ctx.dry()) return u;
@@ -147,7 +148,7 @@ bool Decoder::needs_no_loop(const RaggedBatch& w, const Input& in) const {
   return true;
 }
 
-Decoder::Run Decoder::forward(Context& ctx, const RaggedBatch& w, const Input& in,
+Decoder::Run Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                               bool for_backward, Arena& arena) const {
   Run run = carve(w, arena);
   start(ctx, in.z, run.start);
@@ -160,7 +161,7 @@ Decoder::Run Decoder::forward(Context& ctx, const RaggedBatch& w, const Input& i
   return run;
 }
 
-void Decoder::forward_rows(Context& ctx, const RaggedBatch& w, const Input& in,
+void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                            const Run& run) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
@@ -187,7 +188,7 @@ void Decoder::forward_rows(Context& ctx, const RaggedBatch& w, const Input& in,
   out_.forward(ctx, run.s, run.y);
 }
 
-void Decoder::backward(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
+void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in, const Run& run,
                        Tensor dy, Tensor dz, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden();
@@ -215,8 +216,8 @@ void Decoder::backward(Context& ctx, const RaggedBatch& w, const Input& in, cons
   backward_weights(ctx, w, in, run, g, dy, dz, dm);
 }
 
-void Decoder::backward_rows(Context& ctx, const RaggedBatch& w, const Run& run, const Gradients& g,
-                            ConstTensor dy, Tensor dx) const {
+void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Run& run,
+                            const Gradients& g, ConstTensor dy, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width(), E = config_.width;
   const Tensor dh = ctx.scratch.take({R, H});
@@ -258,8 +259,9 @@ void Decoder::backward_rows(Context& ctx, const RaggedBatch& w, const Run& run, 
       for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
 }
 
-void Decoder::backward_weights(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
-                               const Gradients& g, ConstTensor dy, Tensor dz, Tensor dm) const {
+void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                               const Run& run, const Gradients& g, ConstTensor dy, Tensor dz,
+                               Tensor dm) const {
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
   out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
   if (config_.has_attention()) {

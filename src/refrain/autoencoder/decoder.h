@@ -54,13 +54,13 @@ class Decoder {
     std::vector<CrossAttention::Memory> memory;  // one, or one a step
     Tensor qkv, softmax;                         // self-attention: [R, 3 width], [R, 2 heads]
   };
-  Run forward(Context&, const RaggedBatch&, const Input&, bool for_backward, Arena&) const;
+  Run forward(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward, Arena&) const;
 
   // dy [R, E] in, out with what came back through fed outputs. dz overwritten, and dm [R, H], with
   // zeros where the encoder is not read. dx [R, E], if wanted, is added to where steps were given
   // x. The run is used up.
-  void backward(Context&, const RaggedBatch&, const Input&, const Run&, Tensor dy, Tensor dz,
-                Tensor dm, Tensor dx) const;
+  void backward(ExecutionContext&, const RaggedBatch&, const Input&, const Run&, Tensor dy,
+                Tensor dz, Tensor dm, Tensor dx) const;
 
   // How much of each row of the memory row r of the run has read, summed up over the heads and
   // divided by their number. The encoder must be read.
@@ -83,7 +83,7 @@ class Decoder {
   const Linear& asking() const { return cross_ ? cross_->query() : *self_; }
 
   Run carve(const RaggedBatch&, Arena&) const;
-  void start(Context&, ConstTensor z, Tensor start) const;
+  void start(ExecutionContext&, ConstTensor z, Tensor start) const;
   // The state of layer l before row 0 of sequence b.
   float* start_of(Tensor start, int64_t b, int64_t l) const {
     return start.row(b) + l * cells_[0].state_floats();
@@ -91,27 +91,27 @@ class Decoder {
   kernels::RecurrentWeights weights(int64_t layer) const;
   std::vector<kernels::RecurrentPiece> pieces(const RaggedBatch&, const Run&, int64_t layer) const;
   // u of all rows, in scratch.
-  Tensor inputs(Context&, const RaggedBatch&, const Input&, const Run&) const;
+  Tensor inputs(ExecutionContext&, const RaggedBatch&, const Input&, const Run&) const;
   std::vector<kernels::AttentionSequence> self_steps(const RaggedBatch&, const Run&,
                                                      int64_t t) const;
   // The same bits with a loop and without, since a micro-batch decides.
   bool needs_no_loop(const RaggedBatch&, const Input&) const;
 
-  void forward_rows(Context&, const RaggedBatch&, const Input&, const Run&) const;
-  void forward_steps(Context&, const RaggedBatch&, const Input&, bool for_backward, Run&,
+  void forward_rows(ExecutionContext&, const RaggedBatch&, const Input&, const Run&) const;
+  void forward_steps(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward, Run&,
                      Arena&) const;
-  void backward_rows(Context&, const RaggedBatch&, const Run&, const Gradients&, ConstTensor dy,
-                     Tensor dx) const;
-  void backward_steps(Context&, const RaggedBatch&, const Input&, const Run&, const Gradients&,
-                      Tensor dy, Tensor dm, Tensor dx) const;
+  void backward_rows(ExecutionContext&, const RaggedBatch&, const Run&, const Gradients&,
+                     ConstTensor dy, Tensor dx) const;
+  void backward_steps(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+                      const Gradients&, Tensor dy, Tensor dm, Tensor dx) const;
   // What attention gets of step t: gradients of its queries, and of keys and values where they
   // cannot wait for the other steps.
-  void backward_cross_step(Context&, const RaggedBatch&, const Input&, const Run&, const Gradients&,
-                           int64_t t, Tensor dm) const;
-  void backward_self_step(Context&, const RaggedBatch&, const Run&, const Gradients&,
+  void backward_cross_step(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+                           const Gradients&, int64_t t, Tensor dm) const;
+  void backward_self_step(ExecutionContext&, const RaggedBatch&, const Run&, const Gradients&,
                           int64_t t) const;
-  void backward_weights(Context&, const RaggedBatch&, const Input&, const Run&, const Gradients&,
-                        ConstTensor dy, Tensor dz, Tensor dm) const;
+  void backward_weights(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+                        const Gradients&, ConstTensor dy, Tensor dz, Tensor dm) const;
 
   AutoencoderConfig config_;
   Linear start_;  // [layers S H, Z]
@@ -124,7 +124,7 @@ class Decoder {
 // Sine and cosine of every position before `positions`, [positions, width].
 void position_codes(Tensor codes);
 // To every row of the window the code of its position.
-void add_position_codes(Context&, const RaggedBatch&, ConstTensor rows,
+void add_position_codes(ExecutionContext&, const RaggedBatch&, ConstTensor rows,
                         kernels::SpacedRows<float> out);
 
 }  // namespace refrain

@@ -67,7 +67,7 @@ std::vector<const float*> to_read(const std::vector<float*>& rows) {
 
 // A loop's scratch. Dry, nothing but sizes is right in it.
 struct Bench {
-  Context& ctx;
+  ExecutionContext& ctx;
 
   SpacedRows<float> rows(int64_t n, int64_t width) const {
     const int64_t row = kernels::spaced(width);
@@ -104,8 +104,8 @@ SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.r
 
 }  // namespace
 
-void Decoder::forward_steps(Context& ctx, const RaggedBatch& w, const Input& in, bool for_backward,
-                            Run& run, Arena& arena) const {
+void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                            bool for_backward, Run& run, Arena& arena) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
   const Places places(w);
@@ -228,8 +228,9 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w
   return all;
 }
 
-void Decoder::backward_steps(Context& ctx, const RaggedBatch& w, const Input& in, const Run& run,
-                             const Gradients& g, Tensor dy, Tensor dm, Tensor dx) const {
+void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                             const Run& run, const Gradients& g, Tensor dy, Tensor dm,
+                             Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
   const Places places(w);
@@ -310,7 +311,7 @@ void Decoder::backward_steps(Context& ctx, const RaggedBatch& w, const Input& in
   }
 }
 
-void Decoder::backward_cross_step(Context& ctx, const RaggedBatch& w, const Input& in,
+void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                                   const Run& run, const Gradients& g, int64_t t, Tensor dm) const {
   const int64_t J = joined_width(), width = attention_width();
   Arena::Frame frame(ctx.scratch);
@@ -342,7 +343,7 @@ void Decoder::backward_cross_step(Context& ctx, const RaggedBatch& w, const Inpu
   if (!ctx.dry()) kernels::add(dm, dm_now, dm);
 }
 
-void Decoder::backward_self_step(Context& ctx, const RaggedBatch& w, const Run& run,
+void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w, const Run& run,
                                  const Gradients& g, int64_t t) const {
   const int64_t width = attention_width();
   std::vector<kernels::AttentionGradients> gradients;

@@ -19,7 +19,7 @@ StepBytes step_bytes(const WordAutoencoder& model, int64_t windows, int64_t leng
   const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const auto with = [&](uint8_t is_forced) {
     const std::vector<uint8_t> forced(static_cast<size_t>(length), is_forced);
-    return count_bytes([&](Context& ctx, Arena& saved) {
+    return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
       train_on_words(model, ctx, batch, ids, forced, 1, {nowhere(), {batch.rows()}},
                      {nowhere(), {batch.rows()}}, saved);
     });

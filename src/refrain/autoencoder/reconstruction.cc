@@ -63,7 +63,8 @@ struct Rows {
 // Rows whose cosines to all words exist at a time, where so many windows are scored together.
 int64_t rows_compared(int64_t together) { return 8 * together; }
 
-void find_nearest(ConstTensor y, ConstTensor table, Context& ctx, std::vector<int32_t>* nearest) {
+void find_nearest(ConstTensor y, ConstTensor table, ExecutionContext& ctx,
+                  std::vector<int32_t>* nearest) {
   const int64_t V = table.rows(), E = table.cols();
   // |y| does not matter, |x| does.
   const Tensor units = ctx.scratch.take({V, E}), scores = ctx.scratch.take({y.rows(), V});
@@ -145,7 +146,7 @@ std::vector<float> reconstruct_windows(const WordAutoencoder& model,
     const int64_t R = rows.batch.rows();
     all.resize(all.size() + static_cast<size_t>(R * E));
     const Tensor y(all.data() + all.size() - static_cast<size_t>(R * E), {R, E});
-    workspace.run({}, [&](Context& ctx, Arena&) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       const Tensor x = ctx.scratch.take({R, E});
       if (!ctx.dry()) kernels::embedding_forward(rows.ids, model.table(), x);
       model.model->reconstruct(ctx, rows.batch, x, y, map ? &part_map : nullptr);
@@ -160,7 +161,8 @@ std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace& 
   std::vector<int32_t> nearest;
   for (int64_t first = 0; first < y.rows(); first += together) {
     const ConstTensor part = y.slice(first, std::min(together, y.rows() - first));
-    workspace.run({}, [&](Context& ctx, Arena&) { find_nearest(part, table, ctx, &nearest); });
+    workspace.run({},
+                  [&](ExecutionContext& ctx, Arena&) { find_nearest(part, table, ctx, &nearest); });
   }
   return nearest;
 }
@@ -212,19 +214,19 @@ size_t scoring_bytes(const WordAutoencoder& model, int64_t together) {
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(together, model.window);
   const int64_t R = batch.rows(), E = model.model->config().width;
-  const StepBytes made = count_bytes([&](Context& ctx, Arena&) {
+  const StepBytes made = count_bytes([&](ExecutionContext& ctx, Arena&) {
     const Tensor x = ctx.scratch.take({R, E});
     model.model->reconstruct(ctx, batch, x, {nowhere(), {R, E}});
   });
   const int64_t compared = std::min(R, rows_compared(together));
-  const StepBytes nearest = count_bytes([&](Context& ctx, Arena&) {
+  const StepBytes nearest = count_bytes([&](ExecutionContext& ctx, Arena&) {
     find_nearest({nowhere(), {compared, E}}, model.table(), ctx, nullptr);
   });
   const auto kept = static_cast<size_t>(R * (2 * E + 4)) * sizeof(float);
   return std::max(made.total(), nearest.total()) + kept;
 }
 
-void train_on_words(const WordAutoencoder& words, Context& ctx, const RaggedBatch& w,
+void train_on_words(const WordAutoencoder& words, ExecutionContext& ctx, const RaggedBatch& w,
                     std::span<const int32_t> ids, std::span<const uint8_t> forced, float scale,
                     Tensor losses, Tensor cosines, Arena& saved) {
   Autoencoder& model = *words.model;
@@ -328,7 +330,7 @@ TrainingLoop::Gradient ReconstructionTrainer::next_gradient() {
     const int64_t R = rows.batch.rows();
     losses.resize(rows.ids.size());
     cosines.resize(rows.ids.size());
-    workspace_.run({}, [&](Context& ctx, Arena& saved) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       train_on_words(model_, ctx, rows.batch, rows.ids, forced, 1 / static_cast<float>(words),
                      {losses.data(), {R}}, {cosines.data(), {R}}, saved);
     });

@@ -102,7 +102,7 @@ size_t scoring_bytes(const WordAutoencoder&, int64_t together);
 
 // Adds to the model's gradients those of scale * (sum of the losses of words `ids`, [R], laid out
 // as the window says); losses and cosines [R].
-void train_on_words(const WordAutoencoder&, Context&, const RaggedBatch&,
+void train_on_words(const WordAutoencoder&, ExecutionContext&, const RaggedBatch&,
                     std::span<const int32_t> ids, std::span<const uint8_t> forced, float scale,
                     Tensor losses, Tensor cosines, Arena& saved);
 

@@ -176,7 +176,7 @@ void BeamSearch::read(std::span<const Piece> pieces) {
     const StateView view(states, model_.config().layers);
     logits_.resize(std::max(logits_.size(), rows.size() * static_cast<size_t>(V)));
     const Tensor logits(logits_.data(), {std::ssize(rows), V});
-    workspace_.run({}, [&](Context& ctx, Arena&) {
+    workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
       model_.logits(ctx, batch, tokens, view.states(), rows, logits);
     });
     for (size_t i = begin; i < end; ++i)

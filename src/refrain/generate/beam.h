@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "refrain/generate/generator.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
 

@@ -272,7 +272,7 @@ void Engine::read(const std::vector<ActiveRequest*>& requests) {
   const StateView view(states, model_.config().layers);
   logits_.resize(std::max(logits_.size(), rows.size() * static_cast<size_t>(V)));
   const Tensor logits(logits_.data(), {static_cast<int64_t>(rows.size()), V});
-  workspace_.run({}, [&](Context& ctx, Arena&) {
+  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
     model_.logits(ctx, batch, tokens, view.states(), rows, logits);
   });
 

@@ -16,7 +16,7 @@
 
 #include "refrain/generate/sampler.h"
 #include "refrain/generate/sequence.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
 

@@ -45,14 +45,14 @@ void CrossAttention::visit(const ParamVisitor& v) {
             {{"k_proj.weight", shape_.width()}, {"v_proj.weight", shape_.width()}});
 }
 
-Tensor CrossAttention::project_only(Context& ctx, ConstTensor m, Arena& arena) const {
+Tensor CrossAttention::project_only(ExecutionContext& ctx, ConstTensor m, Arena& arena) const {
   const Tensor kv = arena.take({m.rows(), kv_.out});
   kv_.forward(ctx, m, kv);
   return kv;
 }
 
-CrossAttention::Memory CrossAttention::lay_out(Context& ctx, const RaggedBatch& w, Tensor kv,
-                                               bool for_backward, Arena& arena) const {
+CrossAttention::Memory CrossAttention::lay_out(ExecutionContext& ctx, const RaggedBatch& w,
+                                               Tensor kv, bool for_backward, Arena& arena) const {
   Memory memory{kv, {}};
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const auto pack = [&] {
@@ -119,13 +119,13 @@ std::vector<kernels::CrossGradients> CrossAttention::gradients(const RaggedBatch
   return all;
 }
 
-void CrossAttention::forward(Context& ctx, const RaggedBatch& w, ConstTensor x,
+void CrossAttention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                              const Memory& memory, const Asked& asked) const {
   q_.forward(ctx, x, asked.q);
   kernels::cross_forward(shape_, memory.sequences, pieces(w, asked), ctx.scratch);
 }
 
-void CrossAttention::backward(Context& ctx, const RaggedBatch& w, const RaggedBatch& of,
+void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const RaggedBatch& of,
                               ConstTensor x, const Memory& memory, const Asked& asked,
                               SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const {
   Arena::Frame frame(ctx.scratch);
@@ -137,9 +137,10 @@ void CrossAttention::backward(Context& ctx, const RaggedBatch& w, const RaggedBa
   q_.backward(ctx, x, dq, dx);
 }
 
-void CrossAttention::backward_memory(Context& ctx, const RaggedBatch& w, const RaggedBatch& of,
-                                     const Memory& memory, const Asked& asked,
-                                     SpacedRows<const float> d_o, Tensor dkv) const {
+void CrossAttention::backward_memory(ExecutionContext& ctx, const RaggedBatch& w,
+                                     const RaggedBatch& of, const Memory& memory,
+                                     const Asked& asked, SpacedRows<const float> d_o,
+                                     Tensor dkv) const {
   const Tensor dq = asked.q;  // which this does not write
   kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, asked),
                                  gradients(w, of, d_o, dq, dkv), ctx.scratch);

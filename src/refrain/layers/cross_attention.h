@@ -35,13 +35,14 @@ class CrossAttention {
     std::vector<kernels::CrossMemory> sequences;
   };
   // With `for_backward` laid out as backward reads it, too.
-  Memory project(Context& ctx, const RaggedBatch& memory, ConstTensor m, bool for_backward,
+  Memory project(ExecutionContext& ctx, const RaggedBatch& memory, ConstTensor m, bool for_backward,
                  Arena& arena) const {
     return lay_out(ctx, memory, project_only(ctx, m, arena), for_backward, arena);
   }
   // Its two halves.
-  Tensor project_only(Context&, ConstTensor m, Arena&) const;
-  Memory lay_out(Context&, const RaggedBatch& memory, Tensor kv, bool for_backward, Arena&) const;
+  Tensor project_only(ExecutionContext&, ConstTensor m, Arena&) const;
+  Memory lay_out(ExecutionContext&, const RaggedBatch& memory, Tensor kv, bool for_backward,
+                 Arena&) const;
 
   // What rows that ask leave.
   struct Asked {
@@ -55,16 +56,18 @@ class CrossAttention {
   kernels::CrossQueries queries(const Asked&, int64_t first, int64_t count) const;
 
   // o of all rows of the window: its piece b reads sequence b of the memory.
-  void forward(Context&, const RaggedBatch&, ConstTensor x, const Memory&, const Asked&) const;
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Memory&,
+               const Asked&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
-  void backward(Context&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
+  void backward(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
                 const Memory&, const Asked&, kernels::SpacedRows<const float> d_o, Tensor dx,
                 Tensor dkv) const;
   // Only what keys and values get, for a loop that has dealt with the queries row by row.
-  void backward_memory(Context&, const RaggedBatch&, const RaggedBatch& memory, const Memory&,
-                       const Asked&, kernels::SpacedRows<const float> d_o, Tensor dkv) const;
+  void backward_memory(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory,
+                       const Memory&, const Asked&, kernels::SpacedRows<const float> d_o,
+                       Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
-  void finish(Context& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
+  void finish(ExecutionContext& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
     kv_.backward(ctx, m, dkv, dm);
   }
 

@@ -3,12 +3,13 @@
 #pragma once
 #include "refrain/base/random.h"
 #include "refrain/kernels/elementwise/dropout.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 
 namespace refrain {
 
 // x [R, D] in place; the same call serves the gradient.
-inline void apply_dropout(const Context& ctx, const RaggedBatch& w, Tensor x, uint64_t site) {
+inline void apply_dropout(const ExecutionContext& ctx, const RaggedBatch& w, Tensor x,
+                          uint64_t site) {
   if (ctx.dropout.rate > 0 && !ctx.dry())
     kernels::dropout_apply(x, ctx.dropout.rate, mix_key(ctx.dropout.key, "dropout site", site),
                            w.row_id);

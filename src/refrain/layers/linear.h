@@ -6,7 +6,7 @@
 #include "refrain/base/error.h"
 #include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/kernels/matmul/gemm.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 #include "refrain/layers/param.h"
 
 namespace refrain {
@@ -25,17 +25,17 @@ struct Linear {
     v({bias_name(name), {out}, Init::bias(in), false, std::move(parts)}, b);
   }
   // x [R, in], y [R, out]
-  void forward(Context& ctx, ConstTensor x, Tensor y) const {
+  void forward(ExecutionContext& ctx, ConstTensor x, Tensor y) const {
     kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features());
     if (bias && !ctx.dry()) kernels::add_row(y, b.w);
   }
   // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows
-  void backward(Context& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
+  void backward(ExecutionContext& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
     kernels::linear_backward_input(dy, w.w, dx, ctx.scratch, ctx.over_features());
     backward_weight(ctx, x, dy);
   }
   // Only what the weights get.
-  void backward_weight(Context& ctx, ConstTensor x, ConstTensor dy) const {
+  void backward_weight(ExecutionContext& ctx, ConstTensor x, ConstTensor dy) const {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
     if (bias && !ctx.dry()) kernels::column_sum_add(dy, b.g);
   }

@@ -54,7 +54,7 @@ Recurrent::Run Recurrent::carve(const RaggedBatch& w, int64_t every, Arena& foun
   return run;
 }
 
-Recurrent::Run Recurrent::forward(Context& ctx, const RaggedBatch& w, ConstTensor x,
+Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                   std::span<float* const> state, Arena* saved) const {
   const bool again = saved && ctx.keep_every > 0;
   const Run run = carve(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
@@ -81,7 +81,7 @@ Recurrent::Run Recurrent::forward(Context& ctx, const RaggedBatch& w, ConstTenso
   return run;
 }
 
-Recurrent::Run Recurrent::recall(Context& ctx, const RaggedBatch& w, ConstTensor x,
+Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                  Arena& saved) const {
   if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
   const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
@@ -90,7 +90,7 @@ Recurrent::Run Recurrent::recall(Context& ctx, const RaggedBatch& w, ConstTensor
   return run;
 }
 
-Tensor Recurrent::states_before(Context& ctx, const Run& run) const {
+Tensor Recurrent::states_before(ExecutionContext& ctx, const Run& run) const {
   const int64_t H = hidden();
   const Tensor h_before = ctx.scratch.take({run.rows.gates.rows(), H});
   if (!ctx.dry())
@@ -103,14 +103,14 @@ Tensor Recurrent::states_before(Context& ctx, const Run& run) const {
   return h_before;
 }
 
-void Recurrent::backward_weights(Context& ctx, ConstTensor x, ConstTensor h_before, ConstTensor da,
-                                 ConstTensor dp) const {
+void Recurrent::backward_weights(ExecutionContext& ctx, ConstTensor x, ConstTensor h_before,
+                                 ConstTensor da, ConstTensor dp) const {
   w_hh_.backward_weight(ctx, h_before, dp);
   w_ih_.backward_weight(ctx, x, da);
 }
 
-void Recurrent::backward(Context& ctx, ConstTensor x, const Run& run, ConstTensor dh, Tensor dx,
-                         std::span<float* const> dstate) const {
+void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Run& run, ConstTensor dh,
+                         Tensor dx, std::span<float* const> dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
   const Tensor da = run.rows.gates;

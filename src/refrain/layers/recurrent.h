@@ -33,20 +33,20 @@ class Recurrent {
   };
 
   // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
-  // Context::keep_every the rows are in scratch instead.
-  Run forward(Context&, const RaggedBatch&, ConstTensor x, std::span<float* const> state,
+  // ExecutionContext::keep_every the rows are in scratch instead.
+  Run forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, std::span<float* const> state,
               Arena* saved) const;
-  // The same run again, for backward, from where forward put it. With Context::keep_every it is
-  // computed again, all segments of all pieces side by side.
-  Run recall(Context&, const RaggedBatch&, ConstTensor x, Arena& saved) const;
+  // The same run again, for backward, from where forward put it. With ExecutionContext::keep_every
+  // it is computed again, all segments of all pieces side by side.
+  Run recall(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena& saved) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
   // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
-  void backward(Context&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
+  void backward(ExecutionContext&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
                 std::span<float* const> dstate) const;
   // What is left of it after a loop over time: from h of the step before every row (states_before,
   // in scratch), and the gradients by a and by p (one and the same but for a gru).
-  Tensor states_before(Context&, const Run&) const;
-  void backward_weights(Context&, ConstTensor x, ConstTensor h_before, ConstTensor da,
+  Tensor states_before(ExecutionContext&, const Run&) const;
+  void backward_weights(ExecutionContext&, ConstTensor x, ConstTensor h_before, ConstTensor da,
                         ConstTensor dp) const;
 
  private:

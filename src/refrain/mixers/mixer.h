@@ -9,7 +9,7 @@
 #include <span>
 #include <string_view>
 
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 #include "refrain/layers/param.h"
 
 namespace refrain {
@@ -35,7 +35,7 @@ struct MixerTraits {
   // It goes through a sequence token by token: a step shares its weights between the sequences of a
   // batch, not between their tokens.
   bool sequential = false;
-  // With Context::keep_every it saves states instead of rows; backward runs forward again.
+  // With ExecutionContext::keep_every it saves states instead of rows; backward runs forward again.
   bool keeps_states = false;
   bool grouped_queries = false;    // it reads MixerShape::kv_heads
   bool attention_dropout = false;  // and Dropout::attention_rate
@@ -59,15 +59,15 @@ class Mixer {
   // y = mix(x), both [R, D]. `state`: null starts every sequence from nothing and keeps nothing,
   // otherwise it is read and advanced. `saved`: null in inference, otherwise takes what backward
   // will read.
-  virtual void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State* state,
-                       Arena* saved) const = 0;
+  virtual void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y,
+                       const State* state, Arena* saved) const = 0;
 
   // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
   // `state` is the one forward left: what a mixer needs of the one it found, it puts in `saved`.
   // `dstate` (null: no gradient comes or goes by the state) holds dL/d(state left) and receives
   // dL/d(state found). A frozen weight's gradient is null: kernels pass over it, and so must loops.
-  virtual void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
-                        const State* state, const State* dstate, Arena& saved) const = 0;
+  virtual void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy,
+                        Tensor dx, const State* state, const State* dstate, Arena& saved) const = 0;
 
   // After the last backward of an optimiser step, its micro-batches included: for weights whose
   // gradient is a function of a sum over all rows.

@@ -41,8 +41,8 @@ class RecurrentMixer final : public Mixer {
     if (o_) o_->visit(v, "o_proj.weight", Init::output(o_->in, blocks_));
   }
 
-  void forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
-               Arena* saved) const override {
+  void forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+               const State* state, Arena* saved) const override {
     Arena::Frame frame(ctx.scratch);
     const Recurrent::Run run = cell_.forward(ctx, w, x, rows(w, state), saved);
     if (o_)
@@ -51,8 +51,8 @@ class RecurrentMixer final : public Mixer {
       kernels::copy(run.rows.h, y);
   }
 
-  void backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
-                const State*, const State* dstate, Arena& saved) const override {
+  void backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+                Tensor dx, const State*, const State* dstate, Arena& saved) const override {
     Arena::Frame frame(ctx.scratch);
     const Recurrent::Run run = cell_.recall(ctx, w, x, saved);
     ConstTensor dh = dy;

@@ -27,7 +27,7 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), blocks_);
 }
 
-Block::Saved Block::carve(const Context& ctx, const RaggedBatch& w, bool states, Arena& a,
+Block::Saved Block::carve(const ExecutionContext& ctx, const RaggedBatch& w, bool states, Arena& a,
                           Again again) const {
   const int64_t R = w.rows();
   Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
@@ -36,7 +36,8 @@ Block::Saved Block::carve(const Context& ctx, const RaggedBatch& w, bool states,
   return s;
 }
 
-ConstTensor Block::dropped(Context& ctx, const RaggedBatch& w, ConstTensor d, uint64_t site) const {
+ConstTensor Block::dropped(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor d,
+                           uint64_t site) const {
   if (ctx.dropout.rate == 0) return d;
   const Tensor copy = ctx.scratch.take({w.rows(), D_});
   if (!ctx.dry()) std::copy(d.begin(), d.end(), copy.begin());
@@ -44,8 +45,8 @@ ConstTensor Block::dropped(Context& ctx, const RaggedBatch& w, ConstTensor d, ui
   return copy;
 }
 
-void Block::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
-                    Arena* saved, Again again) const {
+void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+                    const State* state, Arena* saved, Again again) const {
   if (!saved) return run(ctx, w, x, y, state, nullptr, {});
   if (!again.all) return run(ctx, w, x, y, state, saved, again);
   if (state) {
@@ -55,7 +56,7 @@ void Block::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
   run(ctx, w, x, y, state, nullptr, {});
 }
 
-void Block::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
+void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
                      const State* state, const State* dstate, Arena& saved, Again again) const {
   if (!again.all) return run_back(ctx, w, x, d, state, dstate, saved, again);
   std::optional<StateCopies> found;
@@ -71,8 +72,8 @@ void Block::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor d
   run_back(ctx, w, x, d, left, dstate, saved, {});
 }
 
-void Block::run(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
-                Arena* saved, Again again) const {
+void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+                const State* state, Arena* saved, Again again) const {
   if (bare_) {
     mixer_->forward(ctx, w, x, y, state, saved);
     return apply_dropout(ctx, w, y, mixer_site_);
@@ -92,7 +93,7 @@ void Block::run(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, con
   if (!ctx.dry()) kernels::add(s.h, delta, y);
 }
 
-void Block::run_back(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
+void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
                      const State* state, const State* dstate, Arena& saved, Again again) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();

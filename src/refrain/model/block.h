@@ -31,11 +31,11 @@ class Block {
   };
 
   // y = block(x), both [R, D], not the same memory. `saved` as in Mixer.
-  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*, Arena* saved,
-               Again again) const;
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+               Arena* saved, Again again) const;
 
   // d: dL/dy in, dL/dx out. x and `again` as in forward.
-  void backward(Context&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
                 const State* dstate, Arena& saved, Again again) const;
 
   const Mixer& mixer() const { return *mixer_; }
@@ -51,14 +51,14 @@ class Block {
     FeedForward::Saved feed_forward;   // unless it is computed again
     std::optional<StateCopies> found;  // if the mixer is to run again from them
   };
-  Saved carve(const Context&, const RaggedBatch&, bool states, Arena&, Again) const;
+  Saved carve(const ExecutionContext&, const RaggedBatch&, bool states, Arena&, Again) const;
   // forward() and backward(), but for `again.all`.
-  void run(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*, Arena* saved,
-           Again again) const;
-  void run_back(Context&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
+  void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+           Arena* saved, Again again) const;
+  void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
                 const State* dstate, Arena& saved, Again again) const;
   // The gradient of what dropout fell on; d itself where none did.
-  ConstTensor dropped(Context&, const RaggedBatch&, ConstTensor d, uint64_t site) const;
+  ConstTensor dropped(ExecutionContext&, const RaggedBatch&, ConstTensor d, uint64_t site) const;
 
   std::unique_ptr<Mixer> mixer_;
   FeedForward feed_forward_;

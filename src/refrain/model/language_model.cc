@@ -79,7 +79,7 @@ void LanguageModel::finish_gradients() {
 
 int64_t LanguageModel::slice_rows() const { return head_rows(config_); }
 
-LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
+LanguageModel::HeadInput LanguageModel::head_input(ExecutionContext& ctx, ConstTensor x,
                                                    std::span<const int32_t> rows) const {
   const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
   HeadInput in;
@@ -99,14 +99,14 @@ LanguageModel::HeadInput LanguageModel::head_input(Context& ctx, ConstTensor x,
   return in;
 }
 
-void LanguageModel::head_forward(Context& ctx, ConstTensor normed, Tensor logits) const {
+void LanguageModel::head_forward(ExecutionContext& ctx, ConstTensor normed, Tensor logits) const {
   kernels::linear_forward(normed, head().w, logits, ctx.scratch, head().packed,
                           ctx.over_features());
   if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
 }
 
-Tensor LanguageModel::hidden(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
-                             std::span<const State> states) const {
+Tensor LanguageModel::hidden(ExecutionContext& ctx, const RaggedBatch& w,
+                             std::span<const int32_t> tokens, std::span<const State> states) const {
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
   if (!ctx.dry()) kernels::embedding_forward(tokens, embedding_.w, x);
@@ -117,9 +117,9 @@ Tensor LanguageModel::hidden(Context& ctx, const RaggedBatch& w, std::span<const
   return x;
 }
 
-void LanguageModel::losses(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
-                           std::span<const int32_t> targets, std::span<const State> states,
-                           Tensor losses) const {
+void LanguageModel::losses(ExecutionContext& ctx, const RaggedBatch& w,
+                           std::span<const int32_t> tokens, std::span<const int32_t> targets,
+                           std::span<const State> states, Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
   const SupervisedRows all(w, targets);
   const int64_t n = all.size(), slice = std::min(n, slice_rows());
@@ -140,9 +140,9 @@ void LanguageModel::losses(Context& ctx, const RaggedBatch& w, std::span<const i
   }
 }
 
-void LanguageModel::logits(Context& ctx, const RaggedBatch& w, std::span<const int32_t> tokens,
-                           std::span<const State> states, std::span<const int32_t> rows,
-                           Tensor logits) const {
+void LanguageModel::logits(ExecutionContext& ctx, const RaggedBatch& w,
+                           std::span<const int32_t> tokens, std::span<const State> states,
+                           std::span<const int32_t> rows, Tensor logits) const {
   Arena::Frame frame(ctx.scratch);
   head_forward(ctx, head_input(ctx, hidden(ctx, w, tokens, states), rows).normed, logits);
 }

@@ -83,14 +83,15 @@ class LanguageModel {
 
   // Adds to the gradients those of scale * (sum of the cross entropies of the window's targets);
   // writes each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
-  void train(const Context&, const RaggedBatch&, const Lesson&, Tensor losses, Arena& saved);
+  void train(const ExecutionContext&, const RaggedBatch&, const Lesson&, Tensor losses,
+             Arena& saved);
 
   // Each row's loss, without gradients. `states`: per block, or empty.
-  void losses(Context&, const RaggedBatch&, std::span<const int32_t> tokens,
+  void losses(ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
               std::span<const int32_t> targets, std::span<const State> states, Tensor losses) const;
 
   // Logits [rows.size(), V] of the chosen rows of the window.
-  void logits(Context&, const RaggedBatch&, std::span<const int32_t> tokens,
+  void logits(ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
               std::span<const State> states, std::span<const int32_t> rows, Tensor logits) const;
 
   const Mixer& mixer(size_t block) const { return blocks_[block].mixer(); }
@@ -104,34 +105,35 @@ class LanguageModel {
   void visit(const ParamVisitor&);
   const Param& head() const { return config_.tie_embeddings ? embedding_ : head_; }
   // Embedding and blocks in inference; the result is taken from scratch.
-  Tensor hidden(Context&, const RaggedBatch&, std::span<const int32_t> tokens,
+  Tensor hidden(ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                 std::span<const State> states) const;
   // What the head needs of the rows whose logits are wanted: normed [n, D] = norm(x[rows]).
   struct HeadInput {
     Tensor x, r, normed;  // [n, D], [n] reciprocal root mean squares, [n, D]
   };
-  HeadInput head_input(Context&, ConstTensor x, std::span<const int32_t> rows) const;
+  HeadInput head_input(ExecutionContext&, ConstTensor x, std::span<const int32_t> rows) const;
   // Part of the head's rows: logits [n, V].
-  void head_forward(Context&, ConstTensor normed, Tensor logits) const;
+  void head_forward(ExecutionContext&, ConstTensor normed, Tensor logits) const;
 
   // A window on its way from forward to backward.
   struct Pass {
     std::vector<Tensor> x;      // [L + 1] of [R, D]: what block l reads, and what the head does
     std::vector<size_t> marks;  // [L]: where in `saved` block l's part begins
   };
-  Pass forward(const Context&, const RaggedBatch&, const Lesson&, std::span<const State> states,
-               Arena& saved) const;
-  void backward(const Context&, const RaggedBatch&, const Lesson&, const Pass&,
+  Pass forward(const ExecutionContext&, const RaggedBatch&, const Lesson&,
+               std::span<const State> states, Arena& saved) const;
+  void backward(const ExecutionContext&, const RaggedBatch&, const Lesson&, const Pass&,
                 std::span<const State> states, std::span<const State> dstates, Tensor losses,
                 Arena& saved);
   // Piece b of the window, a long sequence.
-  void train_segments(const Context&, const RaggedBatch&, int64_t b, const Lesson&, Tensor losses,
-                      Arena& saved);
-  void skim(const Context&, const RaggedBatch&, const Lesson&, std::span<const State> states) const;
+  void train_segments(const ExecutionContext&, const RaggedBatch&, int64_t b, const Lesson&,
+                      Tensor losses, Arena& saved);
+  void skim(const ExecutionContext&, const RaggedBatch&, const Lesson&,
+            std::span<const State> states) const;
   Block::Again again(const Lesson&, size_t block) const;
   // d [R, D] = dL/dx from the head, which also gets its own gradients.
-  void train_head(const Context&, const RaggedBatch&, ConstTensor x, const Lesson&, Tensor losses,
-                  Tensor d);
+  void train_head(const ExecutionContext&, const RaggedBatch&, ConstTensor x, const Lesson&,
+                  Tensor losses, Tensor d);
   Tensor lookup_gradient();
   int64_t slice_rows() const;
 

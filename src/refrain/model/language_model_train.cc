@@ -59,7 +59,7 @@ LanguageModel::Lesson part_of(const LanguageModel::Lesson& lesson, const SubBatc
 class OneSequence {
  public:
   // Zeros, from the arena.
-  OneSequence(const Context& ctx, std::span<const size_t> bytes, Arena& arena) {
+  OneSequence(const ExecutionContext& ctx, std::span<const size_t> bytes, Arena& arena) {
     for (const size_t n : bytes) {
       rows_.push_back(arena.take<std::byte>({static_cast<int64_t>(n)}).data);
       if (!ctx.dry() && n > 0) std::memset(rows_.back(), 0, n);
@@ -88,7 +88,7 @@ class OneSequence {
 // The states that segments begin with, in memory or on disk.
 class KeptStates {
  public:
-  KeptStates(const Context& ctx, std::span<const size_t> bytes, size_t segments,
+  KeptStates(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t segments,
              io::ScratchFile* file, Arena& arena)
       : dry_(ctx.dry()), bytes_(bytes), file_(file) {
     for (const size_t n : bytes) each_ += n;
@@ -134,9 +134,9 @@ bool LanguageModel::bounded_state() const {
   });
 }
 
-void LanguageModel::train(const Context& context, const RaggedBatch& w, const Lesson& lesson,
-                          Tensor losses, Arena& saved) {
-  Context ctx = context;
+void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& w,
+                          const Lesson& lesson, Tensor losses, Arena& saved) {
+  ExecutionContext ctx = context;
   ctx.keep_every = lesson.recompute.keep_every;
   ctx.recompute = lesson.recompute.parts;
   ctx.precision = lesson.precision;
@@ -176,10 +176,10 @@ Block::Again LanguageModel::again(const Lesson& lesson, size_t block) const {
           .feed_forward = recompute.feed_forwards};
 }
 
-LanguageModel::Pass LanguageModel::forward(const Context& context, const RaggedBatch& w,
+LanguageModel::Pass LanguageModel::forward(const ExecutionContext& context, const RaggedBatch& w,
                                            const Lesson& lesson, std::span<const State> states,
                                            Arena& saved) const {
-  Context ctx = context;
+  ExecutionContext ctx = context;
   Pass pass;
   for (size_t l = 0; l <= blocks_.size(); ++l)
     pass.x.push_back(saved.take({w.rows(), config_.d_model}));
@@ -193,10 +193,10 @@ LanguageModel::Pass LanguageModel::forward(const Context& context, const RaggedB
   return pass;
 }
 
-void LanguageModel::backward(const Context& context, const RaggedBatch& w, const Lesson& lesson,
-                             const Pass& pass, std::span<const State> states,
+void LanguageModel::backward(const ExecutionContext& context, const RaggedBatch& w,
+                             const Lesson& lesson, const Pass& pass, std::span<const State> states,
                              std::span<const State> dstates, Tensor losses, Arena& saved) {
-  Context ctx = context;
+  ExecutionContext ctx = context;
   ctx.pieces = w.cu_seqlens;
   Arena::Frame frame(ctx.scratch);
   const Tensor d = ctx.scratch.take({w.rows(), config_.d_model});
@@ -211,9 +211,9 @@ void LanguageModel::backward(const Context& context, const RaggedBatch& w, const
 }
 
 // Forward from the first segment to the last, backward from the last to the first.
-void LanguageModel::train_segments(const Context& context, const RaggedBatch& w, int64_t b,
+void LanguageModel::train_segments(const ExecutionContext& context, const RaggedBatch& w, int64_t b,
                                    const Lesson& lesson, Tensor losses, Arena& saved) {
-  Context ctx = context;
+  ExecutionContext ctx = context;
   Arena::Frame frame(saved);
   const int64_t start = w.past_length(b), end = start + w.length(b), S = lesson.segment;
   std::vector<int64_t> cuts = {start};  // at multiples of S of the sequence
@@ -272,9 +272,9 @@ void LanguageModel::train_segments(const Context& context, const RaggedBatch& w,
 }
 
 // Carries the states over a window as forward() does, and keeps nothing else.
-void LanguageModel::skim(const Context& context, const RaggedBatch& w, const Lesson& lesson,
-                         std::span<const State> states) const {
-  Context ctx = context;
+void LanguageModel::skim(const ExecutionContext& context, const RaggedBatch& w,
+                         const Lesson& lesson, std::span<const State> states) const {
+  ExecutionContext ctx = context;
   Arena::Frame frame(ctx.scratch);
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
@@ -287,9 +287,9 @@ void LanguageModel::skim(const Context& context, const RaggedBatch& w, const Les
 }
 
 // In slices of the supervised rows, forward and backward at once: the logits never exist whole.
-void LanguageModel::train_head(const Context& context, const RaggedBatch& w, ConstTensor x,
+void LanguageModel::train_head(const ExecutionContext& context, const RaggedBatch& w, ConstTensor x,
                                const Lesson& lesson, Tensor losses, Tensor d) {
-  Context ctx = context;
+  ExecutionContext ctx = context;
   Arena::Frame frame(ctx.scratch);
   const SupervisedRows all(w, lesson.targets);
   const int64_t n = all.size(), D = config_.d_model;

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 #include "refrain/mixers/mixer.h"
 
 namespace refrain {

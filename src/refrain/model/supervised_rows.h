@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "refrain/kernels/matmul/gemm.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 
 namespace refrain {
 

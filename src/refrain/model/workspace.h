@@ -6,7 +6,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/buffer.h"
-#include "refrain/layers/context.h"
+#include "refrain/layers/execution_context.h"
 
 namespace refrain {
 
@@ -16,11 +16,11 @@ struct StepBytes {
   size_t total() const { return scratch + saved; }
 };
 
-// step(Context&, Arena& saved), run dry.
+// step(ExecutionContext&, Arena& saved), run dry.
 template <class Step>
 StepBytes count_bytes(Step&& step) {
   Arena scratch, saved;
-  Context dry{scratch};
+  ExecutionContext dry{scratch};
   step(dry, saved);
   return {scratch.peak(), saved.peak()};
 }
@@ -40,8 +40,8 @@ class Workspace {
     return !fixed_ || count(dropout, step).total() <= memory_.size();
   }
 
-  // step(Context&, Arena& saved), called dry and then for real. Memory is kept for the next call
-  // and, unless it is fixed, grows when a step needs more than any before it.
+  // step(ExecutionContext&, Arena& saved), called dry and then for real. Memory is kept for the
+  // next call and, unless it is fixed, grows when a step needs more than any before it.
   template <class Step>
   void run(const Dropout& dropout, Step&& step) {
     const StepBytes needs = count(dropout, step);
@@ -53,7 +53,7 @@ class Workspace {
     if (!fixed_) reserve(scratch_bytes + saved_bytes);
     Arena scratch(memory_.data(), scratch_bytes);
     Arena saved(memory_.data() + scratch_bytes, saved_bytes);
-    Context ctx{scratch, dropout};
+    ExecutionContext ctx{scratch, dropout};
     step(ctx, saved);
   }
 
@@ -62,7 +62,7 @@ class Workspace {
  private:
   template <class Step>
   static StepBytes count(const Dropout& dropout, Step&& step) {
-    return count_bytes([&](Context& ctx, Arena& saved) {
+    return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
       ctx.dropout = dropout;
       step(ctx, saved);
     });

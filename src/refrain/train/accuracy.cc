@@ -17,7 +17,7 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
     for (size_t row = 0; row < batch.targets.size(); ++row)
       if (batch.targets[row] != data::kIgnore) rows.push_back(static_cast<int32_t>(row));
     std::vector<bool> right(batch.targets.size(), true);
-    workspace.run({}, [&](Context& ctx, Arena&) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       const Tensor logits = ctx.scratch.take({std::ssize(rows), model.config().vocab_size});
       model.logits(ctx, ragged, batch.tokens, {}, rows, logits);
       if (ctx.dry()) return;

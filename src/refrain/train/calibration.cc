@@ -64,7 +64,7 @@ Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
   Workspace workspace;
   Calibration result;
   const double step = seconds_of([&] {
-    workspace.run({}, [&](Context& ctx, Arena& saved) {
+    workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       model.train(ctx, batch, lesson, {losses.data(), {batch.rows()}}, saved);
     });
   });

@@ -116,7 +116,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
                                      .recompute = plan.recompute,
                                      .head_rows = plan.head_rows,
                                      .spill = config_.spill_states ? &spill : nullptr};
-  return count_bytes([&](Context& ctx, Arena& saved) {
+  return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
     ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
     model_.train(ctx, batch, lesson, {nowhere(), {batch.rows()}}, saved);
@@ -133,7 +133,7 @@ size_t Planner::evaluation_bytes(int64_t sequences) const {
   const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(stretch > 0 ? static_cast<size_t>(model_.config().layers) : 0,
                                   State{rows});
-  return count_bytes([&](Context& ctx, Arena&) {
+  return count_bytes([&](ExecutionContext& ctx, Arena&) {
            model_.losses(ctx, batch, ids, ids, states, {nowhere(), {batch.rows()}});
          })
       .total();

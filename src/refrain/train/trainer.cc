@@ -110,7 +110,7 @@ Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
       const StateView found = view(states, 0, stretch > 0 ? all : 0, model.config().layers);
       losses.resize(part.tokens.size());
       const Tensor row_losses(losses.data(), {part.ragged.rows()});
-      workspace.run({}, [&](Context& ctx, Arena&) {
+      workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
         model.losses(ctx, part.ragged, part.tokens, part.targets,
                      stretch > 0 ? found.states() : std::span<const State>(), row_losses);
       });
@@ -240,7 +240,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
             .recompute = plan_.recompute,
             .head_rows = plan_.head_rows,
             .spill = spill_ ? &*spill_ : nullptr};
-        const auto train = [&](Context& ctx, Arena& saved) {
+        const auto train = [&](ExecutionContext& ctx, Arena& saved) {
           model_.train(ctx, part.ragged, lesson, row_losses, saved);
         };
         // Sequences of other lengths than the plan's may take more; half of them take less.

@@ -57,7 +57,7 @@ kernels::RopeTable Attention::table() const {
           theta_};
 }
 
-kernels::AttentionShape Attention::attention(const Context& ctx) const {
+kernels::AttentionShape Attention::attention(const ExecutionContext& ctx) const {
   kernels::AttentionShape shape = attention_;
   if (ctx.dropout.attention_rate > 0)
     shape.dropout = {ctx.dropout.attention_rate, mix_key(ctx.dropout.key, "attention dropout",
@@ -74,7 +74,7 @@ void Attention::visit(const ParamVisitor& v) {
   o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks));
 }
 
-Attention::Saved Attention::carve(Context& ctx, Arena& a, const RaggedBatch& w,
+Attention::Saved Attention::carve(ExecutionContext& ctx, Arena& a, const RaggedBatch& w,
                                   bool keep_rings) const {
   const int64_t rows = w.rows();
   int64_t past = 0;
@@ -117,7 +117,8 @@ size_t Attention::state_bytes(int64_t tokens) const {
   return static_cast<size_t>(rows * kv_width()) * sizeof(float);
 }
 
-void Attention::rotate(Context& ctx, const RaggedBatch& w, Tensor qkv, bool inverse) const {
+void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
+                       bool inverse) const {
   if (ctx.dry()) return;
   // q's heads and then k's lie at the front of each row.
   kernels::rope_apply({qkv.data, qkv.cols(), shape_.heads + shape_.kv_heads, shape_.head_dim},
@@ -169,7 +170,7 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& 
   return all;
 }
 
-void Attention::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                         const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keep_rings = saved && state && attention_.window > 0;
@@ -191,7 +192,7 @@ void Attention::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tenso
   o_.forward(ctx, s.o, y);
 }
 
-void Attention::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
                          Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;

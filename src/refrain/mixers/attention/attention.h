@@ -48,9 +48,9 @@ class Attention final : public Mixer {
   const MixerTraits& traits() const override { return kTraits; }
   double mixing_flops(int64_t length) const override;
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
                 const State*, const State* dstate, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
@@ -63,14 +63,14 @@ class Attention final : public Mixer {
                   // them
     TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
   };
-  Saved carve(Context&, Arena&, const RaggedBatch&, bool keep_rings) const;
+  Saved carve(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
   std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Saved&, const State*,
                                                     bool rings) const;
   // With this step's dropout.
-  kernels::AttentionShape attention(const Context&) const;
+  kernels::AttentionShape attention(const ExecutionContext&) const;
   kernels::RopeTable table() const;
-  void rotate(Context&, const RaggedBatch&, Tensor qkv, bool inverse) const;
+  void rotate(ExecutionContext&, const RaggedBatch&, Tensor qkv, bool inverse) const;
 
   // Floats of a token's key and value; where the first of them stands in a row of qkv.
   int64_t kv_width() const { return 2 * shape_.kv_heads * shape_.head_dim; }

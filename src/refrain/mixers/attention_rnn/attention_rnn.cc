@@ -54,7 +54,7 @@ Tensor AttentionRnn::carve_found(Arena& a, const RaggedBatch& w) const {
 }
 
 // The map that gives scores: of inputs, W_kᵀ q per head; of keys, q itself.
-Linear AttentionRnn::scores(Context& ctx) const {
+Linear AttentionRnn::scores(ExecutionContext& ctx) const {
   const int64_t H = shape_.heads, d = shape_.head_dim, in = sums_.cols();
   Linear map{in, H, config_.fused && config_.bias};
   map.w = {ctx.scratch.take({H, in}), sums_};
@@ -79,7 +79,7 @@ Linear AttentionRnn::scores(Context& ctx) const {
   return map;
 }
 
-void AttentionRnn::project(Context& ctx, ConstTensor x, const Saved& s) const {
+void AttentionRnn::project(ExecutionContext& ctx, ConstTensor x, const Saved& s) const {
   Arena::Frame frame(ctx.scratch);
   v_.forward(ctx, x, s.rows.v);
   if (!config_.fused) k_.forward(ctx, x, s.k);
@@ -97,7 +97,7 @@ std::vector<kernels::ScanPiece> AttentionRnn::pieces(const RaggedBatch& w, F&& s
   return all;
 }
 
-void AttentionRnn::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                            const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = saved && ctx.keep_every > 0;
@@ -115,8 +115,8 @@ void AttentionRnn::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Te
   o_.forward(ctx, s.rows.o, y);
 }
 
-void AttentionRnn::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
-                            Tensor dx, const State* state, const State* dstate,
+void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
+                            ConstTensor dy, Tensor dx, const State* state, const State* dstate,
                             Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.keep_every > 0;

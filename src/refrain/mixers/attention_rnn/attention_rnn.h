@@ -41,9 +41,9 @@ class AttentionRnn final : public Mixer {
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
                 const State*, const State* dstate, Arena& saved) const override;
   void finish_gradients() override;
   size_t state_bytes(int64_t tokens) const override;
@@ -59,8 +59,8 @@ class AttentionRnn final : public Mixer {
   Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>
   std::vector<kernels::ScanPiece> pieces(const RaggedBatch&, F&& set_states) const;
-  Linear scores(Context&) const;
-  void project(Context&, ConstTensor x, const Saved&) const;
+  Linear scores(ExecutionContext&) const;
+  void project(ExecutionContext&, ConstTensor x, const Saved&) const;
 
   kernels::ScanShape shape_;
   AttentionRnnConfig config_;

@@ -158,7 +158,7 @@ Gla::Rows Gla::carve(Arena& scratch, Arena& a, int64_t rows) const {
   return r;
 }
 
-Gla::History Gla::carve_history(const Context& ctx, Arena& a, const RaggedBatch& w,
+Gla::History Gla::carve_history(const ExecutionContext& ctx, Arena& a, const RaggedBatch& w,
                                 bool state) const {
   History h;
   if (ctx.keep_every > 0) h.every = ctx.keep_every;
@@ -194,7 +194,7 @@ std::vector<Gla::Range> Gla::products() const {
   return all;
 }
 
-void Gla::project(Context& ctx, ConstTensor x, const Rows& rows) const {
+void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const {
   Arena::Frame frame(ctx.scratch);
   const GlaLayout& l = layout_;
   const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
@@ -228,7 +228,7 @@ std::vector<kernels::ShortConvPiece> Gla::pieces(const RaggedBatch& w, const Fil
 
 // From projections to what the recurrence takes: convolved, k and v activated. With `advance` the
 // states go on to the rows of this window.
-void Gla::activate(Context& ctx, const RaggedBatch& w, const Rows& rows,
+void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows,
                    std::span<float* const> found, bool advance) const {
   const GlaLayout& l = layout_;
   for (const Filter& f : filters_) {
@@ -243,7 +243,7 @@ void Gla::activate(Context& ctx, const RaggedBatch& w, const Rows& rows,
 }
 
 // rows.qkv holds gradients of convolved rows; those of projections take their place in rows.x.
-void Gla::convolve_backward(Context& ctx, const RaggedBatch& w, const Rows& rows,
+void Gla::convolve_backward(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows,
                             std::span<float* const> found, const State* dstate) const {
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
@@ -255,7 +255,8 @@ void Gla::convolve_backward(Context& ctx, const RaggedBatch& w, const Rows& rows
 }
 
 // rows.x and rows.logits hold gradients, but for the columns of a low_rank gate.
-void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor dx) const {
+void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& rows,
+                           Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const GlaLayout& l = layout_;
   const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
@@ -290,21 +291,23 @@ void Gla::project_backward(Context& ctx, ConstTensor x, const Rows& rows, Tensor
 }
 
 // The RMSNorm of what the heads read; o itself without one. r takes the reciprocals.
-ConstTensor Gla::norm(const Context& ctx, const Rows& rows, Tensor normed, Tensor r) const {
+ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor normed,
+                      Tensor r) const {
   if (!config_.output_norm) return rows.o;
   if (!ctx.dry()) kernels::rms_norm_forward(by_head(rows.o), norm_.w, kNormEps, by_head(normed), r);
   return normed;
 }
 
 // n times the output gate; n itself without one. `out` may be n.
-ConstTensor Gla::gated(const Context& ctx, const Rows& rows, ConstTensor n, Tensor out) const {
+ConstTensor Gla::gated(const ExecutionContext& ctx, const Rows& rows, ConstTensor n,
+                       Tensor out) const {
   if (!config_.output_gate) return n;
   if (!ctx.dry()) kernels::swish_gate_forward(n, rows.x, layout_.output_gate, out);
   return out;
 }
 
-void Gla::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
-                  Arena* saved) const {
+void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+                  const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keeps_rows = saved && ctx.keep_every == 0;
   const Rows rows = carve(ctx.scratch, keeps_rows ? *saved : ctx.scratch, w.rows());
@@ -338,7 +341,7 @@ void Gla::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, c
 }
 
 // The recurrence once more, each stretch between kept states on its own.
-void Gla::recompute(Context& ctx, const RaggedBatch& w, const Rows& rows,
+void Gla::recompute(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows,
                     const History& history) const {
   std::vector<kernels::GlaSequence> sequences;
   std::vector<kernels::GlaOutputs> outputs;
@@ -363,8 +366,8 @@ void Gla::recompute(Context& ctx, const RaggedBatch& w, const Rows& rows,
   kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
 }
 
-void Gla::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
-                   const State* state, const State* dstate, Arena& saved) const {
+void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+                   Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool kept_rows = ctx.keep_every == 0;
   const Rows rows = carve(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());

@@ -107,9 +107,9 @@ class Gla final : public Mixer {
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
                 const State*, const State* dstate, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
@@ -147,21 +147,21 @@ class Gla final : public Mixer {
 
   float first_output_size() const;
   Rows carve(Arena& scratch, Arena& kept, int64_t rows) const;
-  History carve_history(const Context&, Arena&, const RaggedBatch&, bool state) const;
+  History carve_history(const ExecutionContext&, Arena&, const RaggedBatch&, bool state) const;
   kernels::GlaSequence sequence(const RaggedBatch&, const Rows&, int64_t b, int64_t first,
                                 int64_t count) const;
   std::vector<Range> products() const;
-  void project(Context&, ConstTensor x, const Rows&) const;
+  void project(ExecutionContext&, ConstTensor x, const Rows&) const;
   std::vector<kernels::ShortConvPiece> pieces(const RaggedBatch&, const Filter&,
                                               std::span<float* const> found) const;
-  void activate(Context&, const RaggedBatch&, const Rows&, std::span<float* const> found,
+  void activate(ExecutionContext&, const RaggedBatch&, const Rows&, std::span<float* const> found,
                 bool advance) const;
-  void convolve_backward(Context&, const RaggedBatch&, const Rows&, std::span<float* const> found,
-                         const State* dstate) const;
-  void project_backward(Context&, ConstTensor x, const Rows&, Tensor dx) const;
-  void recompute(Context&, const RaggedBatch&, const Rows&, const History&) const;
-  ConstTensor norm(const Context&, const Rows&, Tensor normed, Tensor r) const;
-  ConstTensor gated(const Context&, const Rows&, ConstTensor n, Tensor out) const;
+  void convolve_backward(ExecutionContext&, const RaggedBatch&, const Rows&,
+                         std::span<float* const> found, const State* dstate) const;
+  void project_backward(ExecutionContext&, ConstTensor x, const Rows&, Tensor dx) const;
+  void recompute(ExecutionContext&, const RaggedBatch&, const Rows&, const History&) const;
+  ConstTensor norm(const ExecutionContext&, const Rows&, Tensor normed, Tensor r) const;
+  ConstTensor gated(const ExecutionContext&, const Rows&, ConstTensor n, Tensor out) const;
   template <class T>
   TensorOf<T> by_head(const TensorOf<T>& rows) const {
     return {rows.data, {rows.rows() * layout_.heads, layout_.value_dim}};

@@ -97,8 +97,8 @@ size_t MmRec::state_bytes(int64_t) const {
   return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-MmRec::Run MmRec::carve(const Context& ctx, const RaggedBatch& w, const MmRecMemory& memory,
-                        Arena* saved) const {
+MmRec::Run MmRec::carve(const ExecutionContext& ctx, const RaggedBatch& w,
+                        const MmRecMemory& memory, Arena* saved) const {
   const int64_t R = w.rows(), D = shape_.d_model;
   const int64_t every = saved ? ctx.keep_every : 0;
   Run run;
@@ -130,7 +130,7 @@ MmRec::Run MmRec::carve(const Context& ctx, const RaggedBatch& w, const MmRecMem
   return run;
 }
 
-void MmRec::product(Context& ctx, int64_t R, Operand x, const Param& w, int64_t first,
+void MmRec::product(ExecutionContext& ctx, int64_t R, Operand x, const Param& w, int64_t first,
                     int64_t outputs, Target y) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t K = w.w.cols();
@@ -150,14 +150,14 @@ void MmRec::product(Context& ctx, int64_t R, Operand x, const Param& w, int64_t 
                   rows, outputs, K, y.add, ctx.scratch, packed, ctx.over_features());
 }
 
-void MmRec::input_gradient(Context& ctx, int64_t R, Operand dy, const Param& w, int64_t first,
-                           int64_t outputs, Target dx) const {
+void MmRec::input_gradient(ExecutionContext& ctx, int64_t R, Operand dy, const Param& w,
+                           int64_t first, int64_t outputs, Target dx) const {
   const int64_t K = w.w.cols();
   kernels::gemm({dy.data, dy.row, 1}, {w.w.row(first), K, 1}, dx.data, dx.row, R, K, outputs,
                 dx.add, ctx.scratch, nullptr, ctx.over_features());
 }
 
-void MmRec::weight_gradient(Context& ctx, int64_t R, Operand dy, Operand x, const Param& w,
+void MmRec::weight_gradient(ExecutionContext& ctx, int64_t R, Operand dy, Operand x, const Param& w,
                             int64_t first, int64_t outputs) const {
   if (!w.g) return;
   const int64_t K = w.w.cols(), rows = config_.hoisted ? R : 1;
@@ -175,7 +175,8 @@ std::vector<std::pair<int64_t, int64_t>> MmRec::projections(int64_t first, int64
   return all;
 }
 
-void MmRec::project(Context& ctx, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const {
+void MmRec::project(ExecutionContext& ctx, ConstTensor x, Tensor qkvz, int64_t first,
+                    int64_t end) const {
   for (const auto& [column, count] : projections(first, end))
     product(ctx, x.rows(), at(x, 0), qkvz_, column, count, {qkvz.data + column, columns(), false});
 }
@@ -184,7 +185,7 @@ MmRec::Decay MmRec::carve_decay(Arena& a, int64_t rows) const {
   return {a.take({rows, 2 * inner_}), a.take({rows, 2 * shape_.d_model})};
 }
 
-void MmRec::make_decay(Context& ctx, ConstTensor qkvz, const Decay& to) const {
+void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;
   const Tensor a = ctx.scratch.take({R, 2 * I});
@@ -197,7 +198,7 @@ void MmRec::make_decay(Context& ctx, ConstTensor qkvz, const Decay& to) const {
 }
 
 // γ; `kept`: from what forward left, if it did.
-void MmRec::find_decay(Context& ctx, const Run& run, bool kept, Tensor decay) const {
+void MmRec::find_decay(ExecutionContext& ctx, const Run& run, bool kept, Tensor decay) const {
   Arena::Frame frame(ctx.scratch);
   const bool has_place = run.decay.outer.rank > 0;
   const Decay from = has_place ? run.decay : carve_decay(ctx.scratch, decay.rows());
@@ -215,8 +216,8 @@ kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
 }
 
 // What gates read of the input, then step after step.
-void MmRec::recur(Context& ctx, std::span<const kernels::RecurrentPiece> pieces, const Rows& rows,
-                  Tensor decay) const {
+void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece> pieces,
+                  const Rows& rows, Tensor decay) const {
   const int64_t R = rows.h.rows(), D = shape_.d_model;
   const Target gates{rows.gates.data, 2 * D, false};
   if (is_full())
@@ -227,7 +228,7 @@ void MmRec::recur(Context& ctx, std::span<const kernels::RecurrentPiece> pieces,
 }
 
 // Leaves the query in q's place and what it got in v's.
-void MmRec::attend(Context& ctx, const MmRecMemory& memory, ConstTensor slots,
+void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor slots,
                    const Rows& rows) const {
   const int64_t D = shape_.d_model, P = columns();
   if (!ctx.dry()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
@@ -236,8 +237,8 @@ void MmRec::attend(Context& ctx, const MmRecMemory& memory, ConstTensor slots,
                                   {rows.qkvz.data + v_column(), P}, ctx.scratch);
 }
 
-void MmRec::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y, const State* state,
-                    Arena* saved) const {
+void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
+                    const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model;
   const MmRecMemory memory = memory_of(w);
@@ -281,7 +282,7 @@ void MmRec::forward(Context& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
 }
 
 // What forward left, and what it did not leave once more.
-MmRec::Run MmRec::recall(Context& ctx, const RaggedBatch& w, const MmRecMemory& memory,
+MmRec::Run MmRec::recall(ExecutionContext& ctx, const RaggedBatch& w, const MmRecMemory& memory,
                          ConstTensor x, Tensor decay, Arena& saved) const {
   const int64_t D = shape_.d_model;
   const Run run = carve(ctx, w, memory, &saved);
@@ -303,8 +304,8 @@ MmRec::Run MmRec::recall(Context& ctx, const RaggedBatch& w, const MmRecMemory& 
   return run;
 }
 
-void MmRec::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy, Tensor dx,
-                     const State*, const State* dstate, Arena& saved) const {
+void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
+                     Tensor dx, const State*, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model, P = columns();
   const MmRecMemory memory = memory_of(w);
@@ -332,8 +333,8 @@ void MmRec::backward(Context& ctx, const RaggedBatch& w, ConstTensor x, ConstTen
 }
 
 // dh [R, D] = dL/dh but for the recurrence. The query's gradient takes its place.
-void MmRec::memory_backward(Context& ctx, const MmRecMemory& memory, const Run& run, ConstTensor dy,
-                            Tensor dh, const State* dstate) const {
+void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory, const Run& run,
+                            ConstTensor dy, Tensor dh, const State* dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
   const int64_t R = rows.h.rows(), D = shape_.d_model, P = columns();
@@ -358,7 +359,7 @@ void MmRec::memory_backward(Context& ctx, const MmRecMemory& memory, const Run& 
 
 // The loop, and what its gates read. γ becomes its gradient; z's takes v's place, which nobody
 // reads any more. h_before takes the h that each row's step found; it may be dh.
-void MmRec::recur_backward(Context& ctx, const Run& run, ConstTensor dh, Tensor h_before,
+void MmRec::recur_backward(ExecutionContext& ctx, const Run& run, ConstTensor dh, Tensor h_before,
                            Tensor decay, std::span<float* const> dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
@@ -385,7 +386,7 @@ void MmRec::recur_backward(Context& ctx, const Run& run, ConstTensor dh, Tensor 
 }
 
 // z's gradient is added to, and k becomes its own.
-void MmRec::decay_backward(Context& ctx, const Run& run, ConstTensor ddecay) const {
+void MmRec::decay_backward(ExecutionContext& ctx, const Run& run, ConstTensor ddecay) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor qkvz = run.rows.qkvz;
   const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;

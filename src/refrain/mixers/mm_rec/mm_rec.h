@@ -65,9 +65,9 @@ class MmRec final : public Mixer {
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
-  void forward(Context&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(Context&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
                 const State*, const State* dstate, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
@@ -114,35 +114,36 @@ class MmRec final : public Mixer {
   MmRecMemory memory_of(const RaggedBatch& w) const {
     return {layout_, config_.memory ? w : RaggedBatch()};
   }
-  Run carve(const Context&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
-  Run recall(Context&, const RaggedBatch&, const MmRecMemory&, ConstTensor x, Tensor decay,
+  Run carve(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
+  Run recall(ExecutionContext&, const RaggedBatch&, const MmRecMemory&, ConstTensor x, Tensor decay,
              Arena& saved) const;
 
   // Of rows [first, first + outputs) of w: y = x wᵀ,  dx = dy w,  dw += dyᵀ x.
-  void product(Context&, int64_t R, Operand x, const Param& w, int64_t first, int64_t outputs,
-               Target y) const;
-  void input_gradient(Context&, int64_t R, Operand dy, const Param& w, int64_t first,
+  void product(ExecutionContext&, int64_t R, Operand x, const Param& w, int64_t first,
+               int64_t outputs, Target y) const;
+  void input_gradient(ExecutionContext&, int64_t R, Operand dy, const Param& w, int64_t first,
                       int64_t outputs, Target dx) const;
-  void weight_gradient(Context&, int64_t R, Operand dy, Operand x, const Param& w, int64_t first,
-                       int64_t outputs) const;
+  void weight_gradient(ExecutionContext&, int64_t R, Operand dy, Operand x, const Param& w,
+                       int64_t first, int64_t outputs) const;
   std::vector<std::pair<int64_t, int64_t>> projections(int64_t first, int64_t end) const;
 
   bool is_full() const { return config_.recurrence == "full"; }
   kernels::MmRecCell cell() const;
   kernels::MmRecRows loop_rows(const Rows&, Tensor decay) const;
 
-  void project(Context&, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const;
+  void project(ExecutionContext&, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const;
   Decay carve_decay(Arena&, int64_t rows) const;
-  void make_decay(Context&, ConstTensor qkvz, const Decay&) const;
-  void find_decay(Context&, const Run&, bool kept, Tensor decay) const;
-  void recur(Context&, std::span<const kernels::RecurrentPiece>, const Rows&, Tensor decay) const;
-  void attend(Context&, const MmRecMemory&, ConstTensor slots, const Rows&) const;
+  void make_decay(ExecutionContext&, ConstTensor qkvz, const Decay&) const;
+  void find_decay(ExecutionContext&, const Run&, bool kept, Tensor decay) const;
+  void recur(ExecutionContext&, std::span<const kernels::RecurrentPiece>, const Rows&,
+             Tensor decay) const;
+  void attend(ExecutionContext&, const MmRecMemory&, ConstTensor slots, const Rows&) const;
 
-  void memory_backward(Context&, const MmRecMemory&, const Run&, ConstTensor dy, Tensor dh,
+  void memory_backward(ExecutionContext&, const MmRecMemory&, const Run&, ConstTensor dy, Tensor dh,
                        const State* dstate) const;
-  void recur_backward(Context&, const Run&, ConstTensor dh, Tensor h_before, Tensor decay,
+  void recur_backward(ExecutionContext&, const Run&, ConstTensor dh, Tensor h_before, Tensor decay,
                       std::span<float* const> dstate) const;
-  void decay_backward(Context&, const Run&, ConstTensor ddecay) const;
+  void decay_backward(ExecutionContext&, const Run&, ConstTensor ddecay) const;
 
   MixerShape shape_;
   MmRecConfig config_;

@@ -19,7 +19,7 @@ struct Dropout {
   uint64_t key = 0;          // of (seed, step)
 };
 
-struct Context {
+struct ExecutionContext {
   Arena& scratch;  // taken within a call, given back before it returns
   Dropout dropout{};
   // K-step recomputation: with K > 0, what a mixer saves for backward is its state every K rows or
