@@ -39,7 +39,7 @@ std::string stack_text(const ModelConfig& model) {
 bool has_bounded_state(const ModelConfig& model, const Options& mixers) {
   constexpr int64_t kLong = int64_t{1} << 30;
   return std::ranges::all_of(kinds_in(model), [&](const std::string& kind) {
-    const std::unique_ptr<Mixer> mixer = make_mixer(kind, model.mixer_shape(), mixers);
+    const std::unique_ptr<Mixer> mixer = make_mixer(kind, model.mixer_dims(), mixers);
     return mixer->state_bytes(kLong) == mixer->state_bytes(2 * kLong);
   });
 }
@@ -91,7 +91,7 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve();
   const std::set<std::string> kinds = kinds_in(model);
-  for (const std::string& kind : kinds) make_mixer(kind, model.mixer_shape(), mixers);
+  for (const std::string& kind : kinds) make_mixer(kind, model.mixer_dims(), mixers);
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
   check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {

@@ -25,7 +25,7 @@ class MixerRun {
       : setup_(setup), kind_(kind), length_(length), batch_(data_.whole(sequences, length)) {
     ModelConfig config = setup.model_of(kind, length);
     config.resolve();
-    shape_ = config.mixer_shape();
+    shape_ = config.mixer_dims();
     mixer_ = make_mixer(kind, shape_, setup.mixer_settings);
     uint64_t key = 10;
     mixer_->visit([&](const ParamSpec& spec, Param& p) {
@@ -169,7 +169,7 @@ class MixerRun {
   int64_t length_;
   RaggedBatchBuilder data_;
   RaggedBatch batch_;
-  MixerShape shape_{};
+  MixerDims shape_{};
   std::unique_ptr<Mixer> mixer_;
   std::vector<Buffer<float>> weights_, gradients_;
   int64_t parameters_ = 0;

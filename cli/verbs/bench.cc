@@ -193,12 +193,12 @@ struct Bench {
     for (const std::string& pattern : patterns) {
       ModelConfig config = setup.model_of(pattern, setup.lengths[0]);
       config.resolve();
-      for (const std::string& kind : config.mixers()) try_mixer(setup, kind, config.mixer_shape());
+      for (const std::string& kind : config.mixers()) try_mixer(setup, kind, config.mixer_dims());
     }
   }
 
   // A dry step on one token: what a mixer refuses, it refuses there.
-  static void try_mixer(const Setup& setup, const std::string& kind, const MixerShape& shape) {
+  static void try_mixer(const Setup& setup, const std::string& kind, const MixerDims& shape) {
     const std::unique_ptr<Mixer> mixer = make_mixer(kind, shape, setup.mixer_settings);
     mixer->visit(shape_param);
     Arena scratch, saved;

@@ -41,7 +41,7 @@ class MovingAverage final : public refrain::Mixer {
  public:
   static constexpr refrain::MixerTraits kTraits{};
 
-  MovingAverage(const refrain::MixerShape& shape, const MovingAverageConfig& config)
+  MovingAverage(const refrain::MixerDims& shape, const MovingAverageConfig& config)
       : D_(shape.d_model), blocks_(shape.blocks), v_{D_, D_}, o_{D_, D_} {
     const double a = first_decay(config);
     first_p_ = static_cast<float>(std::log(a / (1 - a)));
@@ -141,7 +141,7 @@ class MovingAverage final : public refrain::Mixer {
 // The specification, in plain loops, for any number type.
 template <class T>
 struct MovingAverageRef {
-  refrain::MixerShape shape;
+  refrain::MixerDims shape;
   MovingAverageConfig config;
 
   void forward(std::span<const std::vector<T>> weights, int64_t /*start*/, int64_t tokens,

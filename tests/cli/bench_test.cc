@@ -152,7 +152,7 @@ TEST(BenchReport, TablesLeaveOutEmptyColumns) {
 }
 
 TEST(BenchFlops, CountTheKeysThatAreSeen) {
-  const MixerShape shape{
+  const MixerDims shape{
       .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .context = 4, .blocks = 1};
   Options options;
   const auto of_a_token = [&](const char* kind) {

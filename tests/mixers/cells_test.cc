@@ -19,7 +19,7 @@ namespace {
 
 using kernels::Cell;
 
-MixerShape shape(int64_t d_model) { return {d_model, 1, 1, d_model, 64, 2}; }
+MixerDims shape(int64_t d_model) { return {d_model, 1, 1, d_model, 64, 2}; }
 
 // The layer beneath the mixers against PyTorch (tools/make_golden_cells.py says what the file
 // holds): outputs, states left, and every gradient, those of the states found included.

@@ -11,7 +11,7 @@
 namespace refrain {
 namespace {
 
-MixerShape shape(int64_t d_model, int64_t heads, int64_t kv_heads, int64_t head_dim = 0) {
+MixerDims shape(int64_t d_model, int64_t heads, int64_t kv_heads, int64_t head_dim = 0) {
   return {d_model, heads, kv_heads, head_dim ? head_dim : d_model / heads, 64, 2};
 }
 
@@ -144,7 +144,7 @@ TEST(MixerContract, LongSequences) {
 }
 
 TEST(AttentionMixer, PositionsBeyondTheTrainedContextWork) {
-  const MixerShape s = shape(8, 2, 2);
+  const MixerDims s = shape(8, 2, 2);
   MixerUnderTest<Attention> m(s, AttentionConfig{});
   const int64_t T = 3 * s.context;
   const Floats x({T, 8}, 0, 1);
@@ -201,7 +201,7 @@ TEST(AttentionMixer, ARingFarBehindTheStartGivesTheWholeFormsBits) {
 }
 
 TEST(AttentionMixer, AWindowBoundsTheState) {
-  const MixerShape s = shape(8, 2, 1);
+  const MixerDims s = shape(8, 2, 1);
   const size_t row = 2 * 4 * sizeof(float);
   const Attention all(s, AttentionConfig{}), ring(s, sparse(100, 0)), strided(s, sparse(100, 8));
   for (const int64_t t : {0, 1, 99, 100, 101, 1 << 30}) {

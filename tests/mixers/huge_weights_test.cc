@@ -32,7 +32,7 @@ struct Expected {
   std::vector<double> y, dx, dw;
 
   template <template <class> class Ref, class Config, class M>
-  static Expected of(const MixerShape& shape, const Config& config, const MixerUnderTest<M>& m,
+  static Expected of(const MixerDims& shape, const Config& config, const MixerUnderTest<M>& m,
                      const Floats& x, const Floats& dy) {
     const int64_t T = x.tensor().rows();
     std::vector<std::vector<Complex>> w;
@@ -80,7 +80,7 @@ void expect_like(const std::string& what, std::span<const float> all, size_t str
 // float32. `compared`: sizes from which saturation makes results well defined.
 template <class M, template <class> class Ref, class Config>
 void expect_float64(const Config& config, const std::vector<double>& sizes, double compared) {
-  const MixerShape shape{8, 2, 2, 4, 64, 2};
+  const MixerDims shape{8, 2, 2, 4, 64, 2};
   const int64_t D = shape.d_model, T = 70;
   const Floats x({T, D}, 0, 1), dy({T, D}, 0, 2);
   for (const double size : sizes) {

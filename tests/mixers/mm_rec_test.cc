@@ -9,7 +9,7 @@
 namespace refrain {
 namespace {
 
-MixerShape shape(int64_t d_model, int64_t heads) {
+MixerDims shape(int64_t d_model, int64_t heads) {
   return {d_model, heads, heads, d_model / heads, 64, 2};
 }
 

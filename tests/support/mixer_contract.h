@@ -17,8 +17,8 @@
 #include "refrain/base/buffer.h"
 #include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 #include "support/kernel_testing.h"
 
 namespace refrain {
@@ -28,7 +28,7 @@ template <class M>
 class MixerUnderTest {
  public:
   template <class Config>
-  MixerUnderTest(const MixerShape& shape, const Config& config) : mixer(shape, config) {
+  MixerUnderTest(const MixerDims& shape, const Config& config) : mixer(shape, config) {
     uint64_t key = 100;
     mixer.visit([&](const ParamSpec& spec, Param& p) {
       Random random(++key);
@@ -145,7 +145,7 @@ inline void expect_near(const char* what, double got, double want, double tolera
 }
 
 template <class M, template <class> class Ref, class Config>
-void contract(const MixerShape& shape, const Config& config, int64_t found) {
+void contract(const MixerDims& shape, const Config& config, int64_t found) {
   constexpr double kForward = 1e-5, kBackward = 1e-4;  // float32 chains of some tens of terms
   const int64_t D = shape.d_model, B = 3;
   const std::vector<int32_t> lengths = {7, 1, 4}, start(B, static_cast<int32_t>(found));
@@ -281,7 +281,7 @@ void contract(const MixerShape& shape, const Config& config, int64_t found) {
 
 // A weight without a gradient, frozen, changes no bit of the others' gradients and of dx.
 template <class M, class Config>
-void frozen_contract(const MixerShape& shape, const Config& config) {
+void frozen_contract(const MixerDims& shape, const Config& config) {
   const int64_t D = shape.d_model, R = 33;
   MixerUnderTest<M> m(shape, config);
   RaggedBatchBuilder data;
@@ -312,7 +312,7 @@ void frozen_contract(const MixerShape& shape, const Config& config) {
 // Whole sequences without a state: the training form. Its numbers are those of the form with an
 // empty state, and no bit depends on threads or on which sequences share a window.
 template <class M, class Config>
-void training_contract(const MixerShape& shape, const Config& config) {
+void training_contract(const MixerDims& shape, const Config& config) {
   frozen_contract<M>(shape, config);
   const int64_t D = shape.d_model;
   const std::vector<int32_t> offset = {0, 70, 71, 90, 150};
@@ -371,7 +371,7 @@ void training_contract(const MixerShape& shape, const Config& config) {
 
 // K-step recomputation changes no bit, of sequences with a state and without, and keeps less.
 template <class M, class Config>
-void recompute_contract(const MixerShape& shape, const Config& config,
+void recompute_contract(const MixerDims& shape, const Config& config,
                         const std::vector<int64_t>& spacings) {
   const int64_t D = shape.d_model, B = 3;
   const std::vector<int32_t> offset = {0, 200, 201, 331}, start(3, 64);
@@ -418,7 +418,7 @@ void recompute_contract(const MixerShape& shape, const Config& config,
 
 // Pieces without rows leave their states, and the gradients of them, alone.
 template <class M, class Config>
-void empty_pieces_contract(const MixerShape& shape, const Config& config) {
+void empty_pieces_contract(const MixerDims& shape, const Config& config) {
   const int64_t D = shape.d_model;
   MixerUnderTest<M> m(shape, config);
   RaggedBatchBuilder data;
@@ -512,7 +512,7 @@ double rms_ratio(const A& got, const B& want) {
 // A long sequence: whole, cut at random and token by token give the same in float32, and so does
 // the twin in float64, each in its precision.
 template <class M, template <class> class Ref, class Config>
-void long_contract(const MixerShape& shape, const Config& config, int32_t T = 4096) {
+void long_contract(const MixerDims& shape, const Config& config, int32_t T = 4096) {
   const int64_t D = shape.d_model;
   MixerUnderTest<M> m(shape, config);
   const size_t bytes = m.mixer.state_bytes(T), past = m.mixer.state_bytes(0);

@@ -35,11 +35,11 @@ class CustomMixer : public testing::Test {
 };
 
 TEST_F(CustomMixer, KeepsTheContract) {
-  const MixerShape shape{8, 2, 2, 4, 64, 2};
+  const MixerDims shape{8, 2, 2, 4, 64, 2};
   for (const int64_t found : {0, 3})
     contract<example::MovingAverage, example::MovingAverageRef>(
         shape, example::MovingAverageConfig{}, found);
-  training_contract<example::MovingAverage>(MixerShape{32, 4, 4, 8, 64, 2},
+  training_contract<example::MovingAverage>(MixerDims{32, 4, 4, 8, 64, 2},
                                             example::MovingAverageConfig{});
 }
 
@@ -48,7 +48,7 @@ TEST_F(CustomMixer, IsKnownByItsName) {
   EXPECT_EQ(std::ranges::count(kinds, "moving_average"), 1);
   EXPECT_EQ(error_of(example::register_moving_average), "a mixer called 'moving_average' is known");
   EXPECT_NE(error_of([] { register_mixer("Moving average", {}); }), "");
-  const MixerShape shape{8, 2, 2, 4, 64, 2};
+  const MixerDims shape{8, 2, 2, 4, 64, 2};
   EXPECT_EQ(error_of([&] { make_mixer("moving_average", shape, with_half_life("0")); }),
             "moving_average.half_life: expected more than 0, up to 1000000, found 0");
 }

@@ -218,7 +218,7 @@ int64_t count_weights(const ModelConfig& config, const Options& mixer_settings) 
   std::map<std::string, int64_t> by_kind;
   const int64_t matrices = config.tie_embeddings ? 1 : 2;
   int64_t sum = matrices * config.vocab_size * config.d_model;
-  MixerShape shape = config.mixer_shape();
+  MixerDims shape = config.mixer_dims();
   shape.context = 1;  // weights do not depend on it, tables that mixers make do
   for (const std::string& kind : config.mixers()) {
     const auto [it, is_new] = by_kind.try_emplace(kind, 0);

@@ -37,7 +37,7 @@ struct MixerTraits {
   bool sequential = false;
   // With ExecutionContext::keep_every it saves states instead of rows; backward runs forward again.
   bool keeps_states = false;
-  bool grouped_queries = false;    // it reads MixerShape::kv_heads
+  bool grouped_queries = false;    // it reads MixerDims::kv_heads
   bool attention_dropout = false;  // and Dropout::attention_rate
   std::span<const RecomputePart> recompute{};
 };

@@ -10,13 +10,13 @@
 
 #include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/layers/recurrent.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
 // The units of a cell whose setting is `hidden`.
-inline int64_t recurrent_width(const MixerShape& shape, const char* kind, int64_t hidden) {
+inline int64_t recurrent_width(const MixerDims& shape, const char* kind, int64_t hidden) {
   constexpr int64_t kMost = 1 << 16;
   if (hidden < 0 || hidden > kMost)
     throw_error("{}.hidden: expected 0 to {}, found {}", kind, kMost, hidden);
@@ -28,7 +28,7 @@ class RecurrentMixer final : public Mixer {
  public:
   static constexpr MixerTraits kTraits{.sequential = true, .keeps_states = true};
 
-  RecurrentMixer(const MixerShape& s, const Config& c)
+  RecurrentMixer(const MixerDims& s, const Config& c)
       : cell_(Config::kCell, s.d_model, recurrent_width(s, Config::kName, c.hidden)),
         blocks_(s.blocks) {
     if (cell_.hidden() != s.d_model) o_ = Linear{cell_.hidden(), s.d_model};

@@ -10,7 +10,7 @@ namespace refrain {
 
 template <class Config, class T>
 struct RecurrentMixerRef {
-  MixerShape s;
+  MixerDims s;
   Config c;
 
   // One sequence. weights: w_ih, w_hh, b_ih, b_hh and, where hidden is not D, o_proj. x, y

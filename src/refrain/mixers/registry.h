@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "refrain/base/options.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -21,21 +21,21 @@ using SettingVisitor =
 // weights: in visiting order; `state` is zero on entry and holds, number by number, what a float
 // row of the mixer's state would. T is double or std::complex<double>.
 template <class T>
-using MixerReference = void (*)(const std::string& prefix, const MixerShape&, const Options&,
+using MixerReference = void (*)(const std::string& prefix, const MixerDims&, const Options&,
                                 std::span<const std::vector<T>> weights, int64_t tokens, const T* x,
                                 T* y, T* state);
 
 // What the registry knows of a kind. Settings are read under `prefix`: the kind's name and a dot.
 struct MixerKind {
   const MixerTraits* traits;
-  std::unique_ptr<Mixer> (*make)(const std::string& prefix, const MixerShape&, const Options&);
+  std::unique_ptr<Mixer> (*make)(const std::string& prefix, const MixerDims&, const Options&);
   void (*put)(const std::string& prefix, const Options&, Options& to);
   void (*visit)(const std::string& prefix, const SettingVisitor&);
   MixerReference<double> in_double;
   MixerReference<std::complex<double>> in_complex;
 };
 
-// Of a mixer M(const MixerShape&, const Config&) with M::kTraits; Config lists its settings
+// Of a mixer M(const MixerDims&, const Config&) with M::kTraits; Config lists its settings
 // (base/options.h); Ref<T>{shape, config}.forward(weights, first, tokens, x, y, state) is its
 // specification.
 template <class M, class Config, template <class> class Ref>
@@ -46,7 +46,7 @@ MixerKind mixer_kind();
 void register_mixer(const std::string& name, const MixerKind&);
 
 // Unknown kinds are an Error that lists the known ones.
-std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerShape&, const Options&);
+std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerDims&, const Options&);
 const MixerTraits& mixer_traits(const std::string& kind);
 
 std::vector<std::string> mixer_kinds();
@@ -58,7 +58,7 @@ std::vector<std::string> recompute_parts();
 inline constexpr const char* kDefaultMixer = "attention";
 
 template <class T>
-void reference_forward(const std::string& kind, const MixerShape&, const Options&,
+void reference_forward(const std::string& kind, const MixerDims&, const Options&,
                        std::span<const std::vector<T>> weights, int64_t tokens, const T* x, T* y,
                        T* state);
 
@@ -69,7 +69,7 @@ void put_mixer_settings(const std::string& kind, const Options& options, Options
 void visit_mixer_settings(const SettingVisitor&);
 
 template <class T, template <class> class Ref, class Config>
-void run_reference(const std::string& prefix, const MixerShape& shape, const Options& options,
+void run_reference(const std::string& prefix, const MixerDims& shape, const Options& options,
                    std::span<const std::vector<T>> weights, int64_t tokens, const T* x, T* y,
                    T* state) {
   Ref<T>{shape, options.get<Config>(prefix)}.forward(weights, 0, tokens, x, y, state);
@@ -78,7 +78,7 @@ void run_reference(const std::string& prefix, const MixerShape& shape, const Opt
 template <class M, class Config, template <class> class Ref>
 MixerKind mixer_kind() {
   return {&M::kTraits,
-          [](const std::string& prefix, const MixerShape& shape,
+          [](const std::string& prefix, const MixerDims& shape,
              const Options& options) -> std::unique_ptr<Mixer> {
             return std::make_unique<M>(shape, options.get<Config>(prefix));
           },

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "refrain/base/options.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/registry.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -52,7 +52,7 @@ struct ModelConfig {
   bool bare() const { return block == "bare"; }
   bool gated() const { return feed_forward == "swiglu"; }
   std::vector<std::string> mixers() const;  // one per block
-  MixerShape mixer_shape() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
+  MixerDims mixer_dims() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
 };
 
 }  // namespace refrain

@@ -17,7 +17,7 @@ namespace refrain {
 LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, Memory memory)
     : config_(std::move(config)), mixer_settings_(mixer_settings) {
   config_.resolve();
-  MixerShape shape = config_.mixer_shape();
+  MixerDims shape = config_.mixer_dims();
   for (const std::string& kind : config_.mixers()) {
     shape.index = static_cast<int64_t>(blocks_.size());
     blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_, shape.index);

@@ -84,7 +84,7 @@ std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* s
   }
   const size_t tokens = x.size() / static_cast<size_t>(config_.d_model);
   Vector y(x.size()), left(state_size_(block, tokens));
-  reference_forward<T>(config_.mixers()[block], config_.mixer_shape(), mixer_settings_, weights,
+  reference_forward<T>(config_.mixers()[block], config_.mixer_dims(), mixer_settings_, weights,
                        static_cast<int64_t>(tokens), x.data(), y.data(), left.data());
   if (state) *state = std::move(left);
   return y;

@@ -9,7 +9,7 @@
 
 namespace refrain {
 
-Attention::Attention(const MixerShape& s, const AttentionConfig& c)
+Attention::Attention(const MixerDims& s, const AttentionConfig& c)
     : shape_(s),
       theta_(c.rope_theta),
       pairing_(c.rope_pairing == "half" ? kernels::RopePairing::kHalf

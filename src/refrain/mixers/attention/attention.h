@@ -18,8 +18,8 @@
 #include "refrain/kernels/elementwise/rope.h"
 #include "refrain/kernels/matmul/bf16.h"
 #include "refrain/layers/linear.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -43,7 +43,7 @@ class Attention final : public Mixer {
  public:
   static constexpr MixerTraits kTraits{.grouped_queries = true, .attention_dropout = true};
 
-  Attention(const MixerShape&, const AttentionConfig&);
+  Attention(const MixerDims&, const AttentionConfig&);
 
   const MixerTraits& traits() const override { return kTraits; }
   double mixing_flops(int64_t length) const override;
@@ -82,7 +82,7 @@ class Attention final : public Mixer {
   template <class F>
   void each_kept(const RaggedBatch&, const State& state, F&& f) const;
 
-  MixerShape shape_;
+  MixerDims shape_;
   kernels::AttentionShape attention_;
   double theta_;
   kernels::RopePairing pairing_;

@@ -13,7 +13,7 @@ namespace refrain {
 
 template <class T>
 struct AttentionRef {
-  MixerShape s;
+  MixerDims s;
   AttentionConfig c;
 
   // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y:

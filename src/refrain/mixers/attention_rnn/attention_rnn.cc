@@ -7,7 +7,7 @@
 
 namespace refrain {
 
-AttentionRnn::AttentionRnn(const MixerShape& s, const AttentionRnnConfig& c)
+AttentionRnn::AttentionRnn(const MixerDims& s, const AttentionRnnConfig& c)
     : shape_{s.heads, s.head_dim},
       config_(c),
       scale_(c.scaled ? static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))) : 1),

@@ -15,8 +15,8 @@
 #include "refrain/base/buffer.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/attention_rnn/kernel.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -37,7 +37,7 @@ class AttentionRnn final : public Mixer {
  public:
   static constexpr MixerTraits kTraits{.keeps_states = true};
 
-  AttentionRnn(const MixerShape&, const AttentionRnnConfig&);
+  AttentionRnn(const MixerDims&, const AttentionRnnConfig&);
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;

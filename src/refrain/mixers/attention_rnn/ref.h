@@ -12,7 +12,7 @@ namespace refrain {
 
 template <class T>
 struct AttentionRnnRef {
-  MixerShape s;
+  MixerDims s;
   AttentionRnnConfig c;
 
   // One sequence. weights: in visiting order. x, y [tokens, D]. state: a [heads d], c [heads],

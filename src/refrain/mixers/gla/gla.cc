@@ -38,7 +38,7 @@ void check_range(const GlaConfig& c, const char* setting, int64_t value, int64_t
 
 }  // namespace
 
-GlaLayout::GlaLayout(const MixerShape& s, const GlaConfig& c)
+GlaLayout::GlaLayout(const MixerDims& s, const GlaConfig& c)
     : heads(c.heads == 0 ? s.heads : c.heads), low_rank(c.gate == "low_rank") {
   check_range(c, "heads", heads, 4096);
   const int64_t width = s.heads * s.head_dim;
@@ -70,7 +70,7 @@ GlaLayout::GlaLayout(const MixerShape& s, const GlaConfig& c)
   columns = output_gate + (c.output_gate ? values() : 0);
 }
 
-Gla::Gla(const MixerShape& s, const GlaConfig& c)
+Gla::Gla(const MixerDims& s, const GlaConfig& c)
     : shape_(s), config_(c), layout_(s, c), o_{layout_.values(), s.d_model, c.bias} {
   const GlaLayout& l = layout_;
   kernel_ = {l.heads,

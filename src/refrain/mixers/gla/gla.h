@@ -19,9 +19,9 @@
 
 #include "refrain/kernels/sequence/short_conv.h"
 #include "refrain/layers/linear.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/gla/kernel.h"
 #include "refrain/mixers/mixer.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -79,7 +79,7 @@ struct SimpleRnnConfig : GlaConfig {
 // Sizes, and where things lie in a row of projections: q | k | gate | v | output gate. Convolved
 // ones are rows of their own: q | k | v.
 struct GlaLayout {
-  GlaLayout(const MixerShape&, const GlaConfig&);  // throws Error where settings make no sense
+  GlaLayout(const MixerDims&, const GlaConfig&);  // throws Error where settings make no sense
 
   int64_t heads, key_dim, value_dim;
   bool low_rank;
@@ -103,7 +103,7 @@ class Gla final : public Mixer {
  public:
   static constexpr MixerTraits kTraits{.keeps_states = true};
 
-  Gla(const MixerShape&, const GlaConfig&);
+  Gla(const MixerDims&, const GlaConfig&);
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
@@ -167,7 +167,7 @@ class Gla final : public Mixer {
     return {rows.data, {rows.rows() * layout_.heads, layout_.value_dim}};
   }
 
-  MixerShape shape_;
+  MixerDims shape_;
   GlaConfig config_;
   GlaLayout layout_;
   kernels::GlaShape kernel_;

@@ -13,7 +13,7 @@ namespace refrain {
 
 template <class T>
 struct GlaRef {
-  MixerShape s;
+  MixerDims s;
   GlaConfig c;
 
   // One sequence: `tokens` tokens. weights: in visiting order. x, y: [tokens, D]. state: found,

@@ -43,7 +43,7 @@ std::vector<float*> rows_of(const RaggedBatch& w, const State* state) {
 
 }  // namespace
 
-MmRec::MmRec(const MixerShape& s, const MmRecConfig& c)
+MmRec::MmRec(const MixerDims& s, const MmRecConfig& c)
     : shape_(s),
       config_(c),
       layout_{s.d_model, c.slots, c.stretch, c.memory},

@@ -18,10 +18,10 @@
 #include <vector>
 
 #include "refrain/layers/linear.h"
+#include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/mixers/mm_rec/kernel.h"
 #include "refrain/mixers/mm_rec/memory.h"
-#include "refrain/mixers/shape.h"
 
 namespace refrain {
 
@@ -61,7 +61,7 @@ class MmRec final : public Mixer {
   static constexpr MixerTraits kTraits{
       .sequential = true, .keeps_states = true, .recompute = kRecompute};
 
-  MmRec(const MixerShape&, const MmRecConfig&);
+  MmRec(const MixerDims&, const MmRecConfig&);
 
   const MixerTraits& traits() const override { return kTraits; }
   void visit(const ParamVisitor&) override;
@@ -145,7 +145,7 @@ class MmRec final : public Mixer {
                       std::span<float* const> dstate) const;
   void decay_backward(ExecutionContext&, const Run&, ConstTensor ddecay) const;
 
-  MixerShape shape_;
+  MixerDims shape_;
   MmRecConfig config_;
   MmRecLayout layout_;
   kernels::SlotAttentionShape attention_;

@@ -13,7 +13,7 @@ namespace refrain {
 
 template <class T>
 struct MmRecRef {
-  MixerShape s;
+  MixerDims s;
   MmRecConfig c;
 
   // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y

@@ -4,7 +4,7 @@
 
 namespace refrain {
 
-struct MixerShape {
+struct MixerDims {
   int64_t d_model;
   int64_t heads;
   int64_t kv_heads;
