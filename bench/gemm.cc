@@ -28,7 +28,7 @@
 namespace {
 
 using namespace refrain;
-constexpr auto kFloat32 = kernels::Precision::kFloat32, kInt16 = kernels::Precision::kInt16;
+constexpr auto kFloat32 = kernels::ComputeType::kFloat32, kInt16 = kernels::ComputeType::kInt16;
 
 // Of the second of two calls. Before the first, threads of the other engine get time to stop
 // looking for work.
@@ -55,15 +55,15 @@ Buffer<float> normal(int64_t n, uint64_t key) {
 struct Row {
   std::string name;
   int64_t M, N, K;  // of the product
-  std::function<void(kernels::Precision)> ours;
+  std::function<void(kernels::ComputeType)> ours;
   std::function<void()> theirs;
   float* ours_out;
   const float* theirs_out;
   bool plant;  // an error, to see it refused
 };
 
-bool agree(const Row& row, kernels::Precision precision, double allowed) {
-  row.ours(precision);
+bool agree(const Row& row, kernels::ComputeType compute_type, double allowed) {
+  row.ours(compute_type);
   row.theirs();
   if (row.plant)
     for (int64_t i = 0; i < row.M * row.N; ++i) row.ours_out[i] *= 1.02f;

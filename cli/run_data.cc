@@ -29,10 +29,10 @@ void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const
 }
 
 void record_instructions(const RunDirectory& directory, bool goes_on,
-                         kernels::Precision precision) {
+                         kernels::ComputeType compute_type) {
   constexpr const char* kKey = "instruction_sets";
   std::string now(kernels::float_isa());
-  if (precision == kernels::Precision::kBf16)
+  if (compute_type == kernels::ComputeType::kBf16)
     if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
       now += fmt::format(" with {}", kernel->name);
   const std::string path = directory.place() + "/machine.json";

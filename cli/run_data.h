@@ -22,7 +22,7 @@ void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const
 
 // Keeps in machine.json by which instruction sets it is trained; when that changes, to the bit its
 // weights do, which a note says. A run from before it was kept begins the list.
-void record_instructions(const RunDirectory&, bool goes_on, kernels::Precision);
+void record_instructions(const RunDirectory&, bool goes_on, kernels::ComputeType);
 
 // Says where a run begins, and what of its schedule it will not come to.
 struct Beginning {

@@ -33,9 +33,9 @@ std::string key_of(const ModelConfig& config, const Options& mixer_settings,
                    const TrainConfig& training) {
   ModelConfig shape = config;
   shape.resolve();
-  std::string key =
-      fmt::format("{}; {} threads; isa {}; precision {}", processor(), threads(),
-                  static_cast<int>(kernels::isa_limit()), static_cast<int>(training.precision()));
+  std::string key = fmt::format("{}; {} threads; isa {}; precision {}", processor(), threads(),
+                                static_cast<int>(kernels::isa_limit()),
+                                static_cast<int>(training.compute_type()));
   shape.visit([&](const char* name, auto& value, const char*) {
     if (std::string_view(name) != "layers") key += fmt::format("; {} {}", name, value);
   });

@@ -21,8 +21,8 @@ constexpr double kSmallestLogit = 0.1;
 struct Allowed {
   double loss, gradient;  // of the larger of 1 and the loss; of the gradient's norm
 };
-Allowed allowed(kernels::Precision precision) {
-  if (precision == kernels::Precision::kFloat32) return {1e-4, 1e-3};
+Allowed allowed(kernels::ComputeType compute_type) {
+  if (compute_type == kernels::ComputeType::kFloat32) return {1e-4, 1e-3};
   return {5e-2, 1e-1};
 }
 
@@ -90,7 +90,7 @@ Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson
   model.finish_gradients();
   planted.in_output(model.parameters().gradients());
 
-  const Allowed error = allowed(lesson.precision);
+  const Allowed error = allowed(lesson.compute_type);
   Check check;
   check.that("the logits are all alike: they tell nothing of the weights",
              model.config().vocab_size == 1 || largest_ >= kSmallestLogit);

@@ -52,14 +52,15 @@ void to_int16_grid(std::span<float> values, int64_t K) {
 }
 
 double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K,
-               kernels::Precision precision, double most) {
+               kernels::ComputeType compute_type, double most) {
   Buffer<float> x = uniform(M * K, 1), w = uniform(N * K, 2);
-  const bool exact = precision == kernels::Precision::kFloat32;
-  if (precision == kernels::Precision::kBf16) {  // so that what is multiplied is what is checked
+  const bool exact = compute_type == kernels::ComputeType::kFloat32;
+  if (compute_type ==
+      kernels::ComputeType::kBf16) {  // so that what is multiplied is what is checked
     kernels::round_to_bf16({x.data(), {M * K}});
     kernels::round_to_bf16({w.data(), {N * K}});
   }
-  if (precision == kernels::Precision::kInt16) {
+  if (compute_type == kernels::ComputeType::kInt16) {
     for (Buffer<float>* operand : {&x, &w}) to_int16_grid(operand->span(), K);
   }
   Buffer<float> y(static_cast<size_t>(M * N));
@@ -68,11 +69,11 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
   Workspace workspace;
   const Work work = [&] {
     workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
-      kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {precision});
+      kernels::linear_forward(tx, tw, ty, ctx.scratch, nullptr, {compute_type});
     });
   };
   Row row{.section = kSection,
-          .name = "product" + in_precision(precision),
+          .name = "product" + in_compute_type(compute_type),
           .shape = fmt::format("{} x {} x {}", M, N, K)};
   Check check;
   work();
@@ -149,9 +150,9 @@ Ceilings measure_ceilings(const Setup& setup, Report& report) {
   const int64_t n = setup.product_size, half = std::max<int64_t>(1, n / 2);
   for (const auto& [M, N, K] :
        {std::array{n, n, n}, std::array{2 * n, n, half}, std::array{2 * n, half, n}})
-    for (const kernels::Precision precision : kPrecisions) {
-      double& best = ceilings.product(precision);
-      best = std::max(best, product(setup, report, M, N, K, precision, ceilings.multiply_adds));
+    for (const kernels::ComputeType compute_type : kComputeTypes) {
+      double& best = ceilings.product(compute_type);
+      best = std::max(best, product(setup, report, M, N, K, compute_type, ceilings.multiply_adds));
     }
   ceilings.streaming = streaming(setup, report);
   report.end_section();

@@ -75,8 +75,9 @@ class MixerRun {
     double largest = 0;
     for (const double v : want) largest = std::max(largest, std::abs(v));
     for (size_t i = 0; i < want.size(); ++i)
-      check.near(fmt::format("output {}", i), static_cast<double>(y_[i]), want[i],
-                 (setup_.precision == kernels::Precision::kFloat32 ? 1e-4 : kRounding) * largest);
+      check.near(
+          fmt::format("output {}", i), static_cast<double>(y_[i]), want[i],
+          (setup_.compute_type == kernels::ComputeType::kFloat32 ? 1e-4 : kRounding) * largest);
     check.finite("outputs", tensor(y_));
     check.finite("gradients", tensor(dx_));
     return check;
@@ -111,9 +112,9 @@ class MixerRun {
     double want = 0;
     for (size_t i = 0; i < y.size(); ++i) want += static_cast<double>(dy_[i]) * y[i].imag();
     Check check;
-    check.near(
-        "gradients along a direction", along, want / kStep,
-        (setup_.precision == kernels::Precision::kFloat32 ? 1e-3 : kRounding) * std::sqrt(squares));
+    check.near("gradients along a direction", along, want / kStep,
+               (setup_.compute_type == kernels::ComputeType::kFloat32 ? 1e-3 : kRounding) *
+                   std::sqrt(squares));
     return check;
   }
 
@@ -132,7 +133,7 @@ class MixerRun {
   void set(ExecutionContext& ctx) const {
     ctx.keep_every = setup_.checkpointing.keep_every;
     ctx.recompute = setup_.checkpointing.parts;
-    ctx.precision = setup_.precision;
+    ctx.compute_type = setup_.compute_type;
     ctx.pieces = batch_.cu_seqlens;
   }
   Tensor tensor(Buffer<float>& values) const {
@@ -195,13 +196,13 @@ void time_mixers(const Setup& setup, Report& report) {
       const auto tokens = static_cast<double>(run.tokens());
       const auto add = [&](const char* what, double passes, std::optional<double> peak_mib,
                            const Check& passed, const Work& work) {
-        row.name = fmt::format("{}{}: {}", kind, in_precision(setup.precision), what);
+        row.name = fmt::format("{}{}: {}", kind, in_compute_type(setup.compute_type), what);
         row.peak_mib = peak_mib;
         if (passed.passed()) {
           row.timing = time_of(setup.repetitions, work);
           row.rate = tokens / row.timing.median;
           row.mfu = utilisation(passes * run.operations() * tokens, row.timing.median,
-                                setup.ceilings.fastest(setup.precision));
+                                setup.ceilings.fastest(setup.compute_type));
         }
         report.add(row, passed);
       };

@@ -27,8 +27,8 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
   const ConstTensor tx(x.data(), {R, in}), tw(w.data(), {out, in}), tdy(dy.data(), {R, out});
   const Tensor ty(y.data(), {R, out}), tdx(dx.data(), {R, in}), tdw(dw.data(), {out, in});
   const int32_t piece[] = {0, static_cast<int32_t>(R)};
-  const kernels::Arithmetic features{setup.precision, {}}, rows{setup.precision, piece};
-  const bool exact = setup.precision == kernels::Precision::kFloat32;
+  const kernels::MatmulOptions features{setup.compute_type, {}}, rows{setup.compute_type, piece};
+  const bool exact = setup.compute_type == kernels::ComputeType::kFloat32;
   const double operations = 2 * static_cast<double>(R * out) * static_cast<double>(in);
   Workspace workspace;
   for (const Product& p : {
@@ -55,7 +55,7 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
       workspace.run({}, [&](ExecutionContext& ctx, Arena&) { p.run(ctx.scratch); });
     };
     Row row{.section = "products",
-            .name = fmt::format("{}{}: {}", map.name, in_precision(setup.precision), p.name),
+            .name = fmt::format("{}{}: {}", map.name, in_compute_type(setup.compute_type), p.name),
             .shape = fmt::format("{} rows, {} -> {}", R, in, out)};
     Check check;
     work();  // a weight's gradient, which is added to, starts at zero here

@@ -30,13 +30,13 @@ std::optional<double> utilisation(double operations, double seconds, double ceil
 
 double mebibytes(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
-std::string name_of(kernels::Precision precision) {
-  if (precision == kernels::Precision::kBf16) return "bfloat16";
-  return precision == kernels::Precision::kInt16 ? "int16" : "float32";
+std::string name_of(kernels::ComputeType compute_type) {
+  if (compute_type == kernels::ComputeType::kBf16) return "bfloat16";
+  return compute_type == kernels::ComputeType::kInt16 ? "int16" : "float32";
 }
 
-std::string in_precision(kernels::Precision precision) {
-  return precision == kernels::Precision::kFloat32 ? "" : ", " + name_of(precision);
+std::string in_compute_type(kernels::ComputeType compute_type) {
+  return compute_type == kernels::ComputeType::kFloat32 ? "" : ", " + name_of(compute_type);
 }
 
 }  // namespace refrain::bench

@@ -20,22 +20,22 @@ namespace refrain::bench {
 // Operations and bytes per second; 0 where a measurement was refused.
 struct Ceilings {
   double multiply_adds = 0;  // chains in registers
-  // The fastest of a few large products, by the precision of their operands.
+  // The fastest of a few large products, by the compute type of their operands.
   std::array<double, 3> products{};
   double streaming = 0;  // copies and sums of arrays beyond the caches
 
-  double& product(kernels::Precision p) { return products[static_cast<size_t>(p)]; }
+  double& product(kernels::ComputeType p) { return products[static_cast<size_t>(p)]; }
   // What MFU is over: the faster of a product in float32 and in what the work is done in.
-  double fastest(kernels::Precision p = kernels::Precision::kFloat32) const {
+  double fastest(kernels::ComputeType p = kernels::ComputeType::kFloat32) const {
     return std::max(products[0], products[static_cast<size_t>(p)]);
   }
 };
 
-inline constexpr kernels::Precision kPrecisions[] = {
-    kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16};
-std::string name_of(kernels::Precision);
+inline constexpr kernels::ComputeType kComputeTypes[] = {
+    kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16, kernels::ComputeType::kInt16};
+std::string name_of(kernels::ComputeType);
 // For the name of what runs in it: nothing for float32.
-std::string in_precision(kernels::Precision);
+std::string in_compute_type(kernels::ComputeType);
 
 struct Setup {
   Repetitions repetitions;
@@ -47,7 +47,7 @@ struct Setup {
   int64_t product_size;               // rows and columns of the products of the ceiling
   int64_t stream_floats;              // of the arrays that memory is timed over
   Recompute checkpointing;
-  kernels::Precision precision;
+  kernels::ComputeType compute_type;
   ModelConfig model;  // but its pattern and context
   Options mixer_settings;
   Ceilings ceilings{};

@@ -17,7 +17,7 @@ struct Candidate {
   Work work;
   int64_t tokens;         // of the work
   double operations = 0;  // of the work, as MFU counts them; 0 = not told
-  kernels::Precision precision = kernels::Precision::kFloat32;
+  kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 };
 
 // Takes the turns and adds the rows.
@@ -40,7 +40,7 @@ void time_group(const Setup& setup, Report& report, std::vector<Candidate> group
       row.unit = "tokens/s";
       if (group[i].operations > 0)
         row.mfu = utilisation(group[i].operations, row.timing.median,
-                              setup.ceilings.fastest(group[i].precision));
+                              setup.ceilings.fastest(group[i].compute_type));
       if (group[0].check.passed()) row.ratio = timings[place[0]].median / row.timing.median;
     }
     report.add(row, group[i].check);
@@ -53,12 +53,12 @@ struct Variant {
   ModelConfig model;
   Options mixer_settings;
   Recompute checkpointing;
-  kernels::Precision precision;
+  kernels::ComputeType compute_type;
 };
 
 Variant variant_of(const Setup& setup, const std::string& name, const std::string& pattern) {
   return {name, setup.model_of(pattern, setup.lengths[0]), setup.mixer_settings,
-          setup.checkpointing, setup.precision};
+          setup.checkpointing, setup.compute_type};
 }
 
 void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& variants) {
@@ -66,7 +66,7 @@ void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& 
   std::vector<Candidate> group;
   for (const Variant& v : variants) {
     TrainingRun& run = *runs.emplace_back(std::make_unique<TrainingRun>(
-        setup, v.model, v.mixer_settings, v.checkpointing, v.precision));
+        setup, v.model, v.mixer_settings, v.checkpointing, v.compute_type));
     Candidate& c = group.emplace_back();
     c.check = run.check();
     c.row.name = v.name;
@@ -75,7 +75,7 @@ void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& 
     c.work = [&run] { run.step(); };
     c.tokens = run.tokens();
     c.operations = run.operations();
-    c.precision = v.precision;
+    c.compute_type = v.compute_type;
   }
   time_group(setup, report, std::move(group));
 }
@@ -123,10 +123,10 @@ void time_switches(const Setup& setup, Report& report) {
   }
   for (const std::string& pattern : setup.patterns) {
     std::vector<Variant> variants;
-    for (const kernels::Precision precision : kPrecisions) {
+    for (const kernels::ComputeType compute_type : kComputeTypes) {
       variants.push_back(
-          variant_of(setup, fmt::format("{}: {}", pattern, name_of(precision)), pattern));
-      variants.back().precision = precision;
+          variant_of(setup, fmt::format("{}: {}", pattern, name_of(compute_type)), pattern));
+      variants.back().compute_type = compute_type;
     }
     time_steps(setup, report, variants);
   }

@@ -9,10 +9,10 @@ void time_training(const Setup& setup, Report& report) {
   for (const std::string& pattern : setup.patterns)
     for (const int64_t length : setup.lengths) {
       TrainingRun run(setup, setup.model_of(pattern, length), setup.mixer_settings,
-                      setup.checkpointing, setup.precision);
+                      setup.checkpointing, setup.compute_type);
       const Check check = run.check();
       Row row{.section = "train",
-              .name = pattern + in_precision(setup.precision),
+              .name = pattern + in_compute_type(setup.compute_type),
               .shape = run.shape_text()};
       if (check.passed()) {
         const ResidentPeak resident;  // not of the check
@@ -20,7 +20,7 @@ void time_training(const Setup& setup, Report& report) {
         row.rate = static_cast<double>(run.tokens()) / row.timing.median;
         row.unit = "tokens/s";
         row.mfu = utilisation(run.operations(), row.timing.median,
-                              setup.ceilings.fastest(setup.precision));
+                              setup.ceilings.fastest(setup.compute_type));
         row.peak_mib = mebibytes(run.bytes());
         row.resident_mib = resident.mebibytes();
       }

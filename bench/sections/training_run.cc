@@ -14,12 +14,12 @@ constexpr double kLearningRate = 1e-4;
 
 TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
                          const Options& mixer_settings, const Recompute& checkpointing,
-                         kernels::Precision precision)
+                         kernels::ComputeType compute_type)
     : planted_(setup.planted),
       model_(config, mixer_settings),
       optimizer_(model_.parameters(), TrainConfig()),
       checkpointing_(checkpointing),
-      precision_(precision),
+      compute_type_(compute_type),
       batch_(data_.whole(setup.sequences(config.context), config.context)),
       tokens_(random_tokens(batch_.rows(), config.vocab_size, 1)),
       targets_(random_tokens(batch_.rows(), config.vocab_size, 2)),
@@ -33,7 +33,7 @@ LanguageModel::Lesson TrainingRun::lesson() const {
   return {.tokens = tokens_,
           .targets = targets_,
           .scale = 1 / static_cast<float>(tokens_.size()),
-          .precision = precision_,
+          .compute_type = compute_type_,
           .recompute = checkpointing_};
 }
 

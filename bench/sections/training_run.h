@@ -15,7 +15,7 @@ class TrainingRun {
  public:
   // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
   TrainingRun(const Setup&, const ModelConfig& config, const Options& mixer_settings,
-              const Recompute&, kernels::Precision);
+              const Recompute&, kernels::ComputeType);
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
@@ -38,7 +38,7 @@ class TrainingRun {
   LanguageModel model_;
   Optimizer optimizer_;
   Recompute checkpointing_;
-  kernels::Precision precision_;
+  kernels::ComputeType compute_type_;
   RaggedBatchBuilder data_;
   RaggedBatch batch_;
   std::vector<int32_t> tokens_, targets_;

@@ -151,9 +151,9 @@ struct Bench {
     setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
                           static_cast<int64_t>(sizeof(float));
     if (bf16 && int16) throw_error("--int16: expected it or --bf16, found both");
-    setup.precision = bf16    ? kernels::Precision::kBf16
-                      : int16 ? kernels::Precision::kInt16
-                              : kernels::Precision::kFloat32;
+    setup.compute_type = bf16    ? kernels::ComputeType::kBf16
+                         : int16 ? kernels::ComputeType::kInt16
+                                 : kernels::ComputeType::kFloat32;
     setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;

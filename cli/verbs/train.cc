@@ -365,8 +365,8 @@ struct Train {
   }
 
   // What multiplies rounded operands here.
-  static std::string units(kernels::Precision precision) {
-    if (precision == kernels::Precision::kInt16)
+  static std::string units(kernels::ComputeType compute_type) {
+    if (compute_type == kernels::ComputeType::kInt16)
       return kernels::int16_is_fast()
                  ? "products of 16-bit integers: AVX512-VNNI"
                  : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
@@ -489,14 +489,15 @@ struct Train {
     if (stop_after > 0 && line.given("stop_after") && done >= stop_after)
       throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                   directory.path(), stop_after);
-    record_instructions(directory, goes_on, training.precision());
+    record_instructions(directory, goes_on, training.compute_type());
     // Recorded once all of it has proved possible: from here on this is a run.
     directory.write_settings(settings());
     record_plan(plan, directory);
     note_beginning(directory, {goes_on, resumed, done, trainer.total_steps()}, training);
     note(fmt::format("{} parameters, {} steps", network.parameters().count(),
                      trainer.total_steps()));
-    if (training.precision() != kernels::Precision::kFloat32) note(units(training.precision()));
+    if (training.compute_type() != kernels::ComputeType::kFloat32)
+      note(units(training.compute_type()));
     if (train_set.has_pairs() && training.max_tokens > 0)
       note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
                        100 * trainer.batches().padding_efficiency(),

@@ -38,8 +38,7 @@ const std::set<std::string>& shared_settings() {
 }
 
 Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
-                            const std::vector<Words>& train,
-                            const std::vector<Words>& valid) {
+                      const std::vector<Words>& train, const std::vector<Words>& valid) {
   if (settings.embeddings == "learned") return {vocabulary_of(train), 0, {}, "the words"};
   std::vector<Words> all = train;
   all.insert(all.end(), valid.begin(), valid.end());
@@ -110,8 +109,8 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);
   if (run.valid.empty())
-    std::tie(train, valid) = split_documents(std::move(train), run.valid_split,
-                                                   static_cast<size_t>(stages.shortest));
+    std::tie(train, valid) =
+        split_documents(std::move(train), run.valid_split, static_cast<size_t>(stages.shortest));
   if (train.empty())
     throw_error(
         "--data: expected documents to learn from besides the {} held out, found none (documents "
@@ -119,10 +118,10 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
         "on both sides; --valid-split 0 holds none out)",
         valid.size(), stages.shortest);
   const auto seed = static_cast<uint64_t>(run.training.seed);
-  WordAutoencoder model{nullptr,
-                        has_words ? Embeddings::load(directory.path())
-                                  : make_words(settings, seed, train, valid),
-                        0, 0};
+  WordAutoencoder model{
+      nullptr,
+      has_words ? Embeddings::load(directory.path()) : make_words(settings, seed, train, valid), 0,
+      0};
   model.window = stages.longest();
   model.min_window = stages.shortest;
   AutoencoderConfig config = settings.model;
@@ -152,7 +151,7 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
     throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                 directory.path(), run.stop_after);
-  record_instructions(directory, run.goes_on, run.training.precision());
+  record_instructions(directory, run.goes_on, run.training.compute_type());
   directory.write_settings(run.settings());
   run.record_plan(plan);
   note_beginning(directory, {run.goes_on, resumed, done, trainer.total_steps()}, run.training);

@@ -21,7 +21,7 @@ Setup small_setup() {
   setup.new_tokens = 3;
   setup.product_size = 40;
   setup.stream_floats = 1 << 16;
-  setup.precision = kernels::Precision::kFloat32;
+  setup.compute_type = kernels::ComputeType::kFloat32;
   setup.model.vocab_size = 40;
   setup.model.d_model = 32;
   setup.model.layers = 2;

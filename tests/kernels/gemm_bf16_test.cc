@@ -166,9 +166,9 @@ TEST(Bf16, GemmRoundsItsOperands) {
     Floats y({M, N}), dx({M, K}), dw({N, K});
     dw.fill(0.5f);
     const std::vector<int32_t> pieces = {0, 7, static_cast<int32_t>(M)};
-    kernels::linear_forward(x, w, y, memory.arena, nullptr, {kernels::Precision::kBf16});
-    kernels::linear_backward_input(dy, w, dx, memory.arena, {kernels::Precision::kBf16});
-    kernels::linear_backward_weight(dy, x, dw, memory.arena, {kernels::Precision::kBf16, pieces});
+    kernels::linear_forward(x, w, y, memory.arena, nullptr, {kernels::ComputeType::kBf16});
+    kernels::linear_backward_input(dy, w, dx, memory.arena, {kernels::ComputeType::kBf16});
+    kernels::linear_backward_weight(dy, x, dw, memory.arena, {kernels::ComputeType::kBf16, pieces});
     const Strided X{x.tensor().data, K, 1}, dY{dy.tensor().data, N, 1};
     expect_product(X, {w.tensor().data, 1, K}, y, M, N, K, 0, 2.0 * (K + 1));
     expect_product(dY, {w.tensor().data, K, 1}, dx, M, K, N, 0, 2.0 * (N + 1));

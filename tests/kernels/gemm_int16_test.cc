@@ -153,10 +153,10 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
   const int64_t K = 200;
   const Floats a({M, K}, 0, 3), w({N, K}, 0, 4);
   Floats y({M, N}), one({1, N});
-  kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::Precision::kInt16});
+  kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::ComputeType::kInt16});
   for (const int64_t i : {int64_t{0}, int64_t{13}, M - 1}) {
     kernels::linear_forward({a.tensor().row(i), {1, K}}, w, one, memory.arena, nullptr,
-                            {kernels::Precision::kInt16});
+                            {kernels::ComputeType::kInt16});
     EXPECT_EQ(0, std::memcmp(y.tensor().row(i), one.span().data(), one.span().size_bytes()));
   }
 }
@@ -168,7 +168,7 @@ TEST(Int16, TheUnitIsChosenOnceAndMayBeRefused) {
   const Floats a({M, K}, 0, 1), w({N, K}, 0, 2);
   Floats fast({M, N}), slow({M, N});
   const auto forward = [&](Floats& y) {
-    kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::Precision::kInt16});
+    kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::ComputeType::kInt16});
   };
   const kernels::Isa before = kernels::isa_limit();
   forward(fast);
@@ -188,7 +188,7 @@ TEST(Int16, WhatIsUndefinedStaysSo) {
         const int64_t M = 20, N = 50, K = 150;
         Floats a({M, K}, 0, 1), w({N, K}, 0, 2), y({M, N});
         (in_a ? a.tensor() : w.tensor()).row(7)[140] = bad;
-        kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::Precision::kInt16});
+        kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::ComputeType::kInt16});
         for (int64_t i = 0; i < M; ++i)
           for (int64_t j = 0; j < N; ++j)
             ASSERT_EQ(std::isfinite(y.tensor().row(i)[j]), (in_a ? i : j) != 7);
@@ -197,7 +197,7 @@ TEST(Int16, WhatIsUndefinedStaysSo) {
     Floats a({2, 130}), w({3, 130}, 0, 2), y({2, 3});
     a.fill(0.0f);
     a.tensor().row(1)[129] = 1e-38f;
-    kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::Precision::kInt16});
+    kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::ComputeType::kInt16});
     for (const float v : y.span()) EXPECT_EQ(v, 0.0f);
   });
 }

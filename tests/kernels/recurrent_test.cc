@@ -19,9 +19,9 @@ constexpr Cell kCells[] = {Cell::kRnn, Cell::kLstm, Cell::kGru};
 class Loop {
  public:
   Loop(Cell cell, int64_t H, std::vector<int64_t> lengths,
-       kernels::Precision precision = kernels::Precision::kFloat32)
+       kernels::ComputeType compute_type = kernels::ComputeType::kFloat32)
       : cell(cell),
-        precision(precision),
+        compute_type(compute_type),
         H(H),
         G(kernels::gates_of(cell)),
         S(kernels::states_of(cell)),
@@ -58,13 +58,13 @@ class Loop {
     const kernels::RecurrentRows rows{gates(), *h, *extra};
     const kernels::RecurrentGradients in{*dh, gradients, *dp};
     Arena count;
-    kernels::recurrent_forward(cell, pieces, weights, rows, count, precision);
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, count, precision);
+    kernels::recurrent_forward(cell, pieces, weights, rows, count, compute_type);
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, count, compute_type);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
-    kernels::recurrent_forward(cell, pieces, weights, rows, scratch, precision);
+    kernels::recurrent_forward(cell, pieces, weights, rows, scratch, compute_type);
     forward_gates.assign(gates().begin(), gates().end());
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch, precision);
+    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch, compute_type);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 
@@ -78,7 +78,7 @@ class Loop {
   }
 
   Cell cell;
-  kernels::Precision precision;
+  kernels::ComputeType compute_type;
   int64_t H, G, S, R = 0;
   std::vector<int64_t> lengths;
   std::optional<Floats> w_hh, b_hh, a, found, dh, dstate, h, extra, dp;
@@ -146,7 +146,7 @@ TEST(Recurrent, MatchesTwinBothWays) {
         }
       };
       for_each_target([&] {
-        Loop run(cell, H, lengths), rounded(cell, H, lengths, kernels::Precision::kInt16);
+        Loop run(cell, H, lengths), rounded(cell, H, lengths, kernels::ComputeType::kInt16);
         run();
         expect_twins(run, 1);
         // Steps of 2^-12 of the largest instead of 2^-24 of each.
@@ -222,26 +222,26 @@ TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
   };
   // Weights within a core's cache, and beyond it.
   for (const Case& c : {Case{40, {90, 7, 0, 89, 50, 51}}, Case{300, {3, 4, 1}}}) {
-    for (const auto& [cell, precision] : {std::pair{Cell::kRnn, kernels::Precision::kFloat32},
-                                          {Cell::kLstm, kernels::Precision::kFloat32},
-                                          {Cell::kGru, kernels::Precision::kFloat32},
-                                          {Cell::kRnn, kernels::Precision::kInt16},
-                                          {Cell::kLstm, kernels::Precision::kInt16},
-                                          {Cell::kGru, kernels::Precision::kInt16}}) {
-      const Loop fresh(cell, c.H, c.lengths, precision);
+    for (const auto& [cell, compute_type] : {std::pair{Cell::kRnn, kernels::ComputeType::kFloat32},
+                                             {Cell::kLstm, kernels::ComputeType::kFloat32},
+                                             {Cell::kGru, kernels::ComputeType::kFloat32},
+                                             {Cell::kRnn, kernels::ComputeType::kInt16},
+                                             {Cell::kLstm, kernels::ComputeType::kInt16},
+                                             {Cell::kGru, kernels::ComputeType::kInt16}}) {
+      const Loop fresh(cell, c.H, c.lengths, compute_type);
       for_each_target([&] {
         set_threads(1);
-        Loop all(cell, c.H, c.lengths, precision);
+        Loop all(cell, c.H, c.lengths, compute_type);
         all();
         for (int n : {2, 3}) {
           set_threads(n);
-          Loop again(cell, c.H, c.lengths, precision);
+          Loop again(cell, c.H, c.lengths, compute_type);
           again();
           EXPECT_TRUE(same_bits(again.results(), all.results())) << n << " threads";
         }
         int64_t first = 0;
         for (size_t b = 0; b < c.lengths.size(); ++b) {
-          Loop alone(cell, c.H, {c.lengths[b]}, precision);
+          Loop alone(cell, c.H, {c.lengths[b]}, compute_type);
           const auto take = [&](const Floats& from, int64_t begin, const Floats& to) {
             std::copy_n(&from[begin], to.span().size(), to.span().begin());
           };

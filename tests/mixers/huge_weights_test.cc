@@ -17,14 +17,14 @@ namespace {
 
 // What results must be: finite, and together, relative to their root mean square, this near.
 struct Nearness {
-  kernels::Precision precision;
+  kernels::ComputeType compute_type;
   double error;
 };
 // Float32 chains, and operands rounded by 2^-13, of products on products. With bfloat16 other keys
 // win and other gates open: those results are finite, and no more is asked.
-constexpr Nearness kNearness[] = {{kernels::Precision::kFloat32, 1e-5},
-                                  {kernels::Precision::kInt16, 5e-3},
-                                  {kernels::Precision::kBf16, INFINITY}};
+constexpr Nearness kNearness[] = {{kernels::ComputeType::kFloat32, 1e-5},
+                                  {kernels::ComputeType::kInt16, 5e-3},
+                                  {kernels::ComputeType::kBf16, INFINITY}};
 
 // What float64 says of a mixer's outputs and of some of its gradients: `stride` apart.
 struct Expected {
@@ -93,9 +93,9 @@ void expect_float64(const Config& config, const std::vector<double>& sizes, doub
     const RaggedBatch whole = data.whole(1, T);
     for_each_target([&] {
       for (const Nearness& near : kNearness) {
-        SCOPED_TRACE("precision " + std::to_string(static_cast<int>(near.precision)));
+        SCOPED_TRACE("compute_type " + std::to_string(static_cast<int>(near.compute_type)));
         const double error = size < compared ? INFINITY : near.error;
-        m.precision = near.precision;
+        m.compute_type = near.compute_type;
         Floats y({T, D}), dx({T, D});
         m.clear();
         m.forward(whole, x, y, nullptr, true);

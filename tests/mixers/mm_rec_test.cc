@@ -24,7 +24,7 @@ struct How {
   std::vector<int32_t> pieces;
   int64_t keep_every = 0;
   std::vector<std::string> recompute{};
-  kernels::Precision precision = kernels::Precision::kFloat32;
+  kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 };
 
 // What a mixer gives for a sequence, forward and, piece by piece, back; and what it saved.
@@ -38,7 +38,7 @@ Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R 
   MixerUnderTest<MmRec> m(shape(D, 2), c);
   m.keep_every = how.keep_every;
   m.recompute = how.recompute;
-  m.precision = how.precision;
+  m.compute_type = how.compute_type;
   StateRows states(1, m.mixer.state_bytes(R));
   const State state = states.state();
   Floats y({R, D}), dx({R, D});
@@ -88,11 +88,11 @@ TEST(MmRecMixer, FusedAndHoistedOrNotGiveTheSameBits) {
 }
 
 TEST(MmRecMixer, WhatIsRecomputedIsTheSameToTheBitAndNotSaved) {
-  for (const auto precision :
-       {kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16}) {
+  for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16,
+                               kernels::ComputeType::kInt16}) {
     using Parts = std::vector<std::string>;
     const auto how = [&](int64_t every, const Parts& parts) {
-      return How{{200}, every, parts, precision};
+      return How{{200}, every, parts, compute_type};
     };
     const MmRecConfig c = config_of(4, 5);
     const Outcome want = outcome(c, how(0, {}));

@@ -114,10 +114,10 @@ const Recompute kPolicies[] = {
 };
 
 TEST_P(RecomputeTest, ChangesNoBit) {
-  for (const auto precision :
-       {kernels::Precision::kFloat32, kernels::Precision::kBf16, kernels::Precision::kInt16}) {
-    SCOPED_TRACE(static_cast<int>(precision));
-    const LanguageModel::Lesson plain{.precision = precision, .segment = kSegment};
+  for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16,
+                               kernels::ComputeType::kInt16}) {
+    SCOPED_TRACE(static_cast<int>(compute_type));
+    const LanguageModel::Lesson plain{.compute_type = compute_type, .segment = kSegment};
     const Result want = train(plain);
     for (const float g : want.gradients) ASSERT_TRUE(std::isfinite(g));
     for (const Recompute& policy : kPolicies) {

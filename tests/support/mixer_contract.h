@@ -95,7 +95,7 @@ class MixerUnderTest {
 
   int64_t keep_every = 0;
   std::vector<std::string> recompute{};  // parts (RecomputePart)
-  kernels::Precision precision = kernels::Precision::kFloat32;
+  kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 
   static constexpr float kGradientStart = 0.25f;  // not zero: gradients must be added to
   M mixer;
@@ -105,7 +105,7 @@ class MixerUnderTest {
   ExecutionContext context(Arena& scratch) const {
     ExecutionContext ctx{scratch, {}, keep_every};
     ctx.recompute = recompute;
-    ctx.precision = precision;
+    ctx.compute_type = compute_type;
     return ctx;
   }
 

@@ -63,7 +63,7 @@ class Trial {
   }
 
   // Gradients of two micro-batches, the first with a sequence that goes in segments where it can.
-  void train(kernels::Precision precision = kernels::Precision::kFloat32) {
+  void train(kernels::ComputeType compute_type = kernels::ComputeType::kFloat32) {
     model.clear_gradients();
     for (size_t b = 0; b + 1 < kOffset.size(); b += 2) {
       RaggedBatchBuilder data;
@@ -77,7 +77,7 @@ class Trial {
                     {.tokens = std::span(tokens_).subspan(first, rows),
                      .targets = std::span(targets_).subspan(first, rows),
                      .scale = 0.02f,
-                     .precision = precision,
+                     .compute_type = compute_type,
                      .segment = 16},
                     {losses.data(), {w.rows()}}, saved);
       });
@@ -113,14 +113,14 @@ void expect_same_gradients(Trial& some, Trial& whole) {
 class Frozen : public ::testing::TestWithParam<Stack> {};
 
 TEST_P(Frozen, GradientsOfTheOthersAreTheSameToTheBit) {
-  for (const auto precision : {kernels::Precision::kFloat32, kernels::Precision::kBf16}) {
+  for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16}) {
     Trial whole(GetParam(), [](const std::string&, int64_t) { return true; });
-    whole.train(precision);
+    whole.train(compute_type);
     const int64_t tensors = static_cast<int64_t>(whole.model.parameters().entries().size());
     for (int64_t frozen = 0; frozen <= tensors; ++frozen) {  // each alone; then all
       Trial some(GetParam(),
                  [&](const std::string&, int64_t i) { return frozen < tensors && i != frozen; });
-      some.train(precision);
+      some.train(compute_type);
       expect_same_gradients(some, whole);
     }
   }

@@ -29,17 +29,17 @@ struct ExecutionContext {
   // Parts of mixers (RecomputePart) that backward computes again instead of saving what they made.
   std::span<const std::string> recompute{};
   // Of products. With kBf16, part of what is saved for backward is rounded too.
-  kernels::Precision precision = kernels::Precision::kFloat32;
+  kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
   // Of the rows that backward is given (RaggedBatch::offset): products over rows are cut between
   // them.
   std::span<const int32_t> pieces{};
 
-  kernels::Arithmetic over_features() const { return {precision, {}}; }
-  kernels::Arithmetic over_rows() const { return {precision, pieces}; }
+  kernels::MatmulOptions over_features() const { return {compute_type, {}}; }
+  kernels::MatmulOptions over_rows() const { return {compute_type, pieces}; }
   bool recomputes(std::string_view part) const {
     return std::ranges::find(recompute, part) != recompute.end();
   }
-  bool bf16() const { return precision == kernels::Precision::kBf16; }
+  bool bf16() const { return compute_type == kernels::ComputeType::kBf16; }
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.
   bool dry() const { return scratch.counts_only(); }

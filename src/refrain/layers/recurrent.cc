@@ -66,7 +66,7 @@ Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, C
       std::copy_n(state[b], S, run.found.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.precision);
+  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
   if (ctx.dry()) return run;
 
   const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
@@ -86,7 +86,8 @@ Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, Co
   if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
   const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch, ctx.precision);
+  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch,
+                             ctx.compute_type);
   return run;
 }
 
@@ -116,7 +117,7 @@ void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Run& run, C
   const Tensor da = run.rows.gates;
   const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
   kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
-                              ctx.precision);
+                              ctx.compute_type);
   kernels::linear_backward_input(da, w_ih_.w.w, dx, ctx.scratch, ctx.over_features());
   backward_weights(ctx, x, h_before, da, dp);
 }

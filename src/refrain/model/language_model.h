@@ -63,7 +63,7 @@ class LanguageModel {
     float scale = 1;                     // of the loss
     float label_smoothing = 0;
     std::span<const State> states{};
-    kernels::Precision precision = kernels::Precision::kFloat32;
+    kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
     int64_t segment = kSegment;
 
     // These change time and memory only.

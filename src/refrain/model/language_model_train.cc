@@ -139,7 +139,7 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& w,
   ExecutionContext ctx = context;
   ctx.keep_every = lesson.recompute.keep_every;
   ctx.recompute = lesson.recompute.parts;
-  ctx.precision = lesson.precision;
+  ctx.compute_type = lesson.compute_type;
   const auto is_long = [&](int64_t b) { return w.length(b) > lesson.segment; };
   const bool segments = bounded_state();
   for (int64_t first = 0, last = 0; first < w.sequences(); first = last) {

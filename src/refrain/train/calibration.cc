@@ -60,7 +60,7 @@ Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
     tokens.push_back(static_cast<int32_t>(i * 7919 % small.vocab_size));
   std::vector<float> losses(tokens.size());
   const LanguageModel::Lesson lesson{
-      .tokens = tokens, .targets = tokens, .scale = 1e-4f, .precision = settings.precision()};
+      .tokens = tokens, .targets = tokens, .scale = 1e-4f, .compute_type = settings.compute_type()};
   Workspace workspace;
   Calibration result;
   const double step = seconds_of([&] {

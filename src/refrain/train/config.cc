@@ -68,9 +68,9 @@ void TrainConfig::check() const {
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
 }
 
-kernels::Precision TrainConfig::precision() const {
-  if (bf16) return kernels::Precision::kBf16;
-  return int16 ? kernels::Precision::kInt16 : kernels::Precision::kFloat32;
+kernels::ComputeType TrainConfig::compute_type() const {
+  if (bf16) return kernels::ComputeType::kBf16;
+  return int16 ? kernels::ComputeType::kInt16 : kernels::ComputeType::kFloat32;
 }
 
 TrainingLength parse_length(const std::string& text) {

@@ -100,7 +100,7 @@ struct TrainConfig {
   }
 
   void check() const;  // an Error names the setting that is out of range
-  kernels::Precision precision() const;
+  kernels::ComputeType compute_type() const;
 };
 
 // max_steps taken apart.

@@ -94,7 +94,7 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
 }
 
 int64_t Planner::enough_rows() const {
-  const bool int16 = config_.precision() == kernels::Precision::kInt16;
+  const bool int16 = config_.compute_type() == kernels::ComputeType::kInt16;
   const int64_t a_thread = any_sequential(model_) ? kEnoughRowsOfSteps
                            : int16                ? kEnoughRowsInt16
                                                   : kEnoughRows;
@@ -112,7 +112,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   const LanguageModel::Lesson lesson{.tokens = ids,
                                      .targets = ids,
                                      .states = states,
-                                     .precision = config_.precision(),
+                                     .compute_type = config_.compute_type(),
                                      .recompute = plan.recompute,
                                      .head_rows = plan.head_rows,
                                      .spill = config_.spill_states ? &spill : nullptr};

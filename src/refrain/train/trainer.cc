@@ -236,7 +236,7 @@ TrainingLoop::Gradient Trainer::next_gradient() {
             .scale = scale,
             .label_smoothing = static_cast<float>(config_.label_smoothing),
             .states = truncated ? found.states() : std::span<const State>(),
-            .precision = config_.precision(),
+            .compute_type = config_.compute_type(),
             .recompute = plan_.recompute,
             .head_rows = plan_.head_rows,
             .spill = spill_ ? &*spill_ : nullptr};

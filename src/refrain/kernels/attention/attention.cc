@@ -186,8 +186,8 @@ namespace refrain::kernels {
 HWY_EXPORT(attention_forward_task);
 
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                       Arena& scratch, Precision precision) {
-  if (precision == Precision::kBf16 && bf16_kernel())
+                       Arena& scratch, ComputeType compute_type) {
+  if (compute_type == ComputeType::kBf16 && bf16_kernel())
     return attention_forward_bf16(*bf16_kernel(), shape, sequences, scratch);
   const int64_t d = shape.head_dim;
   share_forward(

@@ -73,10 +73,10 @@ struct AttentionSequence {
 };
 
 // Writes o and softmax of every sequence. Takes scratch; does nothing else when it only counts.
-// With Precision::kBf16, products are made by the units there are for that (attention_bf16.h);
+// With ComputeType::kBf16, products are made by the units there are for that (attention_bf16.h);
 // where there are none, and with others, they are in float32.
 void attention_forward(const AttentionShape&, std::span<const AttentionSequence>, Arena& scratch,
-                       Precision = Precision::kFloat32);
+                       ComputeType = ComputeType::kFloat32);
 
 // Gradients of one sequence, in rows like those of q, k, v.
 struct AttentionGradients {
@@ -89,6 +89,6 @@ struct AttentionGradients {
 
 void attention_backward(const AttentionShape&, std::span<const AttentionSequence>,
                         std::span<const AttentionGradients>, int64_t dq_row, bool add,
-                        Arena& scratch, Precision = Precision::kFloat32);
+                        Arena& scratch, ComputeType = ComputeType::kFloat32);
 
 }  // namespace refrain::kernels

@@ -228,8 +228,8 @@ HWY_EXPORT(attention_backward_task);
 
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                         std::span<const AttentionGradients> gradients, int64_t dq_row, bool add,
-                        Arena& scratch, Precision precision) {
-  if (precision == Precision::kBf16 && bf16_kernel())
+                        Arena& scratch, ComputeType compute_type) {
+  if (compute_type == ComputeType::kBf16 && bf16_kernel())
     return attention_backward_bf16(*bf16_kernel(), shape, sequences, gradients, dq_row, add,
                                    scratch);
   share_backward(

@@ -211,14 +211,14 @@ HWY_EXPORT(multiply);
 HWY_EXPORT(pack_weight);
 
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed, const Arithmetic& arithmetic) {
-  REFRAIN_CHECK(arithmetic.pieces.empty() || arithmetic.pieces.back() == K);
-  if (arithmetic.precision == Precision::kInt16)
-    return gemm_int16(a, b, c, c_row, M, N, K, add, arithmetic.pieces, scratch);
-  const bool bf16 = arithmetic.precision == Precision::kBf16;
+          Arena& scratch, const float* packed, const MatmulOptions& options) {
+  REFRAIN_CHECK(options.pieces.empty() || options.pieces.back() == K);
+  if (options.compute_type == ComputeType::kInt16)
+    return gemm_int16(a, b, c, c_row, M, N, K, add, options.pieces, scratch);
+  const bool bf16 = options.compute_type == ComputeType::kBf16;
   if (bf16) {
     if (const Bf16Kernel* kernel = bf16_kernel())
-      return gemm_bf16(*kernel, a, b, c, c_row, M, N, K, add, arithmetic.pieces, scratch);
+      return gemm_bf16(*kernel, a, b, c, c_row, M, N, K, add, options.pieces, scratch);
     packed = nullptr;  // not rounded
   }
   Arena::Frame frame(scratch);
@@ -232,20 +232,20 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
 void pack_weight(ConstTensor w, float* to) { HWY_DYNAMIC_DISPATCH(pack_weight)(w, to); }
 
 void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch, const float* packed,
-                    const Arithmetic& arithmetic) {
+                    const MatmulOptions& options) {
   gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(), x.cols(),
-       false, scratch, packed, arithmetic);
+       false, scratch, packed, options);
 }
 void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
-                           const Arithmetic& arithmetic) {
+                           const MatmulOptions& options) {
   gemm({dy.data, dy.cols(), 1}, {w.data, w.cols(), 1}, dx.data, dx.cols(), dy.rows(), w.cols(),
-       w.rows(), false, scratch, nullptr, arithmetic);
+       w.rows(), false, scratch, nullptr, options);
 }
 void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
-                            const Arithmetic& arithmetic) {
+                            const MatmulOptions& options) {
   if (!dw) return;
   gemm({dy.data, 1, dy.cols()}, {x.data, x.cols(), 1}, dw.data, dw.cols(), dy.cols(), x.cols(),
-       x.rows(), true, scratch, nullptr, arithmetic);
+       x.rows(), true, scratch, nullptr, options);
 }
 
 }  // namespace refrain::kernels

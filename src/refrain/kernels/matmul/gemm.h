@@ -22,7 +22,7 @@ struct Strided {
 };
 
 // How operands enter a product. It comes out as float32 in any case.
-enum class Precision : uint8_t {
+enum class ComputeType : uint8_t {
   kFloat32,
   // Rounded to bfloat16, and multiplied by the units there are for that
   // (kernels/matmul/gemm_bf16.h), or as float32 where there are none: slower than those, and not
@@ -36,8 +36,8 @@ enum class Precision : uint8_t {
 // may be given in several calls that are cut at multiples of so many rows.
 inline constexpr int64_t kRowGroup = 64;
 
-struct Arithmetic {
-  Precision precision = Precision::kFloat32;
+struct MatmulOptions {
+  ComputeType compute_type = ComputeType::kFloat32;
   // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: features are.
   std::span<const int32_t> pieces{};
 };
@@ -47,14 +47,14 @@ struct Arithmetic {
 // null, which gives the same numbers: packing B anew for every call costs more than the product
 // itself when A has few rows. One of the steps of A is 1.
 void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed = nullptr, const Arithmetic& = {});
+          Arena& scratch, const float* packed = nullptr, const MatmulOptions& = {});
 
 void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch,
-                    const float* packed = nullptr, const Arithmetic& = {});
+                    const float* packed = nullptr, const MatmulOptions& = {});
 void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
-                           const Arithmetic& = {});
+                           const MatmulOptions& = {});
 void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
-                            const Arithmetic& = {});
+                            const MatmulOptions& = {});
 
 // Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
 // every instruction set.

@@ -362,7 +362,7 @@ HWY_EXPORT(backward_loop);
 
 void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
                        const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch,
-                       Precision precision) {
+                       ComputeType compute_type) {
   Arena::Frame frame(scratch);
   const int64_t G = gates_of(cell), H = weights.w_hh.cols();
   REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
@@ -370,7 +370,7 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   const std::vector<RecurrentPlace> places = in_order(pieces, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
-  const bool int16 = precision == Precision::kInt16;
+  const bool int16 = compute_type == ComputeType::kInt16;
   const bool is_packed = weights.packed && H % kWeightPanel == 0;
   Tensor panels;
   RecurrentRun::Int16 rounded{};
@@ -400,7 +400,8 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
 
 void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
                         const RecurrentWeights& weights, const RecurrentRows& rows,
-                        const RecurrentGradients& gradients, Arena& scratch, Precision precision) {
+                        const RecurrentGradients& gradients, Arena& scratch,
+                        ComputeType compute_type) {
   Arena::Frame frame(scratch);
   const ConstTensor w_hh = weights.w_hh;
   const int64_t G = gates_of(cell), H = w_hh.cols();
@@ -410,7 +411,7 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels;
   RecurrentRun::Int16 rounded{};
-  if (precision == Precision::kInt16)
+  if (compute_type == ComputeType::kInt16)
     rounded = take_int16(w_hh, G * H, H, B, scratch);
   else if (!weights.packed_columns)
     panels = scratch.take({packed_size(H, G * H)});

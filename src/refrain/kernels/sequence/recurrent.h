@@ -70,14 +70,14 @@ struct RecurrentGradients {
 };
 
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
-// With Precision::kInt16, the operands of the product with w_hh are rounded (gemm_int16.h); with
+// With ComputeType::kInt16, the operands of the product with w_hh are rounded (gemm_int16.h); with
 // kBf16 they are not.
 void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
-                       const RecurrentRows&, Arena& scratch, Precision = Precision::kFloat32);
+                       const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
 // `rows` as forward left them. Nothing comes out for w_hh and b_hh: theirs are dpᵀ h[t-1] and the
 // sum of dp, products over all rows.
 void recurrent_backward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
                         const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
-                        Precision = Precision::kFloat32);
+                        ComputeType = ComputeType::kFloat32);
 
 }  // namespace refrain::kernels

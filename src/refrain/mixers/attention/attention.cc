@@ -179,7 +179,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
   kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch,
-                             ctx.precision);
+                             ctx.compute_type);
   if (state && !ctx.dry()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
@@ -230,7 +230,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
     gradients.push_back(one);
   }
   kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, qkv_.out,
-                              dstate != nullptr, ctx.scratch, ctx.precision);
+                              dstate != nullptr, ctx.scratch, ctx.compute_type);
   rotate(ctx, w, dqkv, true);
   qkv_.backward(ctx, x, dqkv, dx);
 }

@@ -138,7 +138,7 @@ void MmRec::product(ExecutionContext& ctx, int64_t R, Operand x, const Param& w,
   const float* packed = nullptr;
   if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * K;
   if (!config_.hoisted && !packed &&
-      ctx.precision == kernels::Precision::kFloat32) {  // once, or each row would pack it
+      ctx.compute_type == kernels::ComputeType::kFloat32) {  // once, or each row would pack it
     const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
     if (ctx.dry()) return;  // a product with it takes nothing
     kernels::pack_weight(part, once.data);
@@ -350,7 +350,7 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory, co
   if (!ctx.dry()) memory.end_backward(dslots, dkv, dstate);
   kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
   kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
-                                  {ctx.precision, memory.mean_offset()});
+                                  {ctx.compute_type, memory.mean_offset()});
   if (!ctx.dry()) kernels::copy(dy, dh);
   input_gradient(ctx, R, at(rows.qkvz, 0), q_of_h_, 0, D, {dh.data, D, true});
   weight_gradient(ctx, R, at(rows.qkvz, 0), at(rows.h, 0), q_of_h_, 0, D);
