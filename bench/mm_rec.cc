@@ -106,9 +106,9 @@ class Step {
     config.feed_forward = "gelu";
     return config;
   }
-  static Options settings(const Row& row) {
+  static SettingMap settings(const Row& row) {
     const char* on = row.hoisted ? "true" : "false";
-    return Options(
+    return SettingMap(
         std::map<std::string, std::string>{{"mm_rec.hoisted", on}, {"mm_rec.fused", on}});
   }
 

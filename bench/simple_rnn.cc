@@ -38,7 +38,7 @@ ModelConfig reference_config() {
 
 struct BareStack : LanguageModel {
   explicit BareStack(bool fused = true)
-      : LanguageModel(reference_config(), Options(std::map<std::string, std::string>{
+      : LanguageModel(reference_config(), SettingMap(std::map<std::string, std::string>{
                                               {"simple_rnn.fused", fused ? "true" : "false"}})) {
     initialise(1);
     bench::spread_weights(*this);

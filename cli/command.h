@@ -1,7 +1,7 @@
 // What every verb shares: flags, help, config files, errors and exit statuses.
 //
 // A verb is a plain struct of its settings, with a visit() that lists them as library configs do
-// (base/options.h; those may be visited from it) and a run():
+// (base/setting_map.h; those may be visited from it) and a run():
 //
 //   struct Info {
 //     std::string model;
@@ -28,7 +28,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/io/json.h"
 #include "refrain/mixers/registry.h"
 
@@ -120,8 +120,8 @@ std::string checked(const std::string& origin, const std::string& text) {
     return text;
   } else {
     T value;
-    Options::parse(origin, text, value);
-    return Options::text(value);
+    SettingMap::parse(origin, text, value);
+    return SettingMap::text(value);
   }
 }
 
@@ -137,7 +137,7 @@ Setting declare(const char* name, const T& value, const char* help) {
   if constexpr (is_list<T>)
     values = value;
   else
-    values = {Options::text(value)};
+    values = {SettingMap::text(value)};
   return {name, help, kind, std::move(values), checked<T>};
 }
 
@@ -146,7 +146,7 @@ void assign(const Setting& setting, T& field) {
   if constexpr (is_list<T>)
     field = setting.values;
   else
-    Options::parse(setting.name, setting.values[0], field);
+    SettingMap::parse(setting.name, setting.values[0], field);
 }
 
 template <class Settings>
@@ -162,7 +162,7 @@ Settings settings_of(const CommandLine& line) {
 // Lists the settings of all mixers, "attention.rope_theta", for a verb's visit(): as `values` has
 // them, or by default; `values` gets what they are set to.
 template <class V>
-void visit_mixers(V&& v, Options& values) {
+void visit_mixers(V&& v, SettingMap& values) {
   visit_mixer_settings(
       [&](const std::string& name, const std::string& by_default, const std::string& help) {
         const auto known = values.values().find(name);

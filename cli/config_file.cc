@@ -24,7 +24,7 @@ struct NotToml {};
 #include <utility>
 
 #include "refrain/base/error.h"
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -36,10 +36,10 @@ constexpr size_t kMaxBytes = size_t{1} << 22;
 
 std::string text_of(const io::Json& value, const std::string& where) {
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_boolean()) return Options::text(value.get<bool>());
-  if (value.is_number_unsigned()) return Options::text(value.get<uint64_t>());
-  if (value.is_number_integer()) return Options::text(value.get<int64_t>());
-  if (value.is_number()) return Options::text(value.get<double>());
+  if (value.is_boolean()) return SettingMap::text(value.get<bool>());
+  if (value.is_number_unsigned()) return SettingMap::text(value.get<uint64_t>());
+  if (value.is_number_integer()) return SettingMap::text(value.get<int64_t>());
+  if (value.is_number()) return SettingMap::text(value.get<double>());
   throw_error("{}: expected a value, found {}", where, io::describe(value));
 }
 
@@ -94,10 +94,10 @@ void check_key_lengths(std::string_view text, const std::string& path) {
 
 std::string toml_text(const toml::node& value, const std::string& where) {
   if (const auto* text = value.as_string()) return text->get();
-  if (const auto* flag = value.as_boolean()) return Options::text(flag->get());
-  if (const auto* whole = value.as_integer()) return Options::text(whole->get());
+  if (const auto* flag = value.as_boolean()) return SettingMap::text(flag->get());
+  if (const auto* whole = value.as_integer()) return SettingMap::text(whole->get());
   if (const auto* number = value.as_floating_point(); number && std::isfinite(number->get()))
-    return Options::text(number->get());
+    return SettingMap::text(number->get());
   const char* found = value.is_table()            ? "a table in a list"
                       : value.is_array()          ? "a list in a list"
                       : value.is_floating_point() ? "one that is not finite"

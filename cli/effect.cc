@@ -36,7 +36,7 @@ std::string stack_text(const ModelConfig& model) {
 }
 
 // No block's state grows with the sequence: what segments, and their states on disk, need.
-bool has_bounded_state(const ModelConfig& model, const Options& mixers) {
+bool has_bounded_state(const ModelConfig& model, const SettingMap& mixers) {
   constexpr int64_t kLong = int64_t{1} << 30;
   return std::ranges::all_of(kinds_in(model), [&](const std::string& kind) {
     const std::unique_ptr<Mixer> mixer = make_mixer(kind, model.mixer_dims(), mixers);
@@ -46,7 +46,7 @@ bool has_bounded_state(const ModelConfig& model, const Options& mixers) {
 
 // An Error when no sequence will be trained segment by segment, whose states could go to disk.
 void check_spilling(const CommandLine& line, const TrainConfig& training, const ModelConfig& model,
-                    const Options& mixers, const std::string& stack) {
+                    const SettingMap& mixers, const std::string& stack) {
   if (!training.spill_states) return;
   const int64_t longest =
       training.tbptt > 0 ? std::min(training.tbptt, model.context) : model.context;
@@ -87,7 +87,7 @@ void check_mixer_effect(const CommandLine& line, const std::vector<std::string>&
 }
 
 void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& training,
-                 const Options& mixers) {
+                 const SettingMap& mixers) {
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve();
   const std::set<std::string> kinds = kinds_in(model);

@@ -29,7 +29,7 @@ std::string processor() {
 }
 
 // Whatever the measurement depends on.
-std::string key_of(const ModelConfig& config, const Options& mixer_settings,
+std::string key_of(const ModelConfig& config, const SettingMap& mixer_settings,
                    const TrainConfig& training) {
   ModelConfig shape = config;
   shape.resolve();
@@ -46,7 +46,7 @@ std::string key_of(const ModelConfig& config, const Options& mixer_settings,
 
 }  // namespace
 
-Calibration machine_speed(const ModelConfig& config, const Options& mixer_settings,
+Calibration machine_speed(const ModelConfig& config, const SettingMap& mixer_settings,
                           const TrainConfig& training, bool again) {
   const std::string directory = cache_directory(), path = directory + "/speed.json";
   const std::string key = key_of(config, mixer_settings, training);

@@ -11,7 +11,7 @@
 #include "bench/checks/planted.h"
 #include "bench/checks/timing.h"
 #include "refrain/base/buffer.h"
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/model/config.h"
 #include "refrain/train/config.h"
 
@@ -49,7 +49,7 @@ struct Setup {
   Recompute checkpointing;
   kernels::ComputeType compute_type;
   ModelConfig model;  // but its pattern and context
-  Options mixer_settings;
+  SettingMap mixer_settings;
   Ceilings ceilings{};
   Planted planted{};  // by tests
 

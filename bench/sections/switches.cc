@@ -51,7 +51,7 @@ void time_group(const Setup& setup, Report& report, std::vector<Candidate> group
 struct Variant {
   std::string name;
   ModelConfig model;
-  Options mixer_settings;
+  SettingMap mixer_settings;
   Recompute checkpointing;
   kernels::ComputeType compute_type;
 };

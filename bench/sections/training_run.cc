@@ -13,7 +13,7 @@ constexpr double kLearningRate = 1e-4;
 }  // namespace
 
 TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
-                         const Options& mixer_settings, const Recompute& checkpointing,
+                         const SettingMap& mixer_settings, const Recompute& checkpointing,
                          kernels::ComputeType compute_type)
     : planted_(setup.planted),
       model_(config, mixer_settings),

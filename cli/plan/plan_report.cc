@@ -45,7 +45,7 @@ class Report {
   Report(const PlanRequest& request, const TrainConfig& training)
       : request_(request), training_(training) {}
 
-  void run(LanguageModel& network, const Options& mixers, const Planner& planner) const {
+  void run(LanguageModel& network, const SettingMap& mixers, const Planner& planner) const {
     const std::vector<Plan> plans = plans_of(planner, request_, training_.memory);
     const Calibration speed =
         machine_speed(network.config(), mixers, training_, request_.calibrate);
@@ -116,7 +116,7 @@ void PlanRequest::check() const {
   for (const std::string& budget : budgets) parse_budget(budget, "--budgets");
 }
 
-void report_plans(const PlanRequest& request, const TrainConfig& training, const Options& mixers,
+void report_plans(const PlanRequest& request, const TrainConfig& training, const SettingMap& mixers,
                   LanguageModel& network, const Planner& planner) {
   Report(request, training).run(network, mixers, planner);
 }

@@ -24,7 +24,7 @@ struct PlanRequest {
   void check() const;
 };
 
-void report_plans(const PlanRequest&, const TrainConfig&, const Options& mixers, LanguageModel&,
+void report_plans(const PlanRequest&, const TrainConfig&, const SettingMap& mixers, LanguageModel&,
                   const Planner&);
 
 }  // namespace refrain::cli

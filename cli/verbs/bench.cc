@@ -66,7 +66,7 @@ struct Bench {
   std::string gradient_checkpointing = "off";
   bool bf16 = false, int16 = false;
   ModelConfig model = default_model();
-  Options mixer_settings;
+  SettingMap mixer_settings;
 
   template <class V>
   void visit(V&& v) {
@@ -132,7 +132,7 @@ struct Bench {
     setup.repetitions = {warm_up, repeats};
     for (const std::string& word : words("--lengths", lengths)) {
       int64_t length = 0;
-      Options::parse("--lengths", word, length);
+      SettingMap::parse("--lengths", word, length);
       expect_in("--lengths", length, 1, 1 << 22);
       setup.lengths.push_back(length);
     }

@@ -35,7 +35,7 @@ struct Info {
     io::Json& config = all["config"];
     ModelConfig shape = loaded.config();
     shape.visit([&](const char* name, auto& field, const char*) { config[name] = field; });
-    Options mixers;
+    SettingMap mixers;
     std::vector<std::string> kinds = shape.mixers();
     std::sort(kinds.begin(), kinds.end());
     kinds.erase(std::unique(kinds.begin(), kinds.end()), kinds.end());

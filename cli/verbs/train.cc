@@ -134,7 +134,7 @@ struct Train {
   ModelConfig model;
   Initialisation initialisation;
   TrainConfig training;
-  Options mixers;
+  SettingMap mixers;
   ReconstructSettings reconstruct;
 
   template <class V>

@@ -154,7 +154,7 @@ TEST(BenchReport, TablesLeaveOutEmptyColumns) {
 TEST(BenchFlops, CountTheKeysThatAreSeen) {
   const MixerDims shape{
       .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .context = 4, .blocks = 1};
-  Options options;
+  SettingMap options;
   const auto of_a_token = [&](const char* kind) {
     return make_mixer(kind, shape, options)->mixing_flops(4);
   };

@@ -36,7 +36,7 @@ ModelConfig tiny_config() {
 }
 
 std::unique_ptr<LanguageModel> tiny_model(const ModelConfig& config = tiny_config(),
-                                          const Options& settings = {}) {
+                                          const SettingMap& settings = {}) {
   auto model = std::make_unique<LanguageModel>(config, settings);
   model->initialise(3);
   return model;
@@ -141,12 +141,12 @@ TEST(Checkpoint, RoundTripsToTheBit) {
   tied.kv_heads = 2;
   wide.head_dim = 10;
   wide.rms_norm_eps = 1.25e-7;
-  Options adjacent, far, taps;
+  SettingMap adjacent, far, taps;
   taps.set("gla.conv", "4");
   taps.set("simple_rnn.conv", "3");
   adjacent.set("attention.rope_pairing", "adjacent");
   far.set("attention.rope_theta", "500000.5");
-  const std::vector<std::pair<ModelConfig, Options>> cases = {
+  const std::vector<std::pair<ModelConfig, SettingMap>> cases = {
       {tiny_config(), {}}, {tied, {}}, {wide, far}, {ours, adjacent}};
   for (const auto& [config, settings] : cases) {
     const TemporaryFolder folder;
@@ -157,7 +157,7 @@ TEST(Checkpoint, RoundTripsToTheBit) {
     const auto loaded = load_model(folder.path(), &loaded_special);
     EXPECT_TRUE(same_weights(*model, *loaded));
     EXPECT_EQ(loaded_special, special);
-    Options a, b;
+    SettingMap a, b;
     a.put("", model->config());
     b.put("", loaded->config());
     EXPECT_EQ(a.values(), b.values());

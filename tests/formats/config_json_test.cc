@@ -95,7 +95,7 @@ std::string rope_theta(const ModelDescription& d) {
 }
 
 void expect_same(const ModelDescription& a, const ModelDescription& b) {
-  Options of_a, of_b;
+  SettingMap of_a, of_b;
   of_a.put("", a.config);
   of_b.put("", b.config);
   EXPECT_EQ(of_a.values(), of_b.values());
@@ -319,7 +319,7 @@ TEST(LlamaConfig, IsWhatAttentionWithTheUsualSettingsIs) {
   ModelDescription d = parse(kVersion5);
   EXPECT_TRUE(is_llama(d.config, d.mixer_settings));
   EXPECT_TRUE(is_llama(d.config, {}));
-  Options adjacent = d.mixer_settings;
+  SettingMap adjacent = d.mixer_settings;
   adjacent.set("attention.rope_pairing", "adjacent");
   EXPECT_FALSE(is_llama(d.config, adjacent));
   // transformers refuses these sizes, head_dim or not.

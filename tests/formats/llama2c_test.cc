@@ -66,7 +66,7 @@ std::unique_ptr<LanguageModel> adjacent_model(bool tied) {
   c.d_ff = 20;
   c.context = 16;
   c.tie_embeddings = tied;
-  Options settings;
+  SettingMap settings;
   settings.set("attention.rope_pairing", "adjacent");
   auto model = std::make_unique<LanguageModel>(c, settings);
   model->initialise(5);

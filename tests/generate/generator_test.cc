@@ -210,7 +210,7 @@ TEST_F(GeneratorTest, StopsWhenUnsure) {
 // Stacks of recurrent mixers, and of attention with a window, carry all they know in a state of one
 // size.
 TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
-  Options window;
+  SettingMap window;
   window.set("attention.window", "16");
   for (const std::string pattern :
        {"gla", "attention_rnn lstm", "simple_rnn gru", "attention", "attention gla"}) {

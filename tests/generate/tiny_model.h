@@ -23,7 +23,8 @@ class OneThread : public testing::Test {
 class TinyModel : public LanguageModel {
  public:
   explicit TinyModel(int64_t kv_heads = 2, uint64_t seed = 1,
-                     const std::string& pattern = "attention", const Options& mixer_settings = {})
+                     const std::string& pattern = "attention",
+                     const SettingMap& mixer_settings = {})
       : LanguageModel(config_of(kv_heads, pattern), mixer_settings) {
     initialise(seed);
     parameters().visit([](const ParamSpec& spec, Param& param) {

@@ -226,7 +226,7 @@ TEST(MmRecMixer, ItsStateDoesNotGrow) {
 TEST(MmRecMixer, HasTheWorkOfItsDefinition) {
   const int64_t D = 64;
   const auto parameters = [&](const char* setting, const char* value) {
-    const Options options({{std::string("mm_rec.") + setting, value}});
+    const SettingMap options({{std::string("mm_rec.") + setting, value}});
     const auto mixer = make_mixer("mm_rec", shape(D, 2), options);
     int64_t n = 0;
     mixer->visit([&](const ParamSpec& spec, Param&) { n += spec.size(); });
@@ -239,7 +239,7 @@ TEST(MmRecMixer, HasTheWorkOfItsDefinition) {
 
 TEST(MmRecMixer, RefusesWhatItCannotBe) {
   const auto error = [](const char* setting, const char* value) {
-    const Options options({{std::string("mm_rec.") + setting, value}});
+    const SettingMap options({{std::string("mm_rec.") + setting, value}});
     return error_of([&] { make_mixer("mm_rec", shape(12, 3), options); });
   };
   EXPECT_EQ(error("heads", "5"), "mm_rec.heads: expected a divisor of d_model = 12, found 5");

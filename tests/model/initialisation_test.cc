@@ -113,7 +113,7 @@ TEST(InitialWeights, OfBareStacksAreAsWideAsTheirInputsAreMany) {
   expect_uniform(all.at("lm_head.bias"), 1 / std::sqrt(D), "head bias");
 
   for (const std::string kind : {"rnn", "lstm", "gru"}) {
-    LanguageModel model(config_of(kind, "bare"), Options({{kind + ".hidden", "30"}}));
+    LanguageModel model(config_of(kind, "bare"), SettingMap({{kind + ".hidden", "30"}}));
     model.initialise(3);
     model.parameters().visit([&](const ParamSpec& spec, Param& param) {
       if (!spec.name.starts_with("model.layers.")) return;

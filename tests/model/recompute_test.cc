@@ -50,8 +50,8 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
     c.block = GetParam().block;
     return c;
   }
-  static Options settings() {
-    Options options;
+  static SettingMap settings() {
+    SettingMap options;
     for (const auto& [name, value] : GetParam().settings) options.set(name, value);
     return options;
   }

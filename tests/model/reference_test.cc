@@ -43,11 +43,11 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                 .block = GetParam().block,
                 .feed_forward = GetParam().feed_forward,
             },
-            Options({{"attention.rope_theta", "100"},
-                     {"attention.rope_pairing", GetParam().pairing},
-                     {"gla.conv", "3"},
-                     {"mm_rec.slots", "4"},
-                     {"mm_rec.stretch", "2"}})) {
+            SettingMap({{"attention.rope_theta", "100"},
+                        {"attention.rope_pairing", GetParam().pairing},
+                        {"gla.conv", "3"},
+                        {"mm_rec.slots", "4"},
+                        {"mm_rec.stretch", "2"}})) {
     // Large weights, so that attention is far from uniform and norms are far from one.
     Random random(7);
     model_.parameters().visit([&](const ParamSpec& spec, Param& param) {

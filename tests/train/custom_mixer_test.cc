@@ -20,8 +20,8 @@
 namespace refrain {
 namespace {
 
-Options with_half_life(const std::string& tokens) {
-  Options options;
+SettingMap with_half_life(const std::string& tokens) {
+  SettingMap options;
   options.set("moving_average.half_life", tokens);
   return options;
 }

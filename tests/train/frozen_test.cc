@@ -40,8 +40,8 @@ ModelConfig config_of(const Stack& stack) {
   return c;
 }
 
-Options settings_of(const Stack& stack) {
-  Options options;
+SettingMap settings_of(const Stack& stack) {
+  SettingMap options;
   for (const auto& [name, value] : stack.settings) options.set(name, value);
   return options;
 }

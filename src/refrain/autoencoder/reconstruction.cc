@@ -28,7 +28,7 @@ std::vector<T> parse_list(const char* name, const std::string& text, T low, T hi
   std::istringstream words(text);
   for (std::string word; words >> word;) {
     T value;
-    Options::parse(name, word, value);
+    SettingMap::parse(name, word, value);
     if (!(value >= low && value <= high))
       throw_error("{}: expected {} to {}, found {}", name, low, high, value);
     all.push_back(value);

@@ -214,7 +214,7 @@ void read(const Places& places, LanguageModel& model) {
 
 }  // namespace
 
-int64_t count_weights(const ModelConfig& config, const Options& mixer_settings) {
+int64_t count_weights(const ModelConfig& config, const SettingMap& mixer_settings) {
   std::map<std::string, int64_t> by_kind;
   const int64_t matrices = config.tie_embeddings ? 1 : 2;
   int64_t sum = matrices * config.vocab_size * config.d_model;

@@ -253,19 +253,19 @@ ModelDescription parse_llama(const Json& json, const std::string& name, bool mis
   d.config.pattern = "attention";
   resolve_llama(d.config, name);
 
-  Options given;
-  given.set(kRopeTheta, Options::text(read_rope_theta(json, name, unknown)));
-  given.set(kWindow, Options::text(window));
+  SettingMap given;
+  given.set(kRopeTheta, SettingMap::text(read_rope_theta(json, name, unknown)));
+  given.set(kWindow, SettingMap::text(window));
   put_mixer_settings("attention", given, d.mixer_settings);
   note_unknown(unknown, name, notes);
   return d;
 }
 
-Json llama_to_json(const ModelConfig& config, const Options& mixer_settings) {
+Json llama_to_json(const ModelConfig& config, const SettingMap& mixer_settings) {
   double theta;
   int64_t window;
-  Options::parse(kRopeTheta, mixer_settings.values().at(kRopeTheta), theta);
-  Options::parse(kWindow, mixer_settings.values().at(kWindow), window);
+  SettingMap::parse(kRopeTheta, mixer_settings.values().at(kRopeTheta), theta);
+  SettingMap::parse(kWindow, mixer_settings.values().at(kWindow), window);
   const bool mistral = window > 0;
   Json json = {{"architectures", Json::array({family(mistral) + "ForCausalLM"})},
                {"model_type", mistral ? kMistral : "llama"}};
@@ -289,8 +289,8 @@ std::set<std::string> kinds_of(const ModelConfig& config) {
 }
 
 // Every setting of the mixers of this model, with its value or its default.
-Options settings_of(const ModelConfig& config, const Options& given) {
-  Options all;
+SettingMap settings_of(const ModelConfig& config, const SettingMap& given) {
+  SettingMap all;
   for (const std::string& kind : kinds_of(config)) put_mixer_settings(kind, given, all);
   return all;
 }
@@ -332,10 +332,10 @@ ModelDescription parse_refrain(const Json& json, const std::string& name) {
   });
   within(name, [&] { d.config.resolve(); });
 
-  Options given;
+  SettingMap given;
   for (const std::string& kind : kinds_of(d.config)) {
     known.insert(kind);
-    Options defaults;
+    SettingMap defaults;
     within(name, [&] { put_mixer_settings(kind, {}, defaults); });
     const Json* group = io::find(json, kind);
     if (!group) continue;
@@ -356,11 +356,11 @@ ModelDescription parse_refrain(const Json& json, const std::string& name) {
   return d;
 }
 
-Json refrain_to_json(ModelConfig config, const Options& mixer_settings) {
+Json refrain_to_json(ModelConfig config, const SettingMap& mixer_settings) {
   Json json = {{"model_type", "refrain"}};
   config.visit([&](const char* key, const auto& field, const char*) { json[key] = field; });
   for (const std::string& kind : kinds_of(config)) {
-    Options defaults;
+    SettingMap defaults;
     put_mixer_settings(kind, {}, defaults);
     Json& group = json[kind] = Json::object();
     for (const auto& [full, absent] : defaults.values())
@@ -372,7 +372,7 @@ Json refrain_to_json(ModelConfig config, const Options& mixer_settings) {
 
 }  // namespace
 
-bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_mistral) {
+bool is_llama(const ModelConfig& config, const SettingMap& mixer_settings, bool or_mistral) {
   ModelConfig resolved = config;
   resolved.resolve();
   if (kinds_of(resolved) != std::set<std::string>{"attention"} || resolved.bare() ||
@@ -380,8 +380,8 @@ bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_
     return false;
   // transformers wants this even where head_dim says how wide a head is.
   if (resolved.d_model % resolved.heads != 0) return false;
-  Options settings = settings_of(resolved, mixer_settings);
-  const Options defaults = settings_of(resolved, {});
+  SettingMap settings = settings_of(resolved, mixer_settings);
+  const SettingMap defaults = settings_of(resolved, {});
   settings.set(kRopeTheta, defaults.values().at(kRopeTheta));
   if (or_mistral) settings.set(kWindow, defaults.values().at(kWindow));
   return settings.values() == defaults.values();
@@ -390,7 +390,7 @@ bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_
 Json to_json(const ModelDescription& description) {
   ModelConfig config = description.config;
   config.resolve();
-  const Options settings = settings_of(config, description.mixer_settings);
+  const SettingMap settings = settings_of(config, description.mixer_settings);
   Json json = is_llama(config, settings, true) ? llama_to_json(config, settings)
                                                : refrain_to_json(config, settings);
   put_ids(description.special, json);

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "refrain/base/notes.h"
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/io/json.h"
 #include "refrain/model/config.h"
 
@@ -26,14 +26,14 @@ struct SpecialTokens {
 
 struct ModelDescription {
   ModelConfig config;  // resolved
-  Options
+  SettingMap
       mixer_settings;  // every setting of the mixers in the pattern: "attention.rope_theta", ...
   SpecialTokens special;
 };
 
 // True if `transformers` computes the same from a Llama directory: attention blocks only, every
 // setting of theirs but rope_theta at its default. A window alone makes it a Mistral.
-bool is_llama(const ModelConfig& config, const Options& mixer_settings, bool or_mistral = false);
+bool is_llama(const ModelConfig& config, const SettingMap& mixer_settings, bool or_mistral = false);
 
 // config.json: a Llama's or a Mistral's if it is one.
 io::Json to_json(const ModelDescription& description);

@@ -103,7 +103,7 @@ std::unique_ptr<LanguageModel> load(const io::InputFile& file) {
   if (const int64_t expected = file_bytes(config); std::cmp_not_equal(file.size(), expected))
     throw_error("expected {} bytes for the sizes in its header, found {}", expected, file.size());
 
-  Options settings;
+  SettingMap settings;
   settings.set("attention.rope_theta", "10000");
   settings.set("attention.rope_pairing", "half");
   auto model = std::make_unique<LanguageModel>(config, settings);

@@ -166,7 +166,7 @@ std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& ki
   config.heads = 1;
   config.pattern = kind;
   config.block = "bare";
-  Options settings;
+  SettingMap settings;
   settings.set(kind + ".hidden", std::to_string(s.H == s.D() ? 0 : s.H));
   config.resolve();
   // Every layer becomes as wide as the embedding.

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "refrain/base/options.h"
 #include "refrain/base/random.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/io/file.h"
 #include "refrain/io/input_file.h"
 #include "refrain/mixers/registry.h"
@@ -29,7 +29,7 @@ uint64_t checksum(std::string_view bytes) { return mix_key(kVersion, bytes); }
 
 // Optimisation moves every weight: a few thousand of them tell checkpoints apart.
 uint64_t fingerprint(LanguageModel& model) {
-  Options settings;
+  SettingMap settings;
   settings.put("", model.config());
   for (const std::string& kind : model.config().mixers())
     put_mixer_settings(kind, model.mixer_settings(), settings);

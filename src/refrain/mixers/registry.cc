@@ -50,7 +50,7 @@ void register_mixer(const std::string& name, const MixerKind& kind) {
 }
 
 std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerDims& shape,
-                                  const Options& options) {
+                                  const SettingMap& options) {
   return find(kind).make(kind + ".", shape, options);
 }
 
@@ -72,19 +72,20 @@ std::vector<std::string> recompute_parts() {
 
 template <>
 void reference_forward<double>(const std::string& kind, const MixerDims& shape,
-                               const Options& options, std::span<const std::vector<double>> weights,
-                               int64_t tokens, const double* x, double* y, double* state) {
+                               const SettingMap& options,
+                               std::span<const std::vector<double>> weights, int64_t tokens,
+                               const double* x, double* y, double* state) {
   find(kind).in_double(kind + ".", shape, options, weights, tokens, x, y, state);
 }
 template <>
 void reference_forward<std::complex<double>>(
-    const std::string& kind, const MixerDims& shape, const Options& options,
+    const std::string& kind, const MixerDims& shape, const SettingMap& options,
     std::span<const std::vector<std::complex<double>>> weights, int64_t tokens,
     const std::complex<double>* x, std::complex<double>* y, std::complex<double>* state) {
   find(kind).in_complex(kind + ".", shape, options, weights, tokens, x, y, state);
 }
 
-void put_mixer_settings(const std::string& kind, const Options& options, Options& to) {
+void put_mixer_settings(const std::string& kind, const SettingMap& options, SettingMap& to) {
   find(kind).put(kind + ".", options, to);
 }
 

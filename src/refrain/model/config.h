@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/registry.h"
 

@@ -14,7 +14,7 @@
 
 namespace refrain {
 
-LanguageModel::LanguageModel(ModelConfig config, const Options& mixer_settings, Memory memory)
+LanguageModel::LanguageModel(ModelConfig config, const SettingMap& mixer_settings, Memory memory)
     : config_(std::move(config)), mixer_settings_(mixer_settings) {
   config_.resolve();
   MixerDims shape = config_.mixer_dims();

@@ -30,7 +30,7 @@ double seconds_of(F&& work) {
 
 }  // namespace
 
-Calibration calibrate(const ModelConfig& config, const Options& mixer_settings,
+Calibration calibrate(const ModelConfig& config, const SettingMap& mixer_settings,
                       const TrainConfig& training) {
   ModelConfig small = config;
   small.resolve();

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 #include "refrain/model/config.h"
 #include "refrain/train/config.h"
 #include "refrain/train/plan.h"
@@ -16,7 +16,7 @@ struct Calibration {
 };
 
 // A second or two. The small model has a block of each kind of mixer and few tokens.
-Calibration calibrate(const ModelConfig&, const Options& mixer_settings, const TrainConfig&);
+Calibration calibrate(const ModelConfig&, const SettingMap& mixer_settings, const TrainConfig&);
 
 // Of an optimiser step of `tokens` tokens.
 double predicted_seconds(const Calibration&, const Plan&, int64_t tokens, int64_t parameters);

@@ -23,10 +23,10 @@ namespace refrain {
 // The candidate nearest to `name` by edit distance, or "" when none is near.
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
 
-class Options {
+class SettingMap {
  public:
-  Options() = default;
-  explicit Options(std::map<std::string, std::string> values) : values_(std::move(values)) {}
+  SettingMap() = default;
+  explicit SettingMap(std::map<std::string, std::string> values) : values_(std::move(values)) {}
 
   void set(const std::string& name, std::string value) { values_[name] = std::move(value); }
   bool has(const std::string& name) const { return values_.contains(name); }

@@ -1,4 +1,4 @@
-#include "refrain/base/options.h"
+#include "refrain/base/setting_map.h"
 
 #include <algorithm>
 #include <numeric>
@@ -33,7 +33,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
   return best;
 }
 
-void Options::check_all_known() const {
+void SettingMap::check_all_known() const {
   for (const auto& [name, value] : values_) {
     if (known_.contains(name)) continue;
     const std::string near = nearest_name(name, {known_.begin(), known_.end()});
