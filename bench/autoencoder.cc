@@ -104,16 +104,16 @@ class Pass {
           decoder_.forward(ctx, batch_, in, backward_, backward_ ? saved : ctx.scratch);
       Tensor dy;
       if (backward_) dy = ctx.scratch.take({R, E});
-      if (!ctx.dry())
+      if (!ctx.planning())
         kernels::reconstruction_loss(kernels::ReconstructionLoss::kCosine, run.y, x,
                                      1 / static_cast<float>(R), {losses_.data(), {R}},
                                      {cosines_.data(), {R}}, dy);
-      if (result && !ctx.dry()) result->y.assign(run.y.begin(), run.y.end());
+      if (result && !ctx.planning()) result->y.assign(run.y.begin(), run.y.end());
       if (!backward_) return;
       const Tensor dz = ctx.scratch.take({batch_.sequences(), config_.bottleneck});
       const Tensor dm = ctx.scratch.take({R, H});
       decoder_.backward(ctx, batch_, in, run, dy, dz, dm, {});
-      if (!result || ctx.dry()) return;
+      if (!result || ctx.planning()) return;
       result->gradients.assign(dz.begin(), dz.end());
       result->gradients.insert(result->gradients.end(), dm.begin(), dm.end());
       const std::span<float> weights = parameters_.gradients();

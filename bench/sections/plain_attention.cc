@@ -30,7 +30,7 @@ void PlainAttention::forward(const float* q, const float* k, const float* v, flo
   for (int64_t h = 0; h < heads_; ++h) {
     float* p = p_.data() + h * T * T;
     gemm({q + h * d, row, 1}, {k + h * d, 1, row}, p, T, T, T, d, false, scratch);
-    if (!scratch.counts_only()) {
+    if (!scratch.planning()) {
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
           std::fill(p + i * T + i + 1, p + (i + 1) * T, -INFINITY);
@@ -50,7 +50,7 @@ void PlainAttention::backward(const float* q, const float* k, const float* v, co
     const int64_t at = h * d;
     gemm({p, 1, T}, {d_o + at, row, 1}, dv + at, row, T, d, T, false, scratch);
     gemm({d_o + at, row, 1}, {v + at, 1, row}, ds, T, T, T, d, false, scratch);
-    if (!scratch.counts_only())
+    if (!scratch.planning())
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           float sum = 0;

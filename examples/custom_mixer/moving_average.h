@@ -61,7 +61,7 @@ class MovingAverage final : public refrain::Mixer {
     refrain::Arena::Frame frame(ctx.scratch);
     const Rows rows = lay_out(saved ? *saved : ctx.scratch, w);
     v_.forward(ctx, x, rows.v);
-    if (!ctx.dry()) each_channel([&](int64_t j) { average(w, rows, state, j); });
+    if (!ctx.planning()) each_channel([&](int64_t j) { average(w, rows, state, j); });
     o_.forward(ctx, rows.s, y);
   }
 
@@ -73,7 +73,7 @@ class MovingAverage final : public refrain::Mixer {
     const Rows rows = lay_out(saved, w);
     const refrain::Tensor ds = ctx.scratch.take({w.rows(), D_});
     o_.backward(ctx, rows.s, dy, ds);
-    if (!ctx.dry()) each_channel([&](int64_t j) { average_backward(w, rows, ds, dstate, j); });
+    if (!ctx.planning()) each_channel([&](int64_t j) { average_backward(w, rows, ds, dstate, j); });
     v_.backward(ctx, x, ds, dx);
   }
 

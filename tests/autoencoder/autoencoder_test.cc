@@ -310,7 +310,7 @@ TEST(Autoencoder, ForcedStepsSeeTheVectorBeforeTheirsAndNoLaterOne) {
     workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
       const auto run = decoder.forward(
           ctx, w, {{z.data(), {1, 3}}, {m.data(), {5, 6}}, {x.data(), {5, 5}}, all}, true, saved);
-      if (!ctx.dry()) std::copy(run.y.begin(), run.y.end(), y.begin());
+      if (!ctx.planning()) std::copy(run.y.begin(), run.y.end(), y.begin());
     });
     return y;
   };

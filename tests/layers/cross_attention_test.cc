@@ -46,7 +46,7 @@ class Reader {
           layer.carve(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);
       layer.forward(ctx, queries, *x, projected, asked);
       const Tensor dkv = saved.take({memory.rows(), 2 * kWidth});
-      if (!ctx.dry()) std::fill(dkv.begin(), dkv.end(), 0.0f);
+      if (!ctx.planning()) std::fill(dkv.begin(), dkv.end(), 0.0f);
       layer.backward(ctx, queries, memory, *x, projected, asked, {d_o->tensor().data, kWidth}, dx,
                      dkv);
       layer.finish(ctx, *m, dkv, dm);

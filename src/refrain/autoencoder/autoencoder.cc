@@ -61,14 +61,14 @@ Autoencoder::Encoded Autoencoder::encode(ExecutionContext& ctx, const RaggedBatc
   const int64_t B = w.sequences(), H = config_.hidden, Z = config_.bottleneck;
   e.last = rows.take({B, H});
   e.z = rows.take({B, Z});
-  if (!ctx.dry())
+  if (!ctx.planning())
     for (int64_t b = 0; b < B; ++b)
       std::copy_n(in.row(w.first(b) + w.length(b) - 1), H, e.last.row(b));
   squeeze_.forward(ctx, e.last, e.z);
   if (norm_.w.rank == 0) return e;
   e.r = rows.take({B});
   e.normed = rows.take({B, Z});
-  if (!ctx.dry()) kernels::rms_norm_forward(e.z, norm_.w, kNormEps, e.normed, e.r);
+  if (!ctx.planning()) kernels::rms_norm_forward(e.z, norm_.w, kNormEps, e.normed, e.r);
   return e;
 }
 
@@ -88,10 +88,10 @@ void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, C
   Tensor dz = dcode;
   if (norm_.w.rank > 0) {
     dz = ctx.scratch.take({B, config_.bottleneck});
-    if (!ctx.dry()) kernels::rms_norm_backward(e.z, norm_.w, e.r, dcode, dz, norm_.g, false);
+    if (!ctx.planning()) kernels::rms_norm_backward(e.z, norm_.w, e.r, dcode, dz, norm_.g, false);
   }
   squeeze_.backward(ctx, e.last, dz, dlast);
-  for (int64_t b = 0; b < B && !ctx.dry(); ++b) {
+  for (int64_t b = 0; b < B && !ctx.planning(); ++b) {
     float* to = dm.row(w.first(b) + w.length(b) - 1);
     for (int64_t j = 0; j < H; ++j) to[j] += dlast.row(b)[j];
   }
@@ -118,14 +118,14 @@ void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w, c
   const Tensor dx = ctx.scratch.take({R, E});
   Tensor given;  // gradient by x where the decoder was given it
   if (!lesson.tokens.empty()) given = ctx.scratch.take({R, E});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     kernels::reconstruction_loss(config_.kind_of_loss(), run.y, lesson.x, lesson.scale, losses,
                                  cosines, dy);
     if (given) std::fill(given.begin(), given.end(), 0.0f);
   }
   decoder_.backward(ctx, w, in, run, dy, dz, dm, given);
   encode_backward(ctx, w, lesson.x, e, dz, dm, dx);
-  if (given.rank == 0 || ctx.dry()) return;
+  if (given.rank == 0 || ctx.planning()) return;
   kernels::add(dx, given, dx);
   kernels::embedding_backward(lesson.tokens, dx, table_.g);
 }
@@ -137,7 +137,7 @@ void Autoencoder::reconstruct(ExecutionContext& ctx, const RaggedBatch& w, Const
   const Encoded e = encode(ctx, w, x, nullptr, ctx.scratch);
   const Decoder::Input in{e.code(), memory(ctx, w, e, ctx.scratch), {}, {}};
   const Decoder::Run run = decoder_.forward(ctx, w, in, false, ctx.scratch);
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   kernels::copy(run.y, y);
   if (!map) return;
   map->clear();

@@ -39,7 +39,7 @@ void add_position_codes(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   int64_t longest = 0;
   for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
   const Tensor codes = ctx.scratch.take({longest, rows.cols()});
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   position_codes(codes);
   for (int64_t row = 0; row < rows.rows(); ++row) {
     const float *from = rows.row(row), *code = codes.row(w.position[static_cast<size_t>(row)]);
@@ -107,7 +107,7 @@ void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
   for (int64_t i = 0; i < parts; ++i)
     kernels::gemm({z.data, z.cols(), 1}, {start_.w.w.data + i * n * start_.in, 1, start_.in},
                   start.data + i * n, start_.out, z.rows(), n, start_.in, false, ctx.scratch);
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   kernels::add_row(start, start_.b.w);
   kernels::activation_forward(kernels::Activation::kTanh, start, start);
 }
@@ -129,7 +129,7 @@ Tensor Decoder::inputs(ExecutionContext& ctx, const RaggedBatch& w, const Input&
                        const Run& run) const {
   const int64_t E = config_.width;
   const Tensor u = ctx.scratch.take({w.rows(), E});
-  if (ctx.dry()) return u;
+  if (ctx.planning()) return u;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     std::fill_n(u.row(w.first(b)), E, 0.0f);
     for (int64_t t = 1; t < w.length(b); ++t) {
@@ -183,7 +183,7 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
     queries.push_back(cross_->queries(run.asked, w.first(b), w.length(b)));
   kernels::cross_forward(cross_->shape(), run.memory[0].sequences, queries, ctx.scratch);
   context_.forward(ctx, run.joined, run.s);
-  if (!ctx.dry())
+  if (!ctx.planning())
     for (float& s : run.s) s = std::max(s, 0.0f);
   out_.forward(ctx, run.s, run.y);
 }
@@ -206,7 +206,7 @@ void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input&
     g.kv = ctx.scratch.take({R, 2 * attention_width()});
   }
   if (self_) g.qkv = ctx.scratch.take({R, self_->out});
-  if (!ctx.dry())
+  if (!ctx.planning())
     for (const Tensor& t : {g.start, g.kv, g.qkv, dm})
       if (t) std::fill(t.begin(), t.end(), 0.0f);
   if (needs_no_loop(w, in))
@@ -225,7 +225,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const R
     kernels::linear_backward_input(dy, out_.w.w, dh, ctx.scratch);
   } else {
     kernels::linear_backward_input(dy, out_.w.w, g.context, ctx.scratch);
-    for (int64_t i = 0; i < g.context.size() && !ctx.dry(); ++i)
+    for (int64_t i = 0; i < g.context.size() && !ctx.planning(); ++i)
       if (!(run.s.data[i] > 0)) g.context.data[i] = 0;
     kernels::linear_backward_input(g.context, context_.w.w, g.joined, ctx.scratch);
     std::vector<kernels::CrossQueries> queries;
@@ -239,7 +239,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const R
                                     ctx.scratch);
     kernels::gemm({g.q.data, g.q.cols(), 1}, {cross_->query().w.w.data, H, 1}, g.joined.data, J, R,
                   H, g.q.cols(), true, ctx.scratch);
-    for (int64_t row = 0; row < R && !ctx.dry(); ++row)
+    for (int64_t row = 0; row < R && !ctx.planning(); ++row)
       std::copy_n(g.joined.row(row), H, dh.row(row));
   }
   for (size_t l = cells_.size(); l-- > 0;) {
@@ -254,7 +254,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const R
   if (dx.rank == 0) return;
   const Tensor du = ctx.scratch.take({R, E});
   kernels::linear_backward_input(run.cells[0].gates, cells_[0].input().w.w, du, ctx.scratch);
-  for (int64_t row = 1; row < R && !ctx.dry(); ++row)
+  for (int64_t row = 1; row < R && !ctx.planning(); ++row)
     if (w.position[static_cast<size_t>(row)] > 0)
       for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
 }
@@ -282,7 +282,7 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
     const Tensor h_before = cells_[l].states_before(ctx, of_layer);
     cells_[l].backward_weights(ctx, x, h_before, run.cells[l].gates, g.p[l]);
   }
-  for (int64_t i = 0; i < g.start.size() && !ctx.dry(); ++i)  // tanh' = 1 - tanh²
+  for (int64_t i = 0; i < g.start.size() && !ctx.planning(); ++i)  // tanh' = 1 - tanh²
     g.start.data[i] *= 1 - run.start.data[i] * run.start.data[i];
   start_.backward(ctx, in.z, g.start, dz);
 }

@@ -78,7 +78,7 @@ struct Bench {
     const float* packed = linear.w.packed;
     if (!packed) {
       const Tensor to = ctx.scratch.take({kernels::packed_size(linear.out, linear.in)});
-      if (!ctx.dry()) kernels::pack_weight(linear.w.w, to.data);
+      if (!ctx.planning()) kernels::pack_weight(linear.w.w, to.data);
       packed = to.data;
     }
     return {packed, linear.out, linear.in, linear.bias ? linear.b.w.data : nullptr};
@@ -86,17 +86,17 @@ struct Bench {
   // y = x w
   StepWeights by_columns(const Linear& linear) const {
     const Tensor to = ctx.scratch.take({kernels::packed_size(linear.in, linear.out)});
-    if (!ctx.dry()) kernels::pack_columns(linear.w.w, to.data);
+    if (!ctx.planning()) kernels::pack_columns(linear.w.w, to.data);
     return {to.data, linear.in, linear.out};
   }
   // The kernels take memory of their own unless they are given packed matrices: dry, any address
   // tells them that they will be.
   const float* given(const StepWeights& w, const Linear& linear) const {
-    return ctx.dry() ? linear.w.w.data : w.packed;
+    return ctx.planning() ? linear.w.w.data : w.packed;
   }
   void product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
                const StepOutput& out) const {
-    if (!ctx.dry()) kernels::step_product(w, x, n, out);
+    if (!ctx.planning()) kernels::step_product(w, x, n, out);
   }
 };
 
@@ -127,7 +127,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     to_s = bench.by_rows(context_);
     codes = ctx.scratch.take({places.steps(), H});
   }
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     if (codes) position_codes(codes);
     for (int64_t i = 0; i < B; ++i)
       for (size_t l = 0; l < state.size(); ++l)
@@ -138,7 +138,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   for (int64_t t = 0; t < places.steps(); ++t) {
     const int64_t n = places.running(t);
     const Arena::Frame step_frame(ctx.scratch);
-    for (int64_t i = 0; i < n && !ctx.dry(); ++i) {
+    for (int64_t i = 0; i < n && !ctx.planning(); ++i) {
       const int64_t before = places.row(i, t) - 1;
       if (t == 0)
         std::fill_n(u[i], E, 0.0f);
@@ -155,7 +155,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       kernels::recurrent_forward(cells_[l].cell(), pieces,
                                  {w_hh.w.w, w_hh.b.w, bench.given(recurrent[l], w_hh)}, rows,
                                  ctx.scratch);
-      if (ctx.dry()) continue;
+      if (ctx.planning()) continue;
       gather(places.rows(rows.h, t, n), H, state[l]);
       if (state_floats > H)
         gather(places.rows(rows.extra, t, n), H, {state[l].data + H, state[l].row});
@@ -167,7 +167,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       continue;
     }
     const std::vector<float*> joined_rows = places.rows(run.joined, t, n);
-    for (int64_t i = 0; i < n && !ctx.dry(); ++i) {
+    for (int64_t i = 0; i < n && !ctx.planning(); ++i) {
       for (int64_t j = 0; j < H; ++j) joined[i][j] = h[i][j] + codes.row(t)[j];
       std::copy_n(joined[i], H, joined_rows[static_cast<size_t>(i)]);
     }
@@ -190,7 +190,8 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     } else {
       kernels::attention_forward(self_shape(), self_steps(w, run, t), ctx.scratch);
     }
-    if (!ctx.dry()) gather(places.rows(run.joined, t, n, H), J - H, {joined.data + H, joined.row});
+    if (!ctx.planning())
+      gather(places.rows(run.joined, t, n, H), J - H, {joined.data + H, joined.row});
     const std::vector<float*> s_rows = places.rows(run.s, t, n);
     if (config_.fused) {
       bench.product(to_s, read(joined), n, {.y = s, .also = s_rows, .relu = true});
@@ -257,7 +258,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
   for (int64_t t = places.steps() - 1; t >= 0; --t) {
     const int64_t n = places.running(t);
     const std::vector<float*> dy_rows = places.rows(dy, t, n), dh_rows = places.rows(dh, t, n);
-    if (!ctx.dry()) {
+    if (!ctx.planning()) {
       // Those whose next step read this one's output.
       const int64_t fed = in.is_forced(t + 1) ? 0 : places.running(t + 1);
       for (int64_t i = 0; i < fed; ++i)
@@ -276,9 +277,9 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
         backward_cross_step(ctx, w, in, run, g, t, dm);
       else
         backward_self_step(ctx, w, run, g, t);
-      if (!ctx.dry()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), asking().out, dq);
+      if (!ctx.planning()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), asking().out, dq);
       bench.product(from_q, read(dq), n, {.y = djoined, .add = true});
-      if (!ctx.dry()) scatter(djoined, H, dh_rows);
+      if (!ctx.planning()) scatter(djoined, H, dh_rows);
     }
     for (size_t l = cells_.size(); l-- > 0;) {
       const auto layer = static_cast<int64_t>(l);
@@ -290,7 +291,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
         pieces.push_back(
             {row, 1, t == 0 ? start_of(run.start, places.sequence(i), layer) : before[i]});
         dstate.push_back(start_of(g.start, places.sequence(i), layer));
-        if (ctx.dry() || t == 0) continue;
+        if (ctx.planning() || t == 0) continue;
         std::copy_n(rows.h.row(row - 1), H, before[i]);
         if (state_floats > H) std::copy_n(rows.extra.row(row - 1), H, before[i] + H);
       }
@@ -299,13 +300,13 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
                                   {w_hh.w.w, w_hh.b.w, nullptr, bench.given(recurrent[l], w_hh)},
                                   rows, {dh, dstate, g.p[l]}, ctx.scratch);
       if (l == 0 && (t == 0 || (in.is_forced(t) && dx.rank == 0))) continue;
-      if (!ctx.dry()) gather(places.rows(rows.gates, t, n), gates, da);
+      if (!ctx.planning()) gather(places.rows(rows.gates, t, n), gates, da);
       if (l > 0)
         bench.product(from_gates[l], read(da), n, {.also = dh_rows});
       else
         bench.product(from_gates[0], read(da), n, {.y = du});
     }
-    if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.dry()) continue;
+    if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < E; ++j) dx.row(places.row(i, t) - 1)[j] += du[i][j];
   }
@@ -337,10 +338,10 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
   if (config_.cached) return;  // keys and values get theirs from all steps at once
 
   const Tensor dm_now = ctx.scratch.take({w.rows(), hidden()});
-  if (!ctx.dry()) std::fill(g.kv.begin(), g.kv.end(), 0.0f);
+  if (!ctx.planning()) std::fill(g.kv.begin(), g.kv.end(), 0.0f);
   kernels::cross_backward_memory(cross_->shape(), memory, queries, gradients, ctx.scratch);
   cross_->finish(ctx, in.m, g.kv, dm_now);
-  if (!ctx.dry()) kernels::add(dm, dm_now, dm);
+  if (!ctx.planning()) kernels::add(dm, dm_now, dm);
 }
 
 void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w, const Run& run,

@@ -68,7 +68,7 @@ void find_nearest(ConstTensor y, ConstTensor table, ExecutionContext& ctx,
   const int64_t V = table.rows(), E = table.cols();
   // |y| does not matter, |x| does.
   const Tensor units = ctx.scratch.take({V, E}), scores = ctx.scratch.take({y.rows(), V});
-  for (int64_t v = 0; v < V && !ctx.dry(); ++v) {
+  for (int64_t v = 0; v < V && !ctx.planning(); ++v) {
     double squares = 0;
     for (int64_t i = 0; i < E; ++i)
       squares += static_cast<double>(table.row(v)[i]) * static_cast<double>(table.row(v)[i]);
@@ -76,7 +76,7 @@ void find_nearest(ConstTensor y, ConstTensor table, ExecutionContext& ctx,
     for (int64_t i = 0; i < E; ++i) units.row(v)[i] = to_unit * table.row(v)[i];
   }
   kernels::linear_forward(y, units, scores, ctx.scratch);
-  for (int64_t r = 0; r < y.rows() && !ctx.dry(); ++r)
+  for (int64_t r = 0; r < y.rows() && !ctx.planning(); ++r)
     nearest->push_back(
         static_cast<int32_t>(std::max_element(scores.row(r), scores.row(r) + V) - scores.row(r)));
 }
@@ -148,7 +148,7 @@ std::vector<float> reconstruct_windows(const WordAutoencoder& model,
     const Tensor y(all.data() + all.size() - static_cast<size_t>(R * E), {R, E});
     workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       const Tensor x = ctx.scratch.take({R, E});
-      if (!ctx.dry()) kernels::embedding_forward(rows.ids, model.table(), x);
+      if (!ctx.planning()) kernels::embedding_forward(rows.ids, model.table(), x);
       model.model->reconstruct(ctx, rows.batch, x, y, map ? &part_map : nullptr);
     });
     if (map) std::move(part_map.begin(), part_map.end(), std::back_inserter(*map));
@@ -231,7 +231,7 @@ void train_on_words(const WordAutoencoder& words, ExecutionContext& ctx, const R
                     Tensor losses, Tensor cosines, Arena& saved) {
   Autoencoder& model = *words.model;
   const Tensor x = saved.take({w.rows(), model.config().width});
-  if (!ctx.dry()) kernels::embedding_forward(ids, words.table(), x);
+  if (!ctx.planning()) kernels::embedding_forward(ids, words.table(), x);
   Autoencoder::Lesson lesson{.x = x, .forced = forced, .scale = scale};
   if (model.config().vocab_size > 0) lesson.tokens = ids;
   model.train(ctx, w, lesson, losses, cosines, saved);

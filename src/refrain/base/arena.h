@@ -28,7 +28,7 @@ class Arena {
   Arena() = default;  // counts only
   Arena(std::byte* base, size_t bytes) : base_(base), limit_(bytes) {}
 
-  bool counts_only() const { return base_ == nullptr; }
+  bool planning() const { return base_ == nullptr; }
 
   template <class T = float>
   TensorOf<T> take(std::initializer_list<int64_t> shape) {

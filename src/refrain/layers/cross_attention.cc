@@ -65,7 +65,7 @@ CrossAttention::Memory CrossAttention::lay_out(ExecutionContext& ctx, const Ragg
     }
     memory.sequences.push_back(one);
   }
-  if (ctx.dry()) return memory;
+  if (ctx.planning()) return memory;
   parallel_for(
       w.sequences(),
       [&](int64_t b) {

@@ -10,7 +10,7 @@ namespace refrain {
 // x [R, D] in place; the same call serves the gradient.
 inline void apply_dropout(const ExecutionContext& ctx, const RaggedBatch& w, Tensor x,
                           uint64_t site) {
-  if (ctx.dropout.rate > 0 && !ctx.dry())
+  if (ctx.dropout.rate > 0 && !ctx.planning())
     kernels::dropout_apply(x, ctx.dropout.rate, mix_key(ctx.dropout.key, "dropout site", site),
                            w.row_id);
 }

@@ -42,7 +42,7 @@ struct ExecutionContext {
   bool bf16() const { return compute_type == kernels::ComputeType::kBf16; }
 
   // A dry run lays out memory and computes nothing: this is how a plan is made.
-  bool dry() const { return scratch.counts_only(); }
+  bool planning() const { return scratch.planning(); }
 };
 
 }  // namespace refrain

@@ -42,7 +42,7 @@ class FeedForward {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = product(ctx, x, s);
-    if (!ctx.dry()) {
+    if (!ctx.planning()) {
       if (ctx.bf16() && gated_) {
         kernels::swiglu_forward_rounded(gate_up, s.narrow, a);
       } else {
@@ -57,7 +57,7 @@ class FeedForward {
   void recompute(ExecutionContext& ctx, ConstTensor x, const Saved& s) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor gate_up = product(ctx, x, s);
-    if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(gate_up, s.narrow);
+    if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(gate_up, s.narrow);
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
@@ -67,7 +67,7 @@ class FeedForward {
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
     const bool narrow = ctx.bf16() && gated_;  // read as they were saved
-    if (!ctx.dry()) {
+    if (!ctx.planning()) {
       if (narrow) {
         kernels::swiglu_forward(s.narrow, a);
       } else {
@@ -78,7 +78,7 @@ class FeedForward {
     down_.backward_weight(ctx, a, dy);
     const Tensor da = a;  // in its place
     kernels::linear_backward_input(dy, down_.w.w, da, ctx.scratch, ctx.over_features());
-    if (!ctx.dry()) {
+    if (!ctx.planning()) {
       if (narrow)
         kernels::swiglu_backward(s.narrow, da, gate_up);
       else if (gated_)

@@ -27,7 +27,7 @@ struct Linear {
   // x [R, in], y [R, out]
   void forward(ExecutionContext& ctx, ConstTensor x, Tensor y) const {
     kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features());
-    if (bias && !ctx.dry()) kernels::add_row(y, b.w);
+    if (bias && !ctx.planning()) kernels::add_row(y, b.w);
   }
   // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows
   void backward(ExecutionContext& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
@@ -37,7 +37,7 @@ struct Linear {
   // Only what the weights get.
   void backward_weight(ExecutionContext& ctx, ConstTensor x, ConstTensor dy) const {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
-    if (bias && !ctx.dry()) kernels::column_sum_add(dy, b.g);
+    if (bias && !ctx.planning()) kernels::column_sum_add(dy, b.g);
   }
 
  private:

@@ -60,14 +60,14 @@ Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, C
   const Run run = carve(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
                         saved && !again ? *saved : ctx.scratch);
   const int64_t H = hidden(), S = state_floats();
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     std::fill(run.found.begin(), run.found.end(), 0.0f);
     for (size_t b = 0; b < state.size(); ++b)
       std::copy_n(state[b], S, run.found.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
-  if (ctx.dry()) return run;
+  if (ctx.planning()) return run;
 
   const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
     std::copy_n(run.rows.h.row(row), H, to);
@@ -94,7 +94,7 @@ Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, Co
 Tensor Recurrent::states_before(ExecutionContext& ctx, const Run& run) const {
   const int64_t H = hidden();
   const Tensor h_before = ctx.scratch.take({run.rows.gates.rows(), H});
-  if (!ctx.dry())
+  if (!ctx.planning())
     for (const kernels::RecurrentPiece& piece : run.pieces) {
       if (piece.length == 0) continue;
       float* to = h_before.row(piece.first);

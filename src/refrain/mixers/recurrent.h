@@ -47,7 +47,7 @@ class RecurrentMixer final : public Mixer {
     const Recurrent::Run run = cell_.forward(ctx, w, x, rows(w, state), saved);
     if (o_)
       o_->forward(ctx, run.rows.h, y);
-    else if (!ctx.dry())
+    else if (!ctx.planning())
       kernels::copy(run.rows.h, y);
   }
 

@@ -40,7 +40,7 @@ ConstTensor Block::dropped(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
                            uint64_t site) const {
   if (ctx.dropout.rate == 0) return d;
   const Tensor copy = ctx.scratch.take({w.rows(), D_});
-  if (!ctx.dry()) std::copy(d.begin(), d.end(), copy.begin());
+  if (!ctx.planning()) std::copy(d.begin(), d.end(), copy.begin());
   apply_dropout(ctx, w, copy, site);
   return copy;
 }
@@ -51,7 +51,7 @@ void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   if (!again.all) return run(ctx, w, x, y, state, saved, again);
   if (state) {
     StateCopies found(w, *mixer_, *saved);
-    if (!ctx.dry()) found.copy(w, *mixer_, *state);
+    if (!ctx.planning()) found.copy(w, *mixer_, *state);
   }
   run(ctx, w, x, y, state, nullptr, {});
 }
@@ -81,16 +81,17 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   Saved s = carve(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, again);
-  if (s.found && !ctx.dry()) s.found->copy(w, *mixer_, *state);
+  if (s.found && !ctx.planning()) s.found->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
-  if (!ctx.dry()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
+  if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, again.mixer ? nullptr : saved);
   apply_dropout(ctx, w, delta, mixer_site_);
-  if (!ctx.dry()) kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
+  if (!ctx.planning())
+    kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
   if (again.feed_forward) s.feed_forward = feed_forward_.carve(ctx, ctx.scratch, R);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
-  if (!ctx.dry()) kernels::add(s.h, delta, y);
+  if (!ctx.planning()) kernels::add(s.h, delta, y);
 }
 
 void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
@@ -99,14 +100,14 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   const int64_t R = w.rows();
   if (bare_) {
     const Tensor dy = ctx.scratch.take({R, D_});
-    if (!ctx.dry()) kernels::copy(d, dy);
+    if (!ctx.planning()) kernels::copy(d, dy);
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
   Saved s = carve(ctx, w, state != nullptr, saved, again);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
-  if (!ctx.dry()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
+  if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
   {
     Arena::Frame half(ctx.scratch);
     if (again.feed_forward) {
@@ -116,9 +117,9 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
                            dnormed);
   }
-  if (!ctx.dry()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
+  if (!ctx.planning()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
 
-  if (!ctx.dry()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
+  if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
   const State own = s.found ? s.found->state() : State();
   const State* left = s.found ? &own : state;
   if (again.mixer) {
@@ -127,7 +128,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     saved.rewind(mark);
   }
   mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, left, dstate, saved);
-  if (!ctx.dry()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
+  if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
 }
 
 }  // namespace refrain

@@ -84,7 +84,7 @@ LanguageModel::HeadInput LanguageModel::head_input(ExecutionContext& ctx, ConstT
   const int64_t n = static_cast<int64_t>(rows.size()), D = config_.d_model;
   HeadInput in;
   in.x = ctx.scratch.take({n, D});
-  if (!ctx.dry())
+  if (!ctx.planning())
     parallel_ranges(n, 256, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         std::copy_n(x.row(rows[static_cast<size_t>(i)]), D, in.x.row(i));
@@ -93,7 +93,7 @@ LanguageModel::HeadInput LanguageModel::head_input(ExecutionContext& ctx, ConstT
   if (config_.bare()) return in;
   in.r = ctx.scratch.take({n});
   in.normed = ctx.scratch.take({n, D});
-  if (!ctx.dry())
+  if (!ctx.planning())
     kernels::rms_norm_forward(in.x, norm_.w, static_cast<float>(config_.rms_norm_eps), in.normed,
                               in.r);
   return in;
@@ -102,14 +102,14 @@ LanguageModel::HeadInput LanguageModel::head_input(ExecutionContext& ctx, ConstT
 void LanguageModel::head_forward(ExecutionContext& ctx, ConstTensor normed, Tensor logits) const {
   kernels::linear_forward(normed, head().w, logits, ctx.scratch, head().packed,
                           ctx.over_features());
-  if (config_.bare() && !ctx.dry()) kernels::add_row(logits, head_bias_.w);
+  if (config_.bare() && !ctx.planning()) kernels::add_row(logits, head_bias_.w);
 }
 
 Tensor LanguageModel::hidden(ExecutionContext& ctx, const RaggedBatch& w,
                              std::span<const int32_t> tokens, std::span<const State> states) const {
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
-  if (!ctx.dry()) kernels::embedding_forward(tokens, embedding_.w, x);
+  if (!ctx.planning()) kernels::embedding_forward(tokens, embedding_.w, x);
   for (size_t l = 0; l < blocks_.size(); ++l) {
     blocks_[l].forward(ctx, w, x, y, states.empty() ? nullptr : &states[l], nullptr, {});
     std::swap(x, y);
@@ -126,13 +126,13 @@ void LanguageModel::losses(ExecutionContext& ctx, const RaggedBatch& w,
   const Tensor x = hidden(ctx, w, tokens, states);
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
   const Tensor row_losses = ctx.scratch.take({slice});
-  if (!ctx.dry()) std::fill(losses.begin(), losses.end(), 0.0f);
+  if (!ctx.planning()) std::fill(losses.begin(), losses.end(), 0.0f);
   for (int64_t first = 0; first < n; first += slice) {
     Arena::Frame slice_frame(ctx.scratch);
     const int64_t count = std::min(slice, n - first);
     const std::span<const int32_t> rows = all.rows(first, count);
     head_forward(ctx, head_input(ctx, x, rows).normed, logits.slice(0, count));
-    if (ctx.dry()) continue;
+    if (ctx.planning()) continue;
     kernels::cross_entropy_forward(logits.slice(0, count), all.targets(first, count),
                                    row_losses.slice(0, count));
     for (int64_t i = 0; i < count; ++i)

@@ -62,7 +62,7 @@ class OneSequence {
   OneSequence(const ExecutionContext& ctx, std::span<const size_t> bytes, Arena& arena) {
     for (const size_t n : bytes) {
       rows_.push_back(arena.take<std::byte>({static_cast<int64_t>(n)}).data);
-      if (!ctx.dry() && n > 0) std::memset(rows_.back(), 0, n);
+      if (!ctx.planning() && n > 0) std::memset(rows_.back(), 0, n);
     }
     make_states();
   }
@@ -90,7 +90,7 @@ class KeptStates {
  public:
   KeptStates(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t segments,
              io::ScratchFile* file, Arena& arena)
-      : dry_(ctx.dry()), bytes_(bytes), file_(file) {
+      : dry_(ctx.planning()), bytes_(bytes), file_(file) {
     for (const size_t n : bytes) each_ += n;
     if (!file) memory_ = arena.take<std::byte>({static_cast<int64_t>(segments * each_)}).data;
   }
@@ -183,7 +183,7 @@ LanguageModel::Pass LanguageModel::forward(const ExecutionContext& context, cons
   Pass pass;
   for (size_t l = 0; l <= blocks_.size(); ++l)
     pass.x.push_back(saved.take({w.rows(), config_.d_model}));
-  if (!ctx.dry()) kernels::embedding_forward(lesson.tokens, embedding_.w, pass.x[0]);
+  if (!ctx.planning()) kernels::embedding_forward(lesson.tokens, embedding_.w, pass.x[0]);
   apply_dropout(ctx, w, pass.x[0], kEmbeddingSite);
   for (size_t l = 0; l < blocks_.size(); ++l) {
     pass.marks.push_back(saved.mark());
@@ -207,7 +207,7 @@ void LanguageModel::backward(const ExecutionContext& context, const RaggedBatch&
                         dstates.empty() ? nullptr : &dstates[l], saved, again(lesson, l));
   }
   apply_dropout(ctx, w, d, kEmbeddingSite);
-  if (!ctx.dry()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
+  if (!ctx.planning()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
 }
 
 // Forward from the first segment to the last, backward from the last to the first.
@@ -278,7 +278,7 @@ void LanguageModel::skim(const ExecutionContext& context, const RaggedBatch& w,
   Arena::Frame frame(ctx.scratch);
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
   Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
-  if (!ctx.dry()) kernels::embedding_forward(lesson.tokens, embedding_.w, x);
+  if (!ctx.planning()) kernels::embedding_forward(lesson.tokens, embedding_.w, x);
   apply_dropout(ctx, w, x, kEmbeddingSite);
   for (size_t l = 0; l < blocks_.size(); ++l) {
     blocks_[l].forward(ctx, w, x, y, &states[l], nullptr, {});
@@ -297,7 +297,7 @@ void LanguageModel::train_head(const ExecutionContext& context, const RaggedBatc
   const int64_t slice = std::min(n, lesson.head_rows > 0 ? lesson.head_rows : slice_rows());
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
   const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     std::fill(d.begin(), d.end(), 0.0f);
     std::fill(losses.begin(), losses.end(), 0.0f);
   }
@@ -310,13 +310,13 @@ void LanguageModel::train_head(const ExecutionContext& context, const RaggedBatc
     const HeadInput in = head_input(ctx, x, rows);
     const Tensor part_logits = logits.slice(0, count), dpart = dnormed.slice(0, count);
     head_forward(ctx, in.normed, part_logits);
-    if (!ctx.dry())
+    if (!ctx.planning())
       kernels::softmax_cross_entropy(part_logits, all.targets(first, count), lesson.scale,
                                      lesson.label_smoothing, row_losses.slice(0, count));
     kernels::linear_backward_input(part_logits, head().w, dpart, ctx.scratch, ctx.over_features());
     kernels::linear_backward_weight(part_logits, in.normed, head().g, ctx.scratch, ctx.over_rows());
-    if (config_.bare() && !ctx.dry()) kernels::column_sum_add(part_logits, head_bias_.g);
-    if (ctx.dry()) continue;
+    if (config_.bare() && !ctx.planning()) kernels::column_sum_add(part_logits, head_bias_.g);
+    if (ctx.planning()) continue;
     Tensor dx = dpart;
     if (!config_.bare()) {
       dx = in.normed;  // which nobody reads any more

@@ -20,7 +20,7 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
     workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       const Tensor logits = ctx.scratch.take({std::ssize(rows), model.config().vocab_size});
       model.logits(ctx, ragged, batch.tokens, {}, rows, logits);
-      if (ctx.dry()) return;
+      if (ctx.planning()) return;
       for (size_t i = 0; i < rows.size(); ++i) {
         const auto row = static_cast<size_t>(rows[i]);
         const float* of_row = logits.row(static_cast<int64_t>(i));

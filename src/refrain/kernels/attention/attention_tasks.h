@@ -40,7 +40,7 @@ void share_forward(const AttentionShape& shape, std::span<const AttentionSequenc
   const int64_t most_rows =
       std::min(std::max({int64_t{64}, kQueryFloats / d, group}), longest * group);
   const Tensor memory = scratch.take({threads(), (floats(most_rows) + 15) / 16 * 16});
-  if (scratch.counts_only() || sequences.empty()) return;
+  if (scratch.planning() || sequences.empty()) return;
   // Enough tasks for the threads, of no more than most_rows rows.
   const int64_t heads = static_cast<int64_t>(sequences.size()) * shape.kv_heads;
   const int64_t most = std::max<int64_t>(1, most_rows / group);
@@ -181,7 +181,7 @@ void share_backward(const AttentionShape& shape, std::span<const AttentionSequen
   const Tensor memory = scratch.take({threads(), (floats(segment_keys) + 15) / 16 * 16});
   const Tensor strided = scratch.take({heads, most_strided * 2 * d});
   const TensorOf<int32_t> blocks = scratch.take<int32_t>({heads, most});
-  if (scratch.counts_only() || sequences.empty()) return;
+  if (scratch.planning() || sequences.empty()) return;
   std::fill(blocks.begin(), blocks.end(), 0);
   parallel_for(
       heads * most,

@@ -298,7 +298,7 @@ void each_head(const CrossShape& shape, std::span<const CrossMemory> memory,
   REFRAIN_CHECK(memory.size() == asked.size());
   Arena::Frame frame(scratch);
   const Tensor work = scratch.take({threads(), cross_work(shape.head_dim)});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   int64_t scores = 0;
   for (size_t b = 0; b < asked.size(); ++b) {
     REFRAIN_CHECK(asked[b].count == 0 || memory[b].rows > 0);

@@ -224,7 +224,7 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
   Arena::Frame frame(scratch);
   Tensor blocks;
   if (!packed) blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kPanels)});
-  if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
+  if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply)
   (a, b, packed, c, c_row, M, N, K, add, bf16, blocks.data);
 }

@@ -206,7 +206,7 @@ void gemm_bf16(const Bf16Kernel& kernel, Strided a, Strided b, float* c, int64_t
   // Rows of A that lie along the reduced index are packed where they are used.
   const int64_t tall = a.col == 1 ? 0 : std::min(kBlocksTall, blocks(M));
   const Tensor packed_a = scratch.take({tall, deep, kGrainPairs});
-  if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
+  if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply_bf16)
   ({kernel,
     {a.data, a.row, a.col},

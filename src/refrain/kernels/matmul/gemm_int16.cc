@@ -317,7 +317,7 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
   const int64_t spare = far_grains * kBlockTiles * kMostLanes;  // a run has a grain at least
   const auto a_pairs = scratch.take<Pair>({threads(), kBlockRows * far + spare});
   const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsFar * kMostLanes});
-  if (scratch.counts_only() || M == 0 || N == 0 || K == 0) return;
+  if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
   int64_t found = 0;
   for (int64_t g = 0; g < grains;) {
     GrainRun run{{edges.data + g, 0, 0}, 0, 0, 0};

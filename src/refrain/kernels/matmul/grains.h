@@ -23,7 +23,7 @@ inline TensorOf<int32_t> take_grains(int64_t K, std::span<const int32_t> pieces,
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
     grains += (pieces[p + 1] - pieces[p] + most - 1) / most;
   const auto edges = scratch.take<int32_t>({grains + 1});
-  if (scratch.counts_only()) return edges;
+  if (scratch.planning()) return edges;
   int32_t* edge = edges.data;
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
     for (int64_t k = pieces[p]; k < pieces[p + 1]; k += most) *edge++ = static_cast<int32_t>(k);

@@ -379,7 +379,7 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   else if (!is_packed)
     panels = scratch.take({G, packed_size(H, H)});
   const Tensor before = scratch.take({B, apart(H)}), after = scratch.take({B, apart(H)});
-  if (scratch.counts_only() || B == 0) return;
+  if (scratch.planning() || B == 0) return;
   for (int64_t g = 0; g < G && panels; ++g)
     pack_weight(weights.w_hh.slice(g * H, H), panels.row(g));
   for (int64_t i = 0; i < B; ++i)
@@ -417,7 +417,7 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
     panels = scratch.take({packed_size(H, G * H)});
   const Tensor even = scratch.take({B, apart(G * H)}), odd = scratch.take({B, apart(G * H)});
   const Tensor carry = scratch.take({B, H});
-  if (scratch.counts_only() || B == 0) return;
+  if (scratch.planning() || B == 0) return;
   if (panels) pack_columns(w_hh, panels.data);
   HWY_DYNAMIC_DISPATCH(backward_loop)
   (cell, {.places = places,

@@ -172,7 +172,7 @@ void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, C
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   HWY_DYNAMIC_DISPATCH(forward_rows)(w, pieces, p, y, memory.data);
   for (const ShortConvPiece& piece : pieces)
     if (piece.left) leave_rows(piece, p, w.cols() - 1, w.rows());
@@ -184,7 +184,7 @@ void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiec
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
   const Tensor sums = scratch.take({w.cols(), w.rows()});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   REFRAIN_CHECK(!dw || dw.size() == w.size());
   // Sums go on from what earlier rows gave.
   for (int64_t c = 0; c < w.rows(); ++c)

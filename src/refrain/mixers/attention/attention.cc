@@ -119,7 +119,7 @@ size_t Attention::state_bytes(int64_t tokens) const {
 
 void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
                        bool inverse) const {
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   // q's heads and then k's lie at the front of each row.
   kernels::rope_apply({qkv.data, qkv.cols(), shape_.heads + shape_.kv_heads, shape_.head_dim},
                       w.position, table(), pairing_, inverse);
@@ -177,10 +177,10 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   const Saved s = carve(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
-  if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
+  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
   kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch,
                              ctx.compute_type);
-  if (state && !ctx.dry()) {
+  if (state && !ctx.planning()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
       ring = std::copy_n(state->row(b), ring_rows(w.past_length(b)) * kv_width(), ring);
@@ -188,7 +188,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
       std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
     });
   }
-  if (ctx.bf16() && !ctx.dry()) kernels::round_to_bf16(s.o, s.narrow_o);
+  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.o, s.narrow_o);
   o_.forward(ctx, s.o, y);
 }
 
@@ -197,7 +197,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
   const Saved s = carve(ctx, saved, w, rings);
-  if (ctx.bf16() && !ctx.dry()) {
+  if (ctx.bf16() && !ctx.planning()) {
     kernels::widen(s.narrow_qkv, s.qkv);
     kernels::widen(s.narrow_o, s.o);
   }
@@ -207,7 +207,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
 
   const int64_t width = kv_width();
   // What the state left brings goes to the tokens in it: they were not in the state found.
-  if (dstate && !ctx.dry()) {
+  if (dstate && !ctx.planning()) {
     for (int64_t row = 0; row < w.rows(); ++row)
       std::fill_n(dqkv.row(row) + q_width(), width, 0.0f);
     each_kept(w, *dstate, [&](int64_t row, float* from) {

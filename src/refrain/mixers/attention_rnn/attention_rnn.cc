@@ -62,7 +62,7 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor q = ctx.scratch.take({H, d});
   q_.forward(ctx, {token_.w.data, {1, q_.in}}, {q.data, {1, q_.out}});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     kernels::scale(q, scale_);
     std::fill(map.w.w.begin(), map.w.w.end(), 0.0f);
   }
@@ -70,7 +70,7 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
     if (config_.fused)
       kernels::linear_backward_input(q.slice(h, 1), k_.w.w.slice(h * d, d), map.w.w.slice(h, 1),
                                      ctx.scratch);
-    else if (!ctx.dry())
+    else if (!ctx.planning())
       std::copy_n(q.row(h), d, map.w.w.row(h) + h * d);
     if (map.bias)
       kernels::linear_forward(q.slice(h, 1), {k_.b.w.data + h * d, {1, d}},
@@ -104,7 +104,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
   const Saved s = carve(saved && !recomputes ? *saved : ctx.scratch, w);
   if (recomputes && state) {
     const Tensor found = carve_found(*saved, w);
-    for (int64_t b = 0; b < w.sequences() && !ctx.dry(); ++b)
+    for (int64_t b = 0; b < w.sequences() && !ctx.planning(); ++b)
       std::copy_n(state->row(b), shape_.state_size(), found.row(b));
   }
   project(ctx, x, s);

@@ -391,7 +391,7 @@ void attention_scan_forward(const ScanShape& shape, std::span<const ScanPiece> p
   Arena::Frame frame(scratch);
   const Tensor weights = scratch.take({threads(), kScanBlock * shape.heads});
   const Tensor a = scratch.take({threads(), shape.head_dim});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   const ScanPlan plan(pieces);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
   for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int worker) {
@@ -416,7 +416,7 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
   const Tensor x = scratch.take({threads(), shape.head_dim});
   const Tensor carries = scratch.take({rows.carries.dim[0], shape.state_size()});
   const Tensor of_maximum = scratch.take({static_cast<int64_t>(pieces.size()), H});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   const ScanPlan plan(pieces);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
   for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int worker) {

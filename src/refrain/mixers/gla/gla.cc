@@ -202,7 +202,7 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
     kernels::gemm({x.data, D, 1}, {w_.w.row(first), 1, D}, rows.x.data + first, P, R, count, D,
                   false, ctx.scratch, count == P ? w_.packed : nullptr, ctx.over_features());
   const Tensor bias = ctx.scratch.take({P});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     std::fill(bias.begin(), bias.end(), 0.0f);
     for (const Section& s : sections_)
       if (s.biased) std::copy(s.b.w.begin(), s.b.w.end(), bias.data + s.first);
@@ -212,7 +212,7 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
     kernels::gemm({rows.x.data + l.gate, P, 1}, {gate_w_.w.data, 1, l.gate_columns},
                   rows.logits.data, l.keys(), R, l.keys(), l.gate_columns, false, ctx.scratch,
                   gate_w_.packed, ctx.over_features());
-    if (!ctx.dry()) kernels::add_row(rows.logits, gate_b_.w);
+    if (!ctx.planning()) kernels::add_row(rows.logits, gate_b_.w);
   }
 }
 
@@ -237,7 +237,7 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
     kernels::short_conv_forward(f.w.w, all, {rows.x.data + f.from, l.columns},
                                 {rows.qkv.data + f.to, l.qkv_columns()}, ctx.scratch);
   }
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   kernels::activate_columns(kernel_.key_act, rows.qkv, l.k, l.keys());
   kernels::activate_columns(kernel_.value_act, rows.qkv, l.qkv_v(), l.values());
 }
@@ -266,7 +266,7 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
     if (gate_w_.g)
       kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
                     rank, R, true, ctx.scratch, nullptr, ctx.over_rows());
-    if (!ctx.dry()) kernels::column_sum_add(rows.logits, gate_b_.g);
+    if (!ctx.planning()) kernels::column_sum_add(rows.logits, gate_b_.g);
     kernels::gemm({rows.logits.data, l.keys(), 1}, {gate_w_.w.data, rank, 1}, small, P, R, rank,
                   l.keys(), false, ctx.scratch, nullptr, ctx.over_features());
   }
@@ -281,7 +281,7 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
   }
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
   const Tensor bias = ctx.scratch.take({P});
-  if (ctx.dry()) return;
+  if (ctx.planning()) return;
   std::fill(bias.begin(), bias.end(), 0.0f);
   for (const Section& s : sections_)
     if (s.b.g) std::copy(s.b.g.begin(), s.b.g.end(), bias.data + s.first);
@@ -294,7 +294,8 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
 ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor normed,
                       Tensor r) const {
   if (!config_.output_norm) return rows.o;
-  if (!ctx.dry()) kernels::rms_norm_forward(by_head(rows.o), norm_.w, kNormEps, by_head(normed), r);
+  if (!ctx.planning())
+    kernels::rms_norm_forward(by_head(rows.o), norm_.w, kNormEps, by_head(normed), r);
   return normed;
 }
 
@@ -302,7 +303,7 @@ ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor norm
 ConstTensor Gla::gated(const ExecutionContext& ctx, const Rows& rows, ConstTensor n,
                        Tensor out) const {
   if (!config_.output_gate) return n;
-  if (!ctx.dry()) kernels::swish_gate_forward(n, rows.x, layout_.output_gate, out);
+  if (!ctx.planning()) kernels::swish_gate_forward(n, rows.x, layout_.output_gate, out);
   return out;
 }
 
@@ -314,7 +315,7 @@ void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Te
   History history;
   if (saved) history = carve_history(ctx, *saved, w, state != nullptr);
   const std::vector<float*> states = rows_of(w, state);
-  if (saved && !ctx.dry())
+  if (saved && !ctx.planning())
     for (size_t b = 0; b < states.size(); ++b)
       std::copy_n(states[b], layout_.state_size(), history.found.row(static_cast<int64_t>(b)));
   project(ctx, x, rows);
@@ -385,9 +386,9 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, C
   const Tensor dout = ctx.scratch.take({R, l.values()}), r = ctx.scratch.take({R * l.heads});
   const ConstTensor n = norm(ctx, rows, normed, r);
   o_.backward(ctx, gated(ctx, rows, n, out), dy, dout);
-  if (config_.output_gate && !ctx.dry())
+  if (config_.output_gate && !ctx.planning())
     kernels::swish_gate_backward(n, dout, rows.x, l.output_gate, dout);
-  if (config_.output_norm && !ctx.dry())
+  if (config_.output_norm && !ctx.planning())
     kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), by_head(out), norm_.g,
                                false);
   const Tensor d_o = config_.output_norm ? out : dout;

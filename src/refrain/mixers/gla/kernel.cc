@@ -252,7 +252,7 @@ void gla_forward(const GlaShape& shape, std::span<const GlaSequence> sequences,
   Arena::Frame frame(scratch);
   const int64_t K = round_up(shape.key_dim, kGlaChunk), V = round_up(shape.value_dim, kGlaChunk);
   const Tensor memory = scratch.take({threads(), kGlaChunk * (3 * K + V) + K * V});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   REFRAIN_CHECK(every % kGlaChunk == 0);
   for_each_head(shape, sequences, 5, [&](size_t b, int64_t h, int worker) {
     HWY_DYNAMIC_DISPATCH(gla_forward_task)
@@ -271,7 +271,7 @@ void gla_backward(const GlaShape& shape, std::span<const GlaSequence> sequences,
   const Tensor memory =
       scratch.take({threads(), 7 * R * K + R * V + R * (K + 2 * V + 2 * R) + R * (R - 1) / 2 * R +
                                    V * K + chunks * (3 * R * K + R * V + V * K)});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   REFRAIN_CHECK(every % R == 0);
   for_each_head(shape, sequences, 16, [&](size_t b, int64_t h, int worker) {
     HWY_DYNAMIC_DISPATCH(gla_backward_task)

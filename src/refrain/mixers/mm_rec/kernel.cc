@@ -297,7 +297,7 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentPiece> piece
   if (full && !is_packed) panels = scratch.take({2, packed_size(D, D)});
   for (Tensor& edge : edges)
     if (full) edge = scratch.take({B, apart(D)});
-  if (scratch.counts_only() || B == 0) return;
+  if (scratch.planning() || B == 0) return;
   for (int64_t g = 0; g < 2 && panels; ++g) pack_weight(cell.w.slice(g * D, D), panels.row(g));
   for (int64_t i = 0; i < B && full; ++i)
     std::copy_n(places[static_cast<size_t>(i)].found, D, edges[0].row(i));
@@ -330,7 +330,7 @@ void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentPiece> piec
   for (Tensor& edge : edges)
     if (full) edge = scratch.take({B, apart(2 * D)});
   const Tensor carry = scratch.take({B, D});
-  if (scratch.counts_only() || B == 0) return;
+  if (scratch.planning() || B == 0) return;
   if (full) pack_columns(cell.w, panels.data);
   HWY_DYNAMIC_DISPATCH(backward_loop)
   ({.places = places,

@@ -257,7 +257,7 @@ void slot_attention_forward(const SlotAttentionShape& shape, std::span<const Slo
   const int64_t memory_row =
       round_up(forward_memory(most_slots(groups), kSlotQueries, shape.head_dim), 16);
   const Tensor memory = scratch.take({threads(), memory_row});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   REFRAIN_CHECK(slots.cols() == 2 * shape.heads * shape.head_dim);
   HWY_DYNAMIC_DISPATCH(forward_tasks)
   ({shape, groups, slots, memory.data, memory_row}, q, o, 2 * operations_of(shape, groups));
@@ -270,7 +270,7 @@ void slot_attention_backward(const SlotAttentionShape& shape, std::span<const Sl
   const int64_t memory_row =
       round_up(backward_memory(most_slots(groups), kSlotQueries, shape.head_dim), 16);
   const Tensor memory = scratch.take({threads(), memory_row});
-  if (scratch.counts_only()) return;
+  if (scratch.planning()) return;
   REFRAIN_CHECK(slots.cols() == 2 * shape.heads * shape.head_dim && dslots.size() == slots.size());
   HWY_DYNAMIC_DISPATCH(backward_tasks)
   ({shape, groups, slots, memory.data, memory_row}, ends, q, d_o, dslots,

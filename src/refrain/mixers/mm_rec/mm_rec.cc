@@ -140,7 +140,7 @@ void MmRec::product(ExecutionContext& ctx, int64_t R, Operand x, const Param& w,
   if (!config_.hoisted && !packed &&
       ctx.compute_type == kernels::ComputeType::kFloat32) {  // once, or each row would pack it
     const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
-    if (ctx.dry()) return;  // a product with it takes nothing
+    if (ctx.planning()) return;  // a product with it takes nothing
     kernels::pack_weight(part, once.data);
     packed = once.data;
   }
@@ -191,10 +191,11 @@ void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to)
   const Tensor a = ctx.scratch.take({R, 2 * I});
   product(ctx, R, at(qkvz, z_column()), z_in_, 0, I, {to.inner.data, 2 * I, false});
   product(ctx, R, at(qkvz, k_column()), k_in_, 0, I, {to.inner.data + I, 2 * I, false});
-  if (!ctx.dry()) kernels::activation_forward(kernels::Activation::kGelu, to.inner, a);
+  if (!ctx.planning()) kernels::activation_forward(kernels::Activation::kGelu, to.inner, a);
   product(ctx, R, at(a, 0), z_out_, 0, D, {to.outer.data, 2 * D, false});
   product(ctx, R, at(a, I), k_out_, 0, D, {to.outer.data + D, 2 * D, false});
-  if (!ctx.dry()) kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
+  if (!ctx.planning())
+    kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
 }
 
 // γ; `kept`: from what forward left, if it did.
@@ -203,7 +204,7 @@ void MmRec::find_decay(ExecutionContext& ctx, const Run& run, bool kept, Tensor 
   const bool has_place = run.decay.outer.rank > 0;
   const Decay from = has_place ? run.decay : carve_decay(ctx.scratch, decay.rows());
   if (!has_place || !kept) make_decay(ctx, run.rows.qkvz, from);
-  if (!ctx.dry()) kernels::mm_rec_decay_forward(mu_, from.outer, decay);
+  if (!ctx.planning()) kernels::mm_rec_decay_forward(mu_, from.outer, decay);
 }
 
 kernels::MmRecCell MmRec::cell() const {
@@ -231,7 +232,7 @@ void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece
 void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor slots,
                    const Rows& rows) const {
   const int64_t D = shape_.d_model, P = columns();
-  if (!ctx.dry()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
+  if (!ctx.planning()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
   product(ctx, rows.h.rows(), at(rows.h, 0), q_of_h_, 0, D, {rows.qkvz.data, P, true});
   kernels::slot_attention_forward(attention_, memory.groups(), {rows.qkvz.data, P}, slots,
                                   {rows.qkvz.data + v_column(), P}, ctx.scratch);
@@ -245,19 +246,19 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   const Run run = carve(ctx, w, memory, saved);
   const Rows& rows = run.rows;
   const Tensor decay = ctx.scratch.take({R, D});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     std::fill(run.found.begin(), run.found.end(), 0.0f);
     for (int64_t b = 0; state && b < w.sequences(); ++b)
       std::copy_n(state->row(b), D, run.found.row(run.begins[static_cast<size_t>(b)]));
   }
   project(ctx, x, rows.qkvz, 0, columns());
-  if (run.kz.rank > 0 && !ctx.dry()) {
+  if (run.kz.rank > 0 && !ctx.planning()) {
     copy_columns(rows.qkvz, k_column(), run.kz, 0, D);
     copy_columns(rows.qkvz, z_column(), run.kz, D, D);
   }
   find_decay(ctx, run, false, decay);
   recur(ctx, run.pieces, rows, decay);
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     for (size_t i = 0, b = 0; i < run.segments.size(); ++i)
       if (b < run.begins.size() && run.begins[b] == static_cast<int64_t>(i))
         ++b;
@@ -274,9 +275,9 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   }
   if (!config_.memory) return;
   const Tensor kv = ctx.scratch.take({memory.mean_rows(), 2 * D});
-  if (!ctx.dry()) memory.average(null_.w, rows.h, state, run.means);
+  if (!ctx.planning()) memory.average(null_.w, rows.h, state, run.means);
   kernels::linear_forward(run.means, kv_.w, kv, ctx.scratch, kv_.packed, ctx.over_features());
-  if (!ctx.dry()) memory.fill(kv, state, run.slots);
+  if (!ctx.planning()) memory.fill(kv, state, run.slots);
   attend(ctx, memory, run.slots, rows);
   product(ctx, R, at(rows.qkvz, v_column()), o_, 0, D, {y.data, D, true});
 }
@@ -293,7 +294,7 @@ MmRec::Run MmRec::recall(ExecutionContext& ctx, const RaggedBatch& w, const MmRe
     project(ctx, x, rows.qkvz, z_column(), columns());
   } else if (run.kz.rank > 0) {
     project(ctx, x, rows.qkvz, 0, k_column());
-    if (!ctx.dry()) {
+    if (!ctx.planning()) {
       copy_columns(run.kz, 0, rows.qkvz, k_column(), D);
       copy_columns(run.kz, D, rows.qkvz, z_column(), D);
     }
@@ -321,7 +322,7 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
 
   // The projections become their gradients; k's are there already, z's in v's place.
   const Tensor qkvz = run.rows.qkvz;
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     if (config_.memory) copy_columns(qkvz, 0, qkvz, 0, D, kQueryShare);
     copy_columns(qkvz, v_column(), qkvz, z_column(), D);
     copy_columns(dy, 0, qkvz, v_column(), D, kValueShare);
@@ -344,17 +345,17 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory, co
   const Tensor dslots = ctx.scratch.take({memory.slot_rows(), 2 * D});
   const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
-  if (!ctx.dry()) memory.begin_backward(dstate, dslots);
+  if (!ctx.planning()) memory.begin_backward(dstate, dslots);
   kernels::slot_attention_backward(attention_, memory.groups(), memory.ends(), {rows.qkvz.data, P},
                                    run.slots, d_o, dslots, ctx.scratch);
-  if (!ctx.dry()) memory.end_backward(dslots, dkv, dstate);
+  if (!ctx.planning()) memory.end_backward(dslots, dkv, dstate);
   kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
   kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
                                   {ctx.compute_type, memory.mean_offset()});
-  if (!ctx.dry()) kernels::copy(dy, dh);
+  if (!ctx.planning()) kernels::copy(dy, dh);
   input_gradient(ctx, R, at(rows.qkvz, 0), q_of_h_, 0, D, {dh.data, D, true});
   weight_gradient(ctx, R, at(rows.qkvz, 0), at(rows.h, 0), q_of_h_, 0, D);
-  if (!ctx.dry()) memory.average_backward(dmeans, dh, null_.g, dstate);
+  if (!ctx.planning()) memory.average_backward(dmeans, dh, null_.g, dstate);
 }
 
 // The loop, and what its gates read. γ becomes its gradient; z's takes v's place, which nobody
@@ -370,7 +371,7 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Run& run, ConstTensor dh
   const Operand z = at(rows.qkvz, z_column()), dgates = at(rows.gates, 0);
   if (is_full()) {
     for (const kernels::RecurrentPiece& piece : run.pieces) {
-      if (ctx.dry() || piece.length == 0) continue;
+      if (ctx.planning() || piece.length == 0) continue;
       float* to = h_before.row(piece.first);
       std::copy_n(piece.found, D, to);
       std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
@@ -382,7 +383,7 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Run& run, ConstTensor dh
     weight_gradient(ctx, R, dgates, z, gates_, 0, 2 * D);
     input_gradient(ctx, R, dgates, gates_, 0, 2 * D, {dz.data, dz.row, true});
   }
-  if (!ctx.dry()) kernels::column_sum_add(rows.gates, gates_bias_.g);
+  if (!ctx.planning()) kernels::column_sum_add(rows.gates, gates_bias_.g);
 }
 
 // z's gradient is added to, and k becomes its own.
@@ -394,7 +395,7 @@ void MmRec::decay_backward(ExecutionContext& ctx, const Run& run, ConstTensor dd
   const Decay decay = has_place ? run.decay : carve_decay(ctx.scratch, R);
   if (!has_place) make_decay(ctx, qkvz, decay);
   const Tensor inner = decay.inner, outer = decay.outer, a = ctx.scratch.take({R, 2 * I});
-  if (!ctx.dry()) {
+  if (!ctx.planning()) {
     kernels::mm_rec_decay_backward(mu_, outer, ddecay);
     kernels::activation_forward(kernels::Activation::kGelu, inner, a);
   }
@@ -403,7 +404,7 @@ void MmRec::decay_backward(ExecutionContext& ctx, const Run& run, ConstTensor dd
   const Tensor da = a;  // in its place
   input_gradient(ctx, R, at(outer, 0), z_out_, 0, D, {da.data, 2 * I, false});
   input_gradient(ctx, R, at(outer, D), k_out_, 0, D, {da.data + I, 2 * I, false});
-  if (!ctx.dry()) kernels::activation_backward(kernels::Activation::kGelu, inner, da, inner);
+  if (!ctx.planning()) kernels::activation_backward(kernels::Activation::kGelu, inner, da, inner);
   weight_gradient(ctx, R, at(inner, 0), at(qkvz, z_column()), z_in_, 0, I);
   weight_gradient(ctx, R, at(inner, I), at(qkvz, k_column()), k_in_, 0, I);
   input_gradient(ctx, R, at(inner, 0), z_in_, 0, I, {qkvz.data + v_column(), columns(), true});
