@@ -43,7 +43,7 @@ class Reader {
       ExecutionContext ctx{scratch};
       const auto projected = layer.project(ctx, memory, *m, true, saved);
       const auto asked =
-          layer.carve(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);
+          layer.layout(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);
       layer.forward(ctx, queries, *x, projected, asked);
       const Tensor dkv = saved.take({memory.rows(), 2 * kWidth});
       if (!ctx.planning()) std::fill(dkv.begin(), dkv.end(), 0.0f);

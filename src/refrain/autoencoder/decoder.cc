@@ -78,7 +78,7 @@ kernels::AttentionShape Decoder::self_shape() const {
           self_->out,    joined_width()};
 }
 
-Decoder::Run Decoder::carve(const RaggedBatch& w, Arena& a) const {
+Decoder::Run Decoder::layout(const RaggedBatch& w, Arena& a) const {
   const int64_t R = w.rows(), H = hidden();
   Run run;
   run.start = a.take({w.sequences(), start_.out});
@@ -92,7 +92,7 @@ Decoder::Run Decoder::carve(const RaggedBatch& w, Arena& a) const {
   run.joined = a.take({R, joined_width()});
   run.s = a.take({R, H});
   if (cross_)
-    run.asked = cross_->carve(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
+    run.asked = cross_->layout(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
   if (self_) {
     run.qkv = a.take({R, self_->out});
     run.softmax = a.take({2 * R * config_.heads});
@@ -150,7 +150,7 @@ bool Decoder::needs_no_loop(const RaggedBatch& w, const Input& in) const {
 
 Decoder::Run Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                               bool for_backward, Arena& arena) const {
-  Run run = carve(w, arena);
+  Run run = layout(w, arena);
   start(ctx, in.z, run.start);
   if (cross_ && config_.cached)
     run.memory.push_back(cross_->project(ctx, w, in.m, for_backward, arena));

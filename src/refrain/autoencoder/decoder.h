@@ -82,7 +82,7 @@ class Decoder {
   kernels::AttentionShape self_shape() const;
   const Linear& asking() const { return cross_ ? cross_->query() : *self_; }
 
-  Run carve(const RaggedBatch&, Arena&) const;
+  Run layout(const RaggedBatch&, Arena&) const;
   void start(ExecutionContext&, ConstTensor z, Tensor start) const;
   // The state of layer l before row 0 of sequence b.
   float* start_of(Tensor start, int64_t b, int64_t l) const {

@@ -78,8 +78,8 @@ CrossAttention::Memory CrossAttention::lay_out(ExecutionContext& ctx, const Ragg
   return memory;
 }
 
-CrossAttention::Asked CrossAttention::carve(Arena& arena, int64_t rows, SpacedRows<float> o,
-                                            const RaggedBatch& memory, bool keep) const {
+CrossAttention::Asked CrossAttention::layout(Arena& arena, int64_t rows, SpacedRows<float> o,
+                                             const RaggedBatch& memory, bool keep) const {
   Asked asked{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
   if (keep) asked.kept = arena.take({rows, shape_.heads, longest(memory)});
   return asked;

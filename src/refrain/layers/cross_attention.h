@@ -50,8 +50,8 @@ class CrossAttention {
     kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
     Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
   };
-  Asked carve(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
-              bool keep) const;
+  Asked layout(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
+               bool keep) const;
   // Rows [first, first + count), of one sequence.
   kernels::CrossQueries queries(const Asked&, int64_t first, int64_t count) const;
 

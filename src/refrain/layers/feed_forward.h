@@ -32,12 +32,12 @@ class FeedForward {
     Tensor gate_up;
     TensorOf<BFloat16> narrow;
   };
-  Saved carve(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
+  Saved layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
     if (ctx.bf16()) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
     return {a.take({rows, gate_up_.out}), {}};
   }
 
-  // x, y [R, D]; s from carve().
+  // x, y [R, D]; s from layout().
   void forward(ExecutionContext& ctx, ConstTensor x, const Saved& s, Tensor y) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});

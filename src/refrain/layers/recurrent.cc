@@ -28,8 +28,8 @@ void Recurrent::visit(const ParamVisitor& v) {
 }
 
 // `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.
-Recurrent::Run Recurrent::carve(const RaggedBatch& w, int64_t every, Arena& found,
-                                Arena& rows) const {
+Recurrent::Run Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& found,
+                                 Arena& rows) const {
   Run run;
   for (int64_t b = 0; b < w.sequences(); ++b)
     run.pieces.push_back({w.first(b), w.length(b), nullptr});
@@ -57,8 +57,8 @@ Recurrent::Run Recurrent::carve(const RaggedBatch& w, int64_t every, Arena& foun
 Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                   std::span<float* const> state, Arena* saved) const {
   const bool again = saved && ctx.keep_every > 0;
-  const Run run = carve(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
-                        saved && !again ? *saved : ctx.scratch);
+  const Run run = layout(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
+                         saved && !again ? *saved : ctx.scratch);
   const int64_t H = hidden(), S = state_floats();
   if (!ctx.planning()) {
     std::fill(run.found.begin(), run.found.end(), 0.0f);
@@ -83,8 +83,8 @@ Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, C
 
 Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                  Arena& saved) const {
-  if (ctx.keep_every == 0) return carve(w, 0, saved, saved);
-  const Run run = carve(w, ctx.keep_every, saved, ctx.scratch);
+  if (ctx.keep_every == 0) return layout(w, 0, saved, saved);
+  const Run run = layout(w, ctx.keep_every, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch,
                              ctx.compute_type);

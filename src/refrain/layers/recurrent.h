@@ -51,7 +51,7 @@ class Recurrent {
 
  private:
   kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }
-  Run carve(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
+  Run layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
 
   kernels::Cell cell_;
   Linear w_ih_, w_hh_;

@@ -27,11 +27,11 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), blocks_);
 }
 
-Block::Saved Block::carve(const ExecutionContext& ctx, const RaggedBatch& w, bool states, Arena& a,
-                          Again again) const {
+Block::Saved Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bool states, Arena& a,
+                           Again again) const {
   const int64_t R = w.rows();
   Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
-  if (!again.feed_forward) s.feed_forward = feed_forward_.carve(ctx, a, R);
+  if (!again.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
   if (again.mixer && states) s.found = StateCopies(w, *mixer_, a);
   return s;
 }
@@ -80,7 +80,7 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   }
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
-  Saved s = carve(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, again);
+  Saved s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, again);
   if (s.found && !ctx.planning()) s.found->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
   if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
@@ -88,7 +88,7 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   apply_dropout(ctx, w, delta, mixer_site_);
   if (!ctx.planning())
     kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
-  if (again.feed_forward) s.feed_forward = feed_forward_.carve(ctx, ctx.scratch, R);
+  if (again.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
   if (!ctx.planning()) kernels::add(s.h, delta, y);
@@ -104,14 +104,14 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
-  Saved s = carve(ctx, w, state != nullptr, saved, again);
+  Saved s = layout(ctx, w, state != nullptr, saved, again);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
   {
     Arena::Frame half(ctx.scratch);
     if (again.feed_forward) {
-      s.feed_forward = feed_forward_.carve(ctx, ctx.scratch, R);
+      s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
       feed_forward_.recompute(ctx, normed, s.feed_forward);
     }
     feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),

@@ -51,7 +51,7 @@ class Block {
     FeedForward::Saved feed_forward;   // unless it is computed again
     std::optional<StateCopies> found;  // if the mixer is to run again from them
   };
-  Saved carve(const ExecutionContext&, const RaggedBatch&, bool states, Arena&, Again) const;
+  Saved layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&, Again) const;
   // forward() and backward(), but for `again.all`.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
            Arena* saved, Again again) const;

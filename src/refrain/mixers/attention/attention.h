@@ -63,7 +63,7 @@ class Attention final : public Mixer {
                   // them
     TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
   };
-  Saved carve(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
+  Saved layout(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
   std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Saved&, const State*,
                                                     bool rings) const;

@@ -37,7 +37,7 @@ size_t AttentionRnn::state_bytes(int64_t) const {
   return static_cast<size_t>(shape_.state_size()) * sizeof(float);
 }
 
-AttentionRnn::Saved AttentionRnn::carve(Arena& a, const RaggedBatch& w) const {
+AttentionRnn::Saved AttentionRnn::layout(Arena& a, const RaggedBatch& w) const {
   const int64_t R = w.rows(), H = shape_.heads, width = shape_.width();
   int64_t blocks = 0;
   for (int64_t b = 0; b < w.sequences(); ++b)
@@ -101,7 +101,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
                            const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = saved && ctx.keep_every > 0;
-  const Saved s = carve(saved && !recomputes ? *saved : ctx.scratch, w);
+  const Saved s = layout(saved && !recomputes ? *saved : ctx.scratch, w);
   if (recomputes && state) {
     const Tensor found = carve_found(*saved, w);
     for (int64_t b = 0; b < w.sequences() && !ctx.planning(); ++b)
@@ -120,7 +120,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
                             Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.keep_every > 0;
-  const Saved s = carve(recomputes ? ctx.scratch : saved, w);
+  const Saved s = layout(recomputes ? ctx.scratch : saved, w);
   if (recomputes) {
     const Tensor found = state ? carve_found(saved, w) : Tensor();
     project(ctx, x, s);

@@ -53,7 +53,7 @@ class AttentionRnn final : public Mixer {
     kernels::ScanRows rows;
     Tensor k;  // [R, heads d]: keys, where they are computed
   };
-  Saved carve(Arena&, const RaggedBatch&) const;
+  Saved layout(Arena&, const RaggedBatch&) const;
   // What K-step recomputation keeps instead: the states found [B, state], if any. Finding all
   // others again takes no longer than backward's own scan, so spacing them does not matter.
   Tensor carve_found(Arena&, const RaggedBatch&) const;

@@ -148,7 +148,7 @@ size_t Gla::state_bytes(int64_t) const {
 }
 
 // Convolved rows are never kept: to make them again is little beside the projections.
-Gla::Rows Gla::carve(Arena& scratch, Arena& a, int64_t rows) const {
+Gla::Rows Gla::layout(Arena& scratch, Arena& a, int64_t rows) const {
   const GlaLayout& l = layout_;
   Rows r;
   r.x = a.take({rows, l.columns});
@@ -311,7 +311,7 @@ void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Te
                   const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keeps_rows = saved && ctx.keep_every == 0;
-  const Rows rows = carve(ctx.scratch, keeps_rows ? *saved : ctx.scratch, w.rows());
+  const Rows rows = layout(ctx.scratch, keeps_rows ? *saved : ctx.scratch, w.rows());
   History history;
   if (saved) history = carve_history(ctx, *saved, w, state != nullptr);
   const std::vector<float*> states = rows_of(w, state);
@@ -371,7 +371,7 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, C
                    Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool kept_rows = ctx.keep_every == 0;
-  const Rows rows = carve(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());
+  const Rows rows = layout(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());
   const History history = carve_history(ctx, saved, w, state != nullptr);
   std::vector<float*> found;
   for (int64_t b = 0; history.found && b < w.sequences(); ++b)

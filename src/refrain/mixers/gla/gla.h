@@ -146,7 +146,7 @@ class Gla final : public Mixer {
   };
 
   float first_output_size() const;
-  Rows carve(Arena& scratch, Arena& kept, int64_t rows) const;
+  Rows layout(Arena& scratch, Arena& kept, int64_t rows) const;
   History carve_history(const ExecutionContext&, Arena&, const RaggedBatch&, bool state) const;
   kernels::GlaSequence sequence(const RaggedBatch&, const Rows&, int64_t b, int64_t first,
                                 int64_t count) const;

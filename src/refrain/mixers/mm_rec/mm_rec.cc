@@ -97,8 +97,8 @@ size_t MmRec::state_bytes(int64_t) const {
   return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-MmRec::Run MmRec::carve(const ExecutionContext& ctx, const RaggedBatch& w,
-                        const MmRecMemory& memory, Arena* saved) const {
+MmRec::Run MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
+                         const MmRecMemory& memory, Arena* saved) const {
   const int64_t R = w.rows(), D = shape_.d_model;
   const int64_t every = saved ? ctx.keep_every : 0;
   Run run;
@@ -243,7 +243,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model;
   const MmRecMemory memory = memory_of(w);
-  const Run run = carve(ctx, w, memory, saved);
+  const Run run = layout(ctx, w, memory, saved);
   const Rows& rows = run.rows;
   const Tensor decay = ctx.scratch.take({R, D});
   if (!ctx.planning()) {
@@ -286,7 +286,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
 MmRec::Run MmRec::recall(ExecutionContext& ctx, const RaggedBatch& w, const MmRecMemory& memory,
                          ConstTensor x, Tensor decay, Arena& saved) const {
   const int64_t D = shape_.d_model;
-  const Run run = carve(ctx, w, memory, &saved);
+  const Run run = layout(ctx, w, memory, &saved);
   const Rows& rows = run.rows;
   const bool all = ctx.keep_every > 0;
   if (all) {

@@ -114,7 +114,7 @@ class MmRec final : public Mixer {
   MmRecMemory memory_of(const RaggedBatch& w) const {
     return {layout_, config_.memory ? w : RaggedBatch()};
   }
-  Run carve(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
+  Run layout(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
   Run recall(ExecutionContext&, const RaggedBatch&, const MmRecMemory&, ConstTensor x, Tensor decay,
              Arena& saved) const;
 
