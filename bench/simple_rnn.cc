@@ -149,14 +149,14 @@ int main(int argc, char** argv) {
        32,
        true,
        true,
-       {.keep_every = 64},
+       {.checkpoint_interval = 64},
        "0.377 s, 137 MB (*)"},
-      {"the same, state kept every 256 steps", 32, true, true, {.keep_every = 256}, "-"},
+      {"the same, state kept every 256 steps", 32, true, true, {.checkpoint_interval = 256}, "-"},
       {"the same, state kept every 256 steps, and blocks",
        32,
        true,
        true,
-       {.blocks = Recompute::kAllBlocks, .keep_every = 256},
+       {.blocks = Recompute::kAllBlocks, .checkpoint_interval = 256},
        "-"},
   };
   const bench::SharedNumbers want(kSequences * kTokens);

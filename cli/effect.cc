@@ -114,7 +114,7 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   check_spilling(line, training, model, mixers, stack);
   // What mixers ask of it shows when a step is counted.
   if (const auto given = parse_checkpointing(training.gradient_checkpointing);
-      given && given->keep_every > 0) {
+      given && given->checkpoint_interval > 0) {
     LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
     Planner(network, training, false, 0).unbounded();
   }

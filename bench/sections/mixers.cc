@@ -131,7 +131,7 @@ class MixerRun {
 
  private:
   void set(ExecutionContext& ctx) const {
-    ctx.keep_every = setup_.checkpointing.keep_every;
+    ctx.checkpoint_interval = setup_.checkpointing.checkpoint_interval;
     ctx.recompute = setup_.checkpointing.parts;
     ctx.compute_type = setup_.compute_type;
     ctx.pieces = batch_.cu_seqlens;

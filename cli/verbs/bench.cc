@@ -202,7 +202,7 @@ struct Bench {
     const std::unique_ptr<Mixer> mixer = make_mixer(kind, shape, setup.mixer_settings);
     mixer->visit(shape_param);
     Arena scratch, saved;
-    ExecutionContext dry{scratch, {}, setup.checkpointing.keep_every};
+    ExecutionContext dry{scratch, {}, setup.checkpointing.checkpoint_interval};
     RaggedBatchBuilder data;
     const Tensor row(nowhere(), {1, shape.d_model});
     mixer->forward(dry, data.whole(1, 1), row, row, nullptr, &saved);

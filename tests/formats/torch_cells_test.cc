@@ -114,7 +114,7 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
   model->allocate_gradients();
   RaggedBatchBuilder builder;
   const RaggedBatch w = builder.whole(1, T);
-  for (const int64_t keep_every : {0, 4}) {
+  for (const int64_t checkpoint_interval : {0, 4}) {
     model->clear_gradients();
     std::vector<float> losses(tokens.size());
     Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
@@ -122,7 +122,7 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
                    {.tokens = tokens,
                     .targets = targets,
                     .scale = 1 / static_cast<float>(T),
-                    .recompute = {.keep_every = keep_every}},
+                    .recompute = {.checkpoint_interval = checkpoint_interval}},
                    {losses.data(), {T}}, saved);
     });
     model->finish_gradients();

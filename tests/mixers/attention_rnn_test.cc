@@ -241,7 +241,7 @@ TEST(AttentionRnnMixer, HasTheQueryTokenMoreThanAttention) {
 
 TEST(AttentionRnnMixer, RecomputationKeepsNothingThatGrows) {
   MixerUnderTest<AttentionRnn> m(shape(16, 2), AttentionRnnConfig{});
-  m.keep_every = 64;
+  m.checkpoint_interval = 64;
   std::vector<size_t> bytes;
   for (int64_t T : {64, 640}) {
     const Floats x({T, 16}, 0, 1);

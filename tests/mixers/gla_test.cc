@@ -155,7 +155,7 @@ TEST(GlaMixer, RefusesWhatItCannotBe) {
 
 TEST(GlaMixer, RefusesToKeepStatesBetweenChunks) {
   MixerUnderTest<Gla> m(shape(8, 2), SimpleRnnConfig{});
-  m.keep_every = 24;
+  m.checkpoint_interval = 24;
   const Floats x({4, 8}, 0, 1);
   Floats y({4, 8});
   RaggedBatchBuilder data;

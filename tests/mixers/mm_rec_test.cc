@@ -22,7 +22,7 @@ MmRecConfig config_of(int64_t slots, int64_t stretch) {
 
 struct How {
   std::vector<int32_t> pieces;
-  int64_t keep_every = 0;
+  int64_t checkpoint_interval = 0;
   std::vector<std::string> recompute{};
   kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 };
@@ -36,7 +36,7 @@ struct Outcome {
 Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R = 200) {
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   MixerUnderTest<MmRec> m(shape(D, 2), c);
-  m.keep_every = how.keep_every;
+  m.checkpoint_interval = how.checkpoint_interval;
   m.recompute = how.recompute;
   m.compute_type = how.compute_type;
   StateRows states(1, m.mixer.state_bytes(R));
@@ -89,7 +89,7 @@ TEST(MmRecMixer, FusedAndHoistedOrNotGiveTheSameBits) {
 
 TEST(MmRecMixer, WhatIsRecomputedIsTheSameToTheBitAndNotSaved) {
   for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16,
-                               kernels::ComputeType::kInt16}) {
+                                  kernels::ComputeType::kInt16}) {
     using Parts = std::vector<std::string>;
     const auto how = [&](int64_t every, const Parts& parts) {
       return How{{200}, every, parts, compute_type};

@@ -104,18 +104,18 @@ const Recompute kPolicies[] = {
     {.blocks = 1},
     {.blocks = 2, .feed_forwards = true},
     {.blocks = Recompute::kAllBlocks},
-    {.keep_every = 48},
+    {.checkpoint_interval = 48},
     {.parts = {"gates"}},
-    {.keep_every = 32, .parts = {"memory_attention"}},
-    {.blocks = 1, .mixers = true, .keep_every = 16},
+    {.checkpoint_interval = 32, .parts = {"memory_attention"}},
+    {.blocks = 1, .mixers = true, .checkpoint_interval = 16},
     {.segments = true},
-    {.feed_forwards = true, .keep_every = 32, .segments = true},
+    {.feed_forwards = true, .checkpoint_interval = 32, .segments = true},
     {.blocks = Recompute::kAllBlocks, .segments = true},
 };
 
 TEST_P(RecomputeTest, ChangesNoBit) {
   for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16,
-                               kernels::ComputeType::kInt16}) {
+                                  kernels::ComputeType::kInt16}) {
     SCOPED_TRACE(static_cast<int>(compute_type));
     const LanguageModel::Lesson plain{.compute_type = compute_type, .segment = kSegment};
     const Result want = train(plain);

@@ -93,7 +93,7 @@ class MixerUnderTest {
 
   size_t saved_bytes() const { return saved_bytes_; }  // by the last forward that kept
 
-  int64_t keep_every = 0;
+  int64_t checkpoint_interval = 0;
   std::vector<std::string> recompute{};  // parts (RecomputePart)
   kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 
@@ -103,7 +103,7 @@ class MixerUnderTest {
 
  private:
   ExecutionContext context(Arena& scratch) const {
-    ExecutionContext ctx{scratch, {}, keep_every};
+    ExecutionContext ctx{scratch, {}, checkpoint_interval};
     ctx.recompute = recompute;
     ctx.compute_type = compute_type;
     return ctx;
@@ -402,12 +402,12 @@ void recompute_contract(const MixerDims& shape, const Config& config,
     return all;
   };
   for (const bool with_state : {false, true}) {
-    m.keep_every = 0;
+    m.checkpoint_interval = 0;
     const std::vector<float> want = run(with_state);
     const size_t kept = m.saved_bytes();
     for (const int64_t every : spacings) {
       SCOPED_TRACE(every);
-      m.keep_every = every;
+      m.checkpoint_interval = every;
       const std::vector<float> got = run(with_state);
       ASSERT_EQ(got.size(), want.size());
       EXPECT_EQ(0, std::memcmp(got.data(), want.data(), want.size() * sizeof(float)));
@@ -425,7 +425,7 @@ void empty_pieces_contract(const MixerDims& shape, const Config& config) {
   const RaggedBatch w = data.set(std::vector<int32_t>{0, 0, 5, 5}, std::vector<int32_t>{2, 0, 7});
   const Floats x({5, D}, 0, 1), dy({5, D}, 0, 2);
   for (const int64_t every : {0, 64}) {
-    m.keep_every = every;
+    m.checkpoint_interval = every;
     StateRows live(3, m.mixer.state_bytes(7)), gradient(3, m.mixer.state_bytes(7));
     live.fill_normal(3, 1);
     gradient.fill_normal(4, 1);

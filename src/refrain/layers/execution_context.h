@@ -25,7 +25,7 @@ struct ExecutionContext {
   // K-step recomputation: with K > 0, what a mixer saves for backward is its state every K rows or
   // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
   // what is fastest. Mixers whose state grows with the rows ignore it.
-  int64_t keep_every = 0;
+  int64_t checkpoint_interval = 0;
   // Parts of mixers (RecomputePart) that backward computes again instead of saving what they made.
   std::span<const std::string> recompute{};
   // Of products. With kBf16, part of what is saved for backward is rounded too.

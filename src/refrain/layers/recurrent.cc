@@ -56,8 +56,8 @@ Recurrent::Run Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& fou
 
 Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                   std::span<float* const> state, Arena* saved) const {
-  const bool again = saved && ctx.keep_every > 0;
-  const Run run = layout(w, again ? ctx.keep_every : 0, saved ? *saved : ctx.scratch,
+  const bool again = saved && ctx.checkpoint_interval > 0;
+  const Run run = layout(w, again ? ctx.checkpoint_interval : 0, saved ? *saved : ctx.scratch,
                          saved && !again ? *saved : ctx.scratch);
   const int64_t H = hidden(), S = state_floats();
   if (!ctx.planning()) {
@@ -83,8 +83,8 @@ Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, C
 
 Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                  Arena& saved) const {
-  if (ctx.keep_every == 0) return layout(w, 0, saved, saved);
-  const Run run = layout(w, ctx.keep_every, saved, ctx.scratch);
+  if (ctx.checkpoint_interval == 0) return layout(w, 0, saved, saved);
+  const Run run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch,
                              ctx.compute_type);

@@ -33,11 +33,12 @@ class Recurrent {
   };
 
   // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
-  // ExecutionContext::keep_every the rows are in scratch instead.
+  // ExecutionContext::checkpoint_interval the rows are in scratch instead.
   Run forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, std::span<float* const> state,
               Arena* saved) const;
-  // The same run again, for backward, from where forward put it. With ExecutionContext::keep_every
-  // it is computed again, all segments of all pieces side by side.
+  // The same run again, for backward, from where forward put it. With
+  // ExecutionContext::checkpoint_interval it is computed again, all segments of all pieces side by
+  // side.
   Run recall(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena& saved) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
   // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.

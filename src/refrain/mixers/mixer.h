@@ -35,7 +35,8 @@ struct MixerTraits {
   // It goes through a sequence token by token: a step shares its weights between the sequences of a
   // batch, not between their tokens.
   bool sequential = false;
-  // With ExecutionContext::keep_every it saves states instead of rows; backward runs forward again.
+  // With ExecutionContext::checkpoint_interval it saves states instead of rows; backward runs
+  // forward again.
   bool keeps_states = false;
   bool grouped_queries = false;    // it reads MixerDims::kv_heads
   bool attention_dropout = false;  // and Dropout::attention_rate

@@ -137,7 +137,7 @@ bool LanguageModel::bounded_state() const {
 void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& w,
                           const Lesson& lesson, Tensor losses, Arena& saved) {
   ExecutionContext ctx = context;
-  ctx.keep_every = lesson.recompute.keep_every;
+  ctx.checkpoint_interval = lesson.recompute.checkpoint_interval;
   ctx.recompute = lesson.recompute.parts;
   ctx.compute_type = lesson.compute_type;
   const auto is_long = [&](int64_t b) { return w.length(b) > lesson.segment; };

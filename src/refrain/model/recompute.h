@@ -14,8 +14,8 @@ struct Recompute {
   int64_t blocks = 0;          // of so many blocks, from the first on, all but their input
   bool mixers = false;         // of the other blocks, what their mixers save, and
   bool feed_forwards = false;  // the feed-forward layers' values before the activation
-  int64_t keep_every =
-      0;  // inside mixers: states every so many tokens (ExecutionContext::keep_every)
+  int64_t checkpoint_interval =
+      0;  // inside mixers: states every so many tokens (ExecutionContext::checkpoint_interval)
   std::vector<std::string> parts{};  // of mixers, by name (RecomputePart)
   // Of a sequence that is trained segment by segment (LanguageModel::kSegment): all but the states
   // that segments begin with.

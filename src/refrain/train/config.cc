@@ -137,7 +137,7 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
     else if (item == "segments")
       recompute.segments = true;
     else if (number(item, kMostTokens) > 0)
-      recompute.keep_every = number(item, kMostTokens);
+      recompute.checkpoint_interval = number(item, kMostTokens);
     else
       throw_error(
           "gradient_checkpointing: expected off, auto, or a list of blocks, blocks:N, mixers, "

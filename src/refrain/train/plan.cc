@@ -42,7 +42,7 @@ bool any_sequential(const LanguageModel& model) {
 // FLOPs a token that a mixer computes again inside, of the `flops` of its forward pass.
 double recomputed_inside(const MixerTraits& traits, double flops, const Recompute& r) {
   double again = 0;
-  if (r.keep_every > 0 && traits.keeps_states) again += flops;
+  if (r.checkpoint_interval > 0 && traits.keeps_states) again += flops;
   for (const RecomputePart& part : traits.recompute)
     if (std::ranges::find(r.parts, part.name) != r.parts.end()) again += flops * part.flops;
   return again;
@@ -251,7 +251,7 @@ const std::vector<Plan>& Planner::frontier() const& {
     for (size_t i = 0, n = choices.size(); keeps_states && i < n; ++i)
       for (const int64_t every : {64, 256}) {
         Recompute more = choices[i];
-        more.keep_every = every;
+        more.checkpoint_interval = every;
         choices.push_back(more);
       }
     if (!parts.empty()) choices.push_back({.parts = parts});
@@ -317,7 +317,7 @@ std::string to_text(const Recompute& r) {
   item(r.feed_forwards, "feed_forwards");
   for (const std::string& part : r.parts) item(true, part);
   item(r.segments, "segments");
-  item(r.keep_every > 0, fmt::format("{}", r.keep_every));
+  item(r.checkpoint_interval > 0, fmt::format("{}", r.checkpoint_interval));
   return text.empty() ? "off" : text;
 }
 

@@ -100,7 +100,7 @@ std::vector<kernels::ScanPiece> AttentionRnn::pieces(const RaggedBatch& w, F&& s
 void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                            const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
-  const bool recomputes = saved && ctx.keep_every > 0;
+  const bool recomputes = saved && ctx.checkpoint_interval > 0;
   const Saved s = layout(saved && !recomputes ? *saved : ctx.scratch, w);
   if (recomputes && state) {
     const Tensor found = carve_found(*saved, w);
@@ -119,7 +119,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
                             ConstTensor dy, Tensor dx, const State* state, const State* dstate,
                             Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
-  const bool recomputes = ctx.keep_every > 0;
+  const bool recomputes = ctx.checkpoint_interval > 0;
   const Saved s = layout(recomputes ? ctx.scratch : saved, w);
   if (recomputes) {
     const Tensor found = state ? carve_found(saved, w) : Tensor();

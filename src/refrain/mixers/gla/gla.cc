@@ -161,7 +161,7 @@ Gla::Rows Gla::layout(Arena& scratch, Arena& a, int64_t rows) const {
 Gla::History Gla::carve_history(const ExecutionContext& ctx, Arena& a, const RaggedBatch& w,
                                 bool state) const {
   History h;
-  if (ctx.keep_every > 0) h.every = ctx.keep_every;
+  if (ctx.checkpoint_interval > 0) h.every = ctx.checkpoint_interval;
   if (h.every % kernels::kGlaChunk != 0)
     throw_error("gradient_checkpointing: expected a multiple of {} for {}, found {}",
                 kernels::kGlaChunk, config_.kind, h.every);
@@ -310,7 +310,7 @@ ConstTensor Gla::gated(const ExecutionContext& ctx, const Rows& rows, ConstTenso
 void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                   const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
-  const bool keeps_rows = saved && ctx.keep_every == 0;
+  const bool keeps_rows = saved && ctx.checkpoint_interval == 0;
   const Rows rows = layout(ctx.scratch, keeps_rows ? *saved : ctx.scratch, w.rows());
   History history;
   if (saved) history = carve_history(ctx, *saved, w, state != nullptr);
@@ -370,7 +370,7 @@ void Gla::recompute(ExecutionContext& ctx, const RaggedBatch& w, const Rows& row
 void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
                    Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
-  const bool kept_rows = ctx.keep_every == 0;
+  const bool kept_rows = ctx.checkpoint_interval == 0;
   const Rows rows = layout(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());
   const History history = carve_history(ctx, saved, w, state != nullptr);
   std::vector<float*> found;

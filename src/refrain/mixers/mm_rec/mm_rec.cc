@@ -100,7 +100,7 @@ size_t MmRec::state_bytes(int64_t) const {
 MmRec::Run MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
                          const MmRecMemory& memory, Arena* saved) const {
   const int64_t R = w.rows(), D = shape_.d_model;
-  const int64_t every = saved ? ctx.keep_every : 0;
+  const int64_t every = saved ? ctx.checkpoint_interval : 0;
   Run run;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const int64_t n = w.length(b), most = every > 0 ? every : n;
@@ -288,7 +288,7 @@ MmRec::Run MmRec::recall(ExecutionContext& ctx, const RaggedBatch& w, const MmRe
   const int64_t D = shape_.d_model;
   const Run run = layout(ctx, w, memory, &saved);
   const Rows& rows = run.rows;
-  const bool all = ctx.keep_every > 0;
+  const bool all = ctx.checkpoint_interval > 0;
   if (all) {
     project(ctx, x, rows.qkvz, 0, v_column());
     project(ctx, x, rows.qkvz, z_column(), columns());
