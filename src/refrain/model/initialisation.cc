@@ -64,7 +64,7 @@ InitScheme Initialisation::scheme(bool bare) const {
   return {InitScheme::kFanIn};
 }
 
-void draw_initial(const ParamSpec& spec, Param& param, const InitScheme& scheme, uint64_t seed) {
+void initialize(const ParamSpec& spec, Param& param, const InitScheme& scheme, uint64_t seed) {
   const Init& init = spec.init;
   const Noise noise =
       scheme.kind == InitScheme::kNormal ? normal_noise(init, scheme.std) : fan_in_noise(init);

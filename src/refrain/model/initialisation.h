@@ -40,6 +40,6 @@ struct Initialisation {
 };
 
 // The weights that a parameter begins with: a function of (seed, name) alone.
-void draw_initial(const ParamSpec&, Param&, const InitScheme&, uint64_t seed);
+void initialize(const ParamSpec&, Param&, const InitScheme&, uint64_t seed);
 
 }  // namespace refrain

@@ -128,8 +128,8 @@ class LanguageModel {
   // Piece b of the window, a long sequence.
   void train_segments(const ExecutionContext&, const RaggedBatch&, int64_t b, const Lesson&,
                       Tensor losses, Arena& saved);
-  void skim(const ExecutionContext&, const RaggedBatch&, const Lesson&,
-            std::span<const State> states) const;
+  void advance_states(const ExecutionContext&, const RaggedBatch&, const Lesson&,
+                      std::span<const State> states) const;
   Block::Again again(const Lesson&, size_t block) const;
   // d [R, D] = dL/dx from the head, which also gets its own gradients.
   void train_head(const ExecutionContext&, const RaggedBatch&, ConstTensor x, const Lesson&,

@@ -257,7 +257,7 @@ void LanguageModel::train_segments(const ExecutionContext& context, const Ragged
   } else {
     for (size_t j = 0; j + 1 < N; ++j) {
       kept.put(j, *states);
-      skim(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states());
+      advance_states(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states());
     }
     kept.put(N - 1, *states);
     for (size_t j = N; j-- > 0;) {
@@ -272,8 +272,8 @@ void LanguageModel::train_segments(const ExecutionContext& context, const Ragged
 }
 
 // Carries the states over a window as forward() does, and keeps nothing else.
-void LanguageModel::skim(const ExecutionContext& context, const RaggedBatch& w,
-                         const Lesson& lesson, std::span<const State> states) const {
+void LanguageModel::advance_states(const ExecutionContext& context, const RaggedBatch& w,
+                                   const Lesson& lesson, std::span<const State> states) const {
   ExecutionContext ctx = context;
   Arena::Frame frame(ctx.scratch);
   Tensor x = ctx.scratch.take({w.rows(), config_.d_model});

@@ -55,7 +55,7 @@ void ParameterStore::set_trainable(const std::function<bool(const ParamSpec&)>& 
 }
 
 void ParameterStore::initialize(uint64_t seed, const InitScheme& scheme) {
-  for (const Entry& entry : entries_) draw_initial(entry.spec, *entry.param, scheme, seed);
+  for (const Entry& entry : entries_) refrain::initialize(entry.spec, *entry.param, scheme, seed);
 }
 
 void ParameterStore::allocate_gradients() {
