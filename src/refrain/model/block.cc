@@ -32,7 +32,7 @@ Block::Saved Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bo
   const int64_t R = w.rows();
   Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
   if (!again.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
-  if (again.mixer && states) s.found = StateCopies(w, *mixer_, a);
+  if (again.mixer && states) s.found = StateSnapshot(w, *mixer_, a);
   return s;
 }
 
@@ -50,7 +50,7 @@ void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   if (!saved) return run(ctx, w, x, y, state, nullptr, {});
   if (!again.all) return run(ctx, w, x, y, state, saved, again);
   if (state) {
-    StateCopies found(w, *mixer_, *saved);
+    StateSnapshot found(w, *mixer_, *saved);
     if (!ctx.planning()) found.copy(w, *mixer_, *state);
   }
   run(ctx, w, x, y, state, nullptr, {});
@@ -59,7 +59,7 @@ void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
 void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
                      const State* state, const State* dstate, Arena& saved, Again again) const {
   if (!again.all) return run_back(ctx, w, x, d, state, dstate, saved, again);
-  std::optional<StateCopies> found;
+  std::optional<StateSnapshot> found;
   if (state) found.emplace(w, *mixer_, saved);
   const State own = found ? found->state() : State();
   const State* left = found ? &own : nullptr;

@@ -13,7 +13,7 @@
 #include "refrain/layers/feed_forward.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/model/config.h"
-#include "refrain/model/state_copies.h"
+#include "refrain/model/state_snapshot.h"
 
 namespace refrain {
 
@@ -46,10 +46,10 @@ class Block {
 
  private:
   struct Saved {
-    Tensor h;                          // [R, D]: the residual stream between the two halves
-    Tensor r1, r2;                     // [R]: reciprocal root mean squares
-    FeedForward::Saved feed_forward;   // unless it is computed again
-    std::optional<StateCopies> found;  // if the mixer is to run again from them
+    Tensor h;                            // [R, D]: the residual stream between the two halves
+    Tensor r1, r2;                       // [R]: reciprocal root mean squares
+    FeedForward::Saved feed_forward;     // unless it is computed again
+    std::optional<StateSnapshot> found;  // if the mixer is to run again from them
   };
   Saved layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&, Again) const;
   // forward() and backward(), but for `again.all`.

@@ -10,7 +10,7 @@
 #include "refrain/kernels/matmul/gemm.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/operations.h"
-#include "refrain/model/supervised_rows.h"
+#include "refrain/model/target_rows.h"
 
 namespace refrain {
 
@@ -121,7 +121,7 @@ void LanguageModel::losses(ExecutionContext& ctx, const RaggedBatch& w,
                            std::span<const int32_t> tokens, std::span<const int32_t> targets,
                            std::span<const State> states, Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
-  const SupervisedRows all(w, targets);
+  const TargetRows all(w, targets);
   const int64_t n = all.size(), slice = std::min(n, slice_rows());
   const Tensor x = hidden(ctx, w, tokens, states);
   const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});

@@ -9,7 +9,7 @@
 #include "refrain/kernels/loss/cross_entropy.h"
 #include "refrain/layers/dropout.h"
 #include "refrain/model/language_model.h"
-#include "refrain/model/supervised_rows.h"
+#include "refrain/model/target_rows.h"
 
 namespace refrain {
 namespace {
@@ -56,10 +56,10 @@ LanguageModel::Lesson part_of(const LanguageModel::Lesson& lesson, const SubBatc
 }
 
 // One sequence's state in every block, as a window of one piece takes it.
-class OneSequence {
+class SequenceStateRef {
  public:
   // Zeros, from the arena.
-  OneSequence(const ExecutionContext& ctx, std::span<const size_t> bytes, Arena& arena) {
+  SequenceStateRef(const ExecutionContext& ctx, std::span<const size_t> bytes, Arena& arena) {
     for (const size_t n : bytes) {
       rows_.push_back(arena.take<std::byte>({static_cast<int64_t>(n)}).data);
       if (!ctx.planning() && n > 0) std::memset(rows_.back(), 0, n);
@@ -67,12 +67,12 @@ class OneSequence {
     make_states();
   }
   // Piece b's of a window's states.
-  OneSequence(std::span<const State> states, int64_t b) {
+  SequenceStateRef(std::span<const State> states, int64_t b) {
     for (const State& state : states) rows_.push_back(state.rows[static_cast<size_t>(b)]);
     make_states();
   }
-  OneSequence(const OneSequence&) = delete;
-  OneSequence& operator=(const OneSequence&) = delete;
+  SequenceStateRef(const SequenceStateRef&) = delete;
+  SequenceStateRef& operator=(const SequenceStateRef&) = delete;
 
   std::span<const State> states() const { return states_; }
   std::byte* row(size_t block) const { return rows_[block]; }
@@ -86,15 +86,15 @@ class OneSequence {
 };
 
 // The states that segments begin with, in memory or on disk.
-class KeptStates {
+class StateCheckpoints {
  public:
-  KeptStates(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t segments,
-             io::ScratchFile* file, Arena& arena)
+  StateCheckpoints(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t segments,
+                   io::ScratchFile* file, Arena& arena)
       : dry_(ctx.planning()), bytes_(bytes), file_(file) {
     for (const size_t n : bytes) each_ += n;
     if (!file) memory_ = arena.take<std::byte>({static_cast<int64_t>(segments * each_)}).data;
   }
-  void put(size_t segment, const OneSequence& from) {
+  void put(size_t segment, const SequenceStateRef& from) {
     move(segment, [&](size_t at, size_t l) {
       if (file_)
         file_->write(at, {from.row(l), bytes_[l]});
@@ -102,7 +102,7 @@ class KeptStates {
         std::memcpy(memory_ + at, from.row(l), bytes_[l]);
     });
   }
-  void get(size_t segment, const OneSequence& to) const {
+  void get(size_t segment, const SequenceStateRef& to) const {
     move(segment, [&](size_t at, size_t l) {
       if (file_)
         file_->read(at, {to.row(l), bytes_[l]});
@@ -222,12 +222,12 @@ void LanguageModel::train_segments(const ExecutionContext& context, const Ragged
 
   std::vector<size_t> bytes;
   for (const Block& block : blocks_) bytes.push_back(block.state_bytes(end));
-  std::optional<OneSequence> states;
+  std::optional<SequenceStateRef> states;
   if (lesson.states.empty())
     states.emplace(ctx, bytes, saved);
   else
     states.emplace(lesson.states, b);
-  const OneSequence dstates(ctx, bytes, saved);
+  const SequenceStateRef dstates(ctx, bytes, saved);
 
   std::vector<SubBatch> parts;
   parts.reserve(N);
@@ -242,7 +242,7 @@ void LanguageModel::train_segments(const ExecutionContext& context, const Ragged
   };
 
   // What segment j begins with; the last, what the sequence leaves.
-  KeptStates kept(ctx, bytes, N + 1, lesson.spill, saved);
+  StateCheckpoints kept(ctx, bytes, N + 1, lesson.spill, saved);
   if (!lesson.recompute.segments) {
     std::vector<Pass> passes;
     for (size_t j = 0; j < N; ++j) {
@@ -291,7 +291,7 @@ void LanguageModel::train_head(const ExecutionContext& context, const RaggedBatc
                                const Lesson& lesson, Tensor losses, Tensor d) {
   ExecutionContext ctx = context;
   Arena::Frame frame(ctx.scratch);
-  const SupervisedRows all(w, lesson.targets);
+  const TargetRows all(w, lesson.targets);
   const int64_t n = all.size(), D = config_.d_model;
   REFRAIN_CHECK(lesson.head_rows == 0 || lesson.head_rows >= kernels::kRowGroup);
   const int64_t slice = std::min(n, lesson.head_rows > 0 ? lesson.head_rows : slice_rows());

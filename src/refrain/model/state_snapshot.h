@@ -8,10 +8,10 @@
 
 namespace refrain {
 
-class StateCopies {
+class StateSnapshot {
  public:
   // Takes room for what the states hold after the window; what is there stays.
-  StateCopies(const RaggedBatch& w, const Mixer& mixer, Arena& arena) {
+  StateSnapshot(const RaggedBatch& w, const Mixer& mixer, Arena& arena) {
     for (int64_t b = 0; b < w.sequences(); ++b)
       rows_.push_back(arena
                           .take<std::byte>({static_cast<int64_t>(

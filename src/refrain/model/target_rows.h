@@ -10,10 +10,10 @@
 
 namespace refrain {
 
-class SupervisedRows {
+class TargetRows {
  public:
   // Negative targets are none.
-  SupervisedRows(const RaggedBatch& w, std::span<const int32_t> targets) : offsets_{0} {
+  TargetRows(const RaggedBatch& w, std::span<const int32_t> targets) : offsets_{0} {
     for (int64_t b = 0; b < w.sequences(); ++b) {
       for (int64_t row = w.first(b); row < w.first(b) + w.length(b); ++row)
         if (const int32_t target = targets[static_cast<size_t>(row)]; target >= 0) {
