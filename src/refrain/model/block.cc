@@ -28,11 +28,11 @@ void Block::visit(const ParamVisitor& v) {
 }
 
 Block::Saved Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bool states, Arena& a,
-                           Again again) const {
+                           BlockRecompute recompute) const {
   const int64_t R = w.rows();
   Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
-  if (!again.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
-  if (again.mixer && states) s.found = StateSnapshot(w, *mixer_, a);
+  if (!recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
+  if (recompute.mixer && states) s.found = StateSnapshot(w, *mixer_, a);
   return s;
 }
 
@@ -46,9 +46,9 @@ ConstTensor Block::dropped(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
 }
 
 void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
-                    const State* state, Arena* saved, Again again) const {
+                    const State* state, Arena* saved, BlockRecompute recompute) const {
   if (!saved) return run(ctx, w, x, y, state, nullptr, {});
-  if (!again.all) return run(ctx, w, x, y, state, saved, again);
+  if (!recompute.all) return run(ctx, w, x, y, state, saved, recompute);
   if (state) {
     StateSnapshot found(w, *mixer_, *saved);
     if (!ctx.planning()) found.copy(w, *mixer_, *state);
@@ -57,8 +57,9 @@ void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
 }
 
 void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
-                     const State* state, const State* dstate, Arena& saved, Again again) const {
-  if (!again.all) return run_back(ctx, w, x, d, state, dstate, saved, again);
+                     const State* state, const State* dstate, Arena& saved,
+                     BlockRecompute recompute) const {
+  if (!recompute.all) return run_back(ctx, w, x, d, state, dstate, saved, recompute);
   std::optional<StateSnapshot> found;
   if (state) found.emplace(w, *mixer_, saved);
   const State own = found ? found->state() : State();
@@ -73,29 +74,30 @@ void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
 }
 
 void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
-                const State* state, Arena* saved, Again again) const {
+                const State* state, Arena* saved, BlockRecompute recompute) const {
   if (bare_) {
     mixer_->forward(ctx, w, x, y, state, saved);
     return apply_dropout(ctx, w, y, mixer_site_);
   }
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
-  Saved s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, again);
+  Saved s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
   if (s.found && !ctx.planning()) s.found->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
   if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
-  mixer_->forward(ctx, w, normed, delta, state, again.mixer ? nullptr : saved);
+  mixer_->forward(ctx, w, normed, delta, state, recompute.mixer ? nullptr : saved);
   apply_dropout(ctx, w, delta, mixer_site_);
   if (!ctx.planning())
     kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
-  if (again.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
+  if (recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
   if (!ctx.planning()) kernels::add(s.h, delta, y);
 }
 
 void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
-                     const State* state, const State* dstate, Arena& saved, Again again) const {
+                     const State* state, const State* dstate, Arena& saved,
+                     BlockRecompute recompute) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   if (bare_) {
@@ -104,13 +106,13 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
-  Saved s = layout(ctx, w, state != nullptr, saved, again);
+  Saved s = layout(ctx, w, state != nullptr, saved, recompute);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
   {
     Arena::Frame half(ctx.scratch);
-    if (again.feed_forward) {
+    if (recompute.feed_forward) {
       s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
       feed_forward_.recompute(ctx, normed, s.feed_forward);
     }
@@ -122,7 +124,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
   const State own = s.found ? s.found->state() : State();
   const State* left = s.found ? &own : state;
-  if (again.mixer) {
+  if (recompute.mixer) {
     const size_t mark = saved.mark();
     mixer_->forward(ctx, w, normed, dnormed, left, &saved);
     saved.rewind(mark);

@@ -17,26 +17,26 @@
 
 namespace refrain {
 
+// What backward computes again from x and, where there are states, from copies of those that
+// forward found.
+struct BlockRecompute {
+  bool all = false;
+  bool mixer = false, feed_forward = false;  // of a block that is not bare
+};
+
 class Block {
  public:
   Block(std::unique_ptr<Mixer> mixer, const ModelConfig&, int64_t index);
 
   void visit(const ParamVisitor&);
 
-  // What backward computes again from x and, where there are states, from copies of those that
-  // forward found.
-  struct Again {
-    bool all = false;
-    bool mixer = false, feed_forward = false;  // of a block that is not bare
-  };
-
   // y = block(x), both [R, D], not the same memory. `saved` as in Mixer.
   void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
-               Arena* saved, Again again) const;
+               Arena* saved, BlockRecompute recompute) const;
 
-  // d: dL/dy in, dL/dx out. x and `again` as in forward.
+  // d: dL/dy in, dL/dx out. x and `recompute` as in forward.
   void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
-                const State* dstate, Arena& saved, Again again) const;
+                const State* dstate, Arena& saved, BlockRecompute recompute) const;
 
   const Mixer& mixer() const { return *mixer_; }
 
@@ -51,12 +51,13 @@ class Block {
     FeedForward::Saved feed_forward;     // unless it is computed again
     std::optional<StateSnapshot> found;  // if the mixer is to run again from them
   };
-  Saved layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&, Again) const;
-  // forward() and backward(), but for `again.all`.
+  Saved layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
+               BlockRecompute) const;
+  // forward() and backward(), but for `recompute.all`.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
-           Arena* saved, Again again) const;
+           Arena* saved, BlockRecompute recompute) const;
   void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
-                const State* dstate, Arena& saved, Again again) const;
+                const State* dstate, Arena& saved, BlockRecompute recompute) const;
   // The gradient of what dropout fell on; d itself where none did.
   ConstTensor dropped(ExecutionContext&, const RaggedBatch&, ConstTensor d, uint64_t site) const;
 

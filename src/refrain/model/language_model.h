@@ -130,7 +130,7 @@ class LanguageModel {
                       Tensor losses, Arena& saved);
   void advance_states(const ExecutionContext&, const RaggedBatch&, const Lesson&,
                       std::span<const State> states) const;
-  Block::Again again(const Lesson&, size_t block) const;
+  BlockRecompute recompute_of(const Lesson&, size_t block) const;
   // d [R, D] = dL/dx from the head, which also gets its own gradients.
   void train_head(const ExecutionContext&, const RaggedBatch&, ConstTensor x, const Lesson&,
                   Tensor losses, Tensor d);

@@ -169,7 +169,7 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& w,
   }
 }
 
-Block::Again LanguageModel::again(const Lesson& lesson, size_t block) const {
+BlockRecompute LanguageModel::recompute_of(const Lesson& lesson, size_t block) const {
   const Recompute& recompute = lesson.recompute;
   return {.all = static_cast<int64_t>(block) < recompute.blocks,
           .mixer = recompute.mixers,
@@ -188,7 +188,7 @@ LanguageModel::Pass LanguageModel::forward(const ExecutionContext& context, cons
   for (size_t l = 0; l < blocks_.size(); ++l) {
     pass.marks.push_back(saved.mark());
     blocks_[l].forward(ctx, w, pass.x[l], pass.x[l + 1], states.empty() ? nullptr : &states[l],
-                       &saved, again(lesson, l));
+                       &saved, recompute_of(lesson, l));
   }
   return pass;
 }
@@ -204,7 +204,7 @@ void LanguageModel::backward(const ExecutionContext& context, const RaggedBatch&
   for (size_t l = blocks_.size(); l-- > 0;) {
     saved.rewind(pass.marks[l]);
     blocks_[l].backward(ctx, w, pass.x[l], d, states.empty() ? nullptr : &states[l],
-                        dstates.empty() ? nullptr : &dstates[l], saved, again(lesson, l));
+                        dstates.empty() ? nullptr : &dstates[l], saved, recompute_of(lesson, l));
   }
   apply_dropout(ctx, w, d, kEmbeddingSite);
   if (!ctx.planning()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
