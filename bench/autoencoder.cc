@@ -100,7 +100,7 @@ class Pass {
     const Decoder::Input in{
         {z_.data(), {batch_.sequences(), config_.bottleneck}}, {m_.data(), {R, H}}, x, {}};
     workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      const Decoder::Run run =
+      const Decoder::Activations run =
           decoder_.forward(ctx, batch_, in, backward_, backward_ ? saved : ctx.scratch);
       Tensor dy;
       if (backward_) dy = ctx.scratch.take({R, E});

@@ -86,11 +86,11 @@ TEST_P(CellsGolden, OutputsStatesAndGradientsArePyTorchs) {
     Arena saved(saved_memory.data(), saved_memory.size());
     ExecutionContext ctx{scratch};
     const ConstTensor in(x.data(), {R, kIn});
-    const Recurrent::Run run = layer.forward(ctx, w, in, state_rows, &saved);
+    const Recurrent::Activations run = layer.forward(ctx, w, in, state_rows, &saved);
     expect_same("h", {run.rows.h.data, static_cast<size_t>(R * kHidden)});
     expect_same("left", state);
     saved.rewind(0);
-    layer.backward(ctx, in, layer.recall(ctx, w, in, saved), {dh.data(), {R, kHidden}},
+    layer.backward(ctx, in, layer.recompute_forward(ctx, w, in, saved), {dh.data(), {R, kHidden}},
                    {dx.data(), {R, kIn}}, dstate_rows);
     expect_same("grad.x", dx);
     expect_same("grad.found", dstate);

@@ -111,7 +111,7 @@ void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w, c
   const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
   const Encoded e = encode(ctx, w, lesson.x, &saved, saved);
   const Decoder::Input in{e.code(), memory(ctx, w, e, saved), lesson.x, lesson.forced};
-  const Decoder::Run run = decoder_.forward(ctx, w, in, true, saved);
+  const Decoder::Activations run = decoder_.forward(ctx, w, in, true, saved);
 
   const Tensor dy = ctx.scratch.take({R, E}), dm = ctx.scratch.take({R, H});
   const Tensor dz = ctx.scratch.take({w.sequences(), config_.bottleneck});
@@ -136,7 +136,7 @@ void Autoencoder::reconstruct(ExecutionContext& ctx, const RaggedBatch& w, Const
   Arena::Frame frame(ctx.scratch);
   const Encoded e = encode(ctx, w, x, nullptr, ctx.scratch);
   const Decoder::Input in{e.code(), memory(ctx, w, e, ctx.scratch), {}, {}};
-  const Decoder::Run run = decoder_.forward(ctx, w, in, false, ctx.scratch);
+  const Decoder::Activations run = decoder_.forward(ctx, w, in, false, ctx.scratch);
   if (ctx.planning()) return;
   kernels::copy(run.y, y);
   if (!map) return;

@@ -66,7 +66,7 @@ class Autoencoder {
 
  private:
   struct Encoded {
-    std::vector<Recurrent::Run> runs;
+    std::vector<Recurrent::Activations> runs;
     Tensor last, z, r, normed;  // [B, H], [B, Z], [B], [B, Z]
     ConstTensor m() const { return runs.back().rows.h; }
     ConstTensor code() const { return normed.rank > 0 ? normed : z; }

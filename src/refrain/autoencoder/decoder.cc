@@ -78,9 +78,9 @@ kernels::AttentionShape Decoder::self_shape() const {
           self_->out,    joined_width()};
 }
 
-Decoder::Run Decoder::layout(const RaggedBatch& w, Arena& a) const {
+Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
   const int64_t R = w.rows(), H = hidden();
-  Run run;
+  Activations run;
   run.start = a.take({w.sequences(), start_.out});
   for (const Recurrent& cell : cells_) {
     kernels::RecurrentRows rows{a.take({R, cell.recurrence().out}), a.take({R, H})};
@@ -117,7 +117,7 @@ kernels::RecurrentWeights Decoder::weights(int64_t layer) const {
   return {w.w.w, w.b.w, w.w.packed};
 }
 
-std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const Run& run,
+std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const Activations& run,
                                                      int64_t layer) const {
   std::vector<kernels::RecurrentPiece> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
@@ -126,7 +126,7 @@ std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const
 }
 
 Tensor Decoder::inputs(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                       const Run& run) const {
+                       const Activations& run) const {
   const int64_t E = config_.width;
   const Tensor u = ctx.scratch.take({w.rows(), E});
   if (ctx.planning()) return u;
@@ -148,9 +148,9 @@ bool Decoder::needs_no_loop(const RaggedBatch& w, const Input& in) const {
   return true;
 }
 
-Decoder::Run Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                              bool for_backward, Arena& arena) const {
-  Run run = layout(w, arena);
+Decoder::Activations Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                                      bool for_backward, Arena& arena) const {
+  Activations run = layout(w, arena);
   start(ctx, in.z, run.start);
   if (cross_ && config_.cached)
     run.memory.push_back(cross_->project(ctx, w, in.m, for_backward, arena));
@@ -162,7 +162,7 @@ Decoder::Run Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const
 }
 
 void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                           const Run& run) const {
+                           const Activations& run) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
   ConstTensor x = inputs(ctx, w, in, run);
@@ -188,8 +188,8 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
   out_.forward(ctx, run.s, run.y);
 }
 
-void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in, const Run& run,
-                       Tensor dy, Tensor dz, Tensor dm, Tensor dx) const {
+void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                       const Activations& run, Tensor dy, Tensor dz, Tensor dm, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden();
   Gradients g;
@@ -216,7 +216,7 @@ void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input&
   backward_weights(ctx, w, in, run, g, dy, dz, dm);
 }
 
-void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Run& run,
+void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Activations& run,
                             const Gradients& g, ConstTensor dy, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), J = joined_width(), E = config_.width;
@@ -260,8 +260,8 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const R
 }
 
 void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                               const Run& run, const Gradients& g, ConstTensor dy, Tensor dz,
-                               Tensor dm) const {
+                               const Activations& run, const Gradients& g, ConstTensor dy,
+                               Tensor dz, Tensor dm) const {
   const int64_t R = w.rows(), H = hidden(), J = joined_width();
   out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
   if (config_.has_attention()) {
@@ -278,7 +278,8 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   for (size_t l = 0; l < cells_.size(); ++l) {
     Arena::Frame frame(ctx.scratch);
     const ConstTensor x = l == 0 ? ConstTensor(inputs(ctx, w, in, run)) : run.cells[l - 1].h;
-    const Recurrent::Run of_layer{run.cells[l], pieces(w, run, static_cast<int64_t>(l)), {}, {}};
+    const Recurrent::Activations of_layer{
+        run.cells[l], pieces(w, run, static_cast<int64_t>(l)), {}, {}};
     const Tensor h_before = cells_[l].states_before(ctx, of_layer);
     cells_[l].backward_weights(ctx, x, h_before, run.cells[l].gates, g.p[l]);
   }
@@ -287,8 +288,8 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   start_.backward(ctx, in.z, g.start, dz);
 }
 
-std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Run& run, int64_t b,
-                                              int64_t t) const {
+std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activations& run,
+                                              int64_t b, int64_t t) const {
   REFRAIN_CHECK(cross_ && run.memory.size() == 1);
   const kernels::CrossShape& shape = cross_->shape();
   const int64_t d = shape.head_dim, keys = w.length(b);

@@ -46,7 +46,7 @@ class Decoder {
   };
 
   // What a run leaves for backward, in the arena it was made with.
-  struct Run {
+  struct Activations {
     Tensor start;                                // [B, layers S H]
     std::vector<kernels::RecurrentRows> cells;   // [R, ...]
     Tensor joined, s, y;                         // [R, H + width]: r, o; [R, H]; [R, E]
@@ -54,17 +54,19 @@ class Decoder {
     std::vector<CrossAttention::Memory> memory;  // one, or one a step
     Tensor qkv, softmax;                         // self-attention: [R, 3 width], [R, 2 heads]
   };
-  Run forward(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward, Arena&) const;
+  Activations forward(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
+                      Arena&) const;
 
   // dy [R, E] in, out with what came back through fed outputs. dz overwritten, and dm [R, H], with
   // zeros where the encoder is not read. dx [R, E], if wanted, is added to where steps were given
   // x. The run is used up.
-  void backward(ExecutionContext&, const RaggedBatch&, const Input&, const Run&, Tensor dy,
+  void backward(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&, Tensor dy,
                 Tensor dz, Tensor dm, Tensor dx) const;
 
   // How much of each row of the memory row r of the run has read, summed up over the heads and
   // divided by their number. The encoder must be read.
-  std::vector<float> attention_weights(const RaggedBatch&, const Run&, int64_t b, int64_t t) const;
+  std::vector<float> attention_weights(const RaggedBatch&, const Activations&, int64_t b,
+                                       int64_t t) const;
 
  private:
   // By all rows.
@@ -82,35 +84,36 @@ class Decoder {
   kernels::AttentionShape self_shape() const;
   const Linear& asking() const { return cross_ ? cross_->query() : *self_; }
 
-  Run layout(const RaggedBatch&, Arena&) const;
+  Activations layout(const RaggedBatch&, Arena&) const;
   void start(ExecutionContext&, ConstTensor z, Tensor start) const;
   // The state of layer l before row 0 of sequence b.
   float* start_of(Tensor start, int64_t b, int64_t l) const {
     return start.row(b) + l * cells_[0].state_floats();
   }
   kernels::RecurrentWeights weights(int64_t layer) const;
-  std::vector<kernels::RecurrentPiece> pieces(const RaggedBatch&, const Run&, int64_t layer) const;
+  std::vector<kernels::RecurrentPiece> pieces(const RaggedBatch&, const Activations&,
+                                              int64_t layer) const;
   // u of all rows, in scratch.
-  Tensor inputs(ExecutionContext&, const RaggedBatch&, const Input&, const Run&) const;
-  std::vector<kernels::AttentionSequence> self_steps(const RaggedBatch&, const Run&,
+  Tensor inputs(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;
+  std::vector<kernels::AttentionSequence> self_steps(const RaggedBatch&, const Activations&,
                                                      int64_t t) const;
   // The same bits with a loop and without, since a micro-batch decides.
   bool needs_no_loop(const RaggedBatch&, const Input&) const;
 
-  void forward_rows(ExecutionContext&, const RaggedBatch&, const Input&, const Run&) const;
-  void forward_steps(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward, Run&,
-                     Arena&) const;
-  void backward_rows(ExecutionContext&, const RaggedBatch&, const Run&, const Gradients&,
+  void forward_rows(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;
+  void forward_steps(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
+                     Activations&, Arena&) const;
+  void backward_rows(ExecutionContext&, const RaggedBatch&, const Activations&, const Gradients&,
                      ConstTensor dy, Tensor dx) const;
-  void backward_steps(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+  void backward_steps(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
                       const Gradients&, Tensor dy, Tensor dm, Tensor dx) const;
   // What attention gets of step t: gradients of its queries, and of keys and values where they
   // cannot wait for the other steps.
-  void backward_cross_step(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+  void backward_cross_step(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
                            const Gradients&, int64_t t, Tensor dm) const;
-  void backward_self_step(ExecutionContext&, const RaggedBatch&, const Run&, const Gradients&,
-                          int64_t t) const;
-  void backward_weights(ExecutionContext&, const RaggedBatch&, const Input&, const Run&,
+  void backward_self_step(ExecutionContext&, const RaggedBatch&, const Activations&,
+                          const Gradients&, int64_t t) const;
+  void backward_weights(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
                         const Gradients&, ConstTensor dy, Tensor dz, Tensor dm) const;
 
   AutoencoderConfig config_;

@@ -105,7 +105,7 @@ SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.r
 }  // namespace
 
 void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                            bool for_backward, Run& run, Arena& arena) const {
+                            bool for_backward, Activations& run, Arena& arena) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
   const Places places(w);
@@ -212,7 +212,8 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
 }
 
 // The sequences that have a step t: one query each, that sees what came before it and itself.
-std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w, const Run& run,
+std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w,
+                                                            const Activations& run,
                                                             int64_t t) const {
   std::vector<kernels::AttentionSequence> all;
   const int64_t width = attention_width();
@@ -230,7 +231,7 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w
 }
 
 void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                             const Run& run, const Gradients& g, Tensor dy, Tensor dm,
+                             const Activations& run, const Gradients& g, Tensor dy, Tensor dm,
                              Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const Bench bench{ctx};
@@ -313,7 +314,8 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
 }
 
 void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                                  const Run& run, const Gradients& g, int64_t t, Tensor dm) const {
+                                  const Activations& run, const Gradients& g, int64_t t,
+                                  Tensor dm) const {
   const int64_t J = joined_width(), width = attention_width();
   Arena::Frame frame(ctx.scratch);
   const CrossAttention::Memory projected =
@@ -344,8 +346,8 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
   if (!ctx.planning()) kernels::add(dm, dm_now, dm);
 }
 
-void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w, const Run& run,
-                                 const Gradients& g, int64_t t) const {
+void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w,
+                                 const Activations& run, const Gradients& g, int64_t t) const {
   const int64_t width = attention_width();
   std::vector<kernels::AttentionGradients> gradients;
   for (int64_t b = 0; b < w.sequences(); ++b) {

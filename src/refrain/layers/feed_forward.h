@@ -28,17 +28,17 @@ class FeedForward {
   }
 
   // What backward reads: the values before the activation; with ctx.bf16() rounded, and saved so.
-  struct Saved {
+  struct Activations {
     Tensor gate_up;
     TensorOf<BFloat16> narrow;
   };
-  Saved layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
+  Activations layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
     if (ctx.bf16()) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
     return {a.take({rows, gate_up_.out}), {}};
   }
 
   // x, y [R, D]; s from layout().
-  void forward(ExecutionContext& ctx, ConstTensor x, const Saved& s, Tensor y) const {
+  void forward(ExecutionContext& ctx, ConstTensor x, const Activations& s, Tensor y) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = product(ctx, x, s);
@@ -54,14 +54,14 @@ class FeedForward {
   }
 
   // Fills s again, for backward, from forward's x.
-  void recompute(ExecutionContext& ctx, ConstTensor x, const Saved& s) const {
+  void recompute(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor gate_up = product(ctx, x, s);
     if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(gate_up, s.narrow);
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
-  void backward(ExecutionContext& ctx, ConstTensor x, const Saved& s, ConstTensor dy,
+  void backward(ExecutionContext& ctx, ConstTensor x, const Activations& s, ConstTensor dy,
                 Tensor dx) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
@@ -91,7 +91,7 @@ class FeedForward {
 
  private:
   // The values before the activation, not yet rounded: in s, or in bfloat16 from scratch.
-  Tensor product(ExecutionContext& ctx, ConstTensor x, const Saved& s) const {
+  Tensor product(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
     const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
     gate_up_.forward(ctx, x, gate_up);
     return gate_up;

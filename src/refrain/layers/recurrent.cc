@@ -28,9 +28,9 @@ void Recurrent::visit(const ParamVisitor& v) {
 }
 
 // `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.
-Recurrent::Run Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& found,
-                                 Arena& rows) const {
-  Run run;
+Recurrent::Activations Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& found,
+                                         Arena& rows) const {
+  Activations run;
   for (int64_t b = 0; b < w.sequences(); ++b)
     run.pieces.push_back({w.first(b), w.length(b), nullptr});
   run.segments = run.pieces;
@@ -54,11 +54,13 @@ Recurrent::Run Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& fou
   return run;
 }
 
-Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                                  std::span<float* const> state, Arena* saved) const {
+Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w,
+                                          ConstTensor x, std::span<float* const> state,
+                                          Arena* saved) const {
   const bool again = saved && ctx.checkpoint_interval > 0;
-  const Run run = layout(w, again ? ctx.checkpoint_interval : 0, saved ? *saved : ctx.scratch,
-                         saved && !again ? *saved : ctx.scratch);
+  const Activations run =
+      layout(w, again ? ctx.checkpoint_interval : 0, saved ? *saved : ctx.scratch,
+             saved && !again ? *saved : ctx.scratch);
   const int64_t H = hidden(), S = state_floats();
   if (!ctx.planning()) {
     std::fill(run.found.begin(), run.found.end(), 0.0f);
@@ -81,17 +83,17 @@ Recurrent::Run Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w, C
   return run;
 }
 
-Recurrent::Run Recurrent::recall(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                                 Arena& saved) const {
+Recurrent::Activations Recurrent::recompute_forward(ExecutionContext& ctx, const RaggedBatch& w,
+                                                    ConstTensor x, Arena& saved) const {
   if (ctx.checkpoint_interval == 0) return layout(w, 0, saved, saved);
-  const Run run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
+  const Activations run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch,
                              ctx.compute_type);
   return run;
 }
 
-Tensor Recurrent::states_before(ExecutionContext& ctx, const Run& run) const {
+Tensor Recurrent::states_before(ExecutionContext& ctx, const Activations& run) const {
   const int64_t H = hidden();
   const Tensor h_before = ctx.scratch.take({run.rows.gates.rows(), H});
   if (!ctx.planning())
@@ -110,8 +112,8 @@ void Recurrent::backward_weights(ExecutionContext& ctx, ConstTensor x, ConstTens
   w_ih_.backward_weight(ctx, x, da);
 }
 
-void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Run& run, ConstTensor dh,
-                         Tensor dx, std::span<float* const> dstate) const {
+void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Activations& run,
+                         ConstTensor dh, Tensor dx, std::span<float* const> dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
   const Tensor da = run.rows.gates;

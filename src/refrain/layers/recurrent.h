@@ -25,7 +25,7 @@ class Recurrent {
   int64_t state_floats() const { return kernels::states_of(cell_) * hidden(); }
 
   // What a run leaves: rows.h is its output. It lies in the arenas it was made with.
-  struct Run {
+  struct Activations {
     kernels::RecurrentRows rows;
     std::vector<kernels::RecurrentPiece> pieces;    // the window's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
@@ -34,25 +34,26 @@ class Recurrent {
 
   // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
   // ExecutionContext::checkpoint_interval the rows are in scratch instead.
-  Run forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, std::span<float* const> state,
-              Arena* saved) const;
+  Activations forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
+                      std::span<float* const> state, Arena* saved) const;
   // The same run again, for backward, from where forward put it. With
   // ExecutionContext::checkpoint_interval it is computed again, all segments of all pieces side by
   // side.
-  Run recall(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena& saved) const;
+  Activations recompute_forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
+                                Arena& saved) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
   // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
-  void backward(ExecutionContext&, ConstTensor x, const Run&, ConstTensor dh, Tensor dx,
+  void backward(ExecutionContext&, ConstTensor x, const Activations&, ConstTensor dh, Tensor dx,
                 std::span<float* const> dstate) const;
   // What is left of it after a loop over time: from h of the step before every row (states_before,
   // in scratch), and the gradients by a and by p (one and the same but for a gru).
-  Tensor states_before(ExecutionContext&, const Run&) const;
+  Tensor states_before(ExecutionContext&, const Activations&) const;
   void backward_weights(ExecutionContext&, ConstTensor x, ConstTensor h_before, ConstTensor da,
                         ConstTensor dp) const;
 
  private:
   kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }
-  Run layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
+  Activations layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
 
   kernels::Cell cell_;
   Linear w_ih_, w_hh_;

@@ -44,7 +44,7 @@ class RecurrentMixer final : public Mixer {
   void forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                const State* state, Arena* saved) const override {
     Arena::Frame frame(ctx.scratch);
-    const Recurrent::Run run = cell_.forward(ctx, w, x, rows(w, state), saved);
+    const Recurrent::Activations run = cell_.forward(ctx, w, x, rows(w, state), saved);
     if (o_)
       o_->forward(ctx, run.rows.h, y);
     else if (!ctx.planning())
@@ -54,7 +54,7 @@ class RecurrentMixer final : public Mixer {
   void backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
                 Tensor dx, const State*, const State* dstate, Arena& saved) const override {
     Arena::Frame frame(ctx.scratch);
-    const Recurrent::Run run = cell_.recall(ctx, w, x, saved);
+    const Recurrent::Activations run = cell_.recompute_forward(ctx, w, x, saved);
     ConstTensor dh = dy;
     if (o_) {
       const Tensor from_y = ctx.scratch.take({w.rows(), cell_.hidden()});

@@ -27,10 +27,10 @@ void Block::visit(const ParamVisitor& v) {
   feed_forward_.visit(prefixed(v, "mlp."), blocks_);
 }
 
-Block::Saved Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bool states, Arena& a,
-                           BlockRecompute recompute) const {
+Block::Activations Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bool states,
+                                 Arena& a, BlockRecompute recompute) const {
   const int64_t R = w.rows();
-  Saved s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
+  Activations s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
   if (!recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
   if (recompute.mixer && states) s.found = StateSnapshot(w, *mixer_, a);
   return s;
@@ -81,7 +81,7 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   }
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
-  Saved s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
+  Activations s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
   if (s.found && !ctx.planning()) s.found->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
   if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
@@ -106,7 +106,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     apply_dropout(ctx, w, dy, mixer_site_);
     return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
   }
-  Saved s = layout(ctx, w, state != nullptr, saved, recompute);
+  Activations s = layout(ctx, w, state != nullptr, saved, recompute);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);

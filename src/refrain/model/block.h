@@ -45,14 +45,14 @@ class Block {
   size_t state_bytes(int64_t tokens) const { return mixer_->state_bytes(tokens); }
 
  private:
-  struct Saved {
-    Tensor h;                            // [R, D]: the residual stream between the two halves
-    Tensor r1, r2;                       // [R]: reciprocal root mean squares
-    FeedForward::Saved feed_forward;     // unless it is computed again
-    std::optional<StateSnapshot> found;  // if the mixer is to run again from them
+  struct Activations {
+    Tensor h;                               // [R, D]: the residual stream between the two halves
+    Tensor r1, r2;                          // [R]: reciprocal root mean squares
+    FeedForward::Activations feed_forward;  // unless it is computed again
+    std::optional<StateSnapshot> found;     // if the mixer is to run again from them
   };
-  Saved layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
-               BlockRecompute) const;
+  Activations layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
+                     BlockRecompute) const;
   // forward() and backward(), but for `recompute.all`.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
            Arena* saved, BlockRecompute recompute) const;

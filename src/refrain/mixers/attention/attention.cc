@@ -74,12 +74,12 @@ void Attention::visit(const ParamVisitor& v) {
   o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks));
 }
 
-Attention::Saved Attention::layout(ExecutionContext& ctx, Arena& a, const RaggedBatch& w,
-                                   bool keep_rings) const {
+Attention::Activations Attention::layout(ExecutionContext& ctx, Arena& a, const RaggedBatch& w,
+                                         bool keep_rings) const {
   const int64_t rows = w.rows();
   int64_t past = 0;
   for (int64_t b = 0; b < w.sequences() && keep_rings; ++b) past += ring_rows(w.past_length(b));
-  Saved s;
+  Activations s;
   if (ctx.bf16()) {
     s.qkv = ctx.scratch.take({rows, qkv_.out});
     s.o = ctx.scratch.take({rows, o_.in});
@@ -141,7 +141,8 @@ void Attention::each_kept(const RaggedBatch& w, const State& state, F&& f) const
       w.rows() * width);
 }
 
-std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& w, const Saved& s,
+std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& w,
+                                                             const Activations& s,
                                                              const State* state, bool rings) const {
   const int64_t width = kv_width();
   std::vector<kernels::AttentionSequence> all;
@@ -174,7 +175,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
                         const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool keep_rings = saved && state && attention_.window > 0;
-  const Saved s = layout(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
+  const Activations s = layout(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
@@ -196,7 +197,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
                          Tensor dx, const State* state, const State* dstate, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
-  const Saved s = layout(ctx, saved, w, rings);
+  const Activations s = layout(ctx, saved, w, rings);
   if (ctx.bf16() && !ctx.planning()) {
     kernels::widen(s.narrow_qkv, s.qkv);
     kernels::widen(s.narrow_o, s.o);

@@ -55,7 +55,7 @@ class Attention final : public Mixer {
   size_t state_bytes(int64_t tokens) const override;
 
  private:
-  struct Saved {
+  struct Activations {
     Tensor qkv;      // [R, qkv_.out]: q and k rotated
     Tensor o;        // [R, heads d]
     Tensor softmax;  // [2 R heads], a sequence's [2, heads, T] after another's
@@ -63,10 +63,10 @@ class Attention final : public Mixer {
                   // them
     TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
   };
-  Saved layout(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
+  Activations layout(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
-  std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Saved&, const State*,
-                                                    bool rings) const;
+  std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Activations&,
+                                                    const State*, bool rings) const;
   // With this step's dropout.
   kernels::AttentionShape attention(const ExecutionContext&) const;
   kernels::RopeTable table() const;

@@ -37,12 +37,12 @@ size_t AttentionRnn::state_bytes(int64_t) const {
   return static_cast<size_t>(shape_.state_size()) * sizeof(float);
 }
 
-AttentionRnn::Saved AttentionRnn::layout(Arena& a, const RaggedBatch& w) const {
+AttentionRnn::Activations AttentionRnn::layout(Arena& a, const RaggedBatch& w) const {
   const int64_t R = w.rows(), H = shape_.heads, width = shape_.width();
   int64_t blocks = 0;
   for (int64_t b = 0; b < w.sequences(); ++b)
     blocks += kernels::scan_blocks(w.past_length(b), w.length(b));
-  Saved s;
+  Activations s;
   s.rows = {a.take({R, H}), a.take({R, width}), a.take({R, width}),
             a.take({R, H}), a.take({R, H}),     a.take({blocks, shape_.state_size()})};
   if (!config_.fused) s.k = a.take({R, width});
@@ -79,7 +79,7 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
   return map;
 }
 
-void AttentionRnn::project(ExecutionContext& ctx, ConstTensor x, const Saved& s) const {
+void AttentionRnn::project(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
   Arena::Frame frame(ctx.scratch);
   v_.forward(ctx, x, s.rows.v);
   if (!config_.fused) k_.forward(ctx, x, s.k);
@@ -101,7 +101,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
                            const State* state, Arena* saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = saved && ctx.checkpoint_interval > 0;
-  const Saved s = layout(saved && !recomputes ? *saved : ctx.scratch, w);
+  const Activations s = layout(saved && !recomputes ? *saved : ctx.scratch, w);
   if (recomputes && state) {
     const Tensor found = carve_found(*saved, w);
     for (int64_t b = 0; b < w.sequences() && !ctx.planning(); ++b)
@@ -120,7 +120,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
                             Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.checkpoint_interval > 0;
-  const Saved s = layout(recomputes ? ctx.scratch : saved, w);
+  const Activations s = layout(recomputes ? ctx.scratch : saved, w);
   if (recomputes) {
     const Tensor found = state ? carve_found(saved, w) : Tensor();
     project(ctx, x, s);

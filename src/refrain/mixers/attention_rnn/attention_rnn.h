@@ -49,18 +49,18 @@ class AttentionRnn final : public Mixer {
   size_t state_bytes(int64_t tokens) const override;
 
  private:
-  struct Saved {
+  struct Activations {
     kernels::ScanRows rows;
     Tensor k;  // [R, heads d]: keys, where they are computed
   };
-  Saved layout(Arena&, const RaggedBatch&) const;
+  Activations layout(Arena&, const RaggedBatch&) const;
   // What K-step recomputation keeps instead: the states found [B, state], if any. Finding all
   // others again takes no longer than backward's own scan, so spacing them does not matter.
   Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>
   std::vector<kernels::ScanPiece> pieces(const RaggedBatch&, F&& set_states) const;
   Linear scores(ExecutionContext&) const;
-  void project(ExecutionContext&, ConstTensor x, const Saved&) const;
+  void project(ExecutionContext&, ConstTensor x, const Activations&) const;
 
   kernels::ScanShape shape_;
   AttentionRnnConfig config_;

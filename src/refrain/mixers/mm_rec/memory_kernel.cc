@@ -74,7 +74,7 @@ void product(int64_t M, int64_t N, int64_t K, const float* a, int64_t a_step, co
 template <class F>
 HWY_INLINE void each_slot(const SlotGroup& group, F&& f) {
   int64_t i = 0;
-  for (const SlotGroup::Run& run : group.slots)
+  for (const SlotGroup::RowRange& run : group.slots)
     for (int64_t row = run.first; row < run.first + run.count; ++row) f(i++, row);
 }
 
@@ -85,7 +85,7 @@ HWY_INLINE void gather_transposed(const SlotRun& run, const SlotGroup& group, in
   const int64_t NR = tile_cols(), d = run.shape.head_dim, m = slots_of(group);
   if (m % NR != 0) std::fill_n(to + m / NR * d * NR, d * NR, 0.0f);
   int64_t i = 0;
-  for (const SlotGroup::Run& slots : group.slots)
+  for (const SlotGroup::RowRange& slots : group.slots)
     for (int64_t done = 0; done < slots.count;) {
       const int64_t n = std::min(slots.count - done, NR - i % NR);
       transpose(run.slots.row(slots.first + done) + column, run.slots.cols(), n, d,

@@ -25,11 +25,11 @@ struct SlotAttentionShape {
 };
 
 struct SlotGroup {
-  struct Run {
+  struct Activations {
     int64_t first, count;  // rows
   };
-  Run queries;
-  std::array<Run, 3> slots;  // in this order; at least one of them is not empty
+  Activations queries;
+  std::array<Activations, 3> slots;  // in this order; at least one of them is not empty
 };
 
 // q and o: a row per query, heads side by side; o may not be q. slots [S, 2 heads head_dim].

@@ -97,11 +97,11 @@ size_t MmRec::state_bytes(int64_t) const {
   return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-MmRec::Run MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
-                         const MmRecMemory& memory, Arena* saved) const {
+MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
+                                 const MmRecMemory& memory, Arena* saved) const {
   const int64_t R = w.rows(), D = shape_.d_model;
   const int64_t every = saved ? ctx.checkpoint_interval : 0;
-  Run run;
+  Activations run;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const int64_t n = w.length(b), most = every > 0 ? every : n;
     run.begins.push_back(static_cast<int64_t>(run.segments.size()));
@@ -199,7 +199,8 @@ void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to)
 }
 
 // γ; `kept`: from what forward left, if it did.
-void MmRec::find_decay(ExecutionContext& ctx, const Run& run, bool kept, Tensor decay) const {
+void MmRec::find_decay(ExecutionContext& ctx, const Activations& run, bool kept,
+                       Tensor decay) const {
   Arena::Frame frame(ctx.scratch);
   const bool has_place = run.decay.outer.rank > 0;
   const Decay from = has_place ? run.decay : carve_decay(ctx.scratch, decay.rows());
@@ -243,7 +244,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model;
   const MmRecMemory memory = memory_of(w);
-  const Run run = layout(ctx, w, memory, saved);
+  const Activations run = layout(ctx, w, memory, saved);
   const Rows& rows = run.rows;
   const Tensor decay = ctx.scratch.take({R, D});
   if (!ctx.planning()) {
@@ -283,10 +284,11 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
 }
 
 // What forward left, and what it did not leave once more.
-MmRec::Run MmRec::recall(ExecutionContext& ctx, const RaggedBatch& w, const MmRecMemory& memory,
-                         ConstTensor x, Tensor decay, Arena& saved) const {
+MmRec::Activations MmRec::recompute_forward(ExecutionContext& ctx, const RaggedBatch& w,
+                                            const MmRecMemory& memory, ConstTensor x, Tensor decay,
+                                            Arena& saved) const {
   const int64_t D = shape_.d_model;
-  const Run run = layout(ctx, w, memory, &saved);
+  const Activations run = layout(ctx, w, memory, &saved);
   const Rows& rows = run.rows;
   const bool all = ctx.checkpoint_interval > 0;
   if (all) {
@@ -311,7 +313,7 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   const int64_t R = w.rows(), D = shape_.d_model, P = columns();
   const MmRecMemory memory = memory_of(w);
   const Tensor decay = ctx.scratch.take({R, D});
-  const Run run = recall(ctx, w, memory, x, decay, saved);
+  const Activations run = recompute_forward(ctx, w, memory, x, decay, saved);
   {
     Arena::Frame inner(ctx.scratch);
     const Tensor dh = ctx.scratch.take({R, D});
@@ -334,8 +336,9 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
 }
 
 // dh [R, D] = dL/dh but for the recurrence. The query's gradient takes its place.
-void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory, const Run& run,
-                            ConstTensor dy, Tensor dh, const State* dstate) const {
+void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
+                            const Activations& run, ConstTensor dy, Tensor dh,
+                            const State* dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
   const int64_t R = rows.h.rows(), D = shape_.d_model, P = columns();
@@ -360,8 +363,8 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory, co
 
 // The loop, and what its gates read. γ becomes its gradient; z's takes v's place, which nobody
 // reads any more. h_before takes the h that each row's step found; it may be dh.
-void MmRec::recur_backward(ExecutionContext& ctx, const Run& run, ConstTensor dh, Tensor h_before,
-                           Tensor decay, std::span<float* const> dstate) const {
+void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstTensor dh,
+                           Tensor h_before, Tensor decay, std::span<float* const> dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
   const int64_t R = rows.h.rows(), D = shape_.d_model;
@@ -387,7 +390,8 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Run& run, ConstTensor dh
 }
 
 // z's gradient is added to, and k becomes its own.
-void MmRec::decay_backward(ExecutionContext& ctx, const Run& run, ConstTensor ddecay) const {
+void MmRec::decay_backward(ExecutionContext& ctx, const Activations& run,
+                           ConstTensor ddecay) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor qkvz = run.rows.qkvz;
   const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;

@@ -84,7 +84,7 @@ class MmRec final : public Mixer {
     Tensor outer;  // [R, 2D]: both σ
   };
   // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
-  struct Run {
+  struct Activations {
     std::vector<kernels::RecurrentPiece> pieces;    // the window's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
     std::vector<int64_t> begins;                    // the first segment of each piece
@@ -114,9 +114,10 @@ class MmRec final : public Mixer {
   MmRecMemory memory_of(const RaggedBatch& w) const {
     return {layout_, config_.memory ? w : RaggedBatch()};
   }
-  Run layout(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&, Arena* saved) const;
-  Run recall(ExecutionContext&, const RaggedBatch&, const MmRecMemory&, ConstTensor x, Tensor decay,
-             Arena& saved) const;
+  Activations layout(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
+                     Arena* saved) const;
+  Activations recompute_forward(ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
+                                ConstTensor x, Tensor decay, Arena& saved) const;
 
   // Of rows [first, first + outputs) of w: y = x wᵀ,  dx = dy w,  dw += dyᵀ x.
   void product(ExecutionContext&, int64_t R, Operand x, const Param& w, int64_t first,
@@ -134,16 +135,16 @@ class MmRec final : public Mixer {
   void project(ExecutionContext&, ConstTensor x, Tensor qkvz, int64_t first, int64_t end) const;
   Decay carve_decay(Arena&, int64_t rows) const;
   void make_decay(ExecutionContext&, ConstTensor qkvz, const Decay&) const;
-  void find_decay(ExecutionContext&, const Run&, bool kept, Tensor decay) const;
+  void find_decay(ExecutionContext&, const Activations&, bool kept, Tensor decay) const;
   void recur(ExecutionContext&, std::span<const kernels::RecurrentPiece>, const Rows&,
              Tensor decay) const;
   void attend(ExecutionContext&, const MmRecMemory&, ConstTensor slots, const Rows&) const;
 
-  void memory_backward(ExecutionContext&, const MmRecMemory&, const Run&, ConstTensor dy, Tensor dh,
-                       const State* dstate) const;
-  void recur_backward(ExecutionContext&, const Run&, ConstTensor dh, Tensor h_before, Tensor decay,
-                      std::span<float* const> dstate) const;
-  void decay_backward(ExecutionContext&, const Run&, ConstTensor ddecay) const;
+  void memory_backward(ExecutionContext&, const MmRecMemory&, const Activations&, ConstTensor dy,
+                       Tensor dh, const State* dstate) const;
+  void recur_backward(ExecutionContext&, const Activations&, ConstTensor dh, Tensor h_before,
+                      Tensor decay, std::span<float* const> dstate) const;
+  void decay_backward(ExecutionContext&, const Activations&, ConstTensor ddecay) const;
 
   MixerDims shape_;
   MmRecConfig config_;
