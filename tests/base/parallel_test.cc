@@ -83,9 +83,9 @@ TEST(Parallel, NoTaskWaitsForOneThatHasThrown) {
       std::vector<int32_t> marks(40);
       const auto work = [&](int64_t i) {
         for (int32_t round = 1; round <= 20; ++round) {
-          if (i > 0) wait_for_mark(marks[static_cast<size_t>(i) - 1], round);
+          if (i > 0) wait_for(marks[static_cast<size_t>(i) - 1], round);
           if (i == bad && round == 10) throw_error("task {}", i);
-          raise_mark(marks[static_cast<size_t>(i)], round);
+          signal(marks[static_cast<size_t>(i)], round);
         }
       };
       EXPECT_EQ(thrown_by([&] { parallel_for(40, work); }), fmt::format("task {}", bad));

@@ -12,7 +12,7 @@ namespace refrain {
 namespace {
 
 using Case = AttentionCase;
-using kernels::KeyList;
+using kernels::KeyRange;
 using kernels::Range;
 
 // f(kernel) for the plain kernel and those of this machine's units, on every instruction set.
@@ -84,8 +84,8 @@ std::vector<double> forward_twin(const RoundedAttention& a, int64_t h, int64_t q
   const int64_t t = a.position(query);
   double top = -INFINITY, sum = 0;
   std::vector<double> out(static_cast<size_t>(c.d));
-  for (const auto kind : {KeyList::kStrided, KeyList::kLocal}) {
-    const KeyList list(a.shape(), kind);
+  for (const auto kind : {KeyRange::kStrided, KeyRange::kLocal}) {
+    const KeyRange list(a.shape(), kind);
     const Range seen = list.seen(t);
     for (int64_t k0 = seen.low / 128 * 128; k0 < seen.high; k0 += 128) {
       const Range block = kernels::intersection(seen, {k0, k0 + 128});

@@ -125,8 +125,8 @@ TEST(Attention, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
 TEST(Attention, ThePatternsListsAreWhatAQuerySees) {
   for (const auto& [window, stride] : {std::pair{0, 0}, {1, 0}, {5, 0}, {3, 1}, {4, 7}, {9, 2}}) {
     const kernels::AttentionShape shape{1, 1, 2, 1, 2, 2, window, stride};
-    const kernels::KeyList far(shape, kernels::KeyList::kStrided);
-    const kernels::KeyList near(shape, kernels::KeyList::kLocal);
+    const kernels::KeyRange far(shape, kernels::KeyRange::kStrided);
+    const kernels::KeyRange near(shape, kernels::KeyRange::kLocal);
     for (int64_t t = 0; t < 60; ++t) {
       std::vector<int> visits(60);
       for (const auto* list : {&far, &near}) {

@@ -83,7 +83,7 @@ class Pool {
   }
 
   // Until the mark is high enough; it ends by Abandoned once a task has thrown.
-  void wait_for_mark(int32_t& mark, int32_t at_least) {
+  void wait_for(int32_t& mark, int32_t at_least) {
     const std::atomic_ref<int32_t> value(mark);
     std::atomic<int32_t*>& waits = waits_[static_cast<size_t>(current_worker)];
     waits = &mark;  // before it looks at failed_, which fail() sets before it looks here
@@ -125,7 +125,7 @@ class Pool {
   }
   void end_waits() {
     for (std::atomic<int32_t*>& waits : waits_)
-      if (int32_t* mark = waits) raise_mark(*mark, kAbandoned);
+      if (int32_t* mark = waits) signal(*mark, kAbandoned);
   }
   void work(int worker) {
     for (uint32_t seen = 0;;) {
@@ -178,17 +178,17 @@ int threads() {
   return configured > 0 ? configured : all;
 }
 
-void raise_mark(int32_t& mark, int32_t to) {
+void signal(int32_t& mark, int32_t to) {
   const std::atomic_ref<int32_t> value(mark);
   value.store(to, std::memory_order_release);
   value.notify_all();
 }
 
-void wait_for_mark(int32_t& mark, int32_t at_least) {
+void wait_for(int32_t& mark, int32_t at_least) {
   const std::atomic_ref<int32_t> value(mark);
   if (value.load(std::memory_order_acquire) >= at_least) return;
   REFRAIN_CHECK(pool && current_worker >= 0);
-  pool->wait_for_mark(mark, at_least);
+  pool->wait_for(mark, at_least);
 }
 
 void detail::run_tasks(int64_t tasks, void (*run)(void*, int64_t, int), void* self, bool share) {

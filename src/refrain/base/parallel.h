@@ -19,14 +19,14 @@ void run_tasks(int64_t tasks, void (*run)(void*, int64_t task, int worker), void
 }
 
 // Less work than this, in floating-point operations, is done sooner than it is shared.
-inline constexpr int64_t kWorthSharing = 1'000'000;
+inline constexpr int64_t kMinParallelWork = 1'000'000;
 
 // f(task) or f(task, worker) for every task in [0, tasks), started in ascending order and ended in
 // any; worker is in [0, threads()) and tells apart tasks that run at the same time (for per-thread
 // scratch). Nested calls run on the calling thread, and so does all of it when `operations`, an
 // estimate for all tasks together, is not worth sharing. What the first task throws, this throws.
 template <class F>
-void parallel_for(int64_t tasks, F&& f, int64_t operations = kWorthSharing) {
+void parallel_for(int64_t tasks, F&& f, int64_t operations = kMinParallelWork) {
   using Fn = std::remove_reference_t<F>;
   const auto run = [](void* self, int64_t task, [[maybe_unused]] int worker) {
     if constexpr (std::is_invocable_v<Fn&, int64_t, int>)
@@ -35,12 +35,12 @@ void parallel_for(int64_t tasks, F&& f, int64_t operations = kWorthSharing) {
       (*static_cast<Fn*>(self))(task);
   };
   void* self = const_cast<void*>(static_cast<const void*>(std::addressof(f)));
-  detail::run_tasks(tasks, run, self, operations >= kWorthSharing);
+  detail::run_tasks(tasks, run, self, operations >= kMinParallelWork);
 }
 
 // A task may wait for one that was started before it, which raises a mark, at first 0, as it goes.
-void raise_mark(int32_t& mark, int32_t to);
-void wait_for_mark(int32_t& mark, int32_t at_least);
+void signal(int32_t& mark, int32_t to);
+void wait_for(int32_t& mark, int32_t at_least);
 
 // f(begin, end) over [0, n) in pieces of `grain` (the last may be shorter).
 template <class F>

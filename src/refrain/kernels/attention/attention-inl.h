@@ -27,9 +27,9 @@ inline constexpr int64_t kMaxTileRows = 16;
 inline int64_t padded_head(int64_t head_dim) { return round_up(head_dim, kMaxPanel / 2); }
 
 inline DropoutRow dropout_row(const AttentionShape& shape, const AttentionSequence& s,
-                              int64_t query, int64_t head, KeyList::Kind kind) {
+                              int64_t query, int64_t head, KeyRange::Kind kind) {
   return {shape.dropout.key, s.row_ids[query],
-          static_cast<uint32_t>(2 * head + (kind == KeyList::kLocal ? 1 : 0))};
+          static_cast<uint32_t>(2 * head + (kind == KeyRange::kLocal ? 1 : 0))};
 }
 }  // namespace refrain::kernels
 #endif

@@ -117,8 +117,8 @@ void attention_forward_task(const ForwardTask& task, float* work) {
 
   const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions
-  for (const auto kind : {KeyList::kStrided, KeyList::kLocal}) {
-    const KeyList list(shape, kind);
+  for (const auto kind : {KeyRange::kStrided, KeyRange::kLocal}) {
+    const KeyRange list(shape, kind);
     const int64_t last_key = list.seen(end - 1).high;
     for (int64_t k0 = list.seen(begin).low / kKeyBlock * kKeyBlock; k0 < last_key;
          k0 += kKeyBlock) {

@@ -100,7 +100,7 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, const Que
   const int64_t h = queries.h;
   const float* q = queries.for_scores;
   const AttentionShape& shape = task.shape;
-  const KeyList& list = task.list();
+  const KeyRange& list = task.list();
   const Range all = task.keys();
   const int64_t d = shape.head_dim, wide = m.wide, N = float_lanes(), at = b * kKeyBlock;
   const int64_t k0 = all.low + at, n = std::min(kKeyBlock, all.high - k0), t0 = positions.low;
@@ -187,7 +187,7 @@ QueriesOfHead load_queries(const BackwardTask& task, const BackwardMemory& m, Ra
 }
 
 void attention_backward_task(const BackwardTask& task, float* work) {
-  const KeyList& list = task.list();
+  const KeyRange& list = task.list();
   const Range keys = task.keys();
   const int64_t d = task.shape.head_dim, g = task.kv_head;
   const int64_t start = task.sequence.start, count = keys.high - keys.low;

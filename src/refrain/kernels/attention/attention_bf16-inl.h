@@ -42,7 +42,7 @@ using TileRows = std::array<const float*, static_cast<size_t>(kTile)>;
 
 // Keys and values of key/value head g: keys [first, first + 32) of a list, of which those in
 // `exist` do.
-inline void find_keys(const KeyList& list, const AttentionSequence& s, Range exist, int64_t first,
+inline void find_keys(const KeyRange& list, const AttentionSequence& s, Range exist, int64_t first,
                       int64_t offset, const float* zeros, TileRows& k, TileRows& v) {
   k.fill(zeros);
   v.fill(zeros);

@@ -120,7 +120,7 @@ HWY_INLINE void pack_probabilities(const float* scores, const float* factors, co
 // add to oᵀ. What was accumulated before is scaled to the new maxima. The block's own part of oᵀ is
 // made from zero and then added: what a query got elsewhere is not touched by keys that it does not
 // see.
-void forward_tile(const Bf16Forward& run, const KeyList& list, int64_t t, int64_t k0) {
+void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64_t k0) {
   const FloatTag d;
   const AttentionShape& shape = run.task.shape;
   const Bf16ForwardMemory& m = run.memory;
@@ -195,7 +195,7 @@ void forward_tile(const Bf16Forward& run, const KeyList& list, int64_t t, int64_
 }
 
 // Keys [k0, k0 + kBlockKeys) of a list, of which those in `exist` do.
-void load_block(const Bf16Forward& run, const KeyList& list, Range exist, int64_t k0) {
+void load_block(const Bf16Forward& run, const KeyRange& list, Range exist, int64_t k0) {
   const Bf16ForwardMemory& m = run.memory;
   const int64_t d = run.task.shape.head_dim;
   const Range tiles = grains_of(intersection(exist, {k0, k0 + kBlockKeys}), k0);
@@ -266,8 +266,8 @@ void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& ta
 
   if (kernel.begin) kernel.begin();
   const int64_t group = run.group(), begin = s.start + task.first, end = s.start + task.last;
-  for (const auto kind : {KeyList::kStrided, KeyList::kLocal}) {
-    const KeyList list(shape, kind);
+  for (const auto kind : {KeyRange::kStrided, KeyRange::kLocal}) {
+    const KeyRange list(shape, kind);
     const Range exist{list.seen(begin).low, list.seen(end - 1).high};
     for (int64_t k0 = exist.low / kBlockKeys * kBlockKeys; k0 < exist.high; k0 += kBlockKeys) {
       const Range keys = intersection(exist, {k0, k0 + kBlockKeys});

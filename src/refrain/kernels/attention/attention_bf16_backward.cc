@@ -72,7 +72,7 @@ struct Bf16Backward {
   // Tiles of keys that some of these queries see.
   Range seen_tiles(Range at) const {
     if (at.low >= at.high) return {0, 0};
-    const KeyList& list = task.list();
+    const KeyRange& list = task.list();
     const Range seen{list.seen(at.low).low, list.seen(at.high - 1).high};
     return grains_of(intersection(task.keys(), seen), origin);
   }
@@ -134,7 +134,7 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
                    float* ds_right) {
   const AttentionShape& shape = run.task.shape;
   const AttentionSequence& s = run.task.sequence;
-  const KeyList& list = run.task.list();
+  const KeyRange& list = run.task.list();
   const Bf16BackwardMemory& m = run.memory;
   const int64_t deep = m.deep, first = run.origin + g * kTile;
   const int64_t t0 = positions.low / kQueryBlock * kQueryBlock + c * kTile;

@@ -19,10 +19,10 @@ struct Range {
   int64_t low, high;  // [low, high)
 };
 
-class KeyList {
+class KeyRange {
  public:
   enum Kind { kStrided, kLocal };
-  KeyList(const AttentionShape& shape, Kind kind)
+  KeyRange(const AttentionShape& shape, Kind kind)
       : kind_(kind), window_(shape.window), stride_(shape.stride) {}
   Kind kind() const { return kind_; }
 

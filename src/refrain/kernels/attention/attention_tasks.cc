@@ -30,7 +30,7 @@ void put_key_gradients(const BackwardTask& task, const float* dk, const float* d
 void add_strided(const AttentionShape& shape, const AttentionSequence& s,
                  const AttentionKeys<float>& to, int64_t kv_head, int64_t keys, const float* from) {
   const int64_t d = shape.head_dim;
-  const KeyList list(shape, KeyList::kStrided);
+  const KeyRange list(shape, KeyRange::kStrided);
   for (int64_t i = 0; i < keys; ++i, from += 2 * d) {
     const auto row = list.run(to, s.start, i, 1);
     if (!row.k) continue;

@@ -69,8 +69,8 @@ class Segments {
  public:
   Segments(const AttentionShape& shape, int64_t queries, int64_t start, int64_t keys)
       : size_(keys),
-        strided_(shape, KeyList::kStrided),
-        local_(shape, KeyList::kLocal),
+        strided_(shape, KeyRange::kStrided),
+        local_(shape, KeyRange::kLocal),
         begin_(start),
         end_(start + queries),
         strided_keys_(strided_.seen(end_ - 1).high),
@@ -81,7 +81,7 @@ class Segments {
   int64_t strided_keys() const { return strided_keys_; }
   int64_t most_keys() const { return size_; }  // of a segment
   bool is_strided(int64_t segment) const { return segment < strided_segments_; }
-  const KeyList& list(int64_t segment) const { return is_strided(segment) ? strided_ : local_; }
+  const KeyRange& list(int64_t segment) const { return is_strided(segment) ? strided_ : local_; }
   // Its keys in the list, those that some query sees.
   Range keys(int64_t segment) const {
     const bool strided = is_strided(segment);
@@ -111,7 +111,7 @@ class Segments {
 
  private:
   int64_t size_;
-  KeyList strided_, local_;
+  KeyRange strided_, local_;
   int64_t begin_, end_, strided_keys_, strided_segments_, first_local_;
 };
 
@@ -127,7 +127,7 @@ struct BackwardTask {
   float* strided;   // [strided_keys, 2, head_dim], dk and dv of the strided list
   int32_t* blocks;  // of each segment of this head, the query blocks done
 
-  const KeyList& list() const { return segments.list(segment); }
+  const KeyRange& list() const { return segments.list(segment); }
   Range keys() const { return segments.keys(segment); }
   // Keys before the call's tokens may be of no interest to anyone. `i`: in the list.
   bool wants(int64_t i) const {
@@ -145,9 +145,9 @@ void each_query_block(const BackwardTask& task, const F& f) {
   const Range positions = task.segments.queries(task.segment);
   for (int64_t block = positions.low / kQueryBlock; block * kQueryBlock < positions.high; ++block) {
     const int64_t before = task.segments.before(task.segment, block);
-    if (before >= 0) wait_for_mark(task.blocks[before], static_cast<int32_t>(block + 1));
+    if (before >= 0) wait_for(task.blocks[before], static_cast<int32_t>(block + 1));
     for (int64_t h = h0; h < h0 + group; ++h) f(task.segments.block(block), h, before < 0);
-    raise_mark(task.blocks[task.segment], static_cast<int32_t>(block + 1));
+    signal(task.blocks[task.segment], static_cast<int32_t>(block + 1));
   }
 }
 
