@@ -11,7 +11,7 @@ namespace {
 struct Attention {
   Attention(int64_t heads, int64_t d, int64_t most)
       : shape{heads, d, static_cast<float>(1 / std::sqrt(static_cast<double>(d)))} {
-    const auto group = [&](int64_t queries, std::array<kernels::SlotGroup::Run, 3> slots) {
+    const auto group = [&](int64_t queries, std::array<kernels::SlotGroup::RowRange, 3> slots) {
       groups.push_back({{R, queries}, slots});
       R += queries;
     };
@@ -30,15 +30,15 @@ struct Attention {
 
   void forward(const Floats& q, const Floats& slots, const Floats& o) const {
     run([&](Arena& scratch) {
-      kernels::slot_attention_forward(shape, groups, {q.tensor().data, width()}, slots,
-                                      {o.tensor().data, width()}, scratch);
+      kernels::memory_attention_forward(shape, groups, {q.tensor().data, width()}, slots,
+                                        {o.tensor().data, width()}, scratch);
     });
   }
   void backward(const Floats& q, const Floats& slots, const Floats& d_o,
                 const Floats& dslots) const {
     run([&](Arena& scratch) {
-      kernels::slot_attention_backward(shape, groups, ends, {q.tensor().data, width()}, slots, d_o,
-                                       dslots, scratch);
+      kernels::memory_attention_backward(shape, groups, ends, {q.tensor().data, width()}, slots,
+                                         d_o, dslots, scratch);
     });
   }
 
@@ -56,13 +56,13 @@ struct Attention {
               v.push_back(k.back() + D);
             }
           const auto at = static_cast<size_t>(row * D + h * d);
-          kernels::slot_attention_ref(d, 1 / std::sqrt(static_cast<double>(d)), &q[at], k, v,
-                                      &o[at]);
+          kernels::memory_attention_ref(d, 1 / std::sqrt(static_cast<double>(d)), &q[at], k, v,
+                                        &o[at]);
         }
     return o;
   }
 
-  kernels::SlotAttentionShape shape;
+  kernels::MemoryAttentionShape shape;
   std::vector<kernels::SlotGroup> groups;
   std::vector<size_t> ends;
   int64_t R = 0, S = 0;
@@ -84,7 +84,7 @@ std::vector<T> as(std::span<const float> from) {
   return {from.begin(), from.end()};
 }
 
-TEST(SlotAttention, MatchesTwinBothWays) {
+TEST(MemoryAttention, MatchesTwinBothWays) {
   for (const auto& [heads, d, most] :
        {std::tuple{1, 1, 2}, {2, 3, 5}, {1, 8, 16}, {3, 5, 33}, {2, 17, 9}}) {
     SCOPED_TRACE(d);
@@ -126,7 +126,7 @@ TEST(SlotAttention, MatchesTwinBothWays) {
   }
 }
 
-TEST(SlotAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
+TEST(MemoryAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
   const Attention attention(2, 8, 20);
   const int64_t D = attention.width(), R = attention.R, S = attention.S, d = 8;
   for (const ScoreSize& size : kScoreSizes) {
@@ -183,7 +183,7 @@ TEST(SlotAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
   }
 }
 
-TEST(SlotAttention, ThreadsDoNotChangeABit) {
+TEST(MemoryAttention, ThreadsDoNotChangeABit) {
   const Attention attention(4, 32, 40);
   const int64_t D = attention.width(), R = attention.R, S = attention.S;
   const Floats q({R, D}, 0, 1), slots({S, 2 * D}, 0, 2), d_o({R, D}, 0, 3);

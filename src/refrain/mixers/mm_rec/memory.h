@@ -55,7 +55,7 @@ class MmRecMemory {
   int64_t mean_rows() const { return mean_offset_.back(); }
   // Of the rows of `means`: where those of each piece begin, [pieces + 1].
   std::span<const int32_t> mean_offset() const { return mean_offset_; }
-  // What attends to what, for slot_attention_backward() piece after piece.
+  // What attends to what, for memory_attention_backward() piece after piece.
   std::span<const kernels::SlotGroup> groups() const { return groups_; }
   std::span<const size_t> ends() const { return ends_; }
 

@@ -13,8 +13,8 @@
 #include "refrain/kernels/attention/scores-inl.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 
-#ifndef REFRAIN_KERNELS_SLOT_ATTENTION_ONCE
-#define REFRAIN_KERNELS_SLOT_ATTENTION_ONCE
+#ifndef REFRAIN_KERNELS_MEMORY_ATTENTION_ONCE
+#define REFRAIN_KERNELS_MEMORY_ATTENTION_ONCE
 namespace refrain::kernels {
 
 // Queries that backward takes at a time.
@@ -44,7 +44,7 @@ inline int64_t backward_memory(int64_t m, int64_t n, int64_t d) {
 }
 
 struct SlotRun {
-  SlotAttentionShape shape;
+  MemoryAttentionShape shape;
   std::span<const SlotGroup> groups;
   ConstTensor slots;
   float* memory;  // [threads, memory_row]
@@ -242,7 +242,7 @@ int64_t most_slots(std::span<const SlotGroup> groups) {
 }
 
 // Of one product of queries and slots, forward or back.
-int64_t operations_of(const SlotAttentionShape& shape, std::span<const SlotGroup> groups) {
+int64_t operations_of(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups) {
   int64_t pairs = 0;
   for (const SlotGroup& group : groups) pairs += group.queries.count * slots_of(group);
   return 2 * pairs * shape.heads * shape.head_dim;
@@ -250,9 +250,9 @@ int64_t operations_of(const SlotAttentionShape& shape, std::span<const SlotGroup
 
 }  // namespace
 
-void slot_attention_forward(const SlotAttentionShape& shape, std::span<const SlotGroup> groups,
-                            SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
-                            Arena& scratch) {
+void memory_attention_forward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
+                              SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
+                              Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t memory_row =
       round_up(forward_memory(most_slots(groups), kSlotQueries, shape.head_dim), 16);
@@ -263,9 +263,9 @@ void slot_attention_forward(const SlotAttentionShape& shape, std::span<const Slo
   ({shape, groups, slots, memory.data, memory_row}, q, o, 2 * operations_of(shape, groups));
 }
 
-void slot_attention_backward(const SlotAttentionShape& shape, std::span<const SlotGroup> groups,
-                             std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
-                             ConstTensor d_o, Tensor dslots, Arena& scratch) {
+void memory_attention_backward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
+                               std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
+                               ConstTensor d_o, Tensor dslots, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t memory_row =
       round_up(backward_memory(most_slots(groups), kSlotQueries, shape.head_dim), 16);

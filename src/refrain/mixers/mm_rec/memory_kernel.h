@@ -19,28 +19,28 @@
 
 namespace refrain::kernels {
 
-struct SlotAttentionShape {
+struct MemoryAttentionShape {
   int64_t heads, head_dim;
   float scale;
 };
 
 struct SlotGroup {
-  struct Activations {
+  struct RowRange {
     int64_t first, count;  // rows
   };
-  Activations queries;
-  std::array<Activations, 3> slots;  // in this order; at least one of them is not empty
+  RowRange queries;
+  std::array<RowRange, 3> slots;  // in this order; at least one of them is not empty
 };
 
 // q and o: a row per query, heads side by side; o may not be q. slots [S, 2 heads head_dim].
-void slot_attention_forward(const SlotAttentionShape&, std::span<const SlotGroup>,
-                            SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
-                            Arena& scratch);
+void memory_attention_forward(const MemoryAttentionShape&, std::span<const SlotGroup>,
+                              SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
+                              Arena& scratch);
 
 // Groups of one sequence after another's: those of sequence i are ends[i - 1] .. ends[i]. No two
 // sequences have slots in common. dq takes the place of q; dslots [S, ...] is added to.
-void slot_attention_backward(const SlotAttentionShape&, std::span<const SlotGroup>,
-                             std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
-                             ConstTensor d_o, Tensor dslots, Arena& scratch);
+void memory_attention_backward(const MemoryAttentionShape&, std::span<const SlotGroup>,
+                               std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
+                               ConstTensor d_o, Tensor dslots, Arena& scratch);
 
 }  // namespace refrain::kernels

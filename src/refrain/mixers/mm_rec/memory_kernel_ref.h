@@ -1,4 +1,4 @@
-// The plain twin of slot_attention.h: one query and one head over slots, for double and
+// The plain twin of memory_attention.h: one query and one head over slots, for double and
 // std::complex<double>.
 #pragma once
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace refrain::kernels {
 
 // q, o [d]; k[i], v[i]: those of the i-th slot.
 template <class T>
-void slot_attention_ref(int64_t d, double scale, const T* q, const std::vector<const T*>& k,
-                        const std::vector<const T*>& v, T* o) {
+void memory_attention_ref(int64_t d, double scale, const T* q, const std::vector<const T*>& k,
+                          const std::vector<const T*>& v, T* o) {
   std::vector<T> p;
   double top = -INFINITY;
   for (const T* key : k) {

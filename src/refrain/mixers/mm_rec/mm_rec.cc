@@ -235,8 +235,8 @@ void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor
   const int64_t D = shape_.d_model, P = columns();
   if (!ctx.planning()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
   product(ctx, rows.h.rows(), at(rows.h, 0), q_of_h_, 0, D, {rows.qkvz.data, P, true});
-  kernels::slot_attention_forward(attention_, memory.groups(), {rows.qkvz.data, P}, slots,
-                                  {rows.qkvz.data + v_column(), P}, ctx.scratch);
+  kernels::memory_attention_forward(attention_, memory.groups(), {rows.qkvz.data, P}, slots,
+                                    {rows.qkvz.data + v_column(), P}, ctx.scratch);
 }
 
 void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
@@ -349,8 +349,8 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
   const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
   if (!ctx.planning()) memory.begin_backward(dstate, dslots);
-  kernels::slot_attention_backward(attention_, memory.groups(), memory.ends(), {rows.qkvz.data, P},
-                                   run.slots, d_o, dslots, ctx.scratch);
+  kernels::memory_attention_backward(attention_, memory.groups(), memory.ends(),
+                                     {rows.qkvz.data, P}, run.slots, d_o, dslots, ctx.scratch);
   if (!ctx.planning()) memory.end_backward(dslots, dkv, dstate);
   kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
   kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,

@@ -149,7 +149,7 @@ class MmRec final : public Mixer {
   MixerDims shape_;
   MmRecConfig config_;
   MmRecLayout layout_;
-  kernels::SlotAttentionShape attention_;
+  kernels::MemoryAttentionShape attention_;
   int64_t inner_;
   float mu_;
   Param qkvz_;                // [columns, D]

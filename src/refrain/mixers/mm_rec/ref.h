@@ -91,8 +91,8 @@ struct MmRecRef {
           k.push_back(row + head * d);
           v.push_back(row + D + head * d);
         }
-        kernels::slot_attention_ref(d, 1 / std::sqrt(static_cast<double>(d)), &query[at(head * d)],
-                                    k, v, &o[at(head * d)]);
+        kernels::memory_attention_ref(d, 1 / std::sqrt(static_cast<double>(d)),
+                                      &query[at(head * d)], k, v, &o[at(head * d)]);
       }
       const std::vector<T> out = linear(w_o, o.data(), 1, D);
       for (int64_t j = 0; j < D; ++j) y[t * D + j] += out[at(j)];
