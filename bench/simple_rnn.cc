@@ -118,7 +118,7 @@ std::vector<int32_t> generated(const LanguageModel& model, const std::vector<int
   request.sampling.temp = 0;
   std::vector<int32_t> all = prefix;
   const auto take = [&](const GenerationResult& result) {
-    for (const Choice& choice : result.choices) all.push_back(choice.token);
+    for (const SampledToken& choice : result.choices) all.push_back(choice.token);
   };
   request.max_new_tokens = stepwise ? tokens : 1;
   if (stepwise) {

@@ -89,7 +89,7 @@ struct Generate {
       if (json) text += piece;
       shows(piece);
     };
-    const auto on_token = [&](const Choice& choice) {
+    const auto on_token = [&](const SampledToken& choice) {
       show_new(stops.feed(decoder.feed(choice.token)));
       return stops.found() ? std::optional(StopReason::kStopText) : std::nullopt;
     };
@@ -145,7 +145,7 @@ struct Generate {
       return known ? valid_utf8(loaded.tokenizer.token(id)) : std::string(text::kReplacement);
     };
     io::Json list = io::Json::array();
-    for (const Choice& choice : result.choices) {
+    for (const SampledToken& choice : result.choices) {
       io::Json token = {{"id", choice.token},
                         {"token", name(choice.token)},
                         {"logprob", choice.logprob},

@@ -13,7 +13,7 @@ void go_on(const refrain::LanguageModel& model, const refrain::text::Tokenizer& 
   refrain::GenerationRequest request{.prompt = prompt, .max_new_tokens = 40};
   request.sampling.temp = 0;
   refrain::text::StreamDecoder text(tokenizer);
-  refrain::Generator(model).generate(request, [&](const refrain::Choice& choice) {
+  refrain::Generator(model).generate(request, [&](const refrain::SampledToken& choice) {
     std::cout << text.feed(choice.token) << std::flush;
     return std::nullopt;
   });

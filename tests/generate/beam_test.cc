@@ -139,7 +139,7 @@ TEST_F(BeamTest, ABeamOfOneIsGreedy) {
     const GenerationResult greedy = generator.generate(request);
     double logprob = 0;
     std::vector<int32_t> tokens;
-    for (const Choice& choice : greedy.choices) {
+    for (const SampledToken& choice : greedy.choices) {
       tokens.push_back(choice.token);
       logprob += static_cast<double>(choice.logprob);
     }

@@ -49,7 +49,7 @@ TEST_F(EngineTest, ALongPromptDelaysNobody) {
   const TinyModel model(2, 1, "gla");
   Engine engine(model, kMaxTokens);
   int tokens = 0;
-  const auto count = [&](const Choice&) {
+  const auto count = [&](const SampledToken&) {
     ++tokens;
     return std::nullopt;
   };
@@ -117,7 +117,7 @@ TEST_F(EngineTest, Cancelling) {
   EXPECT_FALSE(engine.ended(dropped));
   // By what hears of its tokens.
   RequestId self = 0;
-  self = engine.submit(request, [&](const Choice&) -> std::optional<StopReason> {
+  self = engine.submit(request, [&](const SampledToken&) -> std::optional<StopReason> {
     engine.cancel(self);
     return std::nullopt;
   });
@@ -131,10 +131,11 @@ TEST_F(EngineTest, AnErrorEndsItsRequestAlone) {
   Engine engine(model, 1000);
   const RequestId good = engine.submit(request);
   int heard = 0;
-  const RequestId bad = engine.submit(request, [&](const Choice&) -> std::optional<StopReason> {
-    if (++heard == 3) throw_error("the reader is gone");
-    return std::nullopt;
-  });
+  const RequestId bad =
+      engine.submit(request, [&](const SampledToken&) -> std::optional<StopReason> {
+        if (++heard == 3) throw_error("the reader is gone");
+        return std::nullopt;
+      });
   const RequestId other = engine.submit(request);
   EXPECT_EQ(error_of([&] { engine.submit(request_of({20}, 1, 0)); }),
             "prompt token: expected 0 to 19, found 20");

@@ -16,7 +16,7 @@ using GeneratorTest = OneThread;
 
 std::vector<int32_t> tokens_of(const GenerationResult& result) {
   std::vector<int32_t> tokens;
-  for (const Choice& choice : result.choices) tokens.push_back(choice.token);
+  for (const SampledToken& choice : result.choices) tokens.push_back(choice.token);
   return tokens;
 }
 
@@ -172,7 +172,7 @@ TEST_F(GeneratorTest, TheCallerStops) {
   for (StopReason why : {StopReason::kStopText, StopReason::kCancelled}) {
     std::vector<int32_t> seen;
     const GenerationResult result =
-        generator.generate(request, [&](const Choice& choice) -> std::optional<StopReason> {
+        generator.generate(request, [&](const SampledToken& choice) -> std::optional<StopReason> {
           seen.push_back(choice.token);
           if (seen.size() == 4) return why;
           return {};
@@ -223,7 +223,7 @@ TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
     std::vector<int32_t> told;
     Sequence sequence(model);
     const GenerationResult result =
-        generator.generate(request, sequence, [&](const Choice& choice) {
+        generator.generate(request, sequence, [&](const SampledToken& choice) {
           told.push_back(choice.token);
           EXPECT_LE(sequence.tokens().size(), 5000u);
           return std::optional<StopReason>();
@@ -241,7 +241,7 @@ TEST_F(GeneratorTest, RecurrentStacksForgetWhatTheyHaveRead) {
     Sequence shorter(model);
     generator.generate(request, shorter);
     request.prompt.clear();
-    generator.generate(request, shorter, [&](const Choice&) {
+    generator.generate(request, shorter, [&](const SampledToken&) {
       EXPECT_GE(shorter.tokens().size(), 6000u);
       return std::optional<StopReason>();
     });

@@ -172,7 +172,7 @@ TEST(Sampler, RepetitionPenalty) {
 
   // What is reported is the unmodified model.
   const std::vector<float> logits = {2, 0};
-  const Choice choice = Sampler(config).choose(logits, std::vector<int32_t>{0}, 0);
+  const SampledToken choice = Sampler(config).choose(logits, std::vector<int32_t>{0}, 0);
   EXPECT_FLOAT_EQ(choice.confidence, 1 / (1 + std::exp(-2.0f)));
   EXPECT_FLOAT_EQ(choice.logprob, -std::log(1 + std::exp(-2.0f)));
 }
@@ -208,7 +208,7 @@ TEST(Sampler, LogProbabilities) {
   const std::vector<double> p = {0.05, 0.4, 0.1, 0.25, 0.2};
   SamplingConfig config;
   config.temp = 0;
-  const Choice choice = Sampler(config).choose(logs(p), {}, 2);
+  const SampledToken choice = Sampler(config).choose(logs(p), {}, 2);
   EXPECT_EQ(choice.token, 1);
   EXPECT_NEAR(choice.logprob, std::log(0.4), 1e-6);
   EXPECT_NEAR(choice.confidence, 0.4, 1e-6);
@@ -218,7 +218,7 @@ TEST(Sampler, LogProbabilities) {
   EXPECT_EQ(choice.top[1].first, 3);
   EXPECT_NEAR(choice.top[1].second, std::log(0.25), 1e-6);
   EXPECT_TRUE(Sampler(config).choose(logs(p), {}, 0).top.empty());
-  const Choice all = Sampler(config).choose(std::vector<float>{1, 1, 2}, {}, 100);
+  const SampledToken all = Sampler(config).choose(std::vector<float>{1, 1, 2}, {}, 100);
   ASSERT_EQ(all.top.size(), 3u);
   EXPECT_EQ(all.top[1].first, 0);
   EXPECT_EQ(all.top[2].first, 1);
@@ -230,18 +230,18 @@ TEST(Sampler, LogProbabilitiesOfLargeLogits) {
   config.temp = 0;
   for (const float size : {0.0f, 1e4f, -1e8f, 1e20f, -1e20f, 3e38f, -3e38f}) {
     const std::vector<float> equal(59, size);
-    const Choice choice = Sampler(config).choose(equal, {}, 59);
+    const SampledToken choice = Sampler(config).choose(equal, {}, 59);
     EXPECT_FLOAT_EQ(choice.logprob, -std::log(59.0f)) << size;  // -4.08
     EXPECT_FLOAT_EQ(choice.confidence, 1 / 59.0f) << size;
     for (const auto& [id, logprob] : choice.top) EXPECT_FLOAT_EQ(logprob, -std::log(59.0f)) << id;
   }
   const float next = std::nextafter(1e8f, 2e8f);  // 8 more
-  const Choice close = Sampler(config).choose(std::vector<float>{1e8f, next}, {}, 2);
+  const SampledToken close = Sampler(config).choose(std::vector<float>{1e8f, next}, {}, 2);
   EXPECT_FLOAT_EQ(close.logprob, -std::log1p(std::exp(-8.0f)));
   EXPECT_FLOAT_EQ(close.top[1].second, -8 - std::log1p(std::exp(-8.0f)));
-  const Choice sure = Sampler(config).choose(std::vector<float>{0, -60}, {}, 2);
+  const SampledToken sure = Sampler(config).choose(std::vector<float>{0, -60}, {}, 2);
   EXPECT_FLOAT_EQ(sure.logprob, -std::exp(-60.0f));
-  const Choice far = Sampler(config).choose(std::vector<float>{3e38f, -3e38f}, {}, 2);
+  const SampledToken far = Sampler(config).choose(std::vector<float>{3e38f, -3e38f}, {}, 2);
   EXPECT_EQ(far.logprob, 0);
   EXPECT_EQ(far.top[1].second, -kInfinity);  // -6e38 is no float
 }
@@ -261,7 +261,7 @@ TEST(Sampler, SomeTokensAreNeverDrawn) {
   for (const SamplingConfig& config : configs) {
     Sampler sampler(config, {}, never);
     for (int i = 0; i < 300; ++i) {
-      const Choice choice = sampler.choose(logits, std::vector<int32_t>{0, 2, 5}, 6);
+      const SampledToken choice = sampler.choose(logits, std::vector<int32_t>{0, 2, 5}, 6);
       EXPECT_TRUE(choice.token == 0 || choice.token == 2 || choice.token == 5) << choice.token;
       ASSERT_EQ(choice.top.size(), 3u);
       EXPECT_EQ(choice.top[0].first, 2);
@@ -300,7 +300,7 @@ TEST(Sampler, UnsureAfterSoManyInARow) {
   std::vector<bool> found;
   for (const auto* logits : {&unsure, &unsure, &sure, &unsure, &unsure, &unsure, &unsure, &sure}) {
     sampler.choose(*logits, {}, 0);
-    found.push_back(sampler.unsure());
+    found.push_back(sampler.low_confidence());
   }
   EXPECT_EQ(found, (std::vector<bool>{false, false, false, false, false, true, true, false}));
 
@@ -308,7 +308,7 @@ TEST(Sampler, UnsureAfterSoManyInARow) {
   config.patience_tokens = 1;
   Sampler never(config);
   never.choose(unsure, {}, 0);
-  EXPECT_FALSE(never.unsure());
+  EXPECT_FALSE(never.low_confidence());
 }
 
 TEST(Sampler, RefusesLogitsThatAreNoNumbers) {

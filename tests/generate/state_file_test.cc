@@ -74,7 +74,7 @@ TEST_F(StateFileTest, GoesOnWithMoreText) {
 
   // The end token is part of the text.
   std::vector<int32_t> text = request.prompt;
-  for (const Choice& choice : first.choices) text.push_back(choice.token);
+  for (const SampledToken& choice : first.choices) text.push_back(choice.token);
   text.push_back(request.eos);
   Sequence loaded = read_state(path, model);
   EXPECT_EQ(std::vector<int32_t>(loaded.tokens().begin(), loaded.tokens().end()), text);

@@ -83,7 +83,7 @@ inline GenerationRequest request_of(std::vector<int32_t> prompt, int64_t n, doub
 // Everything that a result says, but for times.
 inline std::vector<std::string> told(const GenerationResult& result) {
   std::vector<std::string> all;
-  for (const Choice& c : result.choices) {
+  for (const SampledToken& c : result.choices) {
     all.push_back(fmt::format("{} {} {}", c.token, c.logprob, c.confidence));
     for (const auto& [token, logprob] : c.top) all.back() += fmt::format(" {}:{}", token, logprob);
   }

@@ -138,7 +138,7 @@ TEST_F(CustomMixer, PlansTrainsResumesSavesAndGenerates) {
   ASSERT_EQ(alone.tokens, 40);
   // Token by token, through the state, the model is the function that the reference is.
   std::vector<int32_t> all = request.prompt;
-  for (const Choice& choice : alone.choices) all.push_back(choice.token);
+  for (const SampledToken& choice : alone.choices) all.push_back(choice.token);
   const ReferenceModel<double> reference(*model);
   const auto logits = reference.logits(all);
   const int64_t V = model->config().vocab_size;

@@ -40,7 +40,7 @@ struct BeamSearch::Continuation {
 };
 
 // A sequence that goes on.
-struct BeamSearch::Live {
+struct BeamSearch::LiveHypothesis {
   std::vector<int32_t> tokens;  // behind the prompt
   double logprob = 0;
   std::unique_ptr<SequenceState> state{};
@@ -48,11 +48,11 @@ struct BeamSearch::Live {
 };
 
 // A request under way.
-struct BeamSearch::Job {
+struct BeamSearch::ActiveRequest {
   const BeamRequest& request;
   size_t index;                                         // of the request
   int64_t room;                                         // tokens that its states may hold
-  std::vector<Live> live{};                             // the likeliest first
+  std::vector<LiveHypothesis> live{};                   // the likeliest first
   std::vector<Hypothesis> finished{};                   // in the order of their ends
   std::vector<std::unique_ptr<SequenceState>> spare{};  // with the live ones' a whole beam
 
@@ -64,7 +64,7 @@ struct BeamSearch::Job {
 
 // What a sequence reads in one window.
 struct BeamSearch::Piece {
-  Live* live;
+  LiveHypothesis* live;
   std::span<const int32_t> tokens;
   size_t continuations;  // how many are wanted after it; 0 before the end of the prompt
 };
@@ -102,54 +102,55 @@ std::vector<std::vector<Hypothesis>> BeamSearch::search(std::span<const BeamRequ
       expect("prompt token", token, 0, model_.config().vocab_size - 1);
   }
   std::vector<std::vector<Hypothesis>> results(requests.size());
-  std::vector<std::unique_ptr<Job>> active;
+  std::vector<std::unique_ptr<ActiveRequest>> active;
   int64_t tokens = 0;  // that the states of the active have room for
   for (size_t next = 0; next < requests.size() || !active.empty();) {
     for (; next < requests.size(); ++next) {
-      auto job = std::make_unique<Job>(Job{requests[next], next, 0});
-      job->room = config_.beam_size * job->capacity();
-      if (!active.empty() && tokens + job->room > max_tokens) break;
-      tokens += job->room;
-      job->live.emplace_back().state = std::make_unique<SequenceState>(model_, job->capacity());
+      auto search = std::make_unique<ActiveRequest>(ActiveRequest{requests[next], next, 0});
+      search->room = config_.beam_size * search->capacity();
+      if (!active.empty() && tokens + search->room > max_tokens) break;
+      tokens += search->room;
+      search->live.emplace_back().state =
+          std::make_unique<SequenceState>(model_, search->capacity());
       for (int64_t i = 1; i < config_.beam_size; ++i)
-        job->spare.push_back(std::make_unique<SequenceState>(model_, job->capacity()));
-      active.push_back(std::move(job));
+        search->spare.push_back(std::make_unique<SequenceState>(model_, search->capacity()));
+      active.push_back(std::move(search));
     }
-    std::vector<Job*> jobs;
-    for (const auto& job : active) jobs.push_back(job.get());
-    step(jobs);
-    std::erase_if(active, [&](const std::unique_ptr<Job>& job) {
-      if (!job->done()) return false;
-      std::vector<Hypothesis>& best = job->finished;
+    std::vector<ActiveRequest*> searches;
+    for (const auto& search : active) searches.push_back(search.get());
+    step(searches);
+    std::erase_if(active, [&](const std::unique_ptr<ActiveRequest>& search) {
+      if (!search->done()) return false;
+      std::vector<Hypothesis>& best = search->finished;
       std::stable_sort(best.begin(), best.end(),
                        [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
       best.resize(std::min(best.size(), static_cast<size_t>(config_.n_best)));
-      results[job->index] = std::move(best);
-      tokens -= job->room;
+      results[search->index] = std::move(best);
+      tokens -= search->room;
       return true;
     });
   }
   return results;
 }
 
-// One more token for every job.
-void BeamSearch::step(std::span<Job* const> jobs) {
+// One more token for every search.
+void BeamSearch::step(std::span<ActiveRequest* const> searches) {
   std::vector<Piece> pieces;
-  for (Job* job : jobs) {
-    const size_t places = static_cast<size_t>(config_.beam_size) - job->finished.size();
-    for (Live& live : job->live) {
-      const auto prompt = std::span(job->request.prompt);
-      auto unread = live.tokens.empty() ? prompt : std::span(live.tokens).last(1);
-      while (!unread.empty()) {
-        const auto piece = unread.first(std::min<size_t>(unread.size(), kWindowRows));
-        unread = unread.subspan(piece.size());
-        pieces.push_back({&live, piece, unread.empty() ? places : 0});
+  for (ActiveRequest* search : searches) {
+    const size_t places = static_cast<size_t>(config_.beam_size) - search->finished.size();
+    for (LiveHypothesis& live : search->live) {
+      const auto prompt = std::span(search->request.prompt);
+      auto pending = live.tokens.empty() ? prompt : std::span(live.tokens).last(1);
+      while (!pending.empty()) {
+        const auto piece = pending.first(std::min<size_t>(pending.size(), kWindowRows));
+        pending = pending.subspan(piece.size());
+        pieces.push_back({&live, piece, pending.empty() ? places : 0});
       }
     }
   }
   read(pieces);
-  parallel_for(static_cast<int64_t>(jobs.size()),
-               [&](int64_t i) { choose(*jobs[static_cast<size_t>(i)]); });
+  parallel_for(static_cast<int64_t>(searches.size()),
+               [&](int64_t i) { choose(*searches[static_cast<size_t>(i)]); });
 }
 
 // Puts the pieces, in their order, into as many windows as it takes.
@@ -213,67 +214,68 @@ std::vector<BeamSearch::Continuation> BeamSearch::best_continuations(std::span<c
 }
 
 // Fills the places of the beam with the likeliest continuations of its sequences.
-void BeamSearch::choose(Job& job) const {
-  struct Choice {
+void BeamSearch::choose(ActiveRequest& search) const {
+  struct Candidate {
     size_t parent;
     int32_t token;
     double logprob;  // of the whole sequence
   };
-  std::vector<Choice> choices;
-  for (size_t parent = 0; parent < job.live.size(); ++parent)
-    for (const Continuation& c : job.live[parent].continuations)
-      choices.push_back({parent, c.token, job.live[parent].logprob + c.logprob});
+  std::vector<Candidate> choices;
+  for (size_t parent = 0; parent < search.live.size(); ++parent)
+    for (const Continuation& c : search.live[parent].continuations)
+      choices.push_back({parent, c.token, search.live[parent].logprob + c.logprob});
   std::stable_sort(choices.begin(), choices.end(),
-                   [](const Choice& a, const Choice& b) { return a.logprob > b.logprob; });
-  const size_t places = static_cast<size_t>(config_.beam_size) - job.finished.size();
+                   [](const Candidate& a, const Candidate& b) { return a.logprob > b.logprob; });
+  const size_t places = static_cast<size_t>(config_.beam_size) - search.finished.size();
   choices.resize(std::min(choices.size(), places));
 
-  const size_t length = job.live[0].tokens.size() + 1;
-  const bool last = std::cmp_equal(length, job.request.max_new_tokens);
-  std::vector<Live> live;
+  const size_t length = search.live[0].tokens.size() + 1;
+  const bool last = std::cmp_equal(length, search.request.max_new_tokens);
+  std::vector<LiveHypothesis> live;
   std::vector<size_t> parents;
-  for (const Choice& choice : choices) {
-    std::vector<int32_t> tokens = job.live[choice.parent].tokens;
+  for (const Candidate& choice : choices) {
+    std::vector<int32_t> tokens = search.live[choice.parent].tokens;
     const bool ended = ends(choice.token);
     if (!ended) tokens.push_back(choice.token);
     if (ended || last) {
-      job.finished.push_back({std::move(tokens), choice.logprob, score(choice.logprob, length),
-                              ended ? StopReason::kEndToken : StopReason::kLength});
+      search.finished.push_back({std::move(tokens), choice.logprob, score(choice.logprob, length),
+                                 ended ? StopReason::kEndToken : StopReason::kLength});
     } else {
       live.push_back({std::move(tokens), choice.logprob});
       parents.push_back(choice.parent);
     }
   }
-  if (is_decided(job, live)) live.clear();
+  if (is_decided(search, live)) live.clear();
 
   // A sequence's first heir takes over its state, the others copy it.
-  std::vector<const SequenceState*> of_parent(job.live.size());
+  std::vector<const SequenceState*> of_parent(search.live.size());
   for (size_t i = 0; i < live.size(); ++i) {
-    std::unique_ptr<SequenceState>& state = job.live[parents[i]].state;
+    std::unique_ptr<SequenceState>& state = search.live[parents[i]].state;
     if (!state) continue;
     of_parent[parents[i]] = state.get();
     live[i].state = std::move(state);
   }
-  for (Live& without_heir : job.live)
-    if (without_heir.state) job.spare.push_back(std::move(without_heir.state));
+  for (LiveHypothesis& without_heir : search.live)
+    if (without_heir.state) search.spare.push_back(std::move(without_heir.state));
   for (size_t i = 0; i < live.size(); ++i) {
     if (live[i].state) continue;
-    live[i].state = std::move(job.spare.back());
-    job.spare.pop_back();
+    live[i].state = std::move(search.spare.back());
+    search.spare.pop_back();
     live[i].state->fork_from(*of_parent[parents[i]]);
   }
-  job.live = std::move(live);
+  search.live = std::move(live);
 }
 
 // Whether nothing that goes on, the likeliest first, can come among the n_best any more.
-bool BeamSearch::is_decided(const Job& job, std::span<const Live> live) const {
+bool BeamSearch::is_decided(const ActiveRequest& search,
+                            std::span<const LiveHypothesis> live) const {
   const auto wanted = static_cast<size_t>(config_.n_best);
-  if (live.empty() || job.finished.size() < wanted) return false;
+  if (live.empty() || search.finished.size() < wanted) return false;
   std::vector<double> scores;
-  for (const Hypothesis& h : job.finished) scores.push_back(h.score);
+  for (const Hypothesis& h : search.finished) scores.push_back(h.score);
   const auto worst = scores.begin() + static_cast<ptrdiff_t>(wanted) - 1;
   std::nth_element(scores.begin(), worst, scores.end(), std::greater<>());
-  return score(live[0].logprob, static_cast<size_t>(job.request.max_new_tokens)) <= *worst;
+  return score(live[0].logprob, static_cast<size_t>(search.request.max_new_tokens)) <= *worst;
 }
 
 }  // namespace refrain

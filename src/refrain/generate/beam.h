@@ -68,15 +68,15 @@ class BeamSearch {
 
  private:
   struct Continuation;
-  struct Live;
-  struct Job;
+  struct LiveHypothesis;
+  struct ActiveRequest;
   struct Piece;
 
-  void step(std::span<Job* const> jobs);
+  void step(std::span<ActiveRequest* const> searches);
   void read(std::span<const Piece> pieces);
   std::vector<Continuation> best_continuations(std::span<const float> logits, size_t n) const;
-  void choose(Job& job) const;
-  bool is_decided(const Job& job, std::span<const Live> live) const;
+  void choose(ActiveRequest& search) const;
+  bool is_decided(const ActiveRequest& search, std::span<const LiveHypothesis> live) const;
   bool ends(int32_t token) const;
   double score(double logprob, size_t tokens) const;
 

@@ -120,7 +120,7 @@ struct Engine::ActiveRequest {
     return sampling.repeat_last_n < 0 ? kMaxTokens : sampling.repeat_last_n;
   }
 
-  void take(Choice choice) {
+  void take(SampledToken choice) {
     const double elapsed = std::exchange(seconds, 0);
     if (result.tokens == 0) {
       result.prompt_seconds = elapsed;
@@ -137,8 +137,8 @@ struct Engine::ActiveRequest {
     if (request.keep_choices) result.choices.push_back(std::move(choice));
     if (done) return;  // cancelled by its own on_token
     if (asked) return stop(*asked);
-    if (sampler.unsure()) {
-      sequence.progress.low_in_a_row = 0;  // who goes on nevertheless starts counting anew
+    if (sampler.low_confidence()) {
+      sequence.progress.low_confidence_streak = 0;  // who goes on nevertheless starts counting anew
       return stop(StopReason::kUnsure);
     }
     if (result.tokens == request.max_new_tokens) stop(StopReason::kLength);
@@ -284,7 +284,7 @@ void Engine::read(const std::vector<ActiveRequest*>& requests) {
       const std::span<const float> its(row, static_cast<size_t>(V));
       row += V;
       try {
-        Choice choice =
+        SampledToken choice =
             request->sampler.choose(its, request->sequence.tokens(), request->request.logprobs);
         request->seconds += elapsed();
         if (!request->done) request->take(std::move(choice));

@@ -41,8 +41,9 @@ struct GenerationRequest {
 };
 
 struct GenerationResult {
-  std::vector<Choice> choices;  // without the eos or pad that ended it, if they were to be kept
-  int64_t tokens = 0;           // how many there were
+  std::vector<SampledToken>
+      choices;         // without the eos or pad that ended it, if they were to be kept
+  int64_t tokens = 0;  // how many there were
   StopReason reason = StopReason::kLength;
   int64_t prompt_tokens = 0;
   // Time until the first token was chosen, and from then on for all steps, that of an end token
@@ -56,7 +57,7 @@ struct GenerationResult {
 
 // Called with every new token that does not end the text. To stop behind it, give the reason:
 // kStopText, kCancelled.
-using OnToken = std::function<std::optional<StopReason>(const Choice&)>;
+using OnToken = std::function<std::optional<StopReason>(const SampledToken&)>;
 
 using RequestId = uint64_t;  // an engine gives none twice
 

@@ -59,7 +59,7 @@ void SamplingConfig::check() const {
 Sampler::Sampler(const SamplingConfig& config, SamplerProgress from, std::span<const int32_t> never)
     : config_(config),
       random_(mix_key(static_cast<uint64_t>(config.seed), "sample"), from.draws),
-      low_in_a_row_(from.low_in_a_row) {
+      low_confidence_streak_(from.low_confidence_streak) {
   config_.check();
   for (const int32_t token : never) {
     REFRAIN_CHECK(token >= 0);
@@ -69,8 +69,8 @@ Sampler::Sampler(const SamplingConfig& config, SamplerProgress from, std::span<c
   }
 }
 
-Choice Sampler::choose(std::span<const float> logits, std::span<const int32_t> recent,
-                       int64_t top_logprobs) {
+SampledToken Sampler::choose(std::span<const float> logits, std::span<const int32_t> recent,
+                             int64_t top_logprobs) {
   REFRAIN_CHECK(!logits.empty());
   const LogSoftmax log_p(logits);
   candidates_.clear();
@@ -88,7 +88,7 @@ Choice Sampler::choose(std::span<const float> logits, std::span<const int32_t> r
   if (largest < -kLargest)
     throw_error("the model's logits of all tokens that may be drawn are -inf: expected a number");
 
-  Choice choice{};
+  SampledToken choice{};
   choice.token = draw(random_.uniform());
   choice.logprob = static_cast<float>(log_p(logits[static_cast<size_t>(choice.token)]));
   choice.confidence = static_cast<float>(std::exp(log_p(largest)));
@@ -96,7 +96,8 @@ Choice Sampler::choose(std::span<const float> logits, std::span<const int32_t> r
     choice.top = most_likely(logits, top_logprobs);
     for (auto& [token, value] : choice.top) value = static_cast<float>(log_p(value));
   }
-  low_in_a_row_ = choice.confidence < config_.min_confidence ? low_in_a_row_ + 1 : 0;
+  low_confidence_streak_ =
+      choice.confidence < config_.min_confidence ? low_confidence_streak_ + 1 : 0;
   return choice;
 }
 

@@ -56,7 +56,7 @@ class LogSoftmax {
   double largest_ = 0, log_sum_ = 0;  // of exp(logit - largest)
 };
 
-struct Choice {
+struct SampledToken {
   int32_t token;
   float logprob;                               // natural log of the unmodified model's probability
   float confidence;                            // likewise of the likeliest that may be drawn
@@ -65,8 +65,8 @@ struct Choice {
 
 // Where a sampler stands: another one of the same settings goes on from here.
 struct SamplerProgress {
-  uint64_t draws = 0;        // one a token, greedy or not
-  int64_t low_in_a_row = 0;  // tokens of too low confidence, up to the last one
+  uint64_t draws = 0;                 // one a token, greedy or not
+  int64_t low_confidence_streak = 0;  // tokens of too low confidence, up to the last one
 };
 
 // One sequence's draws. The i-th draw is a function of (seed, i, logits): not of what else runs.
@@ -81,12 +81,12 @@ class Sampler {
   // `recent`: the tokens so far, for the repetition penalty. `logits` is not changed; an Error if
   // one of them is NaN or infinitely large, or all that may be drawn are infinitely small.
   // `top_logprobs` may exceed the vocabulary.
-  Choice choose(std::span<const float> logits, std::span<const int32_t> recent,
-                int64_t top_logprobs);
+  SampledToken choose(std::span<const float> logits, std::span<const int32_t> recent,
+                      int64_t top_logprobs);
 
   // True once confidence has been too low for too long.
-  bool unsure() const { return low_in_a_row_ >= config_.patience_tokens; }
-  SamplerProgress progress() const { return {random_.position(), low_in_a_row_}; }
+  bool low_confidence() const { return low_confidence_streak_ >= config_.patience_tokens; }
+  SamplerProgress progress() const { return {random_.position(), low_confidence_streak_}; }
 
  private:
   using Candidate = std::pair<float, int32_t>;  // logit and id
@@ -99,7 +99,7 @@ class Sampler {
 
   SamplingConfig config_;
   Random random_;
-  int64_t low_in_a_row_;
+  int64_t low_confidence_streak_;
   std::vector<bool> never_;  // by id, up to the last one
   std::vector<Candidate> candidates_;
   std::vector<double> weights_;

@@ -18,7 +18,7 @@ struct Header {
   uint32_t version, zero;
   uint64_t model;
   uint64_t tokens, forgotten, begin, position;
-  uint64_t draws, low_in_a_row;
+  uint64_t draws, low_confidence_streak;
 };
 static_assert(sizeof(Header) == 72);
 
@@ -56,7 +56,7 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
                 static_cast<uint64_t>(sequence.begin()),
                 static_cast<uint64_t>(state.position()),
                 sequence.progress.draws,
-                static_cast<uint64_t>(sequence.progress.low_in_a_row)};
+                static_cast<uint64_t>(sequence.progress.low_confidence_streak)};
   kMagic.copy(header.magic, kMagic.size());
   std::string bytes;
   const auto put = [&](const void* from, size_t n) {
@@ -96,7 +96,7 @@ Sequence read_state(const std::string& path, LanguageModel& model) {
       n - forgotten > bytes.size() / sizeof(int32_t) || begin >= n ||
       header.position >= n - begin || begin + header.position < forgotten)
     damaged("its numbers of tokens cannot be");
-  if (header.draws >= n || header.low_in_a_row > header.draws)
+  if (header.draws >= n || header.low_confidence_streak > header.draws)
     damaged("its numbers of draws cannot be");
   std::vector<int32_t> tokens(n - forgotten);
   std::memcpy(tokens.data(), bytes.data(), tokens.size() * sizeof(int32_t));
@@ -111,11 +111,12 @@ Sequence read_state(const std::string& path, LanguageModel& model) {
   // A state that grows is read anew from its tokens when it is full: they must all be there.
   if (begin < forgotten && context_limit(model, 0) < kMaxTokens)
     damaged("tokens that the state may have to read again are missing");
-  Sequence sequence(model, {.tokens = std::move(tokens),
-                            .forgotten = static_cast<int64_t>(forgotten),
-                            .begin = static_cast<int64_t>(begin),
-                            .position = position,
-                            .sampler = {header.draws, static_cast<int64_t>(header.low_in_a_row)}});
+  Sequence sequence(
+      model, {.tokens = std::move(tokens),
+              .forgotten = static_cast<int64_t>(forgotten),
+              .begin = static_cast<int64_t>(begin),
+              .position = position,
+              .sampler = {header.draws, static_cast<int64_t>(header.low_confidence_streak)}});
   for (int64_t l = 0; l < model.config().layers; ++l) {
     const size_t size = model.state_bytes(l, position);
     bytes.copy(reinterpret_cast<char*>(sequence.state().row(static_cast<size_t>(l))), size);
