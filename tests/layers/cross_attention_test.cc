@@ -42,12 +42,12 @@ class Reader {
     const auto step = [&](Arena& saved, Arena& scratch) {
       ExecutionContext ctx{scratch};
       const auto projected = layer.project(ctx, memory, *m, true, saved);
-      const auto asked =
+      const auto query =
           layer.layout(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);
-      layer.forward(ctx, queries, *x, projected, asked);
+      layer.forward(ctx, queries, *x, projected, query);
       const Tensor dkv = saved.take({memory.rows(), 2 * kWidth});
       if (!ctx.planning()) std::fill(dkv.begin(), dkv.end(), 0.0f);
-      layer.backward(ctx, queries, memory, *x, projected, asked, {d_o->tensor().data, kWidth}, dx,
+      layer.backward(ctx, queries, memory, *x, projected, query, {d_o->tensor().data, kWidth}, dx,
                      dkv);
       layer.finish(ctx, *m, dkv, dm);
     };

@@ -92,7 +92,7 @@ Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
   run.joined = a.take({R, joined_width()});
   run.s = a.take({R, H});
   if (cross_)
-    run.asked = cross_->layout(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
+    run.query = cross_->layout(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
   if (self_) {
     run.qkv = a.take({R, self_->out});
     run.softmax = a.take({2 * R * config_.heads});
@@ -176,11 +176,11 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
   add_position_codes(ctx, w, x, {run.joined.data, J});
   const Linear& query = cross_->query();
-  kernels::gemm({run.joined.data, J, 1}, {query.w.w.data, 1, H}, run.asked.q.data, query.out, R,
+  kernels::gemm({run.joined.data, J, 1}, {query.w.w.data, 1, H}, run.query.q.data, query.out, R,
                 query.out, H, false, ctx.scratch);
   std::vector<kernels::CrossQueries> queries;
   for (int64_t b = 0; b < w.sequences(); ++b)
-    queries.push_back(cross_->queries(run.asked, w.first(b), w.length(b)));
+    queries.push_back(cross_->queries(run.query, w.first(b), w.length(b)));
   kernels::cross_forward(cross_->shape(), run.memory[0].sequences, queries, ctx.scratch);
   context_.forward(ctx, run.joined, run.s);
   if (!ctx.planning())
@@ -232,7 +232,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     std::vector<kernels::CrossGradients> gradients;
     for (int64_t b = 0; b < w.sequences(); ++b) {
       const int64_t first = w.first(b);
-      queries.push_back(cross_->queries(run.asked, first, w.length(b)));
+      queries.push_back(cross_->queries(run.query, first, w.length(b)));
       gradients.push_back({{g.joined.row(first) + H, J}, {g.q.row(first), g.q.cols()}, {}, {}});
     }
     kernels::cross_backward_queries(cross_->shape(), run.memory[0].sequences, queries, gradients,
@@ -267,12 +267,12 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   if (config_.has_attention()) {
     context_.backward_weight(ctx, run.joined, g.context);
     const Tensor dq = cross_ ? g.q : g.qkv;
-    if (asking().w.g)
-      kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, asking().w.g.data, H,
+    if (query_proj().w.g)
+      kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, query_proj().w.g.data, H,
                     dq.cols(), H, R, true, ctx.scratch);
   }
   if (cross_ && config_.cached) {
-    cross_->backward_memory(ctx, w, w, run.memory[0], run.asked, {g.joined.data + H, J}, g.kv);
+    cross_->backward_memory(ctx, w, w, run.memory[0], run.query, {g.joined.data + H, J}, g.kv);
     cross_->finish(ctx, in.m, g.kv, dm);
   }
   for (size_t l = 0; l < cells_.size(); ++l) {
@@ -297,7 +297,7 @@ std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activa
   std::vector<double> q(static_cast<size_t>(d)), k(static_cast<size_t>(keys * d)), o(q.size()),
       weights(sum.size());
   for (int64_t h = 0; h < shape.heads; ++h) {
-    std::copy_n(run.asked.q.row(w.first(b) + t) + h * d, d, q.begin());
+    std::copy_n(run.query.q.row(w.first(b) + t) + h * d, d, q.begin());
     for (int64_t j = 0; j < keys; ++j)
       std::copy_n(run.memory[0].kv.row(w.first(b) + j) + h * d, d, k.begin() + j * d);
     kernels::cross_attention_ref(1, keys, d, static_cast<double>(shape.scale), q.data(), k.data(),

@@ -47,12 +47,12 @@ class Decoder {
 
   // What a run leaves for backward, in the arena it was made with.
   struct Activations {
-    Tensor start;                                // [B, layers S H]
-    std::vector<kernels::RecurrentRows> cells;   // [R, ...]
-    Tensor joined, s, y;                         // [R, H + width]: r, o; [R, H]; [R, E]
-    CrossAttention::Asked asked;                 // its o is in `joined`
-    std::vector<CrossAttention::Memory> memory;  // one, or one a step
-    Tensor qkv, softmax;                         // self-attention: [R, 3 width], [R, 2 heads]
+    Tensor start;                                         // [B, layers S H]
+    std::vector<kernels::RecurrentRows> cells;            // [R, ...]
+    Tensor joined, s, y;                                  // [R, H + width]: r, o; [R, H]; [R, E]
+    CrossAttention::QueryState query;                     // its o is in `joined`
+    std::vector<CrossAttention::PackedKeyValues> memory;  // one, or one a step
+    Tensor qkv, softmax;  // self-attention: [R, 3 width], [R, 2 heads]
   };
   Activations forward(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
                       Arena&) const;
@@ -82,7 +82,7 @@ class Decoder {
   int64_t attention_width() const { return config_.attention_width(); }
   int64_t joined_width() const { return hidden() + attention_width(); }
   kernels::AttentionShape self_shape() const;
-  const Linear& asking() const { return cross_ ? cross_->query() : *self_; }
+  const Linear& query_proj() const { return cross_ ? cross_->query() : *self_; }
 
   Activations layout(const RaggedBatch&, Arena&) const;
   void start(ExecutionContext&, ConstTensor z, Tensor start) const;

@@ -19,9 +19,10 @@ using kernels::StepWeights;
 
 namespace {
 
-class Places {
+class ActiveSequences {
  public:
-  explicit Places(const RaggedBatch& w) : w_(w), order_(static_cast<size_t>(w.sequences())) {
+  explicit ActiveSequences(const RaggedBatch& w)
+      : w_(w), order_(static_cast<size_t>(w.sequences())) {
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(),
                      [&](int64_t a, int64_t b) { return w.length(a) > w.length(b); });
@@ -66,7 +67,7 @@ std::vector<const float*> to_read(const std::vector<float*>& rows) {
 }
 
 // A loop's scratch. Dry, nothing but sizes is right in it.
-struct Bench {
+struct PackedWeights {
   ExecutionContext& ctx;
 
   SpacedRows<float> rows(int64_t n, int64_t width) const {
@@ -107,24 +108,25 @@ SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.r
 void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                             bool for_backward, Activations& run, Arena& arena) const {
   Arena::Frame frame(ctx.scratch);
-  const Bench bench{ctx};
-  const Places places(w);
+  const PackedWeights weights{ctx};
+  const ActiveSequences places(w);
   const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
   const int64_t state_floats = cells_[0].state_floats();
   std::vector<StepWeights> to_gates, recurrent;
   std::vector<SpacedRows<float>> state;
   for (const Recurrent& cell : cells_) {
-    to_gates.push_back(bench.by_rows(cell.input()));
-    recurrent.push_back(bench.by_rows(cell.recurrence()));
-    state.push_back(bench.rows(B, state_floats));
+    to_gates.push_back(weights.by_rows(cell.input()));
+    recurrent.push_back(weights.by_rows(cell.recurrence()));
+    state.push_back(weights.rows(B, state_floats));
   }
-  const StepWeights to_y = bench.by_rows(out_);
+  const StepWeights to_y = weights.by_rows(out_);
   StepWeights to_q{}, to_s{};
-  const SpacedRows<float> u = bench.rows(B, E), joined = bench.rows(B, J), s = bench.rows(B, H);
+  const SpacedRows<float> u = weights.rows(B, E), joined = weights.rows(B, J),
+                          s = weights.rows(B, H);
   Tensor codes;
   if (config_.has_attention()) {
-    to_q = bench.by_rows(asking());
-    to_s = bench.by_rows(context_);
+    to_q = weights.by_rows(query_proj());
+    to_s = weights.by_rows(context_);
     codes = ctx.scratch.take({places.steps(), H});
   }
   if (!ctx.planning()) {
@@ -147,13 +149,13 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     }
     for (size_t l = 0; l < cells_.size(); ++l) {
       const kernels::RecurrentRows& rows = run.cells[l];
-      bench.product(to_gates[l], read(l == 0 ? u : state[l - 1]), n,
-                    {.also = places.rows(rows.gates, t, n)});
+      weights.product(to_gates[l], read(l == 0 ? u : state[l - 1]), n,
+                      {.also = places.rows(rows.gates, t, n)});
       std::vector<kernels::RecurrentPiece> pieces;
       for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l][i]});
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_forward(cells_[l].cell(), pieces,
-                                 {w_hh.w.w, w_hh.b.w, bench.given(recurrent[l], w_hh)}, rows,
+                                 {w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
                                  ctx.scratch);
       if (ctx.planning()) continue;
       gather(places.rows(rows.h, t, n), H, state[l]);
@@ -163,7 +165,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     const SpacedRows<float> h = state.back();
     const std::vector<float*> y = places.rows(run.y, t, n);
     if (!config_.has_attention()) {
-      bench.product(to_y, read(h), n, {.also = y});
+      weights.product(to_y, read(h), n, {.also = y});
       continue;
     }
     const std::vector<float*> joined_rows = places.rows(run.joined, t, n);
@@ -171,20 +173,20 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       for (int64_t j = 0; j < H; ++j) joined[i][j] = h[i][j] + codes.row(t)[j];
       std::copy_n(joined[i], H, joined_rows[static_cast<size_t>(i)]);
     }
-    bench.product(to_q, read(joined), n,
-                  {.also = places.rows(cross_ ? run.asked.q : run.qkv, t, n)});
+    weights.product(to_q, read(joined), n,
+                    {.also = places.rows(cross_ ? run.query.q : run.qkv, t, n)});
     if (cross_) {
       if (!config_.cached) {
         // What backward needs is kept for every step; how it is laid out goes with the step.
         const Tensor kv = cross_->project_only(ctx, in.m, for_backward ? arena : ctx.scratch);
         if (!for_backward) run.memory.clear();
-        run.memory.push_back(cross_->lay_out(ctx, w, kv, false, ctx.scratch));
+        run.memory.push_back(cross_->pack_kv(ctx, w, kv, false, ctx.scratch));
       }
       std::vector<kernels::CrossMemory> memory;
       std::vector<kernels::CrossQueries> queries;
       for (int64_t i = 0; i < n; ++i) {
         memory.push_back(run.memory.back().sequences[static_cast<size_t>(places.sequence(i))]);
-        queries.push_back(cross_->queries(run.asked, places.row(i, t), 1));
+        queries.push_back(cross_->queries(run.query, places.row(i, t), 1));
       }
       kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
     } else {
@@ -194,20 +196,20 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       gather(places.rows(run.joined, t, n, H), J - H, {joined.data + H, joined.row});
     const std::vector<float*> s_rows = places.rows(run.s, t, n);
     if (config_.fused) {
-      bench.product(to_s, read(joined), n, {.y = s, .also = s_rows, .relu = true});
+      weights.product(to_s, read(joined), n, {.y = s, .also = s_rows, .relu = true});
     } else {
       StepWeights part = to_s;
       part.bias = nullptr;
       part.panel_depth = J;
       part.K = H;
-      bench.product(part, read(joined), n, {.y = s});
+      weights.product(part, read(joined), n, {.y = s});
       part.bias = to_s.bias;
       part.packed = to_s.packed + H * kernels::kWeightPanel;
       part.K = J - H;
-      bench.product(part, {joined.data + H, joined.row}, n,
-                    {.y = s, .also = s_rows, .relu = true, .add = true});
+      weights.product(part, {joined.data + H, joined.row}, n,
+                      {.y = s, .also = s_rows, .relu = true, .add = true});
     }
-    bench.product(to_y, read(s), n, {.also = y});
+    weights.product(to_y, read(s), n, {.also = y});
   }
 }
 
@@ -234,26 +236,26 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
                              const Activations& run, const Gradients& g, Tensor dy, Tensor dm,
                              Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
-  const Bench bench{ctx};
-  const Places places(w);
+  const PackedWeights weights{ctx};
+  const ActiveSequences places(w);
   const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
   const int64_t state_floats = cells_[0].state_floats();
   std::vector<StepWeights> from_gates, recurrent;
   for (const Recurrent& cell : cells_) {
-    from_gates.push_back(bench.by_columns(cell.input()));
-    recurrent.push_back(bench.by_columns(cell.recurrence()));
+    from_gates.push_back(weights.by_columns(cell.input()));
+    recurrent.push_back(weights.by_columns(cell.recurrence()));
   }
-  const StepWeights from_y = bench.by_columns(out_);
+  const StepWeights from_y = weights.by_columns(out_);
   StepWeights from_q{}, from_s{};
   const int64_t gates = cells_[0].input().out;
-  const SpacedRows<float> dy_now = bench.rows(B, E), du = bench.rows(B, E);
-  const SpacedRows<float> ds = bench.rows(B, H), djoined = bench.rows(B, J);
-  const SpacedRows<float> dq = bench.rows(B, config_.has_attention() ? asking().out : 0);
-  const SpacedRows<float> da = bench.rows(B, gates), before = bench.rows(B, state_floats);
+  const SpacedRows<float> dy_now = weights.rows(B, E), du = weights.rows(B, E);
+  const SpacedRows<float> ds = weights.rows(B, H), djoined = weights.rows(B, J);
+  const SpacedRows<float> dq = weights.rows(B, config_.has_attention() ? query_proj().out : 0);
+  const SpacedRows<float> da = weights.rows(B, gates), before = weights.rows(B, state_floats);
   const Tensor dh = ctx.scratch.take({w.rows(), H});
   if (config_.has_attention()) {
-    from_q = bench.by_columns(asking());
-    from_s = bench.by_columns(context_);
+    from_q = weights.by_columns(query_proj());
+    from_s = weights.by_columns(context_);
   }
 
   for (int64_t t = places.steps() - 1; t >= 0; --t) {
@@ -267,19 +269,19 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       gather(dy_rows, E, dy_now);
     }
     if (!config_.has_attention()) {
-      bench.product(from_y, read(dy_now), n, {.also = dh_rows});
+      weights.product(from_y, read(dy_now), n, {.also = dh_rows});
     } else {
-      bench.product(from_y, read(dy_now), n,
-                    {.y = ds,
-                     .also = places.rows(g.context, t, n),
-                     .where_positive = to_read(places.rows(run.s, t, n))});
-      bench.product(from_s, read(ds), n, {.y = djoined, .also = places.rows(g.joined, t, n)});
+      weights.product(from_y, read(dy_now), n,
+                      {.y = ds,
+                       .also = places.rows(g.context, t, n),
+                       .where_positive = to_read(places.rows(run.s, t, n))});
+      weights.product(from_s, read(ds), n, {.y = djoined, .also = places.rows(g.joined, t, n)});
       if (cross_)
         backward_cross_step(ctx, w, in, run, g, t, dm);
       else
         backward_self_step(ctx, w, run, g, t);
-      if (!ctx.planning()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), asking().out, dq);
-      bench.product(from_q, read(dq), n, {.y = djoined, .add = true});
+      if (!ctx.planning()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), query_proj().out, dq);
+      weights.product(from_q, read(dq), n, {.y = djoined, .add = true});
       if (!ctx.planning()) scatter(djoined, H, dh_rows);
     }
     for (size_t l = cells_.size(); l-- > 0;) {
@@ -298,14 +300,14 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       }
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_backward(cells_[l].cell(), pieces,
-                                  {w_hh.w.w, w_hh.b.w, nullptr, bench.given(recurrent[l], w_hh)},
+                                  {w_hh.w.w, w_hh.b.w, nullptr, weights.given(recurrent[l], w_hh)},
                                   rows, {dh, dstate, g.p[l]}, ctx.scratch);
       if (l == 0 && (t == 0 || (in.is_forced(t) && dx.rank == 0))) continue;
       if (!ctx.planning()) gather(places.rows(rows.gates, t, n), gates, da);
       if (l > 0)
-        bench.product(from_gates[l], read(da), n, {.also = dh_rows});
+        weights.product(from_gates[l], read(da), n, {.also = dh_rows});
       else
-        bench.product(from_gates[0], read(da), n, {.y = du});
+        weights.product(from_gates[0], read(da), n, {.y = du});
     }
     if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
     for (int64_t i = 0; i < n; ++i)
@@ -318,10 +320,10 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
                                   Tensor dm) const {
   const int64_t J = joined_width(), width = attention_width();
   Arena::Frame frame(ctx.scratch);
-  const CrossAttention::Memory projected =
+  const CrossAttention::PackedKeyValues projected =
       config_.cached
           ? run.memory[0]
-          : cross_->lay_out(ctx, w, run.memory[static_cast<size_t>(t)].kv, true, ctx.scratch);
+          : cross_->pack_kv(ctx, w, run.memory[static_cast<size_t>(t)].kv, true, ctx.scratch);
   std::vector<kernels::CrossMemory> memory;
   std::vector<kernels::CrossQueries> queries;
   std::vector<kernels::CrossGradients> gradients;
@@ -330,7 +332,7 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
     const int64_t row = w.first(b) + t;
     float* dk = g.kv.row(w.first(b));
     memory.push_back(projected.sequences[static_cast<size_t>(b)]);
-    queries.push_back(cross_->queries(run.asked, row, 1));
+    queries.push_back(cross_->queries(run.query, row, 1));
     gradients.push_back({{g.joined.row(row) + hidden(), J},
                          {g.q.row(row), width},
                          {dk, 2 * width},

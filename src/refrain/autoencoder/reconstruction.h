@@ -89,7 +89,7 @@ std::vector<float> reconstruct_windows(const WordAutoencoder&,
 std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace&,
                                    int64_t together = 256);
 
-// Windows that are reconstructed together, where nothing else is asked for.
+// Windows that are reconstructed together, where nothing else is query for.
 inline constexpr int64_t kWindowsTogether = 32;
 
 // An Error when no document has a whole window. What comes out does not depend on `together`, which

@@ -51,9 +51,10 @@ Tensor CrossAttention::project_only(ExecutionContext& ctx, ConstTensor m, Arena&
   return kv;
 }
 
-CrossAttention::Memory CrossAttention::lay_out(ExecutionContext& ctx, const RaggedBatch& w,
-                                               Tensor kv, bool for_backward, Arena& arena) const {
-  Memory memory{kv, {}};
+CrossAttention::PackedKeyValues CrossAttention::pack_kv(ExecutionContext& ctx, const RaggedBatch& w,
+                                                        Tensor kv, bool for_backward,
+                                                        Arena& arena) const {
+  PackedKeyValues memory{kv, {}};
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const auto pack = [&] {
       return arena.take({kernels::cross_pack_floats(shape_, w.length(b))}).data;
@@ -78,29 +79,29 @@ CrossAttention::Memory CrossAttention::lay_out(ExecutionContext& ctx, const Ragg
   return memory;
 }
 
-CrossAttention::Asked CrossAttention::layout(Arena& arena, int64_t rows, SpacedRows<float> o,
-                                             const RaggedBatch& memory, bool keep) const {
-  Asked asked{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
-  if (keep) asked.kept = arena.take({rows, shape_.heads, longest(memory)});
-  return asked;
+CrossAttention::QueryState CrossAttention::layout(Arena& arena, int64_t rows, SpacedRows<float> o,
+                                                  const RaggedBatch& memory, bool keep) const {
+  QueryState query{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
+  if (keep) query.kept = arena.take({rows, shape_.heads, longest(memory)});
+  return query;
 }
 
-kernels::CrossQueries CrossAttention::queries(const Asked& asked, int64_t first,
+kernels::CrossQueries CrossAttention::queries(const QueryState& query, int64_t first,
                                               int64_t count) const {
-  const int64_t kept_row = asked.kept.rank > 0 ? shape_.heads * asked.kept.cols() : 0;
+  const int64_t kept_row = query.kept.rank > 0 ? shape_.heads * query.kept.cols() : 0;
   return {count,
-          {asked.q.row(first), q_.out},
-          {asked.o[first], asked.o.row},
-          asked.softmax.row(first),
-          {asked.kept.data ? asked.kept.data + first * kept_row : nullptr, kept_row},
-          asked.kept.cols()};
+          {query.q.row(first), q_.out},
+          {query.o[first], query.o.row},
+          query.softmax.row(first),
+          {query.kept.data ? query.kept.data + first * kept_row : nullptr, kept_row},
+          query.kept.cols()};
 }
 
 std::vector<kernels::CrossQueries> CrossAttention::pieces(const RaggedBatch& w,
-                                                          const Asked& asked) const {
+                                                          const QueryState& query) const {
   std::vector<kernels::CrossQueries> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
-    all.push_back(queries(asked, w.first(b), w.length(b)));
+    all.push_back(queries(query, w.first(b), w.length(b)));
   return all;
 }
 
@@ -120,17 +121,17 @@ std::vector<kernels::CrossGradients> CrossAttention::gradients(const RaggedBatch
 }
 
 void CrossAttention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                             const Memory& memory, const Asked& asked) const {
-  q_.forward(ctx, x, asked.q);
-  kernels::cross_forward(shape_, memory.sequences, pieces(w, asked), ctx.scratch);
+                             const PackedKeyValues& memory, const QueryState& query) const {
+  q_.forward(ctx, x, query.q);
+  kernels::cross_forward(shape_, memory.sequences, pieces(w, query), ctx.scratch);
 }
 
 void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const RaggedBatch& of,
-                              ConstTensor x, const Memory& memory, const Asked& asked,
+                              ConstTensor x, const PackedKeyValues& memory, const QueryState& query,
                               SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor dq = ctx.scratch.take({x.rows(), q_.out});
-  const auto all = pieces(w, asked);
+  const auto all = pieces(w, query);
   const auto g = gradients(w, of, d_o, dq, dkv);
   kernels::cross_backward_queries(shape_, memory.sequences, all, g, ctx.scratch);
   kernels::cross_backward_memory(shape_, memory.sequences, all, g, ctx.scratch);
@@ -138,11 +139,11 @@ void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const
 }
 
 void CrossAttention::backward_memory(ExecutionContext& ctx, const RaggedBatch& w,
-                                     const RaggedBatch& of, const Memory& memory,
-                                     const Asked& asked, SpacedRows<const float> d_o,
+                                     const RaggedBatch& of, const PackedKeyValues& memory,
+                                     const QueryState& query, SpacedRows<const float> d_o,
                                      Tensor dkv) const {
-  const Tensor dq = asked.q;  // which this does not write
-  kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, asked),
+  const Tensor dq = query.q;  // which this does not write
+  kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, query),
                                  gradients(w, of, d_o, dq, dkv), ctx.scratch);
 }
 

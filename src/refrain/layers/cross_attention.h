@@ -30,49 +30,49 @@ class CrossAttention {
   const Linear& key_value() const { return kv_; }
 
   // Projected, and laid out for products, in the arenas it was made with.
-  struct Memory {
+  struct PackedKeyValues {
     Tensor kv;  // [M, 2 width]: a row's keys, then its values
     std::vector<kernels::CrossMemory> sequences;
   };
   // With `for_backward` laid out as backward reads it, too.
-  Memory project(ExecutionContext& ctx, const RaggedBatch& memory, ConstTensor m, bool for_backward,
-                 Arena& arena) const {
-    return lay_out(ctx, memory, project_only(ctx, m, arena), for_backward, arena);
+  PackedKeyValues project(ExecutionContext& ctx, const RaggedBatch& memory, ConstTensor m,
+                          bool for_backward, Arena& arena) const {
+    return pack_kv(ctx, memory, project_only(ctx, m, arena), for_backward, arena);
   }
   // Its two halves.
   Tensor project_only(ExecutionContext&, ConstTensor m, Arena&) const;
-  Memory lay_out(ExecutionContext&, const RaggedBatch& memory, Tensor kv, bool for_backward,
-                 Arena&) const;
+  PackedKeyValues pack_kv(ExecutionContext&, const RaggedBatch& memory, Tensor kv,
+                          bool for_backward, Arena&) const;
 
   // What rows that ask leave.
-  struct Asked {
+  struct QueryState {
     Tensor q, softmax;             // [R, width], [R, 2 heads]
     kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
     Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
   };
-  Asked layout(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
-               bool keep) const;
+  QueryState layout(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
+                    bool keep) const;
   // Rows [first, first + count), of one sequence.
-  kernels::CrossQueries queries(const Asked&, int64_t first, int64_t count) const;
+  kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count) const;
 
   // o of all rows of the window: its piece b reads sequence b of the memory.
-  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Memory&,
-               const Asked&) const;
+  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const PackedKeyValues&,
+               const QueryState&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
   void backward(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
-                const Memory&, const Asked&, kernels::SpacedRows<const float> d_o, Tensor dx,
-                Tensor dkv) const;
+                const PackedKeyValues&, const QueryState&, kernels::SpacedRows<const float> d_o,
+                Tensor dx, Tensor dkv) const;
   // Only what keys and values get, for a loop that has dealt with the queries row by row.
   void backward_memory(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory,
-                       const Memory&, const Asked&, kernels::SpacedRows<const float> d_o,
-                       Tensor dkv) const;
+                       const PackedKeyValues&, const QueryState&,
+                       kernels::SpacedRows<const float> d_o, Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
   void finish(ExecutionContext& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
     kv_.backward(ctx, m, dkv, dm);
   }
 
  private:
-  std::vector<kernels::CrossQueries> pieces(const RaggedBatch&, const Asked&) const;
+  std::vector<kernels::CrossQueries> pieces(const RaggedBatch&, const QueryState&) const;
   std::vector<kernels::CrossGradients> gradients(const RaggedBatch&, const RaggedBatch& memory,
                                                  kernels::SpacedRows<const float> d_o, Tensor dq,
                                                  Tensor dkv) const;

@@ -23,7 +23,7 @@ namespace refrain::kernels {
 // it: h going forward, dp going backward. Two steps must not share one, since a step reads every
 // unit's while others are being written.
 struct RecurrentRun {
-  std::span<const RecurrentPlace> places;  // longest first
+  std::span<const ActiveSequence> places;  // longest first
   int64_t H;
   const float* panels;  // w_hh, packed for the way
   RecurrentRows rows;
@@ -69,7 +69,7 @@ namespace refrain::kernels::HWY_NAMESPACE {
 template <Cell kCell>
 HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
                               const float* p, int64_t NR) {
-  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t H = run.H, row = place.first + t;
   const float* b = run.b_hh + u;
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
@@ -210,7 +210,7 @@ void forward_steps(const RecurrentRun& run) {
 template <Cell kCell>
 HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
                                const float* later) {
-  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t H = run.H, row = place.first + t;
   const float* dh_read = run.dh.row(row) + u;
   float *gates = run.rows.gates.row(row) + u, *carry = run.carry + i * H + u;
@@ -367,7 +367,7 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   const int64_t G = gates_of(cell), H = weights.w_hh.cols();
   REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
   REFRAIN_CHECK(rows.gates.cols() == G * H && rows.h.cols() == H);
-  const std::vector<RecurrentPlace> places = in_order(pieces, {});
+  const std::vector<ActiveSequence> places = in_order(pieces, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
   const bool int16 = compute_type == ComputeType::kInt16;
@@ -407,7 +407,7 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
   const int64_t G = gates_of(cell), H = w_hh.cols();
   REFRAIN_CHECK(w_hh.rows() == G * H && rows.gates.cols() == G * H);
   REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
-  const std::vector<RecurrentPlace> places = in_order(pieces, gradients.dstate);
+  const std::vector<ActiveSequence> places = in_order(pieces, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels;
   RecurrentRun::Int16 rounded{};

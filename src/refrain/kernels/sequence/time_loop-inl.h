@@ -22,16 +22,16 @@
 namespace refrain::kernels {
 
 // A piece at its place in the order by length.
-struct RecurrentPlace {
+struct ActiveSequence {
   int64_t first, length;
   const float* found;
   float* dstate;  // null: no gradient comes or goes by the state
 };
 
 // The pieces that have steps, longest first.
-inline std::vector<RecurrentPlace> in_order(std::span<const RecurrentPiece> pieces,
+inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> pieces,
                                             std::span<float* const> dstate) {
-  std::vector<RecurrentPlace> places;
+  std::vector<ActiveSequence> places;
   for (size_t b = 0; b < pieces.size(); ++b)
     if (pieces[b].length > 0)
       places.push_back({pieces[b].first, pieces[b].length, pieces[b].found,
@@ -55,7 +55,7 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // worker takes of a step. Threads share the places when the weights, of so many bytes each, fit
 // into a core's cache, since they need not wait for one another then, else the panels of units.
 template <class Begin, class Step>
-void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H, bool forward,
                int64_t last, int64_t weight_bytes, Begin&& begin, Step&& step) {
   constexpr int64_t kCoreCache = 1 << 20;  // bytes
   const auto B = static_cast<int64_t>(places.size());
@@ -108,7 +108,7 @@ void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H,
 }
 
 template <class Step>
-void time_loop(std::span<const RecurrentPlace> places, int64_t gates, int64_t H, bool forward,
+void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H, bool forward,
                int64_t last, Step&& step) {
   time_loop(
       places, gates, H, forward, last, sizeof(float), [](int64_t, int64_t, int64_t, int) {},

@@ -20,7 +20,7 @@ namespace refrain::kernels {
 // it: h going forward, the gates' gradients going backward. Two steps must not share one, since a
 // step reads every unit's while others are being written.
 struct MmRecRun {
-  std::span<const RecurrentPlace> places;  // longest first
+  std::span<const ActiveSequence> places;  // longest first
   int64_t D;
   float mu;
   const float* b;
@@ -73,7 +73,7 @@ void decay_backward(float mu, Tensor s, ConstTensor ddecay) {
   });
 }
 
-HWY_INLINE const float* before(const MmRecRun& run, const RecurrentPlace& place, int64_t t) {
+HWY_INLINE const float* before(const MmRecRun& run, const ActiveSequence& place, int64_t t) {
   return t > 0 ? run.rows.h.row(place.first + t - 1) : place.found;
 }
 
@@ -81,7 +81,7 @@ HWY_INLINE const float* before(const MmRecRun& run, const RecurrentPlace& place,
 // to p; null: nothing.
 HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
                               const float* p, int64_t apart) {
-  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t row = place.first + t, D = run.D;
   const float *b = run.b + u, *z = run.rows.z[row] + u, *decay = run.rows.decay.row(row) + u;
   const float* h_before = before(run, place, t) + u;
@@ -158,7 +158,7 @@ template <class F>
 void each_slice(const MmRecRun& run, F&& f) {
   const int64_t slices = (run.D + kSlice - 1) / kSlice;
   int64_t rows = 0;
-  for (const RecurrentPlace& place : run.places) rows += place.length;
+  for (const ActiveSequence& place : run.places) rows += place.length;
   parallel_for(
       static_cast<int64_t>(run.places.size()) * slices,
       [&](int64_t task) {
@@ -180,7 +180,7 @@ void forward_loop(const MmRecRun& run) {
 // nothing.
 HWY_INLINE void backward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
                                const float* later) {
-  const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+  const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t row = place.first + t, D = run.D;
   const float *dh_read = run.dh.row(row) + u, *z = run.rows.z[row] + u;
   const float* h_before = before(run, place, t) + u;
@@ -257,7 +257,7 @@ void backward_steps(const MmRecRun& run) {
 void backward_loop(const MmRecRun& run) {
   if (run.panels) return backward_steps(run);
   each_slice(run, [&](int64_t i, int64_t u, int64_t n) HWY_ATTR {
-    const RecurrentPlace& place = run.places[static_cast<size_t>(i)];
+    const ActiveSequence& place = run.places[static_cast<size_t>(i)];
     begin_units(run, i, u, n);
     for (int64_t t = place.length - 1; t >= 0; --t) backward_units(run, t, i, u, n, nullptr);
     if (place.dstate) end_units(run, i, u, n, nullptr);
@@ -289,7 +289,7 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentPiece> piece
   const int64_t D = rows.h.cols();
   const bool full = cell.w.rank > 0;
   REFRAIN_CHECK(rows.gates.cols() == 2 * D && cell.b.size() == 2 * D);
-  const std::vector<RecurrentPlace> places = in_order(pieces, {});
+  const std::vector<ActiveSequence> places = in_order(pieces, {});
   const auto B = static_cast<int64_t>(places.size());
   // Each gate's panels by themselves. Where gates end with a panel, that is w's packed form.
   const bool is_packed = cell.packed && D % kWeightPanel == 0;
@@ -323,7 +323,7 @@ void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentPiece> piec
   const int64_t D = rows.h.cols();
   const bool full = cell.w.rank > 0;
   REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
-  const std::vector<RecurrentPlace> places = in_order(pieces, gradients.dstate);
+  const std::vector<ActiveSequence> places = in_order(pieces, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels, edges[2];
   if (full) panels = scratch.take({packed_size(D, 2 * D)});
