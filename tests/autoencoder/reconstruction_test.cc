@@ -56,8 +56,7 @@ WordAutoencoder small_model(bool learned = false) {
   config.heads = 2;
   WordAutoencoder model{
       std::make_unique<Autoencoder>(config),
-      learned ? Embeddings(words, 0, {}, "words") : random_embeddings(words, 6, 1), 6,
-      2};
+      learned ? Embeddings(words, 0, {}, "words") : random_embeddings(words, 6, 1), 6, 2};
   model.model->parameters().initialize(1);
   model.model->parameters().allocate_gradients();
   return model;

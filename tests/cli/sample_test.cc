@@ -9,9 +9,9 @@
 #include <sstream>
 #include <vector>
 
-#include "refrain/base/random.h"
 #include "cli/sample/calendar.h"
 #include "cli/sample/numerals.h"
+#include "refrain/base/random.h"
 #include "refrain/io/file.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"

@@ -33,7 +33,7 @@ class Loop {
     w_hh.emplace(std::initializer_list<int64_t>{G * H, H}, H % 4, key, scale);
     b_hh.emplace(std::initializer_list<int64_t>{G * H}, H % 3, key + 1);
     a.emplace(std::initializer_list<int64_t>{R, G * H}, 0, key + 2);
-    found.emplace(std::initializer_list<int64_t>{B, S * H}, 1, key + 3, 0.5);
+    initial_state.emplace(std::initializer_list<int64_t>{B, S * H}, 1, key + 3, 0.5);
     dh.emplace(std::initializer_list<int64_t>{R, H}, H % 5, key + 4);
     dstate.emplace(std::initializer_list<int64_t>{B, S * H}, 1, key + 5);
   }
@@ -50,7 +50,7 @@ class Loop {
     int64_t first = 0;
     for (size_t b = 0; b < lengths.size(); ++b) {
       const auto row = static_cast<int64_t>(b);
-      pieces.push_back({first, lengths[b], found->tensor().row(row)});
+      pieces.push_back({first, lengths[b], initial_state->tensor().row(row)});
       if (with_dstate) gradients.push_back(dstate->tensor().row(row));
       first += lengths[b];
     }
@@ -81,7 +81,7 @@ class Loop {
   kernels::ComputeType compute_type;
   int64_t H, G, S, R = 0;
   std::vector<int64_t> lengths;
-  std::optional<Floats> w_hh, b_hh, a, found, dh, dstate, h, extra, dp;
+  std::optional<Floats> w_hh, b_hh, a, initial_state, dh, dstate, h, extra, dp;
   std::vector<float> forward_gates, packed;
 };
 
@@ -103,7 +103,7 @@ struct Twin {
     const auto a = part(*run.a, first * width, T * width),
                dh = part(*run.dh, first * run.H, T * run.H);
     const int64_t state = run.S * run.H, row = static_cast<int64_t>(b) * state;
-    auto carried = part(*run.found, row, state);
+    auto carried = part(*run.initial_state, row, state);
     dstate = part(*run.dstate, row, state);
     h.resize(static_cast<size_t>(T * run.H));
     da.resize(static_cast<size_t>(T * width));
@@ -166,9 +166,9 @@ TEST(Recurrent, PlainBackwardIsTheComplexStep) {
     const Loop run(cell, H, {T});
     const Twin twin(run, 0);
     auto w = as<Complex>(run.w_hh->span()), b = as<Complex>(run.b_hh->span());
-    auto a = as<Complex>(run.a->span()), found = as<Complex>(run.found->span());
+    auto a = as<Complex>(run.a->span()), initial_state = as<Complex>(run.initial_state->span());
     const auto loss = [&] {
-      std::vector<Complex> h(static_cast<size_t>(T * H)), state = found;
+      std::vector<Complex> h(static_cast<size_t>(T * H)), state = initial_state;
       kernels::recurrent_forward_ref(cell, H, T, a.data(), w.data(), b.data(), h.data(),
                                      state.data());
       return dot(run.dh->span(), h) + dot(run.dstate->span(), state);
@@ -178,7 +178,7 @@ TEST(Recurrent, PlainBackwardIsTheComplexStep) {
       for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-13);
     };
     near(twin.da, complex_step(a, loss));
-    near(twin.dstate, complex_step(found, loss));
+    near(twin.dstate, complex_step(initial_state, loss));
     const std::vector<double> db = complex_step(b, loss);
     for (size_t j = 0; j < db.size(); ++j) {
       double sum = 0;
@@ -248,7 +248,7 @@ TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
           const int64_t state = alone.S * c.H, row = static_cast<int64_t>(b) * state;
           take(*fresh.a, first * alone.G * c.H, *alone.a);
           take(*fresh.dh, first * c.H, *alone.dh);
-          take(*fresh.found, row, *alone.found);
+          take(*fresh.initial_state, row, *alone.initial_state);
           take(*fresh.dstate, row, *alone.dstate);
           alone();
           const auto same = [&](const Floats& part, const Floats& whole, int64_t begin) {

@@ -20,11 +20,11 @@ struct Pass {
     w.emplace(std::initializer_list<int64_t>{C, N}, C % 4, 1);
     p.emplace(std::initializer_list<int64_t>{R, C + kBeside}, C % 3, 2);
     dy.emplace(std::initializer_list<int64_t>{R, C + kBeside}, 1, 3);
-    found.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 2, 4);
+    initial_state.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 2, 4);
     dstate.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 1, 5);
     dw.emplace(std::initializer_list<int64_t>{C, N}, 1, 6);
     y.emplace(std::initializer_list<int64_t>{R, C + kBeside}, 3);
-    left.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 3);
+    final_state.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 3);
   }
 
   // Both ways. In `calls` of so many pieces.
@@ -38,8 +38,8 @@ struct Pass {
         const int64_t n = lengths[static_cast<size_t>(b)];
         pieces.push_back({first, n});
         if (with_state) {
-          pieces.back().found = found->tensor().row(b);
-          pieces.back().left = left->tensor().row(b);
+          pieces.back().initial_state = initial_state->tensor().row(b);
+          pieces.back().final_state = final_state->tensor().row(b);
           pieces.back().dstate = dstate->tensor().row(b);
         }
         first += n;
@@ -76,7 +76,7 @@ struct Pass {
   std::vector<float> results() const {
     std::vector<float> all = columns(y, 0, R);
     for (const float v : columns(p, 0, R)) all.push_back(v);
-    for (const auto* array : {&left, &dstate, &dw})
+    for (const auto* array : {&final_state, &dstate, &dw})
       all.insert(all.end(), (*array)->span().begin(), (*array)->span().end());
     return all;
   }
@@ -84,7 +84,7 @@ struct Pass {
   int64_t C, N, R = 0;
   std::vector<int64_t> lengths;
   bool with_state;
-  std::optional<Floats> w, p, dy, found, dstate, dw, y, left;
+  std::optional<Floats> w, p, dy, initial_state, dstate, dw, y, final_state;
 };
 
 // What the twin makes of a pass that has not been made, gradients by the complex step.
@@ -97,13 +97,13 @@ struct Twin {
       const auto rows = pass.columns(pass.p, first, n), grads = pass.columns(pass.dy, first, n);
       const auto row = static_cast<size_t>(past) * b;
       const auto dleft = pass.dstate->span().subspan(row, static_cast<size_t>(past));
-      const auto from = pass.found->span().subspan(row, static_cast<size_t>(past));
-      std::vector<Complex> p(rows.begin(), rows.end()), found(from.begin(), from.end());
-      if (!pass.with_state) std::fill(found.begin(), found.end(), 0);
+      const auto from = pass.initial_state->span().subspan(row, static_cast<size_t>(past));
+      std::vector<Complex> p(rows.begin(), rows.end()), initial_state(from.begin(), from.end());
+      if (!pass.with_state) std::fill(initial_state.begin(), initial_state.end(), 0);
       std::vector<Complex> out, state;
       const auto loss = [&] {
         out.resize(p.size());
-        state = found;
+        state = initial_state;
         kernels::short_conv_ref(pass.C, pass.N, n, w.data(), p.data(), state.data(), out.data());
         return dot(grads, out) + (pass.with_state ? dot(dleft, state) : 0);
       };
@@ -111,15 +111,15 @@ struct Twin {
         to.insert(to.end(), more.begin(), more.end());
       };
       add(dp, complex_step(p, loss));
-      add(dfound, complex_step(found, loss));
+      add(dfound, complex_step(initial_state, loss));
       const std::vector<double> more = complex_step(w, loss);
       for (size_t i = 0; i < dw.size(); ++i) dw[i] += more[i];
       for (const Complex& v : out) y.push_back(v.real());
-      for (const Complex& v : state) left.push_back(v.real());
+      for (const Complex& v : state) final_state.push_back(v.real());
       first += n;
     }
   }
-  std::vector<double> y, left, dp, dfound, dw;
+  std::vector<double> y, final_state, dp, dfound, dw;
 };
 
 TEST(ShortConv, MatchesTwinAndItsComplexStep) {
@@ -141,7 +141,7 @@ TEST(ShortConv, MatchesTwinAndItsComplexStep) {
           expect_close(pass.columns(pass.p, 0, pass.R), want.dp, 16, terms);
           expect_close(pass.dw->span(), want.dw, 32, terms);
           if (with_state) {
-            expect_close(pass.left->span(), want.left, 0, 0);
+            expect_close(pass.final_state->span(), want.final_state, 0, 0);
             expect_close(pass.dstate->span(), want.dfound, 16, terms);
           }
           EXPECT_TRUE(same_bits(pass.beside(), beside));
@@ -152,8 +152,8 @@ TEST(ShortConv, MatchesTwinAndItsComplexStep) {
 }
 
 // A sequence in pieces, forward and, from the last piece to the first, back: the bits of y, dp, the
-// rows left and the gradient of those found are those of the sequence whole. A state is advanced
-// and its gradient goes back in place.
+// rows of the final state and the gradient of the initial one are those of the sequence whole. A state
+// is advanced and its gradient goes back in place.
 TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
   constexpr int64_t C = 37, R = 40;
   for (int64_t N : {2, 4, 16})
@@ -168,19 +168,20 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
         Arena scratch(memory.data(), memory.size());
         const auto piece = [&](int64_t rows) {
           kernels::ShortConvPiece one{0, rows};
-          one.left = cut.found->tensor().data;
+          one.final_state = cut.initial_state->tensor().data;
           one.dstate = cut.dstate->tensor().data;
           return one;
         };
         const auto columns = [&](const std::optional<Floats>& all, int64_t first) {
           return kernels::Columns{all->tensor().row(first), C + kBeside};
         };
-        std::vector<std::vector<float>> found;
+        std::vector<std::vector<float>> initial_state;
         int64_t at = 0;
         for (int64_t n : cuts) {
-          found.emplace_back(cut.found->span().begin(), cut.found->span().end());
+          initial_state.emplace_back(cut.initial_state->span().begin(),
+                                     cut.initial_state->span().end());
           kernels::ShortConvPiece one = piece(n);
-          one.found = one.left;
+          one.initial_state = one.final_state;
           kernels::short_conv_forward(*cut.w, {&one, 1}, columns(cut.p, at), columns(cut.y, at),
                                       scratch);
           at += n;
@@ -188,13 +189,13 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
         for (size_t i = cuts.size(); i-- > 0;) {
           at -= cuts[i];
           kernels::ShortConvPiece one = piece(cuts[i]);
-          one.found = found[i].data();
+          one.initial_state = initial_state[i].data();
           kernels::short_conv_backward(*cut.w, *cut.dw, {&one, 1}, columns(cut.p, at),
                                        columns(cut.dy, at), scratch);
         }
         EXPECT_TRUE(same_bits(cut.columns(cut.y, 0, R), whole.columns(whole.y, 0, R)));
         EXPECT_TRUE(same_bits(cut.columns(cut.p, 0, R), whole.columns(whole.p, 0, R)));
-        EXPECT_TRUE(same_bits(cut.found->span(), whole.left->span()));
+        EXPECT_TRUE(same_bits(cut.initial_state->span(), whole.final_state->span()));
         EXPECT_TRUE(same_bits(cut.dstate->span(), whole.dstate->span()));
       }
     });
@@ -203,7 +204,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
 TEST(ShortConv, NoStateIsAStateOfZeros) {
   for_each_target([&] {
     Pass with(21, 4, {5, 1, 9}), without(21, 4, {5, 1, 9}, false);
-    with.found->fill(0);
+    with.initial_state->fill(0);
     with.dstate->fill(0);
     with();
     without();

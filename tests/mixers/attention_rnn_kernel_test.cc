@@ -271,7 +271,7 @@ TEST(AttentionScan, AnEmptyStateIsEmptyWhateverElseItHolds) {
     state[6 + h] = 0;
     state[8 + h] = 100;  // m, higher than any score
   }
-  piece.found = piece.left = state.data();
+  piece.initial_state = piece.final_state = state.data();
   piece.dstate = dstate.data();
   scan.forward({&piece, 1});
   EXPECT_TRUE(same_bits(scan.o.span(), want));

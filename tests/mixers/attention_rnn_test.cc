@@ -28,8 +28,8 @@ void expect_rms(const char* what, std::span<const float> got, std::span<const do
 
 std::vector<double> wide(std::span<const float> v) { return {v.begin(), v.end()}; }
 
-// Outputs, the state left and all gradients in float64, by the recurrences of the paper run forward
-// and then backward: not by the complex step, which would take a run for every number.
+// Outputs, the final state and all gradients in float64, by the recurrences of the paper run
+// forward and then backward: not by the complex step, which would take a run for every number.
 struct Exact {
   static constexpr int64_t T = 4096, D = 16, H = 2, d = D / H;
 

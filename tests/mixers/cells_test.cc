@@ -22,7 +22,7 @@ using kernels::Cell;
 MixerDims shape(int64_t d_model) { return {d_model, 1, 1, d_model, 64, 2}; }
 
 // The layer beneath the mixers against PyTorch (tools/make_golden_cells.py says what the file
-// holds): outputs, states left, and every gradient, those of the states found included.
+// holds): outputs, final states, and every gradient, those of the initial states included.
 class CellsGolden : public ::testing::TestWithParam<Cell> {
  protected:
   static constexpr int64_t kIn = 6, kHidden = 5;
@@ -93,7 +93,7 @@ TEST_P(CellsGolden, OutputsStatesAndGradientsArePyTorchs) {
     layer.backward(ctx, in, layer.recompute_forward(ctx, w, in, saved), {dh.data(), {R, kHidden}},
                    {dx.data(), {R, kIn}}, dstate_rows);
     expect_same("grad.x", dx);
-    expect_same("grad.found", dstate);
+    expect_same("grad.initial_state", dstate);
     for (size_t i = 0; i < names.size(); ++i) expect_same("grad." + names[i], gradients[i]);
   });
 }

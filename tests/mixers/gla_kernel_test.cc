@@ -28,14 +28,14 @@ class Gla {
         shape_{c.heads, c.K, c.V, 0.25f, c.divisor, key_act, value_act, row(), row(), values_},
         x({c.tokens, row()}, 0, 1, 0.5),
         d_o({c.tokens, values_}, 0, 2),
-        found({c.heads, c.K, c.V}, 0, 3),
+        initial_state({c.heads, c.K, c.V}, 0, 3),
         o({c.tokens, values_}),
         state({c.heads, c.K, c.V}),
         dstate({c.heads, c.K, c.V}, 0, 4) {
     for (int64_t t = 0; t < c.tokens; ++t)
       for (int64_t i = 0; i < keys_; ++i)
         x.tensor().row(t)[2 * keys_ + i] *= static_cast<float>(2 * c.logit_std);
-    std::copy(found.span().begin(), found.span().end(), state.span().begin());
+    std::copy(initial_state.span().begin(), initial_state.span().end(), state.span().begin());
   }
 
   // The sequence in pieces of these lengths, one after another, and back; or forward only.
@@ -77,7 +77,7 @@ class Gla {
   Case c_;
   int64_t keys_, values_;
   kernels::GlaShape shape_;
-  Floats x, d_o, found, o, state, dstate;
+  Floats x, d_o, initial_state, o, state, dstate;
 
  private:
   kernels::GlaSequence sequence(int64_t at, int64_t n, const float* from) const {
@@ -110,8 +110,9 @@ struct Exact {
         dk(q.size()),
         dz(q.size()),
         dv(v.size()) {
-    const Tensor found = g.found.tensor().slice(h, 1), left = g.dstate.tensor().slice(h, 1);
-    state.assign(found.begin(), found.end());
+    const Tensor initial_state = g.initial_state.tensor().slice(h, 1),
+                 left = g.dstate.tensor().slice(h, 1);
+    state.assign(initial_state.begin(), initial_state.end());
     dstate.assign(left.begin(), left.end());
     const std::vector<double> start = state;
     const kernels::GlaHeadRef ref{g.c_.tokens, g.c_.K, g.c_.V, 0.25,
@@ -182,16 +183,16 @@ TEST(Gla, TheTwinsBackwardIsTheComplexStepOfItsForward) {
     return v;
   };
   const auto q = normal(T * K), k = normal(T * K), z = normal(T * K), v = normal(T * V);
-  const auto found = normal(K * V), d_o = normal(T * V), left = normal(K * V);
+  const auto initial_state = normal(K * V), d_o = normal(T * V), left = normal(K * V);
   auto dstate = left;
   std::vector<double> dq(q.size()), dk(q.size()), dz(q.size()), dv(v.size());
-  ref.backward(q.data(), k.data(), v.data(), z.data(), found.data(), d_o.data(), dstate.data(),
-               dq.data(), dk.data(), dv.data(), dz.data());
+  ref.backward(q.data(), k.data(), v.data(), z.data(), initial_state.data(), d_o.data(),
+               dstate.data(), dq.data(), dk.data(), dv.data(), dz.data());
   std::vector<Complex> in[] = {{q.begin(), q.end()},
                                {k.begin(), k.end()},
                                {v.begin(), v.end()},
                                {z.begin(), z.end()},
-                               {found.begin(), found.end()}};
+                               {initial_state.begin(), initial_state.end()}};
   const auto loss = [&] {
     std::vector<Complex> o(v.size()), state = in[4];
     ref.forward(in[0].data(), in[1].data(), in[2].data(), in[3].data(), state.data(), o.data());

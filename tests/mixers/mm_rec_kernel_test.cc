@@ -27,7 +27,7 @@ class Loop {
     make(z, {R, D}, 1);
     make(gates, {R, 2 * D}, 1);
     make(decay, {R, D}, 0.2);
-    make(found, {B, D}, 0.5);
+    make(initial_state, {B, D}, 0.5);
     make(dh, {R, D}, 1);
     make(dstate, {B, D}, 1);
     h.emplace(std::initializer_list<int64_t>{R, D});
@@ -40,7 +40,7 @@ class Loop {
     int64_t first = 0;
     for (size_t i = 0; i < lengths.size(); first += lengths[i++]) {
       const auto row = static_cast<int64_t>(i);
-      pieces.push_back({first, lengths[i], found->tensor().row(row)});
+      pieces.push_back({first, lengths[i], initial_state->tensor().row(row)});
       dstates.push_back(dstate->tensor().row(row));
     }
     const kernels::MmRecCell cell{kMu, *b, full ? ConstTensor(*w) : ConstTensor(),
@@ -61,7 +61,7 @@ class Loop {
   bool full;
   int64_t D, R = 0;
   std::vector<int64_t> lengths;
-  std::optional<Floats> w, b, z, gates, decay, found, dh, dstate, h, dz;
+  std::optional<Floats> w, b, z, gates, decay, initial_state, dh, dstate, h, dz;
   std::vector<float> packed;
 };
 
@@ -89,12 +89,12 @@ TEST(MmRec, MatchesTwinBothWays) {
         auto z = part<Complex>(*fresh.z, first * D, T * D);
         auto a = part<Complex>(*fresh.gates, first * 2 * D, T * 2 * D);
         auto decay = part<Complex>(*fresh.decay, first * D, T * D);
-        auto found = part<Complex>(*fresh.found, row, D);
+        auto initial_state = part<Complex>(*fresh.initial_state, row, D);
         const auto dh = part<float>(*fresh.dh, first * D, T * D);
         const auto dstate = part<float>(*fresh.dstate, row, D);
         std::vector<Complex> h(static_cast<size_t>(T * D));
         const auto loss = [&] {
-          std::vector<Complex> state = found;
+          std::vector<Complex> state = initial_state;
           kernels::mm_rec_ref<Complex>(static_cast<double>(kMu), D, T, z.data(), decay.data(),
                                        a.data(), full ? w.data() : nullptr, b.data(), h.data(),
                                        state.data());
@@ -106,7 +106,7 @@ TEST(MmRec, MatchesTwinBothWays) {
         one.dz = complex_step(z, loss);
         one.dgates = complex_step(a, loss);
         one.ddecay = complex_step(decay, loss);
-        one.dstate = complex_step(found, loss);
+        one.dstate = complex_step(initial_state, loss);
         want.push_back(std::move(one));
       }
       for_each_target([&] {

@@ -3,7 +3,7 @@
 //   contract<Mixer, Ref>(shape, config);
 //
 // In float32 against the reference in float64 and its complex step, on every instruction set:
-// outputs, states left, gradients of inputs, weights and the state found; whole, chunked and
+// outputs, final states, gradients of inputs, weights and the initial state; whole, chunked and
 // stepped forms; sequences of different lengths in one window; weight gradients that are added to;
 // no bit that depends on threads or micro-batches, or on which weights are frozen; a dry run that
 // takes what the real one takes.
@@ -162,7 +162,7 @@ void contract(const MixerDims& shape, const Config& config, int64_t found) {
   state_found.fill_normal(3, found > 0 ? 0.5 : 0.0);
   gradient_left.fill_normal(4, 0.5);
 
-  // The reference, and its loss sum(dy y) + sum(dstate . state left) by sequence.
+  // The reference, and its loss sum(dy y) + sum(dstate . final state) by sequence.
   std::vector<std::vector<Complex>> cw;
   for (const auto& v : m.weights) cw.emplace_back(v.begin(), v.end());
   std::vector<Complex> cx(x.tensor().begin(), x.tensor().end());
@@ -443,14 +443,15 @@ void empty_pieces_contract(const MixerDims& shape, const Config& config) {
   }
 }
 
-// Everything that a sequence gives: outputs, the state left, gradients of inputs, weights and of
-// the state found.
+// Everything that a sequence gives: outputs, the final state, gradients of inputs, weights and of
+// the initial state.
 struct SequenceOutcome {
   std::vector<float> y, state, dx, dweights, dstate;
 };
 
-// One sequence in pieces, with a state found and a gradient coming in by the state left. Backward
-// takes the pieces last to first, the gradient of the state going from one to the one before.
+// One sequence in pieces, with a initial state and a gradient coming in by the final state.
+// Backward takes the pieces last to first, the gradient of the state going from one to the one
+// before.
 template <class M>
 SequenceOutcome run_in_pieces(MixerUnderTest<M>& m, const std::vector<int32_t>& pieces,
                               const Floats& x, const Floats& dy, const StateRows& found,

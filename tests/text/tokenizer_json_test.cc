@@ -13,13 +13,13 @@
 namespace refrain {
 namespace {
 
-using text::Tokenizer;
 using io::Json;
 using testing_files::byte_bpe_file;
 using testing_files::char_file;
 using testing_files::llama_file;
 using testing_files::spaced_file;
 using testing_files::TokenizerFile;
+using text::Tokenizer;
 
 const std::string kText = "low lower hello  hello's\n\n 猫 ab  ab<s></s> <unk>é\xff<|endoftext|>";
 

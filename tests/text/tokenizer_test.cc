@@ -15,14 +15,14 @@
 namespace refrain {
 namespace {
 
-using text::kNoToken;
-using text::StreamDecoder;
-using text::Tokenizer;
 using io::Json;
 using testing_files::byte_bpe_file;
 using testing_files::char_file;
 using testing_files::llama_file;
 using testing_files::spaced_file;
+using text::kNoToken;
+using text::StreamDecoder;
+using text::Tokenizer;
 
 using Ids = std::vector<int32_t>;
 using Texts = std::vector<std::string>;

@@ -41,11 +41,11 @@ Recurrent::Activations Recurrent::layout(const RaggedBatch& w, int64_t every, Ar
       for (int64_t at = every; at < piece.length; at += every)
         run.segments.push_back({piece.first + at, std::min(every, piece.length - at), nullptr});
   }
-  run.found = found.take({static_cast<int64_t>(run.segments.size()), state_floats()});
-  if (run.found)
+  run.initial_state = found.take({static_cast<int64_t>(run.segments.size()), state_floats()});
+  if (run.initial_state)
     for (size_t i = 0; i < run.segments.size(); ++i) {
-      run.segments[i].found = run.found.row(static_cast<int64_t>(i));
-      if (i < run.pieces.size()) run.pieces[i].found = run.segments[i].found;
+      run.segments[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
+      if (i < run.pieces.size()) run.pieces[i].initial_state = run.segments[i].initial_state;
     }
   const int64_t R = w.rows();
   run.rows.gates = rows.take({R, w_ih_.out});
@@ -63,9 +63,9 @@ Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBat
              saved && !again ? *saved : ctx.scratch);
   const int64_t H = hidden(), S = state_floats();
   if (!ctx.planning()) {
-    std::fill(run.found.begin(), run.found.end(), 0.0f);
+    std::fill(run.initial_state.begin(), run.initial_state.end(), 0.0f);
     for (size_t b = 0; b < state.size(); ++b)
-      std::copy_n(state[b], S, run.found.row(static_cast<int64_t>(b)));
+      std::copy_n(state[b], S, run.initial_state.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
@@ -76,7 +76,7 @@ Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBat
     if (S > H) std::copy_n(run.rows.extra.row(row), H, to + H);
   };
   for (size_t i = run.pieces.size(); i < run.segments.size(); ++i)
-    copy_state(run.segments[i].first - 1, run.found.row(static_cast<int64_t>(i)));
+    copy_state(run.segments[i].first - 1, run.initial_state.row(static_cast<int64_t>(i)));
   for (size_t b = 0; b < state.size(); ++b)
     if (const kernels::RecurrentPiece& piece = run.pieces[b]; piece.length > 0)
       copy_state(piece.first + piece.length - 1, state[b]);
@@ -100,7 +100,7 @@ Tensor Recurrent::states_before(ExecutionContext& ctx, const Activations& run) c
     for (const kernels::RecurrentPiece& piece : run.pieces) {
       if (piece.length == 0) continue;
       float* to = h_before.row(piece.first);
-      std::copy_n(piece.found, H, to);
+      std::copy_n(piece.initial_state, H, to);
       std::copy_n(run.rows.h.row(piece.first), (piece.length - 1) * H, to + H);
     }
   return h_before;

@@ -29,7 +29,7 @@ class Recurrent {
     kernels::RecurrentRows rows;
     std::vector<kernels::RecurrentPiece> pieces;    // the window's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
-    Tensor found;  // [segments, state_floats()]: the state before each segment
+    Tensor initial_state;  // [segments, state_floats()]: the state before each segment
   };
 
   // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
@@ -42,7 +42,7 @@ class Recurrent {
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
                                 Arena& saved) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
-  // dL/d(state left) in, dL/d(state found) out, or none. The run's rows are used up.
+  // dL/d(final state) in, dL/d(initial state) out, or none. The run's rows are used up.
   void backward(ExecutionContext&, ConstTensor x, const Activations&, ConstTensor dh, Tensor dx,
                 std::span<float* const> dstate) const;
   // What is left of it after a loop over time: from h of the step before every row (states_before,

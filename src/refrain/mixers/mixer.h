@@ -65,8 +65,9 @@ class Mixer {
 
   // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
   // `state` is the one forward left: what a mixer needs of the one it found, it puts in `saved`.
-  // `dstate` (null: no gradient comes or goes by the state) holds dL/d(state left) and receives
-  // dL/d(state found). A frozen weight's gradient is null: kernels pass over it, and so must loops.
+  // `dstate` (null: no gradient comes or goes by the state) holds dL/d(final state) and receives
+  // dL/d(initial state). A frozen weight's gradient is null: kernels pass over it, and so must
+  // loops.
   virtual void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy,
                         Tensor dx, const State* state, const State* dstate, Arena& saved) const = 0;
 

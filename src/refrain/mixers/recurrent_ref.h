@@ -14,7 +14,7 @@ struct RecurrentMixerRef {
   Config c;
 
   // One sequence. weights: w_ih, w_hh, b_ih, b_hh and, where hidden is not D, o_proj. x, y
-  // [tokens, D]. state: [S H], found and left.
+  // [tokens, D]. state: [S H], initial, then final.
   void forward(std::span<const std::vector<T>> weights, int64_t /*start*/, int64_t tokens,
                const T* x, T* y, T* state) const {
     const int64_t D = s.d_model, H = recurrent_width(s, Config::kName, c.hidden);

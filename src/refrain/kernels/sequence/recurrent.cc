@@ -92,7 +92,7 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
     });
   } else if constexpr (kCell == Cell::kLstm) {
     float* c = run.rows.extra.row(row) + u;
-    const float* c_before = t > 0 ? c - H : place.found + H + u;
+    const float* c_before = t > 0 ? c - H : place.initial_state + H + u;
     each(n, [&](auto at, int64_t j) HWY_ATTR {
       const auto in = logistic(sum(at, 0, j)).p, forget = logistic(sum(at, 1, j)).p;
       const auto g = vector_tanh(sum(at, 2, j)), out = logistic(sum(at, 3, j)).p;
@@ -228,7 +228,7 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
     });
   } else if constexpr (kCell == Cell::kLstm) {
     const float* c = run.rows.extra.row(row) + u;
-    const float* c_before = t > 0 ? c - H : place.found + H + u;
+    const float* c_before = t > 0 ? c - H : place.initial_state + H + u;
     each(n, [&](auto at, int64_t j) HWY_ATTR {
       const auto dh = hn::Add(at.load(dh_read + j), at.load(later + j));
       const auto in = at.load(gates + j), forget = at.load(gates + H + j);
@@ -246,7 +246,7 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
     });
   } else {
     const float* p_n = run.rows.extra.row(row) + u;
-    const float* h_before = t > 0 ? run.rows.h.row(row - 1) + u : place.found + u;
+    const float* h_before = t > 0 ? run.rows.h.row(row - 1) + u : place.initial_state + u;
     float* dp = run.dp.row(row) + u;
     const auto put_past = [&](auto at, int64_t g, int64_t j, FloatVec value) HWY_ATTR {
       at.store(value, dp + g * H + j);
@@ -383,7 +383,7 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   for (int64_t g = 0; g < G && panels; ++g)
     pack_weight(weights.w_hh.slice(g * H, H), panels.row(g));
   for (int64_t i = 0; i < B; ++i)
-    std::copy_n(places[static_cast<size_t>(i)].found, H, before.row(i));
+    std::copy_n(places[static_cast<size_t>(i)].initial_state, H, before.row(i));
   HWY_DYNAMIC_DISPATCH(forward_loop)
   (cell, {.places = places,
           .H = H,

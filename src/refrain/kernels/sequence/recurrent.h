@@ -44,7 +44,7 @@ constexpr int64_t states_of(Cell cell) { return cell == Cell::kLstm ? 2 : 1; }
 // A stretch of a sequence: rows first .. first + length of every [R, ...] tensor.
 struct RecurrentPiece {
   int64_t first, length;
-  const float* found;  // [S H]: the state before it, h first
+  const float* initial_state;  // [S H]: the state before it, h first
 };
 
 // A row for every step of every piece.

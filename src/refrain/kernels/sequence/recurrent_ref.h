@@ -41,8 +41,8 @@ struct RecurrentStepRef {
   std::vector<T> gates, p, before;
 };
 
-// rows of a [tokens, G H] -> h [tokens, H]; the state [S H] is found and left. `steps`, if given,
-// takes what recurrent_backward_ref reads.
+// rows of a [tokens, G H] -> h [tokens, H]; the state [S H] is initial, then final. `steps`, if
+// given, takes what recurrent_backward_ref reads.
 template <class T>
 void recurrent_forward_ref(Cell cell, int64_t H, int64_t tokens, const T* a, const T* w_hh,
                            const T* b_hh, T* h, T* state,
@@ -60,7 +60,7 @@ void recurrent_forward_ref(Cell cell, int64_t H, int64_t tokens, const T* a, con
 }
 
 // Derivatives as the equations have them, last step first. dh [tokens, H]; dstate [S H]: of the
-// state left, in; of the state found, out. da, dp [tokens, G H] overwritten.
+// final state, in; of the initial state, out. da, dp [tokens, G H] overwritten.
 template <class T>
 void recurrent_backward_ref(Cell cell, int64_t H, const std::vector<RecurrentStepRef<T>>& steps,
                             const T* w_hh, const T* dh, T* dstate, T* da, T* dp) {

@@ -36,7 +36,8 @@ struct TapRows {
       if (t >= i)
         at = p.row(piece.first + t - i);
       else
-        at = piece.found ? piece.found + (f.taps - 1 + t - i) * f.channels : f.zeros;
+        at =
+            piece.initial_state ? piece.initial_state + (f.taps - 1 + t - i) * f.channels : f.zeros;
     }
   }
   const float* operator[](int64_t i) const { return row[static_cast<size_t>(i)]; }
@@ -151,12 +152,12 @@ namespace {
 void leave_rows(const ShortConvPiece& piece, Columns p, int64_t past, int64_t channels) {
   for (int64_t j = 0; j < past; ++j) {
     const int64_t t = piece.rows - past + j;
-    float* to = piece.left + j * channels;
+    float* to = piece.final_state + j * channels;
     if (t >= 0)
       std::copy_n(p.row(piece.first + t), channels, to);
-    else if (!piece.found)
+    else if (!piece.initial_state)
       std::fill_n(to, channels, 0.0f);
-    else if (const float* from = piece.found + (past + t) * channels; from != to)
+    else if (const float* from = piece.initial_state + (past + t) * channels; from != to)
       std::copy_n(from, channels, to);
   }
 }
@@ -175,7 +176,7 @@ void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, C
   if (scratch.planning()) return;
   HWY_DYNAMIC_DISPATCH(forward_rows)(w, pieces, p, y, memory.data);
   for (const ShortConvPiece& piece : pieces)
-    if (piece.left) leave_rows(piece, p, w.cols() - 1, w.rows());
+    if (piece.final_state) leave_rows(piece, p, w.cols() - 1, w.rows());
 }
 
 void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece> pieces,

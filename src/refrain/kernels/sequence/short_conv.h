@@ -28,9 +28,9 @@ struct Columns {
 // it, [N-1, channels], the oldest first, are what it carries; null: zeros, or not wanted.
 struct ShortConvPiece {
   int64_t first, rows;
-  const float* found = nullptr;
-  float* left = nullptr;    // forward writes what the next piece finds; may be `found`
-  float* dstate = nullptr;  // backward: in, of what it left; out, of what it found
+  const float* initial_state = nullptr;
+  float* final_state = nullptr;  // forward writes what the next piece finds; may be `initial_state`
+  float* dstate = nullptr;       // backward: in, of what it left; out, of what it found
 };
 
 // w [channels, N], N from 2 to kShortConvMaxTaps; pieces end to end from row 0. Both take their

@@ -24,7 +24,7 @@ namespace refrain::kernels {
 // A piece at its place in the order by length.
 struct ActiveSequence {
   int64_t first, length;
-  const float* found;
+  const float* initial_state;
   float* dstate;  // null: no gradient comes or goes by the state
 };
 
@@ -34,7 +34,7 @@ inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> piec
   std::vector<ActiveSequence> places;
   for (size_t b = 0; b < pieces.size(); ++b)
     if (pieces[b].length > 0)
-      places.push_back({pieces[b].first, pieces[b].length, pieces[b].found,
+      places.push_back({pieces[b].first, pieces[b].length, pieces[b].initial_state,
                         dstate.empty() ? nullptr : dstate[b]});
   std::stable_sort(places.begin(), places.end(),
                    [](const auto& a, const auto& b) { return a.length > b.length; });

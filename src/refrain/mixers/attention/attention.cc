@@ -207,7 +207,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   o_.backward(ctx, s.o, dy, d_o);
 
   const int64_t width = kv_width();
-  // What the state left brings goes to the tokens in it: they were not in the state found.
+  // What the final state brings goes to the tokens in it: they were not in the initial state.
   if (dstate && !ctx.planning()) {
     for (int64_t row = 0; row < w.rows(); ++row)
       std::fill_n(dqkv.row(row) + q_width(), width, 0.0f);

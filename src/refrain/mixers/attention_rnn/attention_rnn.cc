@@ -109,7 +109,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
   }
   project(ctx, x, s);
   const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
-    if (state) piece.found = piece.left = state->row(b);
+    if (state) piece.initial_state = piece.final_state = state->row(b);
   });
   kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
   o_.forward(ctx, s.rows.o, y);
@@ -125,7 +125,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
     const Tensor found = state ? carve_found(saved, w) : Tensor();
     project(ctx, x, s);
     const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
-      if (state) piece.found = found.row(b);
+      if (state) piece.initial_state = found.row(b);
     });
     kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
   }
@@ -135,7 +135,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
   o_.backward(ctx, s.rows.o, dy, d_o);
   const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
     if (!dstate) return;
-    piece.left = state->row(b);
+    piece.final_state = state->row(b);
     piece.dstate = dstate->row(b);
   });
   const Tensor dv = s.rows.v;  // in v's place

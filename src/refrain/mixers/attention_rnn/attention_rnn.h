@@ -54,7 +54,7 @@ class AttentionRnn final : public Mixer {
     Tensor k;  // [R, heads d]: keys, where they are computed
   };
   Activations layout(Arena&, const RaggedBatch&) const;
-  // What K-step recomputation keeps instead: the states found [B, state], if any. Finding all
+  // What K-step recomputation keeps instead: the initial states [B, state], if any. Finding all
   // others again takes no longer than backward's own scan, so spacing them does not matter.
   Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>

@@ -75,8 +75,8 @@ void fold(const ScanShape& shape, const ScanPiece& piece, int64_t blocks, float*
   const int64_t d = shape.head_dim;
   float c = 0, m = 0;
   std::fill_n(a, d, 0.0f);
-  if (piece.found) {
-    const ScanParts<const float> found(shape, piece.found);
+  if (piece.initial_state) {
+    const ScanParts<const float> found(shape, piece.initial_state);
     if (found.c[h] > 0) {
       c = found.c[h];
       m = found.m[h];
@@ -103,8 +103,8 @@ void fold(const ScanShape& shape, const ScanPiece& piece, int64_t blocks, float*
     c = c * old_factor + own_c * new_factor;
     m = rises ? own_m : m;
   }
-  if (piece.left) {
-    const ScanParts<float> left(shape, piece.left);
+  if (piece.final_state) {
+    const ScanParts<float> left(shape, piece.final_state);
     std::copy_n(a, d, left.a + h * d);
     left.c[h] = c;
     left.m[h] = m;
@@ -150,7 +150,8 @@ void scan_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock& b
     }
 }
 
-// o[t-1] of a block's row t as `factor` times what is stored: a row of o, or a of the state found.
+// o[t-1] of a block's row t as `factor` times what is stored: a row of o, or a of the initial
+// state.
 struct Before {
   const float* values;
   float factor;
@@ -253,7 +254,7 @@ float fold_backward(const ScanShape& shape, const ScanRows& rows, const ScanPiec
   float lambda = 0, of_maximum = 0, maximum = 0;
   std::fill_n(x, d, 0.0f);
   if (piece.dstate) {
-    const ScanParts<const float> grad(shape, piece.dstate), left(shape, piece.left);
+    const ScanParts<const float> grad(shape, piece.dstate), left(shape, piece.final_state);
     std::copy_n(grad.a + h * d, d, x);
     const OpenedGradient opened(d, left.a + h * d, left.c[h], x, grad.c[h], grad.m[h]);
     lambda = opened.lambda;
@@ -440,7 +441,7 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
     for (int64_t h = 0; h < H; ++h) {
       const float gradient = of_maximum.row(static_cast<int64_t>(p))[h];
       if (gradient == 0) continue;
-      const float maximum = ScanParts<const float>(shape, pieces[p].left).m[h];
+      const float maximum = ScanParts<const float>(shape, pieces[p].final_state).m[h];
       for (int64_t row = pieces[p].first; row < pieces[p].first + pieces[p].tokens; ++row)
         if (rows.s.row(row)[h] == maximum) {
           ds.row(row)[h] += gradient;

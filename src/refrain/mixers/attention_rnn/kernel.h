@@ -36,10 +36,11 @@ struct ScanShape {
 
 // The rows [first, first + tokens) of all tensors: tokens of one sequence from position `start`.
 struct ScanPiece {
-  int64_t first, tokens, start;  // tokens > 0
-  const float* found = nullptr;  // the state before them; null: empty
-  float* left = nullptr;         // the state after them, which forward writes; may be `found`
-  float* dstate = nullptr;       // backward: dL/d(state left) in, dL/d(state found) out; or null
+  int64_t first, tokens, start;          // tokens > 0
+  const float* initial_state = nullptr;  // the state before them; null: empty
+  float* final_state =
+      nullptr;              // the state after them, which forward writes; may be `initial_state`
+  float* dstate = nullptr;  // backward: dL/d(final state) in, dL/d(initial state) out; or null
 };
 
 // Blocks that a piece lies in.
@@ -54,13 +55,13 @@ struct ScanRows {
   Tensor carries;      // [blocks of all pieces, state_size]: the state that each block found
 };
 
-// Writes o, keep, share and carries, and the states left. Takes scratch; does nothing else when it
+// Writes o, keep, share and carries, and the final states. Takes scratch; does nothing else when it
 // only counts.
 void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                             Arena& scratch);
 
 // d_o [R, width]; ds [R, heads] and dv [R, width] are overwritten; dv may be v. A piece with a
-// dstate has `left` as forward wrote it.
+// dstate has `final_state` as forward wrote it.
 void attention_scan_backward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                              ConstTensor d_o, Tensor ds, Tensor dv, Arena& scratch);
 

@@ -32,7 +32,7 @@ ScanState<T> combine(const ScanState<T>& left, const ScanState<T>& right) {
   return both;
 }
 
-// s [tokens, heads], v and o [tokens, heads d], state [heads d + 2 heads], found and left.
+// s [tokens, heads], v and o [tokens, heads d], state [heads d + 2 heads], initial, then final.
 template <class T>
 void attention_scan_ref(int64_t heads, int64_t d, int64_t tokens, const T* s, const T* v, T* state,
                         T* o) {

@@ -16,7 +16,7 @@ struct AttentionRnnRef {
   AttentionRnnConfig c;
 
   // One sequence. weights: in visiting order. x, y [tokens, D]. state: a [heads d], c [heads],
-  // m [heads], found and then left.
+  // m [heads], initial, then final.
   void forward(std::span<const std::vector<T>> weights, int64_t /*start*/, int64_t tokens,
                const T* x, T* y, T* state) const {
     const int64_t D = s.d_model, d = s.head_dim, width = s.heads * d;

@@ -168,7 +168,7 @@ Gla::History Gla::carve_history(const ExecutionContext& ctx, Arena& a, const Rag
   int64_t kept = 0;
   for (int64_t b = 0; b < w.sequences(); ++b) kept += kept_states(w, b, h.every);
   h.kept = a.take({kept, kernel_.state_size()});
-  if (state) h.found = a.take({w.sequences(), layout_.state_size()});
+  if (state) h.initial_state = a.take({w.sequences(), layout_.state_size()});
   return h;
 }
 
@@ -216,7 +216,7 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
   }
 }
 
-// What a filter runs over. `found`: a state for each piece, or none.
+// What a filter runs over. `initial_state`: a state for each piece, or none.
 std::vector<kernels::ShortConvPiece> Gla::pieces(const RaggedBatch& w, const Filter& f,
                                                  std::span<float* const> found) const {
   std::vector<kernels::ShortConvPiece> all;
@@ -233,7 +233,7 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
   const GlaLayout& l = layout_;
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
-    for (size_t b = 0; advance && b < all.size(); ++b) all[b].left = found[b] + f.past;
+    for (size_t b = 0; advance && b < all.size(); ++b) all[b].final_state = found[b] + f.past;
     kernels::short_conv_forward(f.w.w, all, {rows.x.data + f.from, l.columns},
                                 {rows.qkv.data + f.to, l.qkv_columns()}, ctx.scratch);
   }
@@ -317,7 +317,8 @@ void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Te
   const std::vector<float*> states = rows_of(w, state);
   if (saved && !ctx.planning())
     for (size_t b = 0; b < states.size(); ++b)
-      std::copy_n(states[b], layout_.state_size(), history.found.row(static_cast<int64_t>(b)));
+      std::copy_n(states[b], layout_.state_size(),
+                  history.initial_state.row(static_cast<int64_t>(b)));
   project(ctx, x, rows);
   activate(ctx, w, rows, states, state != nullptr);
   std::vector<kernels::GlaSequence> sequences;
@@ -327,7 +328,7 @@ void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Te
     if (w.length(b) == 0) continue;
     kernels::GlaSequence s = sequence(w, rows, b, w.first(b), w.length(b));
     kernels::GlaOutputs to{rows.o.row(w.first(b)), nullptr, nullptr};
-    if (state) s.found = to.left = state->row(b);
+    if (state) s.initial_state = to.final_state = state->row(b);
     if (saved) {
       to.kept = kept;
       kept += kept_states(w, b, history.every) * kernel_.state_size();
@@ -348,13 +349,13 @@ void Gla::recompute(ExecutionContext& ctx, const RaggedBatch& w, const Rows& row
   std::vector<kernels::GlaOutputs> outputs;
   const float* kept = history.kept.data;
   for (int64_t b = 0; b < w.sequences(); ++b) {
-    const float* found = history.found ? history.found.row(b) : nullptr;
+    const float* found = history.initial_state ? history.initial_state.row(b) : nullptr;
     const int64_t end = w.past_length(b) + w.length(b);
     for (int64_t at = w.past_length(b); at < end;) {
       const int64_t next = std::min(end, (at / history.every + 1) * history.every);
       const int64_t first = w.first(b) + at - w.past_length(b);
       kernels::GlaSequence s = sequence(w, rows, b, first, next - at);
-      s.found = found;
+      s.initial_state = found;
       sequences.push_back(s);
       outputs.push_back({rows.o.row(first), nullptr, nullptr});
       if (next < end) {
@@ -374,8 +375,8 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, C
   const Rows rows = layout(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());
   const History history = carve_history(ctx, saved, w, state != nullptr);
   std::vector<float*> found;
-  for (int64_t b = 0; history.found && b < w.sequences(); ++b)
-    found.push_back(history.found.row(b));
+  for (int64_t b = 0; history.initial_state && b < w.sequences(); ++b)
+    found.push_back(history.initial_state.row(b));
   if (!kept_rows) project(ctx, x, rows);
   if (!kept_rows || layout_.taps > 0) activate(ctx, w, rows, found, false);
   if (!kept_rows) recompute(ctx, w, rows, history);
@@ -400,7 +401,7 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, C
     if (w.length(b) == 0) continue;
     const int64_t first = w.first(b);
     sequences.push_back(sequence(w, rows, b, first, w.length(b)));
-    if (state) sequences.back().found = history.found.row(b);
+    if (state) sequences.back().initial_state = history.initial_state.row(b);
     // Gradients take the place of what they are of.
     float* at = rows.qkv.row(first);
     gradients.push_back({d_o.row(first), at + l.q, at + l.k, at + l.qkv_v(),

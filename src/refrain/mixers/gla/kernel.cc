@@ -61,11 +61,11 @@ void gla_forward_task(const GlaShape& shape, const GlaSequence& s, const GlaOutp
   block.g = take(kGlaChunk * block.kw);
   block.v = take(kGlaChunk * block.vw);
   block.o_row = shape.o_row;
-  float* C = out.left ? head.state(out.left) : take(K * V);
-  if (!s.found)
+  float* C = out.final_state ? head.state(out.final_state) : take(K * V);
+  if (!s.initial_state)
     std::fill(C, C + K * V, 0.0f);
-  else if (s.found != out.left)
-    std::copy_n(head.state(s.found), K * V, C);
+  else if (s.initial_state != out.final_state)
+    std::copy_n(head.state(s.initial_state), K * V, C);
 
   for (int64_t at = s.start; at < end;) {
     const int64_t next = std::min({end, at + kGlaChunk, (at / every + 1) * every});
@@ -89,7 +89,8 @@ void gla_forward_task(const GlaShape& shape, const GlaSequence& s, const GlaOutp
   }
 }
 
-// dCᵀ and Cᵀ are [V, kw]: dC comes as that of the state left and goes as that of the state found.
+// dCᵀ and Cᵀ are [V, kw]: dC comes as that of the final state and goes as that of the initial
+// state.
 HWY_NOINLINE void backward_chunk(const GlaChunk& c, const float* C, float* dC) {
   const FloatTag d;
   const int64_t K = c.K, V = c.V, R = kGlaChunk, kw = c.kw, vw = c.vw, N = float_lanes();
@@ -159,7 +160,7 @@ void gla_backward_task(const GlaShape& shape, const GlaSequence& s, const GlaGra
   load_state(head.state(grad.dstate), dC);
   for (int64_t end = begin + s.tokens; end > begin;) {
     const int64_t first = std::max(begin, (end - 1) / every * every);
-    load_state(first == begin ? head.state(s.found) : head.kept(grad.kept, first, every),
+    load_state(first == begin ? head.state(s.initial_state) : head.kept(grad.kept, first, every),
                stand_at(0));
     int64_t chunks = 0;
     for (int64_t at = first; at < end; ++chunks) {

@@ -42,7 +42,7 @@ struct GlaShape {
 struct GlaSequence {
   int64_t start, tokens;
   const float *q, *k, *v, *gate;
-  const float* found = nullptr;  // [heads, K, V]: the state before them; null: zero
+  const float* initial_state = nullptr;  // [heads, K, V]: the state before them; null: zero
 };
 
 // The states that backward starts from, at the multiples of `every` (itself one of 16) that lie
@@ -53,8 +53,8 @@ inline int64_t gla_kept_states(int64_t start, int64_t tokens, int64_t every) {
 
 struct GlaOutputs {
   float* o;
-  float* left = nullptr;  // [heads, K, V]; may be `found`; null: not wanted
-  float* kept = nullptr;  // [gla_kept_states, heads, K, V]; null: not wanted
+  float* final_state = nullptr;  // [heads, K, V]; may be `initial_state`; null: not wanted
+  float* kept = nullptr;         // [gla_kept_states, heads, K, V]; null: not wanted
 };
 
 // Take scratch; do nothing else when it only counts. A task is a head of a sequence.
@@ -66,7 +66,7 @@ struct GlaGradients {
   const float* d_o;
   float *dq, *dk, *dv, *dgate;
   const float* kept;        // as forward left it
-  float* dstate = nullptr;  // [heads, K, V]: of the state left, then of the state found; or null
+  float* dstate = nullptr;  // [heads, K, V]: of the final state, then of the initial state; or null
 };
 
 void gla_backward(const GlaShape&, std::span<const GlaSequence>, std::span<const GlaGradients>,

@@ -20,7 +20,7 @@ struct GlaHeadRef {
   int64_t tokens, K, V;
   double scale, gate_divisor;
 
-  // q, k, z [tokens, K], v, o [tokens, V]; state [K, V]: found, then left.
+  // q, k, z [tokens, K], v, o [tokens, V]; state [K, V]: initial, then final.
   template <class T>
   void forward(const T* q, const T* k, const T* v, const T* z, T* state, T* o) const {
     for (int64_t t = 0; t < tokens; ++t) {
@@ -37,7 +37,7 @@ struct GlaHeadRef {
   }
 
   // dC[t] = scale q[t]ᵀ do[t] + diag(g[t+1]) dC[t+1];  dq = scale do Cᵀ, dk = v dCᵀ, dv = k dC,
-  // dlog g = g rowsum(dC ⊙ C[t-1]), dz = dlog g σ(-z) / divisor. dstate: of the state left, then
+  // dlog g = g rowsum(dC ⊙ C[t-1]), dz = dlog g σ(-z) / divisor. dstate: of the final state, then
   // of `state`, the one found.
   void backward(const double* q, const double* k, const double* v, const double* z,
                 const double* state, const double* d_o, double* dstate, double* dq, double* dk,

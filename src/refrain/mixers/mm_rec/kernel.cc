@@ -74,7 +74,7 @@ void decay_backward(float mu, Tensor s, ConstTensor ddecay) {
 }
 
 HWY_INLINE const float* before(const MmRecRun& run, const ActiveSequence& place, int64_t t) {
-  return t > 0 ? run.rows.h.row(place.first + t - 1) : place.found;
+  return t > 0 ? run.rows.h.row(place.first + t - 1) : place.initial_state;
 }
 
 // One place's units u .. u + n at step t. p: what the step before gives to r, and `apart` floats on
@@ -300,7 +300,7 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentPiece> piece
   if (scratch.planning() || B == 0) return;
   for (int64_t g = 0; g < 2 && panels; ++g) pack_weight(cell.w.slice(g * D, D), panels.row(g));
   for (int64_t i = 0; i < B && full; ++i)
-    std::copy_n(places[static_cast<size_t>(i)].found, D, edges[0].row(i));
+    std::copy_n(places[static_cast<size_t>(i)].initial_state, D, edges[0].row(i));
   HWY_DYNAMIC_DISPATCH(forward_loop)
   ({.places = places,
     .D = D,

@@ -54,8 +54,8 @@ struct MmRecGradients {
   std::span<float* const> dstate{};
 };
 
-// A piece's `found` is the h before it. Both take their buffers from `scratch` and do nothing else
-// when it only counts.
+// A piece's `initial_state` is the h before it. Both take their buffers from `scratch` and do
+// nothing else when it only counts.
 void mm_rec_forward(const MmRecCell&, std::span<const RecurrentPiece>, const MmRecRows&,
                     Arena& scratch);
 // `rows` as forward left them. Nothing comes out for w and b: theirs are dgatesᵀ h[t-1] and the sum

@@ -68,7 +68,7 @@ class MmRecMemory {
   // made here got, and the rings in dstate what those found got.
   void begin_backward(const State* dstate, Tensor dslots) const;
   void end_backward(Tensor dslots, Tensor dkv, const State* dstate) const;
-  // dh and dnull are added to; the sums in dstate become those of the states found.
+  // dh and dnull are added to; the sums in dstate become those of the initial states.
   void average_backward(ConstTensor dmeans, Tensor dh, Tensor dnull, const State* dstate) const;
 
  private:

@@ -112,11 +112,11 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
   }
   Arena& scratch = ctx.scratch;
   Arena& kept = saved ? *saved : scratch;
-  run.found = kept.take({static_cast<int64_t>(run.segments.size()), D});
-  for (size_t i = 0; run.found && i < run.segments.size(); ++i)
-    run.segments[i].found = run.found.row(static_cast<int64_t>(i));
-  for (size_t b = 0; run.found && b < run.pieces.size(); ++b)
-    run.pieces[b].found = run.found.row(run.begins[b]);
+  run.initial_state = kept.take({static_cast<int64_t>(run.segments.size()), D});
+  for (size_t i = 0; run.initial_state && i < run.segments.size(); ++i)
+    run.segments[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
+  for (size_t b = 0; run.initial_state && b < run.pieces.size(); ++b)
+    run.pieces[b].initial_state = run.initial_state.row(run.begins[b]);
   run.means = kept.take({memory.mean_rows(), D});
   run.slots = kept.take({memory.slot_rows(), 2 * D});
   Arena& rows = every > 0 ? scratch : kept;
@@ -248,9 +248,9 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   const Rows& rows = run.rows;
   const Tensor decay = ctx.scratch.take({R, D});
   if (!ctx.planning()) {
-    std::fill(run.found.begin(), run.found.end(), 0.0f);
+    std::fill(run.initial_state.begin(), run.initial_state.end(), 0.0f);
     for (int64_t b = 0; state && b < w.sequences(); ++b)
-      std::copy_n(state->row(b), D, run.found.row(run.begins[static_cast<size_t>(b)]));
+      std::copy_n(state->row(b), D, run.initial_state.row(run.begins[static_cast<size_t>(b)]));
   }
   project(ctx, x, rows.qkvz, 0, columns());
   if (run.kz.rank > 0 && !ctx.planning()) {
@@ -265,7 +265,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
         ++b;
       else
         std::copy_n(rows.h.row(run.segments[i].first - 1), D,
-                    run.found.row(static_cast<int64_t>(i)));
+                    run.initial_state.row(static_cast<int64_t>(i)));
     for (int64_t b = 0; state && b < w.sequences(); ++b)
       if (w.length(b) > 0) std::copy_n(rows.h.row(w.first(b) + w.length(b) - 1), D, state->row(b));
     each_row(R, D, [&](int64_t row) {
@@ -376,7 +376,7 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstT
     for (const kernels::RecurrentPiece& piece : run.pieces) {
       if (ctx.planning() || piece.length == 0) continue;
       float* to = h_before.row(piece.first);
-      std::copy_n(piece.found, D, to);
+      std::copy_n(piece.initial_state, D, to);
       std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
     }
     weight_gradient(ctx, R, dgates, at(h_before, 0), gates_, 0, 2 * D);

@@ -88,7 +88,7 @@ class MmRec final : public Mixer {
     std::vector<kernels::RecurrentPiece> pieces;    // the window's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
     std::vector<int64_t> begins;                    // the first segment of each piece
-    Tensor found;                                   // [segments, D]: the h before each
+    Tensor initial_state;                           // [segments, D]: the h before each
     Tensor means, slots;                            // memory.h
     Tensor kz;  // [R, 2D]: k and z, where attention is done again
     Rows rows;

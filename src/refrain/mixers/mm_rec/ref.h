@@ -18,7 +18,7 @@ struct MmRecRef {
 
   // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y
   // [tokens, D]. state: h, and with a memory the open stretch's sum and a ring of rows [k | v] per
-  // level, found and left.
+  // level, initial, then final.
   void forward(std::span<const std::vector<T>> weights, int64_t start, int64_t tokens, const T* x,
                T* y, T* state) const {
     const int64_t D = s.d_model, I = c.inner == 0 ? std::max<int64_t>(1, D / 4) : c.inner;
