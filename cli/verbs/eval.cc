@@ -1,5 +1,4 @@
 // Scores a model on text: loss, and how close its translations are to the references.
-#include <chrono>
 #include <cmath>
 #include <numbers>
 #include <sstream>
@@ -12,20 +11,15 @@
 #include "cli/verbs/reconstruct.h"
 #include "cli/verbs/similarity.h"
 #include "cli/verbs/translator.h"
+#include "refrain/base/clock.h"
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/accuracy.h"
-#include "refrain/train/trainer.h"
+#include "refrain/train/language_model_task.h"
 
 namespace refrain::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // The words of a line with one space between them.
 std::string words_of(const std::string& text) {
@@ -94,10 +88,10 @@ struct Eval {
     return 0;
   }
 
-  Evaluation put_loss(const LanguageModel& network, const data::DataSet& set,
-                      const data::BatchConfig& config, io::Json& scores) const {
+  EvaluationResult put_loss(const LanguageModel& network, const data::DataSet& set,
+                            const data::BatchConfig& config, io::Json& scores) const {
     Workspace workspace;
-    const Evaluation result = evaluate(network, set, config, workspace);
+    const EvaluationResult result = evaluate(network, set, config, workspace);
     expect_finite(model, "loss", result.loss);
     scores["loss"] = result.loss;
     scores["perplexity"] = std::exp(result.loss);
@@ -115,7 +109,7 @@ struct Eval {
     config.batch_size = std::max<int64_t>(1, kRows / config.context);
     const data::DataSet set = open_data({.task = "lm", .inputs = data}, loaded.tokenizer);
     io::Json scores = {{"task", "lm"}};
-    const Evaluation result = put_loss(*loaded.model, set, config, scores);
+    const EvaluationResult result = put_loss(*loaded.model, set, config, scores);
     if (const auto bytes = set.text_bytes(); bytes && *bytes > 0)
       scores["bits_per_byte"] = result.loss * static_cast<double>(result.tokens) /
                                 std::numbers::ln2 / static_cast<double>(*bytes);

@@ -1,21 +1,14 @@
 // Trains a model: from text files to a model directory.
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
-#include <csignal>
-#include <cstdio>
-#include <ctime>
 #include <set>
 
 #include "cli/effect.h"
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/plan/plan_report.h"
-#include "cli/plan/plan_text.h"
 #include "cli/run_data.h"
 #include "cli/targets.h"
+#include "cli/training_run.h"
 #include "cli/verbs.h"
 #include "cli/verbs/train_reconstruct.h"
 #include "refrain/base/bytes.h"
@@ -23,106 +16,10 @@
 #include "refrain/io/file.h"
 #include "refrain/kernels/matmul/gemm_bf16.h"
 #include "refrain/kernels/matmul/gemm_int16.h"
-#include "refrain/train/trainer.h"
+#include "refrain/train/language_model_task.h"
 
 namespace refrain::cli {
 namespace {
-
-// The first signal asks for an orderly end. A later one ends at once; but SIGHUP, which a closed
-// terminal sends more than once, and what comes at the same time: a signal to a process and to its
-// group is one.
-std::atomic<int> first_signal = 0;
-std::atomic<int64_t> first_signal_at = 0;
-
-int64_t milliseconds() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
-}
-
-void on_signal(int number) {
-  constexpr int64_t kSameTime = 100;
-  int none = 0;
-  if (first_signal.compare_exchange_strong(none, number))
-    first_signal_at = milliseconds();
-  else if (number != SIGHUP && milliseconds() - first_signal_at > kSameTime)
-    _exit(128 + number);
-}
-
-void take_signals() {
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction action = {};
-    // What the parent has ignored stays so: nohup, jobs in the background.
-    if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
-    action = {};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_RESTART;
-    sigaction(number, &action, nullptr);
-  }
-}
-
-std::string duration(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-  return fmt::format("{}:{:02}", s / 60, s % 60);
-}
-
-// On a terminal one line that is written over; elsewhere a line every `every` steps.
-class ProgressDisplay {
- public:
-  explicit ProgressDisplay(int64_t every) : every_(every), terminal_(isatty(STDERR_FILENO) != 0) {}
-
-  void step(const Progress& p) {
-    const bool last = p.step == p.total_steps;
-    const std::string numbers =
-        fmt::format("loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
-                    p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
-    if (terminal_) {
-      write("\r" + line(p, numbers) + "\x1b[K");
-      open_line_ = true;
-    } else if (p.step % every_ == 0 || last) {
-      note(fmt::format("step {}/{}  epoch {:.2f}  {}  {} left", p.step, p.total_steps, p.epoch,
-                       numbers, duration(p.seconds_left)));
-    }
-  }
-  // A line that stays.
-  void say(const std::string& line) {
-    end_line();
-    note(line);
-  }
-  void end_line() {
-    if (open_line_) write("\n");
-    open_line_ = false;
-  }
-
- private:
-  // The bar takes what room the numbers leave: a line that wraps could not be written over.
-  static std::string line(const Progress& p, const std::string& numbers) {
-    constexpr int64_t kWidest = 24, kNarrowest = 4;
-    std::string text =
-        fmt::format("{}/{}  {}  {} left", p.step, p.total_steps, numbers, duration(p.seconds_left));
-    const int64_t room = columns() - 1;
-    const int64_t width = std::min(
-        kWidest, room - static_cast<int64_t>(text.size() + std::string_view("[] ").size()));
-    if (width >= kNarrowest) {
-      std::string bar(static_cast<size_t>(width * p.step / p.total_steps), '=');
-      bar.resize(static_cast<size_t>(width), ' ');
-      text = fmt::format("[{}] {}", bar, text);
-    }
-    return text.substr(0, static_cast<size_t>(room));
-  }
-  static int64_t columns() {
-    winsize size = {};
-    const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
-    return known ? size.ws_col : 80;
-  }
-  static void write(const std::string& text) {
-    std::fputs(text.c_str(), stderr);
-    std::fflush(stderr);
-  }
-  int64_t every_;
-  bool terminal_, open_line_ = false;
-};
 
 struct Train {
   text::SourceFiles source;
@@ -423,21 +320,9 @@ struct Train {
 
   int train(const CommandLine& line, const RunDirectory& directory, bool goes_on) {
     if (is_reconstruction())
-      return train_reconstruct(
-          reconstruct,
-          {.line = line,
-           .directory = directory,
-           .goes_on = goes_on,
-           .data = source.inputs,
-           .valid = valid,
-           .valid_split = valid_split,
-           .stop_after = stop_after,
-           .training = training,
-           .plan_by = [&](const auto& make) { return plan_by(make); },
-           .record_plan = [&](const Plan& plan) { record_plan(plan, directory); },
-           .settings = [&] { return settings(); },
-           .follow = [&](const auto& run,
-                         const TrainerState& state) { return follow(run, state, directory); }});
+      return train_reconstruct(reconstruct,
+                               {line, directory, goes_on, stop_after, training, settings()},
+                               {source.inputs, valid, valid_split});
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const text::Tokenizer made =
         has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
@@ -456,14 +341,14 @@ struct Train {
     check_run_data(directory, goes_on, parts);
     if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
     source.copies.reset();
-    const data::TaskDescription task =
+    const data::TaskDescription description =
         data::describe_task(train_set, made, {source.source_tag, source.target_tag});
-    const auto describe = [&](const std::string& path) {
+    const auto write_model_files = [&](const std::string& path) {
       save_config(path, network, special);
       made.save(path);
-      data::write_task(path, task);
+      data::write_task(path, description);
     };
-    if (!has_tokenizer) describe(directory.place());
+    if (!has_tokenizer) write_model_files(directory.place());
     if (!valid_set && valid_split > 0) {
       auto parts = train_set.split(valid_split);
       train_set = std::move(parts.first);
@@ -473,85 +358,23 @@ struct Train {
       note_size("train", train_set);
       if (valid_set) note_size("valid", *valid_set);
     }
-    const Plan plan = plan_by([&](const Room& room) {
+    const Plan plan = plan_by(training, [&](const Room& room) {
       const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
       return room.budget > 0 ? planner.within(room.budget) : planner.unbounded();
     });
     network.parameters().allocate();
     network.initialise(static_cast<uint64_t>(training.seed), initialisation);
     network.allocate_gradients();
-    Trainer trainer(network, train_set, valid_set, training, directory, plan, describe);
-    const bool resumed = goes_on && trainer.resume();
-    const int64_t done = trainer.state().step;
-    if (done > trainer.total_steps())
-      throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
-                  directory.path(), trainer.total_steps());
-    if (stop_after > 0 && line.given("stop_after") && done >= stop_after)
-      throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
-                  directory.path(), stop_after);
-    record_instructions(directory, goes_on, training.compute_type());
-    // Recorded once all of it has proved possible: from here on this is a run.
-    directory.write_settings(settings());
-    record_plan(plan, directory);
-    note_beginning(directory, {goes_on, resumed, done, trainer.total_steps()}, training);
-    note(fmt::format("{} parameters, {} steps", network.parameters().count(),
-                     trainer.total_steps()));
-    if (training.compute_type() != kernels::ComputeType::kFloat32)
-      note(units(training.compute_type()));
-    if (train_set.has_pairs() && training.max_tokens > 0)
-      note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
-                       100 * trainer.batches().padding_efficiency(),
-                       trainer.batches().batches_in_epoch(), trainer.batches().skipped()));
-    return follow([&](const TrainerEvents& events) { return trainer.run(events, stop_after); },
-                  trainer.state(), directory);
-  }
-
-  Plan plan_by(const std::function<Plan(const Room&)>& make) const {
-    if (training.memory.empty()) return make({.process = resident_bytes()});
-    settle_memory();
-    return make({.budget = parse_budget(training.memory),
-                 .process = resident_bytes(),
-                 .taken = peak_memory_bytes()});
-  }
-
-  static void record_plan(const Plan& plan, const RunDirectory& directory) {
-    if (plan.budget == 0) return;
-    io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
-    for (const std::string& line : describe_plan(plan)) note(line);
-  }
-
-  int follow(const std::function<TrainingEnd(const TrainerEvents&)>& run, const TrainerState& state,
-             const RunDirectory& directory) {
-    take_signals();
-    ProgressDisplay display(training.logging_steps);
-    TrainerEvents events;
-    events.on_step = [&](const Progress& p) { display.step(p); };
-    events.on_evaluation = [&](int64_t step, const Evaluation& e, bool best) {
-      display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
-                              e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
-    };
-    events.should_stop = [] { return first_signal > 0; };
-    int64_t saved = 0;
-    events.on_save = [&](int64_t step) { saved = step; };
-    const std::string go_on =
-        fmt::format("go on with: refrain train --resume {}", shell_word(directory.path()));
-    TrainingEnd end;
-    try {
-      end = run(events);
-    } catch (...) {
-      display.end_line();
-      if (saved > 0 && RunDirectory::is_run(directory.path())) {
-        display.say(fmt::format("stopped; saved after step {} in {}", saved, directory.path()));
-        display.say(go_on);
-      }
-      throw;
-    }
-    const char* why = end == TrainingEnd::kFinished   ? "finished"
-                      : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
-                                                      : "stopped";
-    display.say(fmt::format("{} after step {}; saved in {}", why, state.step, directory.path()));
-    if (end == TrainingEnd::kStopped || end == TrainingEnd::kInterrupted) display.say(go_on);
-    return end == TrainingEnd::kInterrupted ? 128 + first_signal : 0;
+    LanguageModelTask task(network, train_set, valid_set, training, plan, write_model_files);
+    return train_task(
+        {line, directory, goes_on, stop_after, training, settings()}, task, plan, [&] {
+          if (training.compute_type() != kernels::ComputeType::kFloat32)
+            note(units(training.compute_type()));
+          if (train_set.has_pairs() && training.max_tokens > 0)
+            note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
+                             100 * task.batches().padding_efficiency(),
+                             task.batches().batches_in_epoch(), task.batches().skipped()));
+        });
   }
 };
 

@@ -8,6 +8,7 @@
 #include "cli/run_data.h"
 #include "cli/verbs/reconstruct.h"
 #include "refrain/autoencoder/plan.h"
+#include "refrain/autoencoder/task.h"
 #include "refrain/io/file.h"
 #include "refrain/text/source.h"
 
@@ -98,19 +99,20 @@ void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes
   Stages{curriculum};
 }
 
-int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun& run) {
+int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& run,
+                      const ReconstructData& data) {
   const RunDirectory& directory = run.directory;
-  std::vector<Words> train = read_documents(run.data), valid;
-  if (!run.valid.empty()) valid = read_documents(run.valid);
-  std::vector<RunData> parts = {{"train", text::name_of(run.data), fingerprint_of(train)}};
-  if (!run.valid.empty())
-    parts.push_back({"valid", text::name_of(run.valid), fingerprint_of(valid)});
+  std::vector<Words> train = read_documents(data.train), valid;
+  if (!data.valid.empty()) valid = read_documents(data.valid);
+  std::vector<RunData> parts = {{"train", text::name_of(data.train), fingerprint_of(train)}};
+  if (!data.valid.empty())
+    parts.push_back({"valid", text::name_of(data.valid), fingerprint_of(valid)});
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);
-  if (run.valid.empty())
+  if (data.valid.empty())
     std::tie(train, valid) =
-        split_documents(std::move(train), run.valid_split, static_cast<size_t>(stages.shortest));
+        split_documents(std::move(train), data.valid_split, static_cast<size_t>(stages.shortest));
   if (train.empty())
     throw_error(
         "--data: expected documents to learn from besides the {} held out, found none (documents "
@@ -133,35 +135,20 @@ int train_reconstruct(const ReconstructSettings& settings, const ReconstructRun&
   Documents seen = visible_documents(train, model.words, "--data");
   Documents held_out;
   if (!valid.empty())
-    held_out = visible_documents(valid, model.words, run.valid.empty() ? "held out" : "--valid");
-  const Plan plan = run.plan_by([&](const Room& room) {
+    held_out = visible_documents(valid, model.words, data.valid.empty() ? "held out" : "--valid");
+  const Plan plan = plan_by(run.training, [&](const Room& room) {
     model.model = std::make_unique<Autoencoder>(config);
     model.model->parameters().allocate_gradients();
     return plan_reconstruction(model, run.training, stages, !held_out.empty(), room);
   });
   model.model->parameters().initialize(seed);
-  if (!has_words) model.describe(directory.place());
-  ReconstructionTrainer trainer(model, std::move(seen), std::move(held_out), run.training,
-                                settings.curriculum, directory, plan);
-  const bool resumed = run.goes_on && trainer.resume();
-  const int64_t done = trainer.state().step;
-  if (done > trainer.total_steps())
-    throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
-                directory.path(), trainer.total_steps());
-  if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
-    throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
-                directory.path(), run.stop_after);
-  record_instructions(directory, run.goes_on, run.training.compute_type());
-  directory.write_settings(run.settings());
-  run.record_plan(plan);
-  note_beginning(directory, {run.goes_on, resumed, done, trainer.total_steps()}, run.training);
-  note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
-                   model.words.size(), config.width, train.size(), valid.size()));
-  note(fmt::format("{} parameters, {} steps", model.model->parameters().count(),
-                   trainer.total_steps()));
-  return run.follow(
-      [&](const TrainerEvents& events) { return trainer.run(events, run.stop_after); },
-      trainer.state());
+  if (!has_words) model.write_files(directory.place());
+  ReconstructionTask task(model, std::move(seen), std::move(held_out), run.training,
+                          settings.curriculum, plan);
+  return train_task(run, task, plan, [&] {
+    note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
+                     model.words.size(), config.width, train.size(), valid.size()));
+  });
 }
 
 }  // namespace refrain::cli

@@ -1,12 +1,12 @@
 // `train --task reconstruct`: what it has that other tasks have not.
 #pragma once
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/training_run.h"
 #include "refrain/autoencoder/config.h"
-#include "refrain/autoencoder/reconstruction.h"
+#include "refrain/autoencoder/curriculum.h"
 
 namespace refrain::cli {
 
@@ -37,22 +37,11 @@ struct ReconstructSettings {
   void check(const CommandLine&, bool is_task, bool goes_on);
 };
 
-// What the verb has made ready.
-struct ReconstructRun {
-  const CommandLine& line;
-  const RunDirectory& directory;
-  bool goes_on;
-  std::vector<std::string> data, valid;
+struct ReconstructData {
+  std::vector<std::string> train, valid;
   double valid_split;
-  int64_t stop_after;
-  const TrainConfig& training;
-  std::function<Plan(const std::function<Plan(const Room&)>&)> plan_by;
-  std::function<void(const Plan&)> record_plan;
-  std::function<io::Json()> settings;
-  std::function<int(const std::function<TrainingEnd(const TrainerEvents&)>&, const TrainerState&)>
-      follow;
 };
 
-int train_reconstruct(const ReconstructSettings&, const ReconstructRun&);
+int train_reconstruct(const ReconstructSettings&, const TrainingRun&, const ReconstructData&);
 
 }  // namespace refrain::cli

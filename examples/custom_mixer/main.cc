@@ -37,12 +37,13 @@ int main(int argc, char** argv) try {
   training.batch_size = 8;
   training.warmup_steps = 10;
   const refrain::Plan plan = refrain::Planner(model, training, false, 0).unbounded();
-  const auto describe = [&](const std::string& path) {
+  const auto write_model_files = [&](const std::string& path) {
     refrain::save_config(path, model, {});
     tokenizer.save(path);
   };
-  describe(directory.place());
-  refrain::Trainer trainer(model, dataset, std::nullopt, training, directory, plan, describe);
+  write_model_files(directory.place());
+  refrain::LanguageModelTask task(model, dataset, {}, training, plan, write_model_files);
+  refrain::Trainer trainer(task, training, directory, plan);
   directory.write_settings({{"pattern", config.pattern}});
   refrain::TrainerEvents events;
   events.on_step = [](const refrain::Progress& p) {

@@ -21,7 +21,8 @@
 #include "refrain/model/workspace.h"        // memory for a step
 #include "refrain/text/source.h"            // texts, pairs, objects
 #include "refrain/text/tokenizer.h"         // tokenizer.json, and training tokenizers
-#include "refrain/train/optimizer.h"        // AdamW
-#include "refrain/train/plan.h"             // a step within a budget of memory
+#include "refrain/train/language_model_task.h"
+#include "refrain/train/optimizer.h"  // AdamW
+#include "refrain/train/plan.h"       // a step within a budget of memory
 #include "refrain/train/run_directory.h"
-#include "refrain/train/trainer.h"  // whole runs
+#include "refrain/train/trainer.h"  // whole runs, of any task

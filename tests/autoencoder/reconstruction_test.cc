@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
 #include "refrain/autoencoder/plan.h"
+#include "refrain/autoencoder/task.h"
+#include "refrain/train/trainer.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -75,7 +77,7 @@ Plan unbounded(const WordAutoencoder& model, const TrainConfig& config, const Cu
   return plan_reconstruction(model, config, Stages(c), true, {});
 }
 
-TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
+TEST(ReconstructionTask, LearnsAndItsDirectoryIsTheModel) {
   for (const bool learned : {false, true}) {
     const TemporaryFolder folder;
     const RunDirectory directory = RunDirectory::create(folder / "run", false);
@@ -90,35 +92,33 @@ TEST(ReconstructionTrainer, LearnsAndItsDirectoryIsTheModel) {
     const double before = score_reconstruction(model, small_documents(), workspace).cosine;
     EXPECT_TRUE(
         score_reconstruction(model, small_documents(), workspace, 1, [] { return true; }).stopped);
-    ReconstructionTrainer trainer(model, small_documents(), small_documents(), config, curriculum,
-                                  directory, unbounded(model, config, curriculum));
+    const Plan plan = unbounded(model, config, curriculum);
+    ReconstructionTask task(model, small_documents(), small_documents(), config, curriculum, plan);
+    Trainer trainer(task, config, directory, plan);
     EXPECT_EQ(trainer.run({}), TrainingEnd::kFinished);
     const ReconstructionScores after = score_reconstruction(model, small_documents(), workspace);
     EXPECT_GT(after.cosine, before + 0.3);
     EXPECT_GT(after.recovery, 0.3);
     EXPECT_EQ(after.words, 75);  // of 75, in windows of 6 and what is left
 
-    model.describe(directory.path());
+    model.write_files(directory.path());
     const WordAutoencoder loaded = WordAutoencoder::load(directory.path());
     EXPECT_EQ(score_reconstruction(loaded, small_documents(), workspace).cosine, after.cosine);
   }
 }
 
-TEST(ReconstructionTrainer, NeedsAWindow) {
-  const TemporaryFolder folder;
-  const RunDirectory directory = RunDirectory::create(folder / "run", false);
+TEST(ReconstructionTask, NeedsAWindow) {
   WordAutoencoder model = small_model();
   const Curriculum curriculum{.window = "9", .teacher_forcing = "0", .min_window = 9};
   TrainConfig config;
   EXPECT_EQ(error_of([&] {
-              ReconstructionTrainer(model, {{1, 2, 3}}, {}, config, curriculum, directory, {});
+              ReconstructionTask(model, {{1, 2, 3}}, {}, config, curriculum, {});
             }),
             "expected a document to learn from of at least 9 words that have vectors (min_window), "
             "found none");
   config.max_steps = "5e";
   EXPECT_EQ(error_of([&] {
-              ReconstructionTrainer(model, {std::vector<int32_t>(9)}, {}, config, curriculum,
-                                    directory, {});
+              ReconstructionTask(model, {std::vector<int32_t>(9)}, {}, config, curriculum, {});
             }),
             "max_steps: expected steps (2000), as windows are drawn, found '5e'");
 }

@@ -12,6 +12,7 @@
 #include "refrain/io/file.h"
 #include "refrain/model/reference.h"
 #include "refrain/text/source.h"
+#include "refrain/train/language_model_task.h"
 #include "refrain/train/trainer.h"
 #include "support/error_of.h"
 #include "support/mixer_contract.h"
@@ -82,13 +83,14 @@ struct SmallRun {
     model.allocate_gradients();
     const Planner planner(model, training, false, size_t{8} << 20);
     const Plan plan = budget > 0 ? planner.within(budget) : planner.unbounded();
-    const auto describe = [&](const std::string& path) { save_config(path, model, {}); };
-    Trainer trainer(model, set, std::nullopt, training, run, plan, describe);
+    const auto write_model_files = [&](const std::string& path) { save_config(path, model, {}); };
+    LanguageModelTask task(model, set, {}, training, plan, write_model_files);
+    Trainer trainer(task, training, run, plan);
     if (goes_on) {
       EXPECT_TRUE(trainer.resume());
     }
     if (!goes_on) {
-      describe(run.place());
+      write_model_files(run.place());
       run.write_settings(io::Json::object());
     }
     double first = 0, last = 0;

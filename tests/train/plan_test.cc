@@ -200,7 +200,7 @@ TEST(Plan, TruncatedStretchesCountTheStatesTheyCarry) {
   size_t states = 0;
   for (int64_t l = 0; l < 3; ++l) states += 4 * model.state_bytes(l, 4096);
   EXPECT_GE(plan.batch, states);
-  EXPECT_EQ(evaluation_stretch(model, config), 128);
+  EXPECT_EQ(evaluation_chunk(model, config), 128);
 }
 
 }  // namespace

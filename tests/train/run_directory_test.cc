@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "refrain/io/file.h"
-#include "refrain/train/training_loop.h"
+#include "refrain/train/trainer.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -146,45 +146,55 @@ TEST(RunDirectory, TakesNobodysPlaceWhenItMovesIn) {
   EXPECT_EQ(io::read_file(folder / "run/config.json"), "theirs");
 }
 
-// A loop around one weight, to which things happen at steps.
-class Loop : public testing::Test {
- protected:
-  Loop() {
-    parameters.declare([this](const ParamVisitor& v) {
+// One weight, to which things happen at steps.
+struct OneWeight : TrainingTask {
+  OneWeight() {
+    store.declare([this](const ParamVisitor& v) {
       v({.name = "w", .shape = {1}, .init = Init::constant(1), .decay = false}, weight);
     });
-    parameters.allocate();
-    parameters.initialize(0);
-    parameters.allocate_gradients();
+    store.allocate();
+    store.initialize(0);
+    store.allocate_gradients();
   }
+  ParameterStore& parameters() override { return store; }
+  int64_t total_steps() const override { return steps; }
+  StepGradient next_gradient(const TrainerState& state, TaskMemory&) override {
+    at = state.step + 1;
+    if (at == gradient_fails_at) throw_error("no gradient");
+    if (at == overflow_at) weight.w.data[0] = INFINITY;
+    return {.loss = 1, .tokens = 1, .position = {0, at}};
+  }
+  double epoch(const TrainerState&) const override { return 0; }
+  bool has_held_out() const override { return held_out; }
+  EvaluationResult evaluate(TaskMemory&, const ShouldStop& should_stop) override {
+    if (should_stop()) return {.stopped = true};
+    if (at == evaluation_fails_at) throw_error("no evaluation");
+    evaluated.push_back(at);
+    return {.loss = losses.at(static_cast<size_t>(at)), .tokens = 1};
+  }
+  void resume_from(const TrainerState& state, const std::string&) override { at = state.step; }
+  void write_weights(const std::string& to) const override { io::write_file(to, "weights"); }
+  void load_weights(const std::string&) override {}
+  void write_model_files(const std::string&) const override {}
+
+  Param weight;
+  ParameterStore store;
+  int64_t steps = 6, at = 0;
+  int64_t gradient_fails_at = 0, overflow_at = 0, evaluation_fails_at = 0;
+  bool held_out = true;
+  std::vector<double> losses = {0, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1};
+  std::vector<int64_t> evaluated;
+};
+
+class Loop : public testing::Test, protected OneWeight {
+ protected:
   TrainingEnd run(const TrainerEvents& events = {}) {
-    Optimizer optimizer(parameters, config);
     const RunDirectory directory =
         RunDirectory::is_run(path) ? RunDirectory::open(path) : RunDirectory::create(path, false);
     directory.write_settings({});
-    TrainerState state;
-    const auto found = directory.load_newest([](const std::string&) {}, optimizer);
-    if (found) state = *found;
-    TrainingLoop::Learner learner{
-        .next_gradient =
-            [&] {
-              state.position.index = state.step + 1;
-              if (state.step + 1 == gradient_fails_at) throw_error("no gradient");
-              if (state.step + 1 == overflow_at) weight.w.data[0] = INFINITY;
-              return TrainingLoop::Gradient{.loss = 1, .tokens = 1};
-            },
-        .epoch = [] { return 0.0; },
-        .evaluate =
-            [&](const ShouldStop& should_stop) {
-              if (should_stop()) return TrainingLoop::Score{.evaluation = {.stopped = true}};
-              if (state.step == evaluation_fails_at) throw_error("no evaluation");
-              evaluated.push_back(state.step);
-              return TrainingLoop::Score{
-                  .evaluation = {.loss = losses.at(static_cast<size_t>(state.step)), .tokens = 1}};
-            },
-        .write_weights = [&](const std::string& to) { io::write_file(to, "weights"); },
-        .describe = [](const std::string&) {}};
-    return TrainingLoop(learner, config, total_steps, directory, optimizer, state).run(events, 0);
+    Trainer trainer(*this, config, directory, {});
+    trainer.resume();
+    return trainer.run(events);
   }
   TrainerState saved() const {
     const TrainerState state =
@@ -200,13 +210,7 @@ class Loop : public testing::Test {
 
   const TemporaryFolder folder;
   const std::string path = folder / "run";
-  Param weight;
-  ParameterStore parameters;
   TrainConfig config;
-  int64_t total_steps = 6;
-  int64_t gradient_fails_at = 0, overflow_at = 0, evaluation_fails_at = 0;
-  std::vector<double> losses = {0, 6, 5, 4, 3, 2, 1, 1, 1, 1, 1};
-  std::vector<int64_t> evaluated;
 };
 
 TEST_F(Loop, NoErrorOfAnEvaluationCostsAStep) {
@@ -238,7 +242,7 @@ TEST_F(Loop, WhatIsNoNumberIsNeverTheBest) {
   losses = {0, NAN, 5, NAN, INFINITY, 4, NAN};
   std::vector<bool> best;
   TrainerEvents events;
-  events.on_evaluation = [&](int64_t, const Evaluation&, bool b) { best.push_back(b); };
+  events.on_evaluation = [&](int64_t, const EvaluationResult&, bool b) { best.push_back(b); };
   EXPECT_EQ(run(events), TrainingEnd::kFinished);
   EXPECT_EQ(best, (std::vector<bool>{false, true, false, false, true, false}));
   EXPECT_EQ(saved().best_loss, 4);
@@ -261,18 +265,19 @@ TEST_F(Loop, WeightsThatAreNoNumbersReplaceNothing) {
   EXPECT_EQ(saved().best_step, 3);
 }
 
-TEST(CheckEvaluations, WantsHeldOutData) {
-  TrainConfig config;
-  check_evaluations(config, false);
+TEST_F(Loop, EvaluationsWantHeldOutData) {
   config.eval_steps = 1;
-  check_evaluations(config, true);
   for (const char* name : {"eval_steps", "patience"}) {
-    EXPECT_EQ(error_of([&] { check_evaluations(config, false); }),
+    held_out = false;
+    EXPECT_EQ(error_of([&] { run(); }),
               fmt::format("{}: expected held-out data to evaluate on (--valid, or a --valid-split "
                           "above 0), found none",
                           name));
     config.patience = 1;
   }
+  config.eval_steps = config.patience = 0;
+  EXPECT_EQ(run(), TrainingEnd::kFinished);
+  EXPECT_TRUE(evaluated.empty());
 }
 
 TEST_F(Loop, PatienceHasEnded) {
@@ -356,7 +361,7 @@ TEST_F(Loop, OnlyItsOwnCheckpointsAreTakenOrRemoved) {
                        path + "/checkpoint-5: left aside: not a checkpoint (a file)",
                        path + "/checkpoint-999999: left aside: not a checkpoint (no "
                               "model.safetensors in it)"}));
-  total_steps = 8;
+  steps = 8;
   EXPECT_EQ(run(), TrainingEnd::kFinished);
   EXPECT_EQ(saved().step, 8);
   for (const std::string& name : strays) EXPECT_TRUE(fs::exists(path + "/" + name)) << name;
@@ -365,7 +370,7 @@ TEST_F(Loop, OnlyItsOwnCheckpointsAreTakenOrRemoved) {
   EXPECT_FALSE(fs::exists(path + "/checkpoint-6"));
   // In the way of one that is to come.
   io::make_directories(path + "/checkpoint-9");
-  total_steps = 10;
+  steps = 10;
   EXPECT_EQ(error_of([&] { run(); }),
             path +
                 "/checkpoint-9: is in the way of the checkpoint of step 9, and is none (no "
@@ -402,9 +407,9 @@ TEST_F(Loop, SavesNowAndThen) {
 }
 
 TEST_F(Loop, WhatIsInTheWayIsFoundBeforeTheFirstStep) {
-  total_steps = 3;
+  steps = 3;
   run();
-  total_steps = 6;
+  steps = 6;
   for (const char* name :
        {"metrics.jsonl", "model.safetensors", "trainer_state.json", "plan.json"}) {
     const std::string at = path + "/" + name;

@@ -4,7 +4,8 @@
 #pragma once
 #include <cstdint>
 
-#include "refrain/autoencoder/reconstruction.h"
+#include "refrain/autoencoder/curriculum.h"
+#include "refrain/autoencoder/word_autoencoder.h"
 #include "refrain/train/plan.h"
 
 namespace refrain {

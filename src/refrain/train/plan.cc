@@ -76,7 +76,7 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
               bytes_text_below(room.budget), bytes_text_above(needed), why);
 }
 
-int64_t evaluation_stretch(const LanguageModel& model, const TrainConfig& config) {
+int64_t evaluation_chunk(const LanguageModel& model, const TrainConfig& config) {
   if (config.tbptt > 0) return config.tbptt;
   const bool is_long = model.config().context > LanguageModel::kSegment;
   return is_long && model.bounded_state() ? LanguageModel::kSegment : 0;
@@ -124,14 +124,14 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
 }
 
 size_t Planner::evaluation_bytes(int64_t sequences) const {
-  const int64_t stretch = evaluation_stretch(model_, config_);
+  const int64_t chunk = evaluation_chunk(model_, config_);
   const int64_t length =
-      stretch > 0 ? std::min(stretch, model_.config().context) : model_.config().context;
+      chunk > 0 ? std::min(chunk, model_.config().context) : model_.config().context;
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(sequences, length);
   const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
-  const std::vector<State> states(stretch > 0 ? static_cast<size_t>(model_.config().layers) : 0,
+  const std::vector<State> states(chunk > 0 ? static_cast<size_t>(model_.config().layers) : 0,
                                   State{rows});
   return count_bytes([&](ExecutionContext& ctx, Arena&) {
            model_.losses(ctx, batch, ids, ids, states, {nowhere(), {batch.rows()}});
@@ -170,7 +170,7 @@ Plan Planner::measured(Plan plan) const {
     plan.evaluation = evaluation_bytes(n);
     if (n == 1 || plan.evaluation <= plan.step.total()) break;
   }
-  if (evaluates_ && evaluation_stretch(model_, config_) > 0)
+  if (evaluates_ && evaluation_chunk(model_, config_) > 0)
     plan.batch += static_cast<size_t>(plan.evaluation_sequences) * state;
   plan.cost = cost(plan);
   return plan;

@@ -87,8 +87,8 @@ class Planner {
   mutable std::vector<Plan> all_;
 };
 
-// How evaluations cut long sequences: in stretches of so many tokens, 0 = not. A function of the
+// How evaluations cut long sequences: in chunks of so many tokens, 0 = not. A function of the
 // model and the settings alone.
-int64_t evaluation_stretch(const LanguageModel&, const TrainConfig&);
+int64_t evaluation_chunk(const LanguageModel&, const TrainConfig&);
 
 }  // namespace refrain

@@ -269,14 +269,12 @@ void RunDirectory::writing(const F& write) const {
   }
 }
 
-void RunDirectory::save(const WriteWeights& write_weights, const Optimizer& optimizer,
-                        const TrainerState& state,
-                        const std::function<void(const std::string&)>& describe,
-                        int64_t keep) const {
+void RunDirectory::save(const TrainingTask& task, const Optimizer& optimizer,
+                        const TrainerState& state, int64_t keep) const {
   writing([&] {
     io::AtomicDirectory directory(checkpoint(state.step));
-    describe(directory.path());
-    write_weights(directory.path() + "/" + kWeights);
+    task.write_model_files(directory.path());
+    task.write_weights(directory.path() + "/" + kWeights);
     optimizer.save(directory.path() + "/" + kOptimizer);
     io::Json json = to_json(state);
     for (std::string& name : names_in(directory.path()))
@@ -306,12 +304,11 @@ void RunDirectory::save_state(const TrainerState& state) const {
   });
 }
 
-void RunDirectory::save_best(const WriteWeights& write_weights,
-                             const std::function<void(const std::string&)>& describe) const {
+void RunDirectory::save_best(const TrainingTask& task) const {
   writing([&] {
     io::AtomicDirectory directory(output("best"));
-    describe(directory.path());
-    write_weights(directory.path() + "/" + kWeights);
+    task.write_model_files(directory.path());
+    task.write_weights(directory.path() + "/" + kWeights);
     keep_others(output("best"), directory.path());
     directory.commit();
   });
@@ -399,9 +396,8 @@ void RunDirectory::check_hashes(const io::Json& state, int64_t step, int64_t bef
   }
 }
 
-std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_weights,
-                                                      Optimizer& optimizer,
-                                                      const CheckState& check) const {
+std::optional<TrainerState> RunDirectory::load_newest(TrainingTask& task,
+                                                      Optimizer& optimizer) const {
   const std::vector<int64_t> all = checkpoints(notes_);
   if (all.empty()) {
     cut_metrics({});
@@ -413,9 +409,9 @@ std::optional<TrainerState> RunDirectory::load_newest(const ReadWeights& read_we
   const TrainerState state = parse_trainer_state(json, name);
   if (state.step != all.back())
     throw_error("{}: expected global_step {}, found {}", name, all.back(), state.step);
-  if (check) check(state, name);
+  task.resume_from(state, name);
   check_hashes(json, state.step, all.size() > 1 ? all[all.size() - 2] : -1);
-  read_weights(from);
+  task.load_weights(from);
   optimizer.load(from + "/" + kOptimizer, state.step);
   // A crash may have come between a checkpoint and what the run shows of it.
   if (!io::exists(file(kWeights)) || !io::exists(file(kState)) ||

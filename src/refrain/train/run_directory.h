@@ -22,7 +22,6 @@
 // every member function that writes is an Error then.
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +31,7 @@
 #include "refrain/io/json.h"
 #include "refrain/train/optimizer.h"
 #include "refrain/train/trainer_state.h"
+#include "refrain/train/training_task.h"
 
 namespace refrain {
 
@@ -60,19 +60,13 @@ class RunDirectory {
   // Of any run, for which this takes no lock.
   static io::Json read_settings(const std::string& path);
 
-  // How a model's weights are written to a file, and read from a model directory.
-  using WriteWeights = std::function<void(const std::string& path)>;
-  using ReadWeights = std::function<void(const std::string& directory)>;
-
-  // Writes a checkpoint; `describe` puts the model directory's small files into a directory. The
-  // run's own model.safetensors becomes a copy. Keeps the `keep` newest (0 = all).
-  void save(const WriteWeights&, const Optimizer&, const TrainerState&,
-            const std::function<void(const std::string& directory)>& describe, int64_t keep) const;
+  // Writes a checkpoint. The run's own model.safetensors becomes a copy. Keeps the `keep` newest
+  // (0 = all).
+  void save(const TrainingTask&, const Optimizer&, const TrainerState&, int64_t keep) const;
   // The state of a checkpoint that was saved before its evaluation.
   void save_state(const TrainerState&) const;
   // best/ becomes this model.
-  void save_best(const WriteWeights&,
-                 const std::function<void(const std::string& directory)>& describe) const;
+  void save_best(const TrainingTask&) const;
 
   // Steps of the complete checkpoints, ascending. What has such a name and is none is noted.
   std::vector<int64_t> checkpoints(const Notes& notes = {}) const;
@@ -82,13 +76,10 @@ class RunDirectory {
   // An Error when something that is no checkpoint has the name of one after `step`, to `last`.
   void check_room(int64_t step, int64_t last) const;
 
-  // What a state must be beside what every state is; an Error begins with the file's name.
-  using CheckState = std::function<void(const TrainerState&, const std::string& name)>;
   // Loads weights, moments and state of the newest checkpoint; nothing when there is none. Weights
   // and moments that are not what was saved are an Error. Records that go beyond it are cut off
   // metrics.jsonl: they are of work that will be done again.
-  std::optional<TrainerState> load_newest(const ReadWeights&, Optimizer&,
-                                          const CheckState& check = {}) const;
+  std::optional<TrainerState> load_newest(TrainingTask&, Optimizer&) const;
 
   // Appends a line to metrics.jsonl.
   void record(const io::Json& metrics) const;

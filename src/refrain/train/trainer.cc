@@ -1,290 +1,188 @@
 #include "refrain/train/trainer.h"
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <exception>
 
-#include "refrain/base/random.h"
-#include "refrain/formats/checkpoint.h"
+#include "refrain/base/error.h"
+#include "refrain/base/process.h"
 
 namespace refrain {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point t) {
-  return std::chrono::duration<double>(Clock::now() - t).count();
-}
-
-// The end of the micro-batch that begins with sequence `first`.
-int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t first) {
-  const int64_t all = batch.sequences();
-  if (plan.tokens == 0) return std::min(all, first + plan.sequences);
-  int64_t last = first, longest = 0;
-  for (; last < all; ++last) {
-    const auto b = static_cast<size_t>(last);
-    longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
-    if (last > first && longest * (last - first + 1) > plan.tokens) break;
-  }
-  return last;
-}
-
-int64_t longest_of(const data::Batch& batch) {
-  int64_t longest = 0;
-  for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
-    longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
-  return longest;
-}
-
-// Tokens [begin, end) of each of the sequences [first, last) of a batch, as a window, with their
-// inputs and targets. Where a sequence is shorter, its piece is.
-struct Part {
-  Part(const data::Batch& batch, int64_t first, int64_t last, int64_t begin, int64_t end) {
-    std::vector<int32_t> offset = {0}, start;
-    for (int64_t b = first; b < last; ++b) {
-      const int32_t from = batch.cu_seqlens[static_cast<size_t>(b)];
-      const int64_t length = batch.cu_seqlens[static_cast<size_t>(b) + 1] - from;
-      const int64_t t0 = std::min(begin, length), t1 = std::min(end, length);
-      tokens.insert(tokens.end(), batch.tokens.begin() + from + t0,
-                    batch.tokens.begin() + from + t1);
-      targets.insert(targets.end(), batch.targets.begin() + from + t0,
-                     batch.targets.begin() + from + t1);
-      offset.push_back(static_cast<int32_t>(tokens.size()));
-      start.push_back(static_cast<int32_t>(t0));
-    }
-    ragged = data_.set(offset, start, first);
-  }
-  std::vector<int32_t> tokens, targets;
-  RaggedBatch ragged;
-
- private:
-  RaggedBatchBuilder data_;
-};
-
-// The states of sequences [first, last), as a model takes them.
-StateView view(std::vector<SequenceState>& states, int64_t first, int64_t last, int64_t blocks) {
-  std::vector<SequenceState*> some;
-  for (int64_t b = first; b < last; ++b) some.push_back(&states[static_cast<size_t>(b)]);
-  return StateView(some, blocks);
-}
-
-// As many states as the batch has sequences, empty.
-void begin_sequences(const LanguageModel& model, const data::Batch& batch,
-                     std::vector<SequenceState>& states) {
-  const int64_t capacity = longest_of(batch);
-  for (SequenceState& state : states) {
-    if (state.capacity() < capacity)
-      state = SequenceState(model, capacity);
-    else
-      state.reset();
-  }
-  while (static_cast<int64_t>(states.size()) < batch.sequences())
-    states.emplace_back(model, capacity);
+void check_evaluations(const TrainConfig& config, bool has_held_out) {
+  if (has_held_out) return;
+  for (const auto& [name, value] :
+       {std::pair{"patience", config.patience}, {"eval_steps", config.eval_steps}})
+    if (value > 0)
+      throw_error(
+          "{}: expected held-out data to evaluate on (--valid, or a --valid-split above 0), found "
+          "none",
+          name);
 }
 
 }  // namespace
 
-data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
-  return {.context = context,
-          .batch_size = c.batch_size * c.gradient_accumulation_steps,
-          .max_tokens = c.max_tokens * c.gradient_accumulation_steps,
-          .buckets = c.buckets};
-}
-
-Evaluation evaluate(const LanguageModel& model, const data::DataSet& data,
-                    const data::BatchConfig& config, Workspace& workspace, int64_t stretch,
-                    const ShouldStop& should_stop) {
-  const auto start = Clock::now();
-  Evaluation result;
-  data::Batch batch;
-  std::vector<float> losses;
-  std::vector<SequenceState> states;
-  double sum = 0;
-  for (int64_t cursor = 0; data::next_in_order(data, config, batch, cursor);) {
-    const int64_t all = batch.sequences(), longest = longest_of(batch);
-    if (stretch > 0) begin_sequences(model, batch, states);
-    const int64_t length = stretch > 0 ? stretch : longest;
-    for (int64_t begin = 0; begin < longest; begin += length) {
-      if (should_stop && should_stop()) return {.stopped = true};
-      const Part part(batch, 0, all, begin, begin + length);
-      const StateView found = view(states, 0, stretch > 0 ? all : 0, model.config().layers);
-      losses.resize(part.tokens.size());
-      const Tensor row_losses(losses.data(), {part.ragged.rows()});
-      workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
-        model.losses(ctx, part.ragged, part.tokens, part.targets,
-                     stretch > 0 ? found.states() : std::span<const State>(), row_losses);
-      });
-      for (float loss : losses) sum += static_cast<double>(loss);
-    }
-    result.tokens += batch.supervised;
-  }
-  if (result.tokens == 0) throw_error("evaluation: the data holds no token to predict");
-  result.loss = sum / static_cast<double>(result.tokens);
-  result.seconds = seconds_since(start);
-  return result;
-}
-
-namespace {
-
-// What an evaluation cannot do without, tried before the first step.
-void check_held_out(const data::DataSet& data, data::BatchConfig config) {
-  config.max_tokens = 0;
-  config.batch_size = 1;
-  data::Batch batch;
-  int64_t cursor = 0;
-  while (data.tokens() >= 2 && data::next_in_order(data, config, batch, cursor))
-    if (batch.supervised > 0) return;
-  throw_error(
-      "held-out data (--valid, --valid-split): expected a token to predict in sequences of at most "
-      "{} tokens, found none in {} {}",
-      config.context, data.has_pairs() ? data.sequences() : data.tokens(),
-      data.has_pairs() ? "sequences" : "tokens");
-}
-
-}  // namespace
-
-Trainer::Trainer(LanguageModel& model, const data::DataSet& train,
-                 std::optional<data::DataSet> valid, const TrainConfig& config,
-                 const RunDirectory& directory, const Plan& plan,
-                 std::function<void(const std::string&)> describe)
-    : model_(model),
-      valid_(std::move(valid)),
+Trainer::Trainer(TrainingTask& task, const TrainConfig& config, const RunDirectory& directory,
+                 const Plan& plan)
+    : task_(task),
       config_(config),
-      plan_(plan),
       directory_(directory),
-      describe_(std::move(describe)),
-      batch_config_(optimiser_batch(config, model.config().context)),
-      batches_by_length_(train.has_pairs() && config.max_tokens > 0),
-      batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")),
-      optimizer_(model.parameters(), config) {
+      total_steps_(task.total_steps()),
+      optimizer_(task.parameters(), config),
+      memory_{{}, io::ScratchFile(directory.path())} {
   config_.check();
-  check_evaluations(config_, valid_.has_value());
-  if (valid_) check_held_out(*valid_, batch_config_);
-  const TrainingLength length = parse_length(config_.max_steps);
-  const auto per_epoch = static_cast<double>(batches_.batches_in_epoch());
-  const double tokens_per_epoch =
-      static_cast<double>(train.tokens() - (train.task() == "lm" ? 1 : train.sequences()));
-  double steps = length.amount;
-  if (length.unit == TrainingLength::kEpochs) steps = length.amount * per_epoch;
-  if (length.unit == TrainingLength::kTokens)
-    steps = length.amount * per_epoch / std::max(tokens_per_epoch, 1.0);
-  total_steps_ = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(steps)));
-  if (plan_.budget > 0) workspace_.fix(plan_.activations());
-  if (config_.spill_states) spill_.emplace(directory_.path());
-}
-
-// What steps of these batches can have come to.
-void Trainer::check_state(const TrainerState& state, const std::string& name) {
-  const auto epoch = static_cast<int64_t>(state.position.epoch);
-  batches_.seek({state.position.epoch, 0});
-  const int64_t batches = batches_.batches_in_epoch(), index = state.position.index;
-  if (index > batches)
-    throw_error("{}: batches_of_epoch: expected at most the {} of epoch {}, found {}", name,
-                batches, epoch, index);
-  // By sequences an epoch has as many batches as another, or, of running text, one more or less.
-  const int64_t before = state.step - index;
-  const bool by_count = !batches_by_length_;
-  if (epoch == 0 ? before != 0
-                 : by_count && (before / epoch < batches - 1 || before / epoch > batches + 1))
-    throw_error("{}: epoch: after {} steps of {} batches an epoch, found epoch {}, batch {}", name,
-                state.step, batches, epoch, index);
-  const int64_t most = batch_config_.max_tokens > 0
-                           ? std::max(batch_config_.max_tokens, batch_config_.context)
-                           : batch_config_.batch_size * batch_config_.context;
-  check_tokens_seen(state, most, name);
+  check_evaluations(config_, task_.has_held_out());
+  if (plan.budget > 0) memory_.workspace.fix(plan.activations());
 }
 
 bool Trainer::resume() {
-  const std::optional<TrainerState> state = directory_.load_newest(
-      [this](const std::string& from) { load_weights(from, model_); }, optimizer_,
-      [this](const TrainerState& s, const std::string& name) { check_state(s, name); });
-  if (!state) return false;
-  state_ = *state;
-  batches_.seek(state_.position);
+  const std::optional<TrainerState> state = directory_.load_newest(task_, optimizer_);
+  if (state) state_ = *state;
+  return state.has_value();
+}
+
+void Trainer::diverged(const std::string& what, int64_t step) {
+  can_save_ = false;
+  throw_error(
+      "step {}: the {} not a finite number; the weights of the last checkpoint are untouched (try "
+      "a lower --learning-rate or more --warmup-steps)",
+      step, what);
+}
+
+double Trainer::optimise(double loss) {
+  if (!std::isfinite(loss)) diverged("loss is", state_.step + 1);
+  can_save_ = false;  // while weights and moments change
+  const double norm = optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_));
+  if (!std::isfinite(norm)) diverged("gradient is", state_.step + 1);
+  return norm;
+}
+
+void Trainer::record(const Progress& progress, const io::Json& metrics) const {
+  io::Json line = {{"step", progress.step}, {"epoch", progress.epoch}, {"loss", progress.loss}};
+  line.update(metrics);
+  line.update({{"grad_norm", progress.grad_norm},
+               {"learning_rate", progress.learning_rate},
+               {"num_input_tokens_seen", progress.tokens_seen},
+               {"tokens_per_second", progress.tokens_per_second},
+               {"peak_memory_bytes", peak_memory_bytes()}});
+  directory_.record(line);
+}
+
+void Trainer::check_weights() {
+  if (!optimizer_.weights_are_finite()) diverged("weights hold what is", state_.step);
+}
+
+bool Trainer::evaluation_is_due() const {
+  if (!task_.has_held_out() || state_.step == 0 || state_.evaluated_step == state_.step)
+    return false;
+  return state_.step == total_steps_ ||
+         (config_.eval_steps > 0 && state_.step % config_.eval_steps == 0);
+}
+
+bool Trainer::save_is_due() const {
+  if (saved_step_ == state_.step) return false;
+  if (state_.step == total_steps_) return true;
+  if (config_.save_steps > 0) return state_.step % config_.save_steps == 0;
+  constexpr double kMinute = 60;
+  return config_.save_minutes > 0 && seconds_since(saved_) >= kMinute * config_.save_minutes;
+}
+
+bool Trainer::evaluate(const TrainerEvents& events) {
+  const auto begin = Clock::now();
+  const EvaluationResult result = task_.evaluate(memory_, events.should_stop);
+  if (result.stopped) return false;
+  // What is not a number is never the best, nor does it keep a later one from being it.
+  const bool best =
+      std::isfinite(result.loss) && (state_.best_step == 0 || result.loss < state_.best_loss);
+  if (best) check_weights();
+  TrainerState after = state_;
+  after.evaluated_step = state_.step;
+  after.evaluations_without_gain = best ? 0 : state_.evaluations_without_gain + 1;
+  if (best) {
+    after.best_loss = result.loss;
+    after.best_step = state_.step;
+    directory_.save_best(task_);
+  }
+  io::Json line = {{"step", state_.step}, {"eval_loss", result.loss}};
+  line.update(result.metrics);
+  line.update({{"eval_tokens", result.tokens}, {"eval_runtime", result.seconds}});
+  directory_.record(line);
+  state_ = after;
+  if (saved_step_ == state_.step) directory_.save_state(state_);
+  since_ += Clock::now() - begin;
+  events.on_evaluation(state_.step, result, best);
   return true;
 }
 
-TrainingLoop::Gradient Trainer::next_gradient() {
-  batches_.next(batch_);
-  state_.position = batches_.position();
-  const data::Batch& batch = batch_;
-  const float scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1));
-  const Dropout dropout{
-      static_cast<float>(config_.dropout), static_cast<float>(config_.attention_dropout),
-      mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state_.step))};
-  double sum = 0;
-  std::vector<float> losses;
-  model_.clear_gradients();
-  // Stretch by stretch, and each of them micro-batch by micro-batch: so the order of the rows does
-  // not depend on the micro-batches.
-  const int64_t longest = longest_of(batch);
-  const bool truncated = config_.tbptt > 0 && config_.tbptt < longest;
-  const int64_t length = truncated ? config_.tbptt : longest;
-  if (truncated) begin_sequences(model_, batch, states_);
-  for (int64_t begin = 0; begin < longest; begin += length) {
-    for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
-      last = micro_batch_end(batch, plan_, first);
-      for (bool done = false; !done;) {
-        const Part part(batch, first, last, begin, begin + length);
-        const StateView found =
-            view(states_, first, truncated ? last : first, model_.config().layers);
-        losses.resize(part.tokens.size());
-        const Tensor row_losses(losses.data(), {part.ragged.rows()});
-        const LanguageModel::Lesson lesson{
-            .tokens = part.tokens,
-            .targets = part.targets,
-            .scale = scale,
-            .label_smoothing = static_cast<float>(config_.label_smoothing),
-            .states = truncated ? found.states() : std::span<const State>(),
-            .compute_type = config_.compute_type(),
-            .recompute = plan_.recompute,
-            .head_rows = plan_.head_rows,
-            .spill = spill_ ? &*spill_ : nullptr};
-        const auto train = [&](ExecutionContext& ctx, Arena& saved) {
-          model_.train(ctx, part.ragged, lesson, row_losses, saved);
-        };
-        // Sequences of other lengths than the plan's may take more; half of them take less.
-        done = last - first == 1 || workspace_.fits(dropout, train);
-        if (done)
-          workspace_.run(dropout, train);
-        else
-          last = first + (last - first) / 2;
-      }
-      for (float loss : losses) sum += static_cast<double>(loss);
-    }
-  }
-  model_.finish_gradients();
-  return {.loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1)),
-          .tokens = batch.rows()};
+void Trainer::save(const TrainerEvents& events) {
+  check_weights();
+  directory_.save(task_, optimizer_, state_, config_.save_total_limit);
+  saved_step_ = state_.step;
+  saved_ = Clock::now();
+  events.on_save(state_.step);
 }
 
-Evaluation Trainer::evaluate_held_out(const ShouldStop& should_stop) {
-  data::BatchConfig config = batch_config_;
-  config.max_tokens = 0;
-  config.batch_size = plan_.evaluation_sequences;
-  const Evaluation result = evaluate(model_, *valid_, config, workspace_,
-                                     evaluation_stretch(model_, config_), should_stop);
-  if (!result.stopped) last_evaluation_ = result;
-  return result;
+void Trainer::make_step(const TrainerEvents& events) {
+  const StepGradient gradient = task_.next_gradient(state_, memory_);
+  const double norm = optimise(gradient.loss);
+  ++state_.step;
+  state_.position = gradient.position;
+  state_.tokens_seen += gradient.tokens;
+  can_save_ = true;
+  tokens_since_ += gradient.tokens;
+  const Progress progress{
+      .step = state_.step,
+      .total_steps = total_steps_,
+      .epoch = task_.epoch(state_),
+      .loss = gradient.loss,
+      .grad_norm = norm,
+      .learning_rate = learning_rate(config_, state_.step, total_steps_),
+      .tokens_seen = state_.tokens_seen,
+      .tokens_per_second = static_cast<double>(tokens_since_) / seconds_since(since_),
+      .seconds_left = seconds_since(begin_) / static_cast<double>(state_.step - first_step_) *
+                      static_cast<double>(total_steps_ - state_.step)};
+  events.on_step(progress);
+  if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
+    record(progress, gradient.metrics);
+    since_ = Clock::now();
+    tokens_since_ = 0;
+  }
+}
+
+TrainingEnd Trainer::train(const TrainerEvents& events, int64_t stop_after) {
+  for (;;) {
+    if (save_is_due()) save(events);
+    if (evaluation_is_due() && (events.should_stop() || !evaluate(events)))
+      return TrainingEnd::kInterrupted;
+    if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience)
+      return TrainingEnd::kPatience;
+    if (state_.step >= total_steps_) return TrainingEnd::kFinished;
+    if (state_.step == stop_after && state_.step > first_step_) return TrainingEnd::kStopped;
+    if (events.should_stop()) return TrainingEnd::kInterrupted;
+    make_step(events);
+  }
 }
 
 TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
-  TrainingLoop::Learner learner{
-      .next_gradient = [this] { return next_gradient(); },
-      .epoch =
-          [this] {
-            const data::Batches::Position& at = state_.position;
-            return static_cast<double>(at.epoch) +
-                   static_cast<double>(at.index) / static_cast<double>(batches_.batches_in_epoch());
-          },
-      .write_weights = [this](const std::string& path) { save_weights(path, model_); },
-      .describe = describe_};
-  if (valid_)
-    learner.evaluate = [this](const ShouldStop& should_stop) {
-      return TrainingLoop::Score{.evaluation = evaluate_held_out(should_stop)};
-    };
-  return TrainingLoop(std::move(learner), config_, total_steps_, directory_, optimizer_, state_)
-      .run(events, stop_after);
+  directory_.check_room(state_.step, total_steps_);
+  // A process that died may have left one more than it was to keep.
+  directory_.prune(state_.step, config_.save_total_limit);
+  begin_ = since_ = saved_ = Clock::now();
+  first_step_ = saved_step_ = state_.step;
+  tokens_since_ = 0;
+  try {
+    const TrainingEnd end = train(events, stop_after);
+    if (saved_step_ != state_.step) save(events);
+    return end;
+  } catch (...) {
+    if (can_save_ && saved_step_ != state_.step) {
+      try {
+        save(events);
+      } catch (const std::exception&) {  // the first error says more
+      }
+    }
+    throw;
+  }
 }
 
 }  // namespace refrain

@@ -1,78 +1,94 @@
-// The training loop: batches in, weights out, and what happens on the way.
+// The training loop, whatever task is trained: steps of the optimiser, what is told and recorded,
+// when held-out data is looked at, when checkpoints are written, and when the run ends.
 //
 // Weights after n steps are a function of the data, the settings and the seed. Threads,
 // micro-batches, recomputation, and where a run was stopped and resumed change the speed and the
 // memory, never a bit (docs/decisions/0003-fixed-order-products.md).
+//
+// No step that was made is lost to what comes after it. Where a checkpoint and an evaluation are
+// due together the checkpoint is first; the state says which step was evaluated last, so a run that
+// ended in between evaluates when it goes on. After an error in an evaluation, a record or the
+// making of the next gradient, the last whole step is saved before the error goes its way.
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <memory>
-#include <optional>
 #include <string>
 
-#include "refrain/data/batches.h"
-#include "refrain/data/dataset.h"
-#include "refrain/io/scratch_file.h"
-#include "refrain/model/language_model.h"
-#include "refrain/model/sequence_state.h"
-#include "refrain/model/workspace.h"
+#include "refrain/base/clock.h"
+#include "refrain/io/json.h"
 #include "refrain/train/config.h"
 #include "refrain/train/optimizer.h"
 #include "refrain/train/plan.h"
 #include "refrain/train/run_directory.h"
-#include "refrain/train/training_loop.h"
+#include "refrain/train/training_task.h"
 
 namespace refrain {
 
-// Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
-// which only bounds memory. `stretch`: run sequences so many tokens at a time, the state carried
-// between; 0 = whole.
-Evaluation evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
-                    Workspace&, int64_t stretch = 0, const ShouldStop& = {});
+// What a listener is told after a step, an evaluation, a checkpoint.
+struct Progress {
+  int64_t step = 0, total_steps = 0;
+  double epoch = 0;
+  double loss = 0, grad_norm = 0, learning_rate = 0;
+  int64_t tokens_seen = 0;       // by the run
+  double tokens_per_second = 0;  // over the steps since the last record
+  double seconds_left = 0;
+};
 
-// The batch as the optimiser sees it: all of its micro-batches together.
-data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
+struct TrainerEvents {
+  std::function<void(const Progress&)> on_step = [](const Progress&) {};
+  std::function<void(int64_t step, const EvaluationResult&, bool best)> on_evaluation =
+      [](int64_t, const EvaluationResult&, bool) {};
+  std::function<void(int64_t step)> on_save = [](int64_t) {};
+  // Asked after every step, and all through an evaluation, which is left to the run that goes on.
+  ShouldStop should_stop = [] { return false; };
+};
+
+// The whole run; too many evaluations without gain; `stop_after`; should_stop().
+enum class TrainingEnd { kFinished, kPatience, kStopped, kInterrupted };
 
 class Trainer {
  public:
-  // `describe` writes the small files of a model directory (config, tokenizer) into a directory.
-  Trainer(LanguageModel&, const data::DataSet& train, std::optional<data::DataSet> valid,
-          const TrainConfig&, const RunDirectory&, const Plan&,
-          std::function<void(const std::string& directory)> describe);
+  // With a budget in the plan all memory for activations is taken now. An Error when the settings
+  // ask for evaluations and there is nothing to evaluate on.
+  Trainer(TrainingTask&, const TrainConfig&, const RunDirectory&, const Plan&);
 
   // Goes on from the newest checkpoint; false when there is none.
   bool resume();
 
+  // Trains to the end, or for at most `stop_after` steps of the whole run (0 = no such limit);
+  // saves at the end. A loss, a gradient or a weight that is not a finite number stops the run with
+  // an Error that names the step and leaves the checkpoints as they are.
   TrainingEnd run(const TrainerEvents&, int64_t stop_after = 0);
 
   const TrainerState& state() const { return state_; }
   int64_t total_steps() const { return total_steps_; }
-  data::BatchConfig batch_config() const { return batch_config_; }
-  const data::Batches& batches() const { return batches_; }
-  std::optional<Evaluation> last_evaluation() const { return last_evaluation_; }
 
  private:
-  TrainingLoop::Gradient next_gradient();
-  Evaluation evaluate_held_out(const ShouldStop&);
-  void check_state(const TrainerState&, const std::string& name);
+  TrainingEnd train(const TrainerEvents&, int64_t stop_after);
+  void make_step(const TrainerEvents&);
+  double optimise(double loss);  // the gradients' norm
+  void record(const Progress&, const io::Json& metrics) const;
+  bool evaluation_is_due() const;
+  bool save_is_due() const;
+  bool evaluate(const TrainerEvents&);  // false: it was stopped
+  void save(const TrainerEvents&);
+  void check_weights();
+  [[noreturn]] void diverged(const std::string& what, int64_t step);
 
-  LanguageModel& model_;
-  std::optional<data::DataSet> valid_;
-  TrainConfig config_;
-  Plan plan_;
+  TrainingTask& task_;
+  const TrainConfig config_;
   const RunDirectory& directory_;
-  std::function<void(const std::string&)> describe_;
-  data::BatchConfig batch_config_;
-  bool batches_by_length_;  // so that epochs have any number of them
-  data::Batches batches_;
-  data::Batch batch_;
+  const int64_t total_steps_;
   Optimizer optimizer_;
-  Workspace workspace_;
-  std::optional<io::ScratchFile> spill_;
-  std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
-  TrainerState state_;
-  int64_t total_steps_ = 0;
-  std::optional<Evaluation> last_evaluation_;
+  TaskMemory memory_;
+
+  TrainerState state_;      // after the last whole step; weights and moments are of it when
+  bool can_save_ = true;    // this is so
+  int64_t saved_step_ = 0;  // of the newest checkpoint
+  int64_t first_step_ = 0;
+  Clock::time_point begin_, since_;  // of the run; of the last record
+  Clock::time_point saved_;          // of the last checkpoint, or the run
+  int64_t tokens_since_ = 0;
 };
 
 }  // namespace refrain

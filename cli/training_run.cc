@@ -1,0 +1,194 @@
+#include "cli/training_run.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+
+#include "cli/inputs.h"
+#include "cli/output.h"
+#include "cli/plan/plan_report.h"
+#include "cli/plan/plan_text.h"
+#include "cli/run_data.h"
+#include "refrain/base/bytes.h"
+#include "refrain/base/process.h"
+#include "refrain/io/file.h"
+
+namespace refrain::cli {
+namespace {
+
+// The first signal asks for an orderly end. A later one ends at once; but SIGHUP, which a closed
+// terminal sends more than once, and what comes at the same time: a signal to a process and to its
+// group is one.
+std::atomic<int> first_signal = 0;
+std::atomic<int64_t> first_signal_at = 0;
+
+int64_t milliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+void on_signal(int number) {
+  constexpr int64_t kSameTime = 100;
+  int none = 0;
+  if (first_signal.compare_exchange_strong(none, number))
+    first_signal_at = milliseconds();
+  else if (number != SIGHUP && milliseconds() - first_signal_at > kSameTime)
+    _exit(128 + number);
+}
+
+void take_signals() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action = {};
+    // What the parent has ignored stays so: nohup, jobs in the background.
+    if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(number, &action, nullptr);
+  }
+}
+
+std::string duration(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+// On a terminal one line that is written over; elsewhere a line every `every` steps.
+class ProgressDisplay {
+ public:
+  explicit ProgressDisplay(int64_t every) : every_(every), terminal_(isatty(STDERR_FILENO) != 0) {}
+
+  void step(const Progress& p) {
+    const bool last = p.step == p.total_steps;
+    const std::string numbers =
+        fmt::format("loss {:.4f}  lr {:.2e}  {:.0f} tok/s  {:.0f} MiB", p.loss, p.learning_rate,
+                    p.tokens_per_second, static_cast<double>(peak_memory_bytes()) / (1 << 20));
+    if (terminal_) {
+      write("\r" + line(p, numbers) + "\x1b[K");
+      open_line_ = true;
+    } else if (p.step % every_ == 0 || last) {
+      note(fmt::format("step {}/{}  epoch {:.2f}  {}  {} left", p.step, p.total_steps, p.epoch,
+                       numbers, duration(p.seconds_left)));
+    }
+  }
+  // A line that stays.
+  void say(const std::string& line) {
+    end_line();
+    note(line);
+  }
+  void end_line() {
+    if (open_line_) write("\n");
+    open_line_ = false;
+  }
+
+ private:
+  // The bar takes what room the numbers leave: a line that wraps could not be written over.
+  static std::string line(const Progress& p, const std::string& numbers) {
+    constexpr int64_t kWidest = 24, kNarrowest = 4;
+    std::string text =
+        fmt::format("{}/{}  {}  {} left", p.step, p.total_steps, numbers, duration(p.seconds_left));
+    const int64_t room = columns() - 1;
+    const int64_t width = std::min(
+        kWidest, room - static_cast<int64_t>(text.size() + std::string_view("[] ").size()));
+    if (width >= kNarrowest) {
+      std::string bar(static_cast<size_t>(width * p.step / p.total_steps), '=');
+      bar.resize(static_cast<size_t>(width), ' ');
+      text = fmt::format("[{}] {}", bar, text);
+    }
+    return text.substr(0, static_cast<size_t>(room));
+  }
+  static int64_t columns() {
+    winsize size = {};
+    const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+    return known ? size.ws_col : 80;
+  }
+  static void write(const std::string& text) {
+    std::fputs(text.c_str(), stderr);
+    std::fflush(stderr);
+  }
+  int64_t every_;
+  bool terminal_, open_line_ = false;
+};
+
+void record_plan(const Plan& plan, const RunDirectory& directory) {
+  if (plan.budget == 0) return;
+  io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
+  for (const std::string& line : describe_plan(plan)) note(line);
+}
+
+// Trains, and tells how it goes.
+int follow(const TrainingRun& run, Trainer& trainer) {
+  const RunDirectory& directory = run.directory;
+  take_signals();
+  ProgressDisplay display(run.training.logging_steps);
+  TrainerEvents events;
+  events.on_step = [&](const Progress& p) { display.step(p); };
+  events.on_evaluation = [&](int64_t step, const EvaluationResult& e, bool best) {
+    display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
+                            e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
+  };
+  events.should_stop = [] { return first_signal > 0; };
+  int64_t saved = 0;
+  events.on_save = [&](int64_t step) { saved = step; };
+  const std::string go_on =
+      fmt::format("go on with: refrain train --resume {}", shell_word(directory.path()));
+  TrainingEnd end;
+  try {
+    end = trainer.run(events, run.stop_after);
+  } catch (...) {
+    display.end_line();
+    if (saved > 0 && RunDirectory::is_run(directory.path())) {
+      display.say(fmt::format("stopped; saved after step {} in {}", saved, directory.path()));
+      display.say(go_on);
+    }
+    throw;
+  }
+  const char* why = end == TrainingEnd::kFinished   ? "finished"
+                    : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
+                                                    : "stopped";
+  display.say(
+      fmt::format("{} after step {}; saved in {}", why, trainer.state().step, directory.path()));
+  if (end == TrainingEnd::kStopped || end == TrainingEnd::kInterrupted) display.say(go_on);
+  return end == TrainingEnd::kInterrupted ? 128 + first_signal : 0;
+}
+
+}  // namespace
+
+Plan plan_by(const TrainConfig& training, const std::function<Plan(const Room&)>& make) {
+  if (training.memory.empty()) return make({.process = resident_bytes()});
+  settle_memory();
+  return make({.budget = parse_budget(training.memory),
+               .process = resident_bytes(),
+               .taken = peak_memory_bytes()});
+}
+
+int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
+               const std::function<void()>& remarks) {
+  const RunDirectory& directory = run.directory;
+  Trainer trainer(task, run.training, directory, plan);
+  const bool resumed = run.goes_on && trainer.resume();
+  const int64_t done = trainer.state().step, total = trainer.total_steps();
+  if (done > total)
+    throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
+                directory.path(), total);
+  if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
+    throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
+                directory.path(), run.stop_after);
+  record_instructions(directory, run.goes_on, run.training.compute_type());
+  // Recorded once all of it has proved possible: from here on this is a run.
+  directory.write_settings(run.settings);
+  record_plan(plan, directory);
+  note_beginning(directory, {run.goes_on, resumed, done, total}, run.training);
+  note(fmt::format("{} parameters, {} steps", task.parameters().count(), total));
+  remarks();
+  return follow(run, trainer);
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,63 @@
+// A language model's training: batches in, gradients out, and its loss on held-out data.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "refrain/data/batches.h"
+#include "refrain/data/dataset.h"
+#include "refrain/model/language_model.h"
+#include "refrain/model/sequence_state.h"
+#include "refrain/train/config.h"
+#include "refrain/train/plan.h"
+#include "refrain/train/training_task.h"
+
+namespace refrain {
+
+// Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
+// which only bounds memory. `chunk_length`: run sequences so many tokens at a time, the state
+// carried between; 0 = whole.
+EvaluationResult evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
+                          Workspace&, int64_t chunk_length = 0, const ShouldStop& = {});
+
+// The batch as the optimiser sees it: all of its micro-batches together.
+data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
+
+class LanguageModelTask : public TrainingTask {
+ public:
+  using WriteModelFiles = std::function<void(const std::string& directory)>;
+
+  // The model has its gradients. `write_model_files` as TrainingTask's.
+  LanguageModelTask(LanguageModel&, const data::DataSet& train, std::optional<data::DataSet> valid,
+                    const TrainConfig&, const Plan&, WriteModelFiles write_model_files);
+
+  const data::Batches& batches() const { return batches_; }
+
+  ParameterStore& parameters() override { return model_.parameters(); }
+  int64_t total_steps() const override { return total_steps_; }
+  StepGradient next_gradient(const TrainerState&, TaskMemory&) override;
+  double epoch(const TrainerState&) const override;
+  bool has_held_out() const override { return valid_.has_value(); }
+  EvaluationResult evaluate(TaskMemory&, const ShouldStop&) override;
+  void resume_from(const TrainerState&, const std::string& name) override;
+  void write_weights(const std::string& path) const override;
+  void load_weights(const std::string& directory) override;
+  void write_model_files(const std::string& to) const override { write_model_files_(to); }
+
+ private:
+  LanguageModel& model_;
+  std::optional<data::DataSet> valid_;
+  TrainConfig config_;
+  Plan plan_;
+  WriteModelFiles write_model_files_;
+  data::BatchConfig batch_config_;
+  bool batches_by_length_;  // so that epochs have any number of them
+  data::Batches batches_;
+  data::Batch batch_;
+  std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
+  int64_t total_steps_ = 0;
+};
+
+}  // namespace refrain
