@@ -500,13 +500,13 @@ class Places(Both, train_test.TrainCase):
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             process = self.start("eval", "-m", self.dir / "run", "--data", big)
             deadline = time.time() + 60
-            while not list(self.tmp.iterdir()) and process.poll() is None and \
+            while not self.temporaries() and process.poll() is None and \
                     time.time() < deadline:
                 time.sleep(0.001)
             process.send_signal(number)
             process.communicate(timeout=60)
             self.assertEqual(process.returncode, -number)
-            self.assertEqual(list(self.tmp.iterdir()), [])
+            self.assertEqual(self.temporaries(), [])
 
 
 if __name__ == "__main__":
