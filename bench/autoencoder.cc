@@ -16,8 +16,8 @@
 #include "bench/checks/model_check.h"
 #include "refrain/autoencoder/decoder.h"
 #include "refrain/autoencoder/ref.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/kernels/loss/reconstruction_loss.h"
 #include "refrain/model/parameter_store.h"
 #include "refrain/model/workspace.h"
@@ -210,7 +210,8 @@ int main(int argc, char** argv) {
   };
   const auto in_child = [&](const Row& row, bool backward, auto work) {
     return bench::in_child([&] {
-      set_threads(threads);
+      ThreadPool pool(threads);
+      const ThreadPool::Scope scope(pool);
       Pass pass(row, shape, backward);
       return work(pass);
     });

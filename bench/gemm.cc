@@ -21,8 +21,8 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/buffer.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/base/thread_pool.h"
 #include "support.h"
 
 namespace {
@@ -101,7 +101,8 @@ int main(int argc, char** argv) {
   const bool plant = !bench::take_plant(argc, argv).empty();
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   const int repetitions = argc > 2 ? std::atoi(argv[2]) : 15;
-  set_threads(threads);
+  ThreadPool pool(threads);
+  const ThreadPool::Scope scope(pool);
   Buffer<std::byte> memory(size_t{8} << 20);
   Arena scratch(memory.data(), memory.size());
   bool all = true;

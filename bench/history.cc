@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "bench/checks/model_check.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/sequence_state.h"
 #include "refrain/model/workspace.h"
@@ -82,7 +82,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   const int64_t longest = argc > 2 ? std::atoll(argv[2]) : 1'000'000;
-  set_threads(argc > 3 ? std::atoi(argv[3]) : 2);
+  ThreadPool pool(argc > 3 ? std::atoi(argv[3]) : 2);
+  const ThreadPool::Scope scope(pool);
   constexpr int64_t kSteps = 200, kPiece = 512;
   ModelConfig config;
   config.vocab_size = kVocabulary;

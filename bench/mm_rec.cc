@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "bench/checks/model_check.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
@@ -131,7 +131,8 @@ class Length {
   bench::Measured timed(const Row& row) {
     const bool first = std::exchange(first_, false);
     const bench::Measured measured = bench::in_child([&] {
-      set_threads(setup_.threads);
+      ThreadPool pool(setup_.threads);
+      const ThreadPool::Scope scope(pool);
       Step step(setup_, T_, row);
       if (!step.initialise(setup_.plant)) return bench::kRefused;
       step.run();
@@ -277,7 +278,8 @@ int main(int argc, char** argv) {
   argument(3, setup.longest);
   argument(4, setup.width);
   argument(5, setup.longest_before);
-  set_threads(setup.threads);
+  ThreadPool pool(setup.threads);
+  const ThreadPool::Scope scope(pool);
   print_steps(setup);
   print_recomputation(setup);
   print_projections(setup);

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bench/checks/model_check.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/generate/generator.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
@@ -165,7 +165,8 @@ int main(int argc, char** argv) {
   std::printf("|---|---:|---:|---:|---|\n");
   for (const Row& row : rows) {
     const bench::Measured measured = bench::in_child([&] {
-      set_threads(threads);
+      ThreadPool pool(threads);
+      const ThreadPool::Scope scope(pool);
       Pass pass(row.batch, row.fused, row.backward, row.recompute, plant);
       if (!pass.check().passed()) {
         std::fprintf(stderr, "%s: %s: refused\n", row.name, pass.check().reason().c_str());
@@ -184,7 +185,8 @@ int main(int argc, char** argv) {
                 static_cast<double>(kSequences * kTokens) / measured.value, measured.peak_mebibytes,
                 row.theirs);
   }
-  set_threads(threads);
+  ThreadPool pool(threads);
+  const ThreadPool::Scope scope(pool);
   BareStack model;
   const ReferenceModel<double> reference(model);
   if (plant == "weights") bench::plant_in(model.parameters().weights());

@@ -10,8 +10,8 @@
 #include "cli/config_file.h"
 #include "cli/output.h"
 #include "refrain/base/parallel.h"
-#include "refrain/base/parallel_notes.h"
 #include "refrain/base/process.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
 #include "refrain/kernels/isa.h"
@@ -238,8 +238,8 @@ int run_verb(const Verb& verb, std::span<const std::string> arguments) {
     print(io::to_text(settings));
     return 0;
   }
-  set_threads(static_cast<int>(common.threads));
-  set_parallel_notes(note);
+  ThreadPool pool(static_cast<int>(common.threads), note);
+  const ThreadPool::Scope scope(pool);
   if (common.verbose) note(io::to_line(line.to_json()));
   const auto start = std::chrono::steady_clock::now();
   const int status = with_files([&] { return verb.run(line); });

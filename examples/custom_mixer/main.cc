@@ -10,6 +10,8 @@
 int main(int argc, char** argv) try {
   if (argc != 3) refrain::throw_error("usage: custom_mixer TEXT_FILE OUT");
   example::register_moving_average();
+  refrain::ThreadPool pool;  // a thread for each core
+  const refrain::ThreadPool::Scope threads(pool);
 
   namespace data = refrain::data;
   namespace text = refrain::text;

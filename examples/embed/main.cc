@@ -50,6 +50,8 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
 
 int main(int argc, char** argv) try {
   if (argc != 3) refrain::throw_error("usage: embed MODEL TEXT");
+  refrain::ThreadPool pool;  // a thread for each core
+  const refrain::ThreadPool::Scope threads(pool);
   const std::unique_ptr<refrain::LanguageModel> model = refrain::load_model(argv[1]);
   const auto tokenizer = refrain::text::Tokenizer::load(argv[1]);
   const std::vector<int32_t> text = tokenizer.encode(argv[2]);

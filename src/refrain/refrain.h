@@ -5,8 +5,8 @@
 // include it, and may change in any version.
 #pragma once
 #include "refrain/base/error.h"          // refrain::Error, which everything throws
-#include "refrain/base/parallel.h"       // set_threads
 #include "refrain/base/setting_map.h"    // settings as text
+#include "refrain/base/thread_pool.h"    // the threads that loops run on
 #include "refrain/data/batches.h"        // sequences of a token file as batches
 #include "refrain/data/dataset.h"        // token files
 #include "refrain/formats/checkpoint.h"  // model directories

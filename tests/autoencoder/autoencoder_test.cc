@@ -8,6 +8,7 @@
 #include "support/error_of.h"
 #include "support/kernel_testing.h"
 #include "support/temporary_folder.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -3,10 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "refrain/base/error.h"
+#include "refrain/base/thread_pool.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {
@@ -98,6 +103,69 @@ TEST(Parallel, NestedLoopsRunOnTheCaller) {
   std::atomic<int> sum = 0;
   parallel_for(8, [&](int64_t) { parallel_for(8, [&](int64_t) { ++sum; }); });
   EXPECT_EQ(sum, 64);
+}
+
+// Which threads a loop of many long tasks runs on.
+std::set<std::thread::id> threads_of_a_loop() {
+  std::mutex mutex;
+  std::set<std::thread::id> ids;
+  parallel_for(threads(), [&](int64_t) {
+    const std::lock_guard lock(mutex);
+    ids.insert(std::this_thread::get_id());
+  });
+  return ids;
+}
+
+TEST(ThreadPool, LoopsRunOnThePoolInScope) {
+  std::thread([] {  // which has none
+    EXPECT_EQ(threads(), 1);
+    EXPECT_EQ(threads_of_a_loop(), std::set{std::this_thread::get_id()});
+    ThreadPool three(3), two(2);
+    {
+      const ThreadPool::Scope scope(three);
+      EXPECT_EQ(threads(), 3);
+      {
+        const ThreadPool::Scope inner(two);
+        EXPECT_EQ(threads(), 2);
+        EXPECT_LE(threads_of_a_loop().size(), 2u);
+      }
+      EXPECT_EQ(threads(), 3);
+      // Tasks know it as well.
+      parallel_for(8, [](int64_t) { EXPECT_EQ(threads(), 3); });
+    }
+    EXPECT_EQ(threads(), 1);
+  })
+      .join();
+}
+
+// Sums that several threads form at the same time are whole, on one pool and on one each; what one
+// of them throws the others do not see.
+TEST(ThreadPool, ManyThreadsStartLoopsAtTheSameTime) {
+  ThreadPool shared(3);
+  std::vector<std::thread> callers;
+  std::atomic<int> right = 0;
+  constexpr int kCallers = 4, kLoops = 300;
+  for (int caller = 0; caller < kCallers; ++caller)
+    callers.emplace_back([&, caller] {
+      ThreadPool own(2);
+      const ThreadPool::Scope scope(caller % 2 == 0 ? shared : own);
+      for (int loop = 0; loop < kLoops; ++loop) {
+        std::vector<int32_t> marks(50);
+        std::atomic<int64_t> sum = 0;
+        const bool throws = loop % 10 == caller;
+        const std::string said = thrown_by([&] {
+          parallel_for(50, [&](int64_t i) {
+            if (i > 0) wait_for(marks[static_cast<size_t>(i) - 1], 1);
+            if (throws && i == 30) throw_error("caller {}", caller);
+            sum += i;
+            signal(marks[static_cast<size_t>(i)], 1);
+          });
+        });
+        right += throws ? said == fmt::format("caller {}", caller) : sum == 49 * 50 / 2;
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(right, kCallers * kLoops);
 }
 
 }  // namespace

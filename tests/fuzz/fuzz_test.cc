@@ -8,7 +8,6 @@
 #include <string>
 
 #include "fuzz/target.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 
 #ifndef REFRAIN_FUZZ_FINDS
@@ -18,11 +17,7 @@
 namespace refrain {
 namespace {
 
-class Fuzz : public ::testing::TestWithParam<fuzz::Target> {
- protected:
-  void SetUp() override { set_threads(1); }
-  void TearDown() override { set_threads(0); }
-};
+class Fuzz : public ::testing::TestWithParam<fuzz::Target> {};
 
 // An input near a seed: cut, or with bytes changed, left out or said twice.
 std::string changed(std::string text, Random& random) {

@@ -7,11 +7,9 @@
 #include <string>
 
 #include "fuzz/target.h"
-#include "refrain/base/parallel.h"
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
   using namespace refrain;
-  set_threads(1);
   const fuzz::Target& target = fuzz::targets().front();
   constexpr std::string_view kSeeds = "--seeds=";
   for (int i = 1; i < *argc; ++i) {

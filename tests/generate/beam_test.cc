@@ -8,6 +8,7 @@
 
 #include "generate/tiny_model.h"
 #include "support/error_of.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

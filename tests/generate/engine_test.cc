@@ -3,8 +3,10 @@
 
 #include <map>
 #include <set>
+#include <thread>
 
 #include "generate/tiny_model.h"
+#include "refrain/base/thread_pool.h"
 #include "refrain/generate/generator.h"
 #include "support/error_of.h"
 
@@ -42,6 +44,29 @@ TEST_F(EngineTest, RequestsComeWhileOthersRun) {
     for (const auto& [id, request] : requests)
       EXPECT_EQ(told(engine.take(id)), alone(model, request)) << id;
   }
+}
+
+// On one model: with a pool each, and with one that they share.
+TEST_F(EngineTest, SeveralThreadsDriveAnEngineEach) {
+  const TinyModel model(2, 1, "gla attention");
+  const auto request = [](uint64_t i) {
+    return request_of(random_tokens(200 + static_cast<int64_t>(i), i), 20, 1);
+  };
+  std::vector<std::vector<std::string>> want, got(4);
+  for (uint64_t i = 0; i < 4; ++i) want.push_back(alone(model, request(i)));
+  ThreadPool shared(2);
+  std::vector<std::thread> drivers;
+  for (uint64_t i = 0; i < 4; ++i)
+    drivers.emplace_back([&, i] {
+      ThreadPool own(2);
+      const ThreadPool::Scope scope(i < 2 ? shared : own);
+      Engine engine(model, 4000);
+      const RequestId id = engine.submit(request(i));
+      run_all(engine);
+      got[i] = told(engine.take(id));
+    });
+  for (std::thread& driver : drivers) driver.join();
+  EXPECT_EQ(got, want);
 }
 
 // A prompt of many windows takes none of another's steps: each of them gives a token.

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/generate/generator.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
+#include "support/threads.h"
 
 namespace refrain {
 

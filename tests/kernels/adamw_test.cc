@@ -2,6 +2,7 @@
 
 #include "refrain/kernels/elementwise/adamw_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -7,6 +7,7 @@
 #include "refrain/kernels/matmul/bf16.h"
 #include "refrain/kernels/matmul/gemm_bf16_ref.h"
 #include "support/attention_case.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

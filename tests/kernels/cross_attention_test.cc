@@ -4,6 +4,7 @@
 #include "refrain/kernels/attention/cross_attention_ref.h"
 #include "support/kernel_testing.h"
 #include "support/large_scores.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

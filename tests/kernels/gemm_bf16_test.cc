@@ -9,6 +9,7 @@
 #include "refrain/kernels/matmul/bf16.h"
 #include "refrain/kernels/matmul/gemm_bf16_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

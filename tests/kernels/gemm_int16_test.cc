@@ -9,6 +9,7 @@
 #include "refrain/kernels/isa.h"
 #include "refrain/kernels/matmul/gemm_int16_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

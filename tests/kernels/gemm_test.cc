@@ -5,6 +5,7 @@
 
 #include "refrain/base/buffer.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

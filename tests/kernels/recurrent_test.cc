@@ -7,6 +7,7 @@
 #include "refrain/kernels/matmul/gemm.h"
 #include "refrain/kernels/sequence/recurrent_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -5,6 +5,7 @@
 #include "refrain/kernels/matmul/gemm.h"
 #include "refrain/kernels/sequence/recurrent.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -2,6 +2,7 @@
 #include "refrain/mixers/attention_rnn/kernel.h"
 #include "refrain/mixers/attention_rnn/kernel_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -4,6 +4,7 @@
 #include "refrain/mixers/gla/kernel.h"
 #include "refrain/mixers/gla/kernel_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

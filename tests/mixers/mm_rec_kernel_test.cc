@@ -6,6 +6,7 @@
 #include "refrain/mixers/mm_rec/kernel.h"
 #include "refrain/mixers/mm_rec/kernel_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

@@ -3,6 +3,7 @@
 #include "refrain/mixers/mm_rec/memory_kernel_ref.h"
 #include "support/kernel_testing.h"
 #include "support/large_scores.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

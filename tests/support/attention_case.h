@@ -8,6 +8,7 @@
 #include "refrain/kernels/attention/attention_bf16.h"
 #include "refrain/kernels/attention/attention_ref.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 

@@ -16,9 +16,9 @@
 
 #include "hwy/highway.h"
 #include "hwy/targets.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/base/tensor.h"
+#include "support/threads.h"
 
 namespace refrain {
 

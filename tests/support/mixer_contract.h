@@ -15,11 +15,11 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
 #include "support/kernel_testing.h"
+#include "support/threads.h"
 
 namespace refrain {
 

@@ -6,8 +6,8 @@
 #include <cstdio>
 
 #include "refrain/base/bytes.h"
-#include "refrain/base/parallel.h"
 #include "support/error_of.h"
+#include "support/threads.h"
 
 namespace refrain {
 namespace {

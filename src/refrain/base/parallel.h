@@ -1,4 +1,4 @@
-// Parallel loops (docs/decisions/0006-thread-pool.md). Work is cut by the data, never by who runs
+// Parallel loops, on the pool in scope (thread_pool.h). Work is cut by the data, never by who runs
 // it: a task owns its outputs, so the numbers do not depend on the thread count or on which thread
 // took which task.
 #pragma once
@@ -8,10 +8,7 @@
 
 namespace refrain {
 
-// Loops are started, and threads set, from one thread at a time.
-
-// Threads that parallel loops use from now on; 0 = one per core the process may run on.
-void set_threads(int n);
+// Of the pool that is in scope; 1 without one.
 int threads();
 
 namespace detail {

@@ -1,6 +1,5 @@
-#include "refrain/base/parallel.h"
+#include "refrain/base/thread_pool.h"
 
-#include <immintrin.h>
 #include <sched.h>
 
 #include <atomic>
@@ -14,7 +13,7 @@
 #include <vector>
 
 #include "refrain/base/error.h"
-#include "refrain/base/parallel_notes.h"
+#include "refrain/base/parallel.h"
 
 namespace refrain {
 namespace {
@@ -23,6 +22,15 @@ namespace {
 // within microseconds, but a machine that others use as well must not be kept busy by waiting.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
+// Tells the core that this thread waits.
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 // Returns once `value`, an atomic, is not `old`.
 template <class Atomic, class T>
 void wait_while(Atomic& value, T old) {
@@ -30,34 +38,45 @@ void wait_while(Atomic& value, T old) {
   do {
     for (int i = 0; i < 64; ++i) {
       if (value.load(std::memory_order_acquire) != old) return;
-      _mm_pause();
+      pause();
     }
   } while (std::chrono::steady_clock::now() < give_up);
   value.wait(old, std::memory_order_acquire);
 }
 
-thread_local int current_worker = -1;  // -1: not inside a task
+thread_local ThreadPool* current_pool = nullptr;  // that is in scope, or whose worker this is
+thread_local int current_worker = -1;             // -1: not inside a task
 
 // What a task that waits for another gets in its place when a task has thrown: nobody sees it.
 struct Abandoned {};
 constexpr int32_t kAbandoned = INT32_MAX;  // what its mark is raised to
 
-Notes notes;
+int cores() {
+  cpu_set_t allowed;
+  const int n = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  return n > 0 ? n : 1;
+}
+
+}  // namespace
 
 // Workers 1 .. n-1; the caller of run() is worker 0. One loop at a time.
-class Pool {
+class ThreadPool::Workers {
  public:
   // As many of the workers as the system makes.
-  explicit Pool(int n) : waits_(static_cast<size_t>(n)) {
+  Workers(ThreadPool& pool, int n) : waits_(static_cast<size_t>(n)) {
     workers_.reserve(static_cast<size_t>(n - 1));
     try {
-      for (int i = 1; i < n; ++i) workers_.emplace_back([this, i] { work(i); });
+      for (int i = 1; i < n; ++i)
+        workers_.emplace_back([this, &pool, i] {
+          current_pool = &pool;
+          work(i);
+        });
     } catch (const std::system_error& error) {
-      add_note(notes, "threads: the system makes {} of {} ({}): going on with those",
+      add_note(pool.notes_, "threads: the system makes {} of {} ({}): going on with those",
                workers_.size() + 1, n, error.code().message());
     }
   }
-  ~Pool() {
+  ~Workers() {
     stop_ = true;
     announce();
     for (std::thread& t : workers_) t.join();
@@ -153,30 +172,27 @@ class Pool {
   void* self_ = nullptr;
 };
 
-int cores() {
-  cpu_set_t allowed;
-  const int n = sched_getaffinity(0, sizeof(allowed), &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
-  return n > 0 ? n : 1;
-}
+// What loops may do with a pool.
+struct LoopAccess {
+  static ThreadPool::Workers& workers(ThreadPool& pool) {
+    if (!pool.workers_) pool.workers_ = std::make_unique<ThreadPool::Workers>(pool, pool.size_);
+    return *pool.workers_;
+  }
+  // Held by the thread whose loop runs on the pool.
+  static std::mutex& mutex(ThreadPool& pool) { return pool.mutex_; }
+};
 
-int configured = 0;
-std::unique_ptr<Pool> pool;
+ThreadPool::ThreadPool(int threads, Notes notes)
+    : size_(threads > 0 ? threads : cores()), notes_(std::move(notes)) {}
+ThreadPool::~ThreadPool() { REFRAIN_CHECK(current_pool != this); }
 
-}  // namespace
-
-void set_parallel_notes(Notes to) { notes = std::move(to); }
-
-void set_threads(int n) {
+ThreadPool::Scope::Scope(ThreadPool& pool) : outer_(current_pool) {
   REFRAIN_CHECK(current_worker < 0);
-  if (n == configured) return;
-  configured = n;
-  pool.reset();
+  current_pool = &pool;
 }
+ThreadPool::Scope::~Scope() { current_pool = outer_; }
 
-int threads() {
-  static const int all = cores();
-  return configured > 0 ? configured : all;
-}
+int threads() { return current_pool ? current_pool->size() : 1; }
 
 void signal(int32_t& mark, int32_t to) {
   const std::atomic_ref<int32_t> value(mark);
@@ -187,18 +203,17 @@ void signal(int32_t& mark, int32_t to) {
 void wait_for(int32_t& mark, int32_t at_least) {
   const std::atomic_ref<int32_t> value(mark);
   if (value.load(std::memory_order_acquire) >= at_least) return;
-  REFRAIN_CHECK(pool && current_worker >= 0);
-  pool->wait_for(mark, at_least);
+  REFRAIN_CHECK(current_pool && current_worker >= 0);
+  LoopAccess::workers(*current_pool).wait_for(mark, at_least);
 }
 
 void detail::run_tasks(int64_t tasks, void (*run)(void*, int64_t, int), void* self, bool share) {
-  if (!share || tasks <= 1 || threads() == 1 || current_worker >= 0) {
-    const int worker = current_worker < 0 ? 0 : current_worker;
-    for (int64_t i = 0; i < tasks; ++i) run(self, i, worker);
-    return;
+  if (share && tasks > 1 && threads() > 1 && current_worker < 0) {
+    const std::unique_lock at_work(LoopAccess::mutex(*current_pool), std::try_to_lock);
+    if (at_work) return LoopAccess::workers(*current_pool).run(tasks, run, self);
   }
-  if (!pool) pool = std::make_unique<Pool>(threads());
-  pool->run(tasks, run, self);
+  const int worker = current_worker < 0 ? 0 : current_worker;
+  for (int64_t i = 0; i < tasks; ++i) run(self, i, worker);
 }
 
 }  // namespace refrain
