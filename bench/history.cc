@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
   config.layers = 2;
   config.context = 512;
   config.pattern = argv[1];
-  LanguageModel model(config, {});
+  LanguageModel model(config);
   model.initialise(1);
   bench::spread_weights(model);
   const ReferenceModel<double> reference(model);

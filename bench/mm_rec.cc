@@ -9,6 +9,8 @@
 // whole products, which flatters it. Every row is held to the plain model in float64 over its first
 // tokens, losses and gradients, and each token's loss to that of the first row of its length: what
 // gives other numbers is not timed.
+#include "refrain/mixers/mm_rec/mm_rec.h"
+
 #include <map>
 #include <string>
 #include <vector>
@@ -51,7 +53,7 @@ std::vector<int32_t> random_tokens(int64_t n) {
 class Step {
  public:
   Step(const Setup& setup, int64_t T, const Row& row)
-      : model_(config(setup, T), settings(row)), row_(row), T_(T) {
+      : model_(config(setup, T, row)), row_(row), T_(T) {
     batch_ = data_.whole(1, T);
     losses_.resize(static_cast<size_t>(T));
     tokens_ = random_tokens(T + 1);
@@ -95,21 +97,18 @@ class Step {
                   .recompute = row_.recompute},
                  {losses_.data(), {T_}}, saved);
   }
-  static ModelConfig config(const Setup& setup, int64_t T) {
+  static ModelConfig config(const Setup& setup, int64_t T, const Row& row) {
     ModelConfig config;
     config.vocab_size = kVocabulary;
     config.d_model = setup.width;
     config.layers = 2;
     config.heads = 8;
     config.context = T;
-    config.pattern = "mm_rec";
     config.feed_forward = "gelu";
+    MmRecConfig mixer;
+    mixer.hoisted = mixer.fused = row.hoisted;
+    config.mixers.assign(static_cast<size_t>(config.layers), {"mm_rec", mixer});
     return config;
-  }
-  static SettingMap settings(const Row& row) {
-    const char* on = row.hoisted ? "true" : "false";
-    return SettingMap(
-        std::map<std::string, std::string>{{"mm_rec.hoisted", on}, {"mm_rec.fused", on}});
   }
 
   LanguageModel model_;

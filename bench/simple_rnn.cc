@@ -14,6 +14,7 @@
 #include "refrain/base/random.h"
 #include "refrain/base/thread_pool.h"
 #include "refrain/generate/generator.h"
+#include "refrain/mixers/gla/gla.h"
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
 #include "support.h"
@@ -24,22 +25,22 @@ using namespace refrain;
 
 constexpr int64_t kSequences = 256, kTokens = 512, kVocabulary = 512;
 
-ModelConfig reference_config() {
+ModelConfig reference_config(bool fused) {
   ModelConfig config;
   config.vocab_size = kVocabulary;
   config.d_model = 128;
   config.layers = 2;
   config.heads = 1;
   config.context = kTokens;
-  config.pattern = "simple_rnn";
   config.block = "bare";
+  SimpleRnnConfig mixer;
+  mixer.fused = fused;
+  config.mixers.assign(static_cast<size_t>(config.layers), {"simple_rnn", mixer});
   return config;
 }
 
 struct BareStack : LanguageModel {
-  explicit BareStack(bool fused = true)
-      : LanguageModel(reference_config(), SettingMap(std::map<std::string, std::string>{
-                                              {"simple_rnn.fused", fused ? "true" : "false"}})) {
+  explicit BareStack(bool fused = true) : LanguageModel(reference_config(fused)) {
     initialise(1);
     bench::spread_weights(*this);
   }

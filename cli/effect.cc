@@ -18,7 +18,7 @@ bool has(const CommandLine& line, std::string_view name) {
 }
 
 std::set<std::string> kinds_in(const ModelConfig& model) {
-  const std::vector<std::string> all = model.mixers();
+  const std::vector<std::string> all = model.mixer_kinds();
   return {all.begin(), all.end()};
 }
 
@@ -28,6 +28,7 @@ std::string stack_text(const ModelConfig& model) {
   const std::set<std::string> kinds = kinds_in(model);
   std::string text = fmt::format("{}", fmt::join(kinds, ", "));
   ModelConfig longer = model;
+  longer.mixers.clear();
   longer.layers = std::max<int64_t>(model.layers, std::ssize(model.pattern));
   if (kinds_in(longer) != kinds)
     text += fmt::format(" in {} layer{} of the pattern '{}'", model.layers,
@@ -36,21 +37,21 @@ std::string stack_text(const ModelConfig& model) {
 }
 
 // No block's state grows with the sequence: what segments, and their states on disk, need.
-bool has_bounded_state(const ModelConfig& model, const SettingMap& mixers) {
+bool has_bounded_state(const ModelConfig& model) {
   constexpr int64_t kLong = int64_t{1} << 30;
-  return std::ranges::all_of(kinds_in(model), [&](const std::string& kind) {
-    const std::unique_ptr<Mixer> mixer = make_mixer(kind, model.mixer_dims(), mixers);
+  return std::ranges::all_of(model.mixers, [&](const MixerConfig& config) {
+    const std::unique_ptr<Mixer> mixer = make_mixer(config, model.mixer_dims());
     return mixer->state_bytes(kLong) == mixer->state_bytes(2 * kLong);
   });
 }
 
 // An Error when no sequence will be trained segment by segment, whose states could go to disk.
 void check_spilling(const CommandLine& line, const TrainConfig& training, const ModelConfig& model,
-                    const SettingMap& mixers, const std::string& stack) {
+                    const std::string& stack) {
   if (!training.spill_states) return;
   const int64_t longest =
       training.tbptt > 0 ? std::min(training.tbptt, model.context) : model.context;
-  if (!has_bounded_state(model, mixers))
+  if (!has_bounded_state(model))
     refuse_given(line, "spill_states",
                  fmt::format("expected mixers whose state has one size, found {}", stack));
   if (longest <= LanguageModel::kSegment)
@@ -89,9 +90,9 @@ void check_mixer_effect(const CommandLine& line, const std::vector<std::string>&
 void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& training,
                  const SettingMap& mixers) {
   if (model.vocab_size == 0) model.vocab_size = 1;
-  model.resolve();
+  model.resolve(mixers);
   const std::set<std::string> kinds = kinds_in(model);
-  for (const std::string& kind : kinds) make_mixer(kind, model.mixer_dims(), mixers);
+  for (const MixerConfig& mixer : model.mixers) make_mixer(mixer, model.mixer_dims());
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
   check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {
@@ -111,11 +112,11 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
         fmt::format("expected it or --max-tokens, found --max-tokens {} too", training.max_tokens));
   else
     refuse_given(line, "buckets", "expected --max-tokens with it, found none");
-  check_spilling(line, training, model, mixers, stack);
+  check_spilling(line, training, model, stack);
   // What mixers ask of it shows when a step is counted.
   if (const auto given = parse_checkpointing(training.gradient_checkpointing);
       given && given->checkpoint_interval > 0) {
-    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    LanguageModel network(model, LanguageModel::Memory::kLater);
     Planner(network, training, false, 0).unbounded();
   }
   check_training_effect(line, training);

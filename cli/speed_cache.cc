@@ -29,27 +29,27 @@ std::string processor() {
 }
 
 // Whatever the measurement depends on.
-std::string key_of(const ModelConfig& config, const SettingMap& mixer_settings,
-                   const TrainConfig& training) {
+std::string key_of(const ModelConfig& config, const TrainConfig& training) {
   ModelConfig shape = config;
   shape.resolve();
+  shape.pattern = shape.full_pattern();
   std::string key = fmt::format("{}; {} threads; isa {}; precision {}", processor(), threads(),
                                 static_cast<int>(kernels::isa_limit()),
                                 static_cast<int>(training.compute_type()));
   shape.visit([&](const char* name, auto& value, const char*) {
     if (std::string_view(name) != "layers") key += fmt::format("; {} {}", name, value);
   });
-  for (const auto& [name, value] : mixer_settings.values())
+  const SettingMap mixers = shape.mixer_settings();
+  for (const auto& [name, value] : mixers.values())
     key += fmt::format("; {} {}", name, value);
   return key;
 }
 
 }  // namespace
 
-Calibration machine_speed(const ModelConfig& config, const SettingMap& mixer_settings,
-                          const TrainConfig& training, bool again) {
+Calibration machine_speed(const ModelConfig& config, const TrainConfig& training, bool again) {
   const std::string directory = cache_directory(), path = directory + "/speed.json";
-  const std::string key = key_of(config, mixer_settings, training);
+  const std::string key = key_of(config, training);
   io::Json cache = io::Json::object();
   try {
     if (!directory.empty() && io::exists(path)) cache = io::read_json(path);
@@ -66,7 +66,7 @@ Calibration machine_speed(const ModelConfig& config, const SettingMap& mixer_set
     note(fmt::format("{}; measuring again", error.what()));
   }
   if (!cache.is_object()) cache = io::Json::object();
-  const Calibration speed = calibrate(config, mixer_settings, training);
+  const Calibration speed = calibrate(config, training);
   cache[key] = {{"seconds_per_operation", speed.seconds_per_operation},
                 {"seconds_per_parameter", speed.seconds_per_parameter}};
   try {

@@ -7,7 +7,6 @@ namespace refrain::cli {
 
 // That of a model of these widths, from the cache or, when it has none or `again` is set, measured
 // now. A cache that cannot be read or written costs time and nothing else.
-Calibration machine_speed(const ModelConfig&, const SettingMap& mixer_settings, const TrainConfig&,
-                          bool again);
+Calibration machine_speed(const ModelConfig&, const TrainConfig&, bool again);
 
 }  // namespace refrain::cli

@@ -39,7 +39,7 @@ FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort
 
 # Where a kind of mixer may be named, besides its own folder and the registry.
 KINDS_MAY_STAND = {
-    "formats/config_json.cc": "a Llama's files are a stack of attention",
+    "formats/llama.cc": "a Llama's files are a stack of attention",
     "formats/llama2c.cc": "and so are llama2.c's",
     "kernels/sequence/recurrent.h": "cells of recurrent layers have the names of their mixers",
     "bench": "each section is about a kind",

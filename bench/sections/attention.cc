@@ -305,7 +305,7 @@ void time_sparse(const Setup& setup, Report& report, int64_t T, const ModelConfi
 void time_attention(const Setup& setup, Report& report) {
   ModelConfig model = setup.model_of("attention", 1);
   model.resolve();
-  const auto sparse = setup.mixer_settings.get<AttentionConfig>("attention.");
+  const auto sparse = model.mixers[0].as<AttentionConfig>();
   for (const int64_t T : setup.lengths) {
     const bool fits = PlainAttention::bytes(T, model.heads) <= kMostPlainBytes;
     time_length(setup, report, T, model.heads, model.head_dim, fits);

@@ -11,7 +11,7 @@ namespace refrain::bench {
 
 GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool packed)
     : planted_(setup.planted),
-      model_(config, setup.mixer_settings),
+      model_(config),
       prompt_(config.context),
       tokens_(random_tokens(config.context + setup.new_tokens, config.vocab_size, 1)),
       state_(model_, static_cast<int64_t>(tokens_.size())),

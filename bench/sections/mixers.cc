@@ -26,7 +26,8 @@ class MixerRun {
     ModelConfig config = setup.model_of(kind, length);
     config.resolve();
     shape_ = config.mixer_dims();
-    mixer_ = make_mixer(kind, shape_, setup.mixer_settings);
+    config_ = config.mixers[0];
+    mixer_ = make_mixer(config_, shape_);
     uint64_t key = 10;
     mixer_->visit([&](const ParamSpec& spec, Param& p) {
       Buffer<float>& w = weights_.emplace_back(uniform(spec.size(), ++key));
@@ -160,13 +161,13 @@ class MixerRun {
     std::vector<T> x(static_cast<size_t>(rows * shape_.d_model)), y(x.size());
     for (size_t i = 0; i < x.size(); ++i) x[i] = number(x_[i], inputs, i);
     std::vector<T> state(mixer_->state_bytes(rows) / sizeof(float));
-    reference_forward<T>(kind_, shape_, setup_.mixer_settings, w, rows, x.data(), y.data(),
-                         state.data());
+    reference_forward<T>(config_, shape_, {w, rows, x.data(), y.data(), state.data()});
     return y;
   }
 
   const Setup& setup_;
   std::string kind_;
+  MixerConfig config_;
   int64_t length_;
   RaggedBatchBuilder data_;
   RaggedBatch batch_;

@@ -58,6 +58,7 @@ struct Setup {
     ModelConfig config = model;
     config.pattern = pattern;
     config.context = length;
+    config.mixers = parse_pattern(pattern, config.layers, mixer_settings);
     return config;
   }
 };

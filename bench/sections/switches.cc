@@ -5,6 +5,8 @@
 #include "bench/sections/generation_run.h"
 #include "bench/sections/sections.h"
 #include "bench/sections/training_run.h"
+#include "refrain/mixers/attention_rnn/attention_rnn.h"
+#include "refrain/mixers/gla/gla.h"
 
 namespace refrain::bench {
 namespace {
@@ -51,22 +53,20 @@ void time_group(const Setup& setup, Report& report, std::vector<Candidate> group
 struct Variant {
   std::string name;
   ModelConfig model;
-  SettingMap mixer_settings;
   Recompute checkpointing;
   kernels::ComputeType compute_type;
 };
 
 Variant variant_of(const Setup& setup, const std::string& name, const std::string& pattern) {
-  return {name, setup.model_of(pattern, setup.lengths[0]), setup.mixer_settings,
-          setup.checkpointing, setup.compute_type};
+  return {name, setup.model_of(pattern, setup.lengths[0]), setup.checkpointing, setup.compute_type};
 }
 
 void time_steps(const Setup& setup, Report& report, const std::vector<Variant>& variants) {
   std::vector<std::unique_ptr<TrainingRun>> runs;
   std::vector<Candidate> group;
   for (const Variant& v : variants) {
-    TrainingRun& run = *runs.emplace_back(std::make_unique<TrainingRun>(
-        setup, v.model, v.mixer_settings, v.checkpointing, v.compute_type));
+    TrainingRun& run = *runs.emplace_back(
+        std::make_unique<TrainingRun>(setup, v.model, v.checkpointing, v.compute_type));
     Candidate& c = group.emplace_back();
     c.check = run.check();
     c.row.name = v.name;
@@ -99,17 +99,22 @@ void time_packing(const Setup& setup, Report& report, const std::string& pattern
   time_group(setup, report, std::move(group));
 }
 
+// Projections as several products, and as one.
+template <class Config>
+void time_fused(const Setup& setup, Report& report, const std::string& kind) {
+  std::vector<Variant> variants;
+  for (const bool fused : {false, true}) {
+    variants.push_back(variant_of(setup, fmt::format("{}: fused {}", kind, fused), kind));
+    for (MixerConfig& mixer : variants.back().model.mixers) mixer.as<Config>().fused = fused;
+  }
+  time_steps(setup, report, variants);
+}
+
 }  // namespace
 
 void time_switches(const Setup& setup, Report& report) {
-  for (const std::string kind : {"gla", "attention_rnn"}) {
-    std::vector<Variant> variants;
-    for (const char* fused : {"false", "true"}) {
-      variants.push_back(variant_of(setup, fmt::format("{}: fused {}", kind, fused), kind));
-      variants.back().mixer_settings.set(kind + ".fused", fused);
-    }
-    time_steps(setup, report, variants);
-  }
+  time_fused<GlaConfig>(setup, report, "gla");
+  time_fused<AttentionRnnConfig>(setup, report, "attention_rnn");
   for (const std::string& pattern : setup.patterns) {
     std::vector<Variant> variants;
     for (const std::string value : {"off", "blocks", "64"}) {

@@ -8,8 +8,8 @@ namespace refrain::bench {
 void time_training(const Setup& setup, Report& report) {
   for (const std::string& pattern : setup.patterns)
     for (const int64_t length : setup.lengths) {
-      TrainingRun run(setup, setup.model_of(pattern, length), setup.mixer_settings,
-                      setup.checkpointing, setup.compute_type);
+      TrainingRun run(setup, setup.model_of(pattern, length), setup.checkpointing,
+                      setup.compute_type);
       const Check check = run.check();
       Row row{.section = "train",
               .name = pattern + in_compute_type(setup.compute_type),

@@ -13,10 +13,9 @@ constexpr double kLearningRate = 1e-4;
 }  // namespace
 
 TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
-                         const SettingMap& mixer_settings, const Recompute& checkpointing,
-                         kernels::ComputeType compute_type)
+                         const Recompute& checkpointing, kernels::ComputeType compute_type)
     : planted_(setup.planted),
-      model_(config, mixer_settings),
+      model_(config),
       optimizer_(model_.parameters(), TrainConfig()),
       checkpointing_(checkpointing),
       compute_type_(compute_type),

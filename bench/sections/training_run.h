@@ -14,8 +14,7 @@ namespace refrain::bench {
 class TrainingRun {
  public:
   // Sequences of config.context tokens, as many as the setup's batch holds, at least one.
-  TrainingRun(const Setup&, const ModelConfig& config, const SettingMap& mixer_settings,
-              const Recompute&, kernels::ComputeType);
+  TrainingRun(const Setup&, const ModelConfig& config, const Recompute&, kernels::ComputeType);
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 

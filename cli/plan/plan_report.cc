@@ -45,10 +45,9 @@ class Report {
   Report(const PlanRequest& request, const TrainConfig& training)
       : request_(request), training_(training) {}
 
-  void run(LanguageModel& network, const SettingMap& mixers, const Planner& planner) const {
+  void run(LanguageModel& network, const Planner& planner) const {
     const std::vector<Plan> plans = plans_of(planner, request_, training_.memory);
-    const Calibration speed =
-        machine_speed(network.config(), mixers, training_, request_.calibrate);
+    const Calibration speed = machine_speed(network.config(), training_, request_.calibrate);
     const int64_t tokens = tokens_of_step(network.config());
     std::vector<Row> rows;
     for (const Plan& plan : plans)
@@ -116,9 +115,9 @@ void PlanRequest::check() const {
   for (const std::string& budget : budgets) parse_budget(budget, "--budgets");
 }
 
-void report_plans(const PlanRequest& request, const TrainConfig& training, const SettingMap& mixers,
-                  LanguageModel& network, const Planner& planner) {
-  Report(request, training).run(network, mixers, planner);
+void report_plans(const PlanRequest& request, const TrainConfig& training, LanguageModel& network,
+                  const Planner& planner) {
+  Report(request, training).run(network, planner);
 }
 
 }  // namespace refrain::cli

@@ -24,7 +24,6 @@ struct PlanRequest {
   void check() const;
 };
 
-void report_plans(const PlanRequest&, const TrainConfig&, const SettingMap& mixers, LanguageModel&,
-                  const Planner&);
+void report_plans(const PlanRequest&, const TrainConfig&, LanguageModel&, const Planner&);
 
 }  // namespace refrain::cli

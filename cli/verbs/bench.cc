@@ -141,7 +141,7 @@ struct Bench {
     if (line.given("pattern")) {
       line.exclude("pattern", "mixers");
       setup.patterns = {model.pattern};
-      const std::vector<std::string> kinds = model.mixers();
+      const std::vector<std::string> kinds = model.mixer_kinds();
       const std::set<std::string> each(kinds.begin(), kinds.end());
       setup.mixers.assign(each.begin(), each.end());
     }
@@ -193,13 +193,13 @@ struct Bench {
     for (const std::string& pattern : patterns) {
       ModelConfig config = setup.model_of(pattern, setup.lengths[0]);
       config.resolve();
-      for (const std::string& kind : config.mixers()) try_mixer(setup, kind, config.mixer_dims());
+      for (const MixerConfig& mixer : config.mixers) try_mixer(setup, mixer, config.mixer_dims());
     }
   }
 
   // A dry step on one token: what a mixer refuses, it refuses there.
-  static void try_mixer(const Setup& setup, const std::string& kind, const MixerDims& shape) {
-    const std::unique_ptr<Mixer> mixer = make_mixer(kind, shape, setup.mixer_settings);
+  static void try_mixer(const Setup& setup, const MixerConfig& config, const MixerDims& shape) {
+    const std::unique_ptr<Mixer> mixer = make_mixer(config, shape);
     mixer->visit(shape_param);
     Arena scratch, saved;
     ExecutionContext dry{scratch, {}, setup.checkpointing.checkpoint_interval};

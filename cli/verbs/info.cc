@@ -34,12 +34,9 @@ struct Info {
     io::Json all;
     io::Json& config = all["config"];
     ModelConfig shape = loaded.config();
+    shape.pattern = shape.full_pattern();
     shape.visit([&](const char* name, auto& field, const char*) { config[name] = field; });
-    SettingMap mixers;
-    std::vector<std::string> kinds = shape.mixers();
-    std::sort(kinds.begin(), kinds.end());
-    kinds.erase(std::unique(kinds.begin(), kinds.end()), kinds.end());
-    for (const std::string& kind : kinds) put_mixer_settings(kind, loaded.mixer_settings(), mixers);
+    const SettingMap mixers = shape.mixer_settings();
     for (const auto& [name, value] : mixers.values()) config[name] = value;
 
     std::map<std::string, int64_t> groups;

@@ -130,13 +130,18 @@ struct Train {
     check_total_batch(recorded, run);
   }
 
+  // Settings of former versions that only measured, to the same numbers.
+  static bool is_retired(std::string_view name) {
+    return name.ends_with(".fused") || name.ends_with(".hoisted");
+  }
+
   // A setting that was lost would become its default: it is to be said again. What the run has no
   // part in may be missing, all of it: a mixer or a task that is newer than the run.
   void check_names(const CommandLine& line, const io::Json& recorded, const std::string& where) {
     std::vector<std::string> all;
     visit([&](const char* name, auto&, const char*) { all.emplace_back(name); });
     for (const auto& [name, unused] : recorded.items()) {
-      if (std::ranges::count(all, name) > 0) continue;
+      if (std::ranges::count(all, name) > 0 || is_retired(name)) continue;
       const std::string near = nearest_name(name, all);
       throw_error("{}: unknown setting {}{}", where, io::quote(name),
                   near.empty() ? "" : "; did you mean " + io::quote(near) + "?");
@@ -327,10 +332,10 @@ struct Train {
     const text::Tokenizer made =
         has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
     take_vocabulary(made);
-    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    LanguageModel network(with_settings(model, mixers), LanguageModel::Memory::kLater);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
-    if (goes_on && io::read_json(directory.file("config.json")) !=
-                       to_json({network.config(), network.mixer_settings(), special}))
+    if (goes_on &&
+        io::read_json(directory.file("config.json")) != to_json({network.config(), special}))
       throw_error("{}: is not the model that the settings in training_args.json make",
                   directory.file("config.json"));
     data::DataSet train_set = tokens(directory, source.inputs, "train", made);
@@ -415,12 +420,12 @@ struct PlanOfTraining : Train {
           "--vocab-size: expected the tokenizer's number of tokens, or --data or --tokenizer that "
           "tell it, found {}",
           model.vocab_size);
-    LanguageModel network(model, mixers, LanguageModel::Memory::kLater);
+    LanguageModel network(with_settings(model, mixers), LanguageModel::Memory::kLater);
     settle_memory();
     const bool evaluates = request.evaluation && (!valid.empty() || valid_split > 0);
     const Planner planner(network, training, evaluates, resident_bytes(),
                           made ? peak_memory_bytes() : 0);
-    report_plans(request, training, mixers, network, planner);
+    report_plans(request, training, network, planner);
     return 0;
   }
 };

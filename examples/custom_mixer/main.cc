@@ -30,7 +30,7 @@ int main(int argc, char** argv) try {
   config.layers = 2;
   config.context = 64;
   config.pattern = "moving_average";
-  refrain::LanguageModel model(config, {});
+  refrain::LanguageModel model(config);
   model.initialise(1);
   model.allocate_gradients();
 

@@ -156,7 +156,7 @@ TEST(BenchFlops, CountTheKeysThatAreSeen) {
       .d_model = 8, .heads = 2, .kv_heads = 1, .head_dim = 4, .context = 4, .blocks = 1};
   SettingMap options;
   const auto of_a_token = [&](const char* kind) {
-    return make_mixer(kind, shape, options)->mixing_flops(4);
+    return make_mixer(parse_mixer(kind, options), shape)->mixing_flops(4);
   };
   EXPECT_DOUBLE_EQ(of_a_token("attention"), 4 * 8 * (1 + 2 + 3 + 4) / 4.0);
   options.set("attention.window", "2");

@@ -37,7 +37,7 @@ ModelConfig tiny_config() {
 
 std::unique_ptr<LanguageModel> tiny_model(const ModelConfig& config = tiny_config(),
                                           const SettingMap& settings = {}) {
-  auto model = std::make_unique<LanguageModel>(config, settings);
+  auto model = std::make_unique<LanguageModel>(with_settings(config, settings));
   model->initialise(3);
   return model;
 }
@@ -161,6 +161,8 @@ TEST(Checkpoint, RoundTripsToTheBit) {
     a.put("", model->config());
     b.put("", loaded->config());
     EXPECT_EQ(a.values(), b.values());
+    EXPECT_EQ(model->config().mixer_settings().values(),
+              loaded->config().mixer_settings().values());
 
     const TemporaryFolder again;
     save_model(again.path(), *loaded, special);
@@ -491,7 +493,7 @@ TEST(Checkpoint, TablesOfADeepStackAreBounded) {
     return pages * 4096;
   };
   const int64_t before = resident();
-  const LanguageModel model(deep, {}, LanguageModel::Memory::kLater);
+  const LanguageModel model(deep, LanguageModel::Memory::kLater);
   EXPECT_LT(resident() - before, int64_t{1} << 29);  // one of 1 MiB per block would be 4 GiB
 }
 

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "refrain/base/random.h"
+#include "refrain/mixers/attention/attention.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -91,15 +93,22 @@ std::string error_without(const std::string& key, const char* text = kVersion5) 
 }
 
 std::string rope_theta(const ModelDescription& d) {
-  return d.mixer_settings.values().at("attention.rope_theta");
+  return d.config.mixer_settings().values().at("attention.rope_theta");
 }
 
-void expect_same(const ModelDescription& a, const ModelDescription& b) {
+AttentionConfig& attention_of(ModelDescription& d, size_t block) {
+  return d.config.mixers[block].as<AttentionConfig>();
+}
+
+std::string type_of(const ModelDescription& d) { return to_json(d).at("model_type"); }
+
+void expect_same(ModelDescription a, ModelDescription b) {
   SettingMap of_a, of_b;
+  for (ModelConfig* c : {&a.config, &b.config}) c->pattern = c->full_pattern();
   of_a.put("", a.config);
   of_b.put("", b.config);
   EXPECT_EQ(of_a.values(), of_b.values());
-  EXPECT_EQ(a.mixer_settings.values(), b.mixer_settings.values());
+  EXPECT_EQ(a.config.mixer_settings().values(), b.config.mixer_settings().values());
   EXPECT_EQ(a.special, b.special);
 }
 
@@ -115,9 +124,9 @@ TEST(LlamaConfig, ReadsVersion5) {
   EXPECT_EQ(d.config.context, 64);
   EXPECT_FALSE(d.config.tie_embeddings);
   EXPECT_EQ(d.config.rms_norm_eps, 1e-6);
-  EXPECT_EQ(d.config.mixers(), std::vector<std::string>(2, "attention"));
+  EXPECT_EQ(d.config.mixer_kinds(), std::vector<std::string>(2, "attention"));
   EXPECT_EQ(rope_theta(d), "5e+05");
-  EXPECT_EQ(d.mixer_settings.values().at("attention.rope_pairing"), "half");
+  EXPECT_EQ(d.config.mixers[0].as<AttentionConfig>().rope_pairing, "half");
   EXPECT_EQ(d.special, (SpecialTokens{1, 2, -1}));
 }
 
@@ -317,14 +326,65 @@ TEST(LlamaConfig, ReadsIdsOneOrMany) {
 
 TEST(LlamaConfig, IsWhatAttentionWithTheUsualSettingsIs) {
   ModelDescription d = parse(kVersion5);
-  EXPECT_TRUE(is_llama(d.config, d.mixer_settings));
-  EXPECT_TRUE(is_llama(d.config, {}));
-  SettingMap adjacent = d.mixer_settings;
-  adjacent.set("attention.rope_pairing", "adjacent");
-  EXPECT_FALSE(is_llama(d.config, adjacent));
+  EXPECT_EQ(type_of(d), "llama");
+  // In the last block alone too.
+  for (const size_t block : {size_t{0}, d.config.mixers.size() - 1}) {
+    ModelDescription adjacent = d, other_base = d;
+    attention_of(adjacent, block).rope_pairing = "adjacent";
+    EXPECT_EQ(type_of(adjacent), "refrain");
+    attention_of(other_base, block).rope_theta = 7;
+    EXPECT_EQ(type_of(other_base), "refrain");
+  }
+  for (const auto& [name, value] : {std::pair{"block", "bare"}, {"feed_forward", "gelu"}}) {
+    ModelDescription other = d;
+    SettingMap settings;
+    settings.set(name, value);
+    other.config = settings.get<ModelConfig>("", other.config);
+    EXPECT_EQ(type_of(other), "refrain");
+  }
   // transformers refuses these sizes, head_dim or not.
   d.config.d_model = 30;
-  EXPECT_FALSE(is_llama(d.config, d.mixer_settings));
+  EXPECT_EQ(type_of(d), "refrain");
+}
+
+// Blocks of one kind with settings of their own: only our own files tell them apart.
+TEST(RefrainConfig, BlocksHaveSettingsOfTheirOwn) {
+  ModelDescription d = parse(kVersion5);
+  d.config.layers = 4;
+  d.config.pattern = "attention:window=4 attention:window=4,stride=2 attention gla";
+  d.config = with_settings(
+      d.config, SettingMap(std::map<std::string, std::string>{{"attention.rope_theta", "77"}}));
+  const Json json = to_json(d);
+  EXPECT_EQ(json["pattern"], "attention attention:stride=2 attention:window=0 gla");
+  EXPECT_EQ(json["attention"]["window"], 4);
+  const ModelDescription again = parse_model_config(json, "config.json");
+  expect_same(again, d);
+  const std::vector<int64_t> windows = {4, 4, 0}, strides = {0, 2, 0};
+  for (size_t block = 0; block < 3; ++block) {
+    EXPECT_EQ(again.config.mixers[block].as<AttentionConfig>().window, windows[block]);
+    EXPECT_EQ(again.config.mixers[block].as<AttentionConfig>().stride, strides[block]);
+    EXPECT_EQ(again.config.mixers[block].as<AttentionConfig>().rope_theta, 77);
+  }
+  const auto error = [&](const std::string& pattern) {
+    ModelConfig config = d.config;
+    config.pattern = pattern;
+    return error_of([&] { with_settings(config, {}); });
+  };
+  EXPECT_EQ(error("attention:window"),
+            "pattern: attention:window: expected settings of attention (name=value,...), found "
+            "'window'");
+  EXPECT_EQ(error("attention:conv=3"),
+            "pattern: attention:conv=3: expected settings of attention (name=value,...), found "
+            "'conv=3'");
+  EXPECT_EQ(error("attention:window=x"), "attention.window: expected a whole number, found 'x'");
+  EXPECT_NE(error("nothing:window=3").find("no mixer is called 'nothing'"), std::string::npos);
+}
+
+// Files of former versions have settings that only measured.
+TEST(RefrainConfig, SettingsThatOnlyMeasuredAreLeftAside) {
+  Json json = io::parse_json(kRefrain, "config.json");
+  json["attention"]["fused"] = false;
+  expect_same(parse_model_config(json, "config.json"), parse(kRefrain));
 }
 
 TEST(LlamaConfig, WritesWhatBothVersionsRead) {
@@ -343,7 +403,7 @@ TEST(LlamaConfig, WritesWhatBothVersionsRead) {
 
 TEST(MistralConfig, IsALlamaWithAWindow) {
   const auto window = [](const ModelDescription& d) {
-    return d.mixer_settings.values().at("attention.window");
+    return d.config.mixer_settings().values().at("attention.window");
   };
   Json json = io::parse_json(kVersion5, "config.json");
   json["model_type"] = "mistral";
@@ -352,13 +412,12 @@ TEST(MistralConfig, IsALlamaWithAWindow) {
   ModelDescription d = parse_model_config(json, "config.json");
   EXPECT_EQ(window(d), "16");
   EXPECT_EQ(d.config.kv_heads, 2);
-  EXPECT_FALSE(is_llama(d.config, d.mixer_settings));
   EXPECT_EQ(to_json(d)["model_type"], "mistral");
   EXPECT_EQ(to_json(d)["architectures"], Json::array({"MistralForCausalLM"}));
   EXPECT_EQ(to_json(d)["sliding_window"], 16);
   expect_same(parse_model_config(to_json(d), "config.json"), d);
   // A stride is nobody else's.
-  d.mixer_settings.set("attention.stride", "8");
+  for (MixerConfig& mixer : d.config.mixers) mixer.as<AttentionConfig>().stride = 8;
   EXPECT_EQ(to_json(d)["model_type"], "refrain");
   expect_same(parse_model_config(to_json(d), "config.json"), d);
 
@@ -415,7 +474,7 @@ TEST(RefrainConfig, ReadsItsOwnNames) {
   EXPECT_EQ(d.config.d_ff, 48);
   EXPECT_TRUE(d.config.tie_embeddings);
   EXPECT_EQ(rope_theta(d), "5e+05");
-  EXPECT_EQ(d.mixer_settings.values().at("attention.rope_pairing"), "adjacent");
+  EXPECT_EQ(d.config.mixers[0].as<AttentionConfig>().rope_pairing, "adjacent");
   EXPECT_EQ(d.special, (SpecialTokens{1, 2, -1}));
   // Settings a mixer got after the file was written have their defaults.
   EXPECT_EQ(rope_theta(parse_changed("attention", "{}", kRefrain)), "10000");

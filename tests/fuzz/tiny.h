@@ -17,7 +17,7 @@ inline std::unique_ptr<LanguageModel> tiny_model(const std::string& pattern) {
   config.d_ff = 8;
   config.context = 16;
   config.pattern = pattern;
-  auto model = std::make_unique<LanguageModel>(config, SettingMap());
+  auto model = std::make_unique<LanguageModel>(config);
   model->initialise(1);
   return model;
 }

@@ -25,7 +25,7 @@ class TinyModel : public LanguageModel {
   explicit TinyModel(int64_t kv_heads = 2, uint64_t seed = 1,
                      const std::string& pattern = "attention",
                      const SettingMap& mixer_settings = {})
-      : LanguageModel(config_of(kv_heads, pattern), mixer_settings) {
+      : LanguageModel(with_settings(config_of(kv_heads, pattern), mixer_settings)) {
     initialise(seed);
     parameters().visit([](const ParamSpec& spec, Param& param) {
       if (spec.shape.size() == 2)

@@ -94,7 +94,7 @@ TEST(GlaMixer, GivesTheSameBitsHoweverASequenceIsCut) {
 }
 
 TEST(GlaMixer, ASimpleRnnCellHasItsPublishedSize) {
-  const auto mixer = make_mixer("simple_rnn", shape(128, 4), SettingMap());
+  const auto mixer = make_mixer(parse_mixer("simple_rnn"), shape(128, 4));
   int64_t parameters = 0;
   std::vector<std::string> names;
   mixer->visit([&](const ParamSpec& spec, Param&) {
@@ -119,7 +119,8 @@ TEST(GlaMixer, ItsStateDoesNotGrow) {
 
 TEST(GlaMixer, AConvolutionAddsThreeFilters) {
   const auto shapes = [](const std::string& taps) {
-    const auto mixer = make_mixer("gla", shape(128, 4), SettingMap({{"gla.conv", taps}}));
+    const auto mixer =
+        make_mixer(parse_mixer("gla", SettingMap({{"gla.conv", taps}})), shape(128, 4));
     std::map<std::string, std::vector<int64_t>> all;
     mixer->visit([&](const ParamSpec& spec, Param&) { all[spec.name] = spec.shape; });
     return all;
@@ -133,7 +134,7 @@ TEST(GlaMixer, AConvolutionAddsThreeFilters) {
 TEST(GlaMixer, RefusesWhatItCannotBe) {
   const auto error = [](const char* setting, const char* value, const char* kind = "gla") {
     const SettingMap options({{std::string(kind) + "." + setting, value}});
-    return error_of([&] { make_mixer(kind, shape(12, 3), options); });
+    return error_of([&] { make_mixer(parse_mixer(kind, options), shape(12, 3)); });
   };
   EXPECT_EQ(error("gate", "open"), "gla.gate: expected low_rank or sigmoid, found 'open'");
   EXPECT_EQ(error("key_act", "relu"),

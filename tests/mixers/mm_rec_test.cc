@@ -227,7 +227,7 @@ TEST(MmRecMixer, HasTheWorkOfItsDefinition) {
   const int64_t D = 64;
   const auto parameters = [&](const char* setting, const char* value) {
     const SettingMap options({{std::string("mm_rec.") + setting, value}});
-    const auto mixer = make_mixer("mm_rec", shape(D, 2), options);
+    const auto mixer = make_mixer(parse_mixer("mm_rec", options), shape(D, 2));
     int64_t n = 0;
     mixer->visit([&](const ParamSpec& spec, Param&) { n += spec.size(); });
     return n;
@@ -240,7 +240,7 @@ TEST(MmRecMixer, HasTheWorkOfItsDefinition) {
 TEST(MmRecMixer, RefusesWhatItCannotBe) {
   const auto error = [](const char* setting, const char* value) {
     const SettingMap options({{std::string("mm_rec.") + setting, value}});
-    return error_of([&] { make_mixer("mm_rec", shape(12, 3), options); });
+    return error_of([&] { make_mixer(parse_mixer("mm_rec", options), shape(12, 3)); });
   };
   EXPECT_EQ(error("heads", "5"), "mm_rec.heads: expected a divisor of d_model = 12, found 5");
   EXPECT_EQ(error("heads", "-1"), "mm_rec.heads: expected 1 to 4096, found -1");

@@ -37,7 +37,7 @@ struct Weights {
 
 std::map<std::string, Weights> initial(const ModelConfig& config, uint64_t seed,
                                        const Initialisation& initialisation = {}) {
-  LanguageModel model(config, {});
+  LanguageModel model(config);
   model.initialise(seed, initialisation);
   std::map<std::string, Weights> all;
   model.parameters().visit([&](const ParamSpec& spec, Param& param) {
@@ -113,7 +113,8 @@ TEST(InitialWeights, OfBareStacksAreAsWideAsTheirInputsAreMany) {
   expect_uniform(all.at("lm_head.bias"), 1 / std::sqrt(D), "head bias");
 
   for (const std::string kind : {"rnn", "lstm", "gru"}) {
-    LanguageModel model(config_of(kind, "bare"), SettingMap({{kind + ".hidden", "30"}}));
+    LanguageModel model(
+        with_settings(config_of(kind, "bare"), SettingMap({{kind + ".hidden", "30"}})));
     model.initialise(3);
     model.parameters().visit([&](const ParamSpec& spec, Param& param) {
       if (!spec.name.starts_with("model.layers.")) return;
@@ -181,7 +182,7 @@ TEST(InitialWeights, SettingsThatCannotBe) {
 TEST(InitialWeights, LetATokenReachTheLogits) {
   for (const std::string& kind : mixer_kinds())
     for (const char* block : {"pre_norm", "bare"}) {
-      LanguageModel model(config_of(kind, block, 2), {});
+      LanguageModel model(config_of(kind, block, 2));
       model.initialise(1);
       std::vector<float> logits[2];
       for (int32_t token : {0, 1}) {

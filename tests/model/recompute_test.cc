@@ -25,7 +25,7 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
  protected:
   static constexpr int64_t kVocabulary = 23, kSegment = 64;
 
-  RecomputeTest() : model_(config(), settings()) {
+  RecomputeTest() : model_(with_settings(config(), settings())) {
     model_.initialise(7);
     model_.allocate_gradients();
     // A short one between long ones, none, and one that ends where a segment does.

@@ -29,7 +29,7 @@ struct Case {
 class ReferenceTest : public testing::TestWithParam<Case> {
  protected:
   ReferenceTest()
-      : model_(
+      : model_(with_settings(
             {
                 .vocab_size = 11,
                 .d_model = 8,
@@ -47,7 +47,7 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                         {"attention.rope_pairing", GetParam().pairing},
                         {"gla.conv", "3"},
                         {"mm_rec.slots", "4"},
-                        {"mm_rec.stretch", "2"}})) {
+                        {"mm_rec.stretch", "2"}}))) {
     // Large weights, so that attention is far from uniform and norms are far from one.
     Random random(7);
     model_.parameters().visit([&](const ParamSpec& spec, Param& param) {

@@ -17,7 +17,7 @@ std::unique_ptr<LanguageModel> successor_model(int64_t vocab) {
   config.vocab_size = config.d_model = vocab;
   config.layers = config.heads = 1;
   config.context = 8;
-  auto model = std::make_unique<LanguageModel>(config, SettingMap());
+  auto model = std::make_unique<LanguageModel>(config);
   model->initialise(1);
   model->parameters().visit([&](const ParamSpec& spec, Param& p) {
     if (spec.name == "model.embed_tokens.weight" || spec.name == "lm_head.weight") {

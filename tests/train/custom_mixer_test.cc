@@ -50,8 +50,9 @@ TEST_F(CustomMixer, IsKnownByItsName) {
   EXPECT_EQ(error_of(example::register_moving_average), "a mixer called 'moving_average' is known");
   EXPECT_NE(error_of([] { register_mixer("Moving average", {}); }), "");
   const MixerDims shape{8, 2, 2, 4, 64, 2};
-  EXPECT_EQ(error_of([&] { make_mixer("moving_average", shape, with_half_life("0")); }),
-            "moving_average.half_life: expected more than 0, up to 1000000, found 0");
+  EXPECT_EQ(
+      error_of([&] { make_mixer(parse_mixer("moving_average", with_half_life("0")), shape); }),
+      "moving_average.half_life: expected more than 0, up to 1000000, found 0");
 }
 
 // A run over a small text. Each call is what a program does that starts, or goes on.
@@ -78,7 +79,7 @@ struct SmallRun {
     training.batch_size = 4;
     training.warmup_steps = 2;
     training.learning_rate = 1e-2;
-    LanguageModel model(config, with_half_life("4"));
+    LanguageModel model(with_settings(config, with_half_life("4")));
     model.initialise(1);
     model.allocate_gradients();
     const Planner planner(model, training, false, size_t{8} << 20);
@@ -129,7 +130,7 @@ TEST_F(CustomMixer, PlansTrainsResumesSavesAndGenerates) {
 
   const std::unique_ptr<LanguageModel> model = load_model(cut);
   EXPECT_EQ(model->config().pattern, "moving_average");
-  EXPECT_EQ(model->mixer_settings().values().at("moving_average.half_life"), "4");
+  EXPECT_EQ(model->config().mixer_settings().values().at("moving_average.half_life"), "4");
   EXPECT_TRUE(std::ranges::equal(model->parameters().weights(), whole));
   GenerationRequest request;
   request.prompt = tokenizer.encode("the cat");

@@ -28,7 +28,7 @@ class Golden : public ::testing::TestWithParam<const char*> {
     c.kv_heads = 2;
     c.context = 32;
     c.tie_embeddings = file_.find("lm_head.weight") == nullptr;
-    model_ = std::make_unique<LanguageModel>(c, SettingMap());
+    model_ = std::make_unique<LanguageModel>(c);
     for (const auto& [name, shape, w, g] : model_->parameters().file_tensors()) read(name, w);
     for (float id : values("tokens")) tokens_.push_back(static_cast<int32_t>(id));
     for (float id : values("targets")) targets_.push_back(static_cast<int32_t>(id));

@@ -58,7 +58,7 @@ class Learning : public ::testing::TestWithParam<std::string> {
     config.context = kTokens;
     config.pattern = mixer;
     config.block = block;
-    LanguageModel model(config, {});
+    LanguageModel model(config);
     model.initialise(1);
     model.allocate_gradients();
     Optimizer optimizer(model.parameters(), TrainConfig());

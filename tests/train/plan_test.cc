@@ -86,7 +86,7 @@ size_t least_named_by(const Planner& planner, size_t budget) {
 class Plans : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Plans, TradeBytesForTime) {
-  LanguageModel model(small(GetParam(), 128), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small(GetParam(), 128), LanguageModel::Memory::kLater);
   const Planner planner(model, batch_of(8), true, 1 << 20);
   const std::vector<Plan>& plans = planner.frontier();
   ASSERT_GE(plans.size(), 4u);
@@ -110,7 +110,7 @@ TEST_P(Plans, TradeBytesForTime) {
 }
 
 TEST_P(Plans, TheLeastThatIsNamedIsEnoughAndOneLessIsNot) {
-  LanguageModel model(small(GetParam(), 128), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small(GetParam(), 128), LanguageModel::Memory::kLater);
   // A process of whatever size; one that has taken more than it has now.
   for (size_t process = kMebibyte; process < 2 * kMebibyte; process += 123'456)
     for (const size_t taken : {size_t{0}, process + 20 * kMebibyte}) {
@@ -134,7 +134,7 @@ INSTANTIATE_TEST_SUITE_P(Patterns, Plans,
                                            "gla gla attention"));
 
 TEST(Plan, CountsByTokens) {
-  LanguageModel model(small("attention", 64), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small("attention", 64), LanguageModel::Memory::kLater);
   TrainConfig config;
   config.max_tokens = 512;
   config.gradient_accumulation_steps = 2;
@@ -149,7 +149,7 @@ TEST(Plan, CountsByTokens) {
 TEST(Plan, TakesNoMoreRowsThanAreFast) {
   set_threads(2);
   const auto sequences = [](const std::string& pattern, int64_t batch, bool int16) {
-    LanguageModel model(small(pattern, 128), {}, LanguageModel::Memory::kLater);
+    LanguageModel model(small(pattern, 128), LanguageModel::Memory::kLater);
     TrainConfig config = batch_of(batch);
     config.int16 = int16;
     return Planner(model, config, false, 0).unbounded().sequences;
@@ -161,7 +161,7 @@ TEST(Plan, TakesNoMoreRowsThanAreFast) {
   EXPECT_EQ(sequences("gla lstm", 64, false), 64);  // goes step by step
   set_threads(4);
   EXPECT_EQ(sequences("attention", 64, false), 16);
-  LanguageModel model(small("attention", 256), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small("attention", 256), LanguageModel::Memory::kLater);
   TrainConfig config;
   config.max_tokens = 8192;
   EXPECT_EQ(Planner(model, config, false, 0).unbounded().tokens, 2048);
@@ -169,7 +169,7 @@ TEST(Plan, TakesNoMoreRowsThanAreFast) {
 }
 
 TEST(Plan, KeepsToTheRecomputationThatWasGiven) {
-  LanguageModel model(small("gla", 64), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small("gla", 64), LanguageModel::Memory::kLater);
   TrainConfig config = batch_of(4);
   config.gradient_checkpointing = "blocks:2,16";
   for (const Plan& plan : Planner(model, config, false, 0).frontier())
@@ -180,7 +180,7 @@ TEST(Plan, KeepsToTheRecomputationThatWasGiven) {
 TEST(Plan, LongSequencesDoNotGrow) {
   size_t before = 0;
   for (const int64_t context : {16384, 65536}) {
-    LanguageModel model(small("gla", context), {}, LanguageModel::Memory::kLater);
+    LanguageModel model(small("gla", context), LanguageModel::Memory::kLater);
     const Plan least = Planner(model, batch_of(1), true, 0).frontier().front();
     EXPECT_TRUE(least.recompute.segments);
     if (before > 0) {
@@ -188,12 +188,12 @@ TEST(Plan, LongSequencesDoNotGrow) {
     }
     before = least.activations();
   }
-  LanguageModel model(small("attention", 16384), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small("attention", 16384), LanguageModel::Memory::kLater);
   EXPECT_FALSE(Planner(model, batch_of(1), true, 0).frontier().front().recompute.segments);
 }
 
 TEST(Plan, TruncatedStretchesCountTheStatesTheyCarry) {
-  LanguageModel model(small("gla", 4096), {}, LanguageModel::Memory::kLater);
+  LanguageModel model(small("gla", 4096), LanguageModel::Memory::kLater);
   TrainConfig config = batch_of(4);
   config.tbptt = 128;
   const Plan plan = Planner(model, config, true, 0).unbounded();

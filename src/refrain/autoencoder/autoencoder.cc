@@ -175,7 +175,8 @@ std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
     throw_error("{}: model_type: expected \"{}\", found {}", path, kModelType,
                 io::describe(json.at("model_type")));
   constexpr int64_t kMost = int64_t{1} << 24;
-  std::set<std::string> known = {"architectures", "model_type", "width", "vocab_size"};
+  // "fused" is of former versions, and only measured.
+  std::set<std::string> known = {"architectures", "fused", "model_type", "width", "vocab_size"};
   AutoencoderConfig config;
   config.width = io::get_int(json, "width", path, 1, kMost);
   config.vocab_size = io::get_int(json, "vocab_size", path, 0, kMost);

@@ -22,10 +22,12 @@ struct AutoencoderConfig {
   std::string position_codes = "queries";
   std::string loss = "cosine";
   bool flash = true;
+
+  // What these are without is there to be measured against, and rounds otherwise: context and
+  // initial states by one product each, or by several; keys and values projected once per sequence,
+  // or anew at every step, where weight gradients are gathered step by step, in an order that
+  // depends on what else is in the micro-batch.
   bool fused = true;
-  // Keys and values projected once per sequence; false, anew at every step, is there to be measured
-  // against: its weight gradients are gathered step by step, in an order that depends on what else
-  // is in the micro-batch.
   bool cached = true;
 
   // The settings a user has; the others follow from the vectors.
@@ -44,8 +46,8 @@ struct AutoencoderConfig {
     v("position_codes", position_codes,
       "what attention knows the step of: queries, or all, the encoder's states that it reads too");
     v("loss", loss, "cosine: 0.9 (1 - cos) + 0.1 squared distance to the unit vector; mse");
-    v("flash", flash, "attention block by block; false: the probabilities are kept whole");
-    v("fused", fused, "context and initial states by one product each instead of several");
+    v("flash", flash,
+      "attention block by block; false: the probabilities are kept whole, which rounds otherwise");
   }
 
   void check() const;  // an Error names the setting

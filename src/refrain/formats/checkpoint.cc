@@ -214,19 +214,23 @@ void read(const Places& places, LanguageModel& model) {
 
 }  // namespace
 
-int64_t count_weights(const ModelConfig& config, const SettingMap& mixer_settings) {
-  std::map<std::string, int64_t> by_kind;
+int64_t count_weights(const ModelConfig& config) {
   const int64_t matrices = config.tie_embeddings ? 1 : 2;
   int64_t sum = matrices * config.vocab_size * config.d_model;
-  MixerDims shape = config.mixer_dims();
-  shape.context = 1;  // weights do not depend on it, tables that mixers make do
-  for (const std::string& kind : config.mixers()) {
-    const auto [it, is_new] = by_kind.try_emplace(kind, 0);
-    int64_t& weights = it->second;
+  MixerDims dims = config.mixer_dims();
+  dims.context = 1;                      // weights do not depend on it, tables that mixers make do
+  std::map<std::string, int64_t> known;  // by the mixer as text: a deep stack has many alike
+  for (const MixerConfig& mixer : config.mixers) {
+    SettingMap settings;
+    put_mixer_settings(mixer, settings);
+    std::string key = mixer.kind();
+    for (const auto& [name, value] : settings.values()) key += ' ' + value;
+    const auto [it, is_new] = known.try_emplace(key, 0);
     if (is_new)
-      Block(make_mixer(kind, shape, mixer_settings), config, 0)
-          .visit([&](const ParamSpec& spec, Param&) { weights += spec.size(); });
-    sum += weights;
+      Block(make_mixer(mixer, dims), config, 0).visit([&](const ParamSpec& spec, Param&) {
+        it->second += spec.size();
+      });
+    sum += it->second;
   }
   return sum;
 }
@@ -237,8 +241,7 @@ void save_weights(const std::string& path, const LanguageModel& model) {
 
 void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special) {
-  io::write_file(directory + "/config.json",
-                 io::to_text(to_json({model.config(), model.mixer_settings(), special})));
+  io::write_file(directory + "/config.json", io::to_text(to_json({model.config(), special})));
   io::write_file(directory + "/generation_config.json", io::to_text(to_json(special)));
 }
 
@@ -260,12 +263,11 @@ std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialT
   std::unique_ptr<LanguageModel> model;
   try {
     // A little too little is told better by the name of what is missing.
-    const int64_t needed = count_weights(d.config, d.mixer_settings), held = files.weights();
+    const int64_t needed = count_weights(d.config), held = files.weights();
     if (needed / 2 > held)
       throw_error("expected the settings of a model of {} weights, as its files hold, found {}",
                   held, needed);
-    model =
-        std::make_unique<LanguageModel>(d.config, d.mixer_settings, LanguageModel::Memory::kLater);
+    model = std::make_unique<LanguageModel>(d.config, LanguageModel::Memory::kLater);
   } catch (const Error& error) {
     throw_error("{}/config.json: {}", directory, error.what());
   }

@@ -12,7 +12,7 @@
 namespace refrain {
 
 // What a model of this config has of weights, nearly all. Takes no memory for them.
-int64_t count_weights(const ModelConfig&, const SettingMap& mixer_settings);
+int64_t count_weights(const ModelConfig&);
 
 // Writes the three files into a directory that exists, each atomically, the weights last.
 // The same model gives the same bytes.

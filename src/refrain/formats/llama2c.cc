@@ -8,6 +8,7 @@
 #include "refrain/base/error.h"
 #include "refrain/formats/checkpoint.h"
 #include "refrain/io/input_file.h"
+#include "refrain/mixers/attention/attention.h"
 
 namespace refrain {
 namespace {
@@ -34,7 +35,9 @@ ModelConfig to_config(const Header& header) {
   c.tie_embeddings = header[kVocab] > 0;
   c.rms_norm_eps = 1e-5;
   c.pattern = "attention";
+  const AttentionConfig attention{.rope_theta = 10000, .rope_pairing = "half"};
   c.resolve();
+  c.mixers.assign(static_cast<size_t>(c.layers), {c.pattern, attention});
   return c;
 }
 
@@ -103,10 +106,7 @@ std::unique_ptr<LanguageModel> load(const io::InputFile& file) {
   if (const int64_t expected = file_bytes(config); std::cmp_not_equal(file.size(), expected))
     throw_error("expected {} bytes for the sizes in its header, found {}", expected, file.size());
 
-  SettingMap settings;
-  settings.set("attention.rope_theta", "10000");
-  settings.set("attention.rope_pairing", "half");
-  auto model = std::make_unique<LanguageModel>(config, settings);
+  auto model = std::make_unique<LanguageModel>(config);
   Reader in(file, config, *model);
   in.read("model.embed_tokens.weight");
   in.read_layers("input_layernorm.weight");

@@ -168,13 +168,13 @@ std::unique_ptr<LanguageModel> empty_model(const Sizes& s, const std::string& ki
   config.block = "bare";
   SettingMap settings;
   settings.set(kind + ".hidden", std::to_string(s.H == s.D() ? 0 : s.H));
-  config.resolve();
+  config.resolve(settings);
   // Every layer becomes as wide as the embedding.
   constexpr int64_t kMostTimes = 8;
-  if (const int64_t needed = count_weights(config, settings); needed / kMostTimes > in_file)
+  if (const int64_t needed = count_weights(config); needed / kMostTimes > in_file)
     throw_error("expected a model of at most {} times the {} numbers of the file, found one of {}",
                 kMostTimes, in_file, needed);
-  return std::make_unique<LanguageModel>(config, settings);
+  return std::make_unique<LanguageModel>(config);
 }
 
 void fill(LanguageModel& model, const io::Safetensors& file, const Parts& parts, const Sizes& s) {

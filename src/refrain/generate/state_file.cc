@@ -29,10 +29,10 @@ uint64_t checksum(std::string_view bytes) { return mix_key(kVersion, bytes); }
 
 // Optimisation moves every weight: a few thousand of them tell checkpoints apart.
 uint64_t fingerprint(LanguageModel& model) {
-  SettingMap settings;
-  settings.put("", model.config());
-  for (const std::string& kind : model.config().mixers())
-    put_mixer_settings(kind, model.mixer_settings(), settings);
+  ModelConfig config = model.config();
+  config.pattern = config.full_pattern();
+  SettingMap settings = config.mixer_settings();
+  settings.put("", config);
   std::string text;
   for (const auto& [name, value] : settings.values()) text += name + "=" + value + "\n";
   const auto weights = model.parameters().weights();

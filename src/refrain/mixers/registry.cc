@@ -49,9 +49,12 @@ void register_mixer(const std::string& name, const MixerKind& kind) {
   if (!entries().emplace(name, kind).second) throw_error("a mixer called '{}' is known", name);
 }
 
-std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerDims& shape,
-                                  const SettingMap& options) {
-  return find(kind).make(kind + ".", shape, options);
+MixerConfig parse_mixer(const std::string& kind, const SettingMap& settings) {
+  return find(kind).parse(kind, settings);
+}
+
+std::unique_ptr<Mixer> make_mixer(const MixerConfig& config, const MixerDims& dims) {
+  return find(config.kind()).make(config, dims);
 }
 
 const MixerTraits& mixer_traits(const std::string& kind) { return *find(kind).traits; }
@@ -71,22 +74,18 @@ std::vector<std::string> recompute_parts() {
 }
 
 template <>
-void reference_forward<double>(const std::string& kind, const MixerDims& shape,
-                               const SettingMap& options,
-                               std::span<const std::vector<double>> weights, int64_t tokens,
-                               const double* x, double* y, double* state) {
-  find(kind).in_double(kind + ".", shape, options, weights, tokens, x, y, state);
+void reference_forward<double>(const MixerConfig& config, const MixerDims& dims,
+                               const MixerSequence<double>& sequence) {
+  find(config.kind()).in_double(config, dims, sequence);
 }
 template <>
-void reference_forward<std::complex<double>>(
-    const std::string& kind, const MixerDims& shape, const SettingMap& options,
-    std::span<const std::vector<std::complex<double>>> weights, int64_t tokens,
-    const std::complex<double>* x, std::complex<double>* y, std::complex<double>* state) {
-  find(kind).in_complex(kind + ".", shape, options, weights, tokens, x, y, state);
+void reference_forward<std::complex<double>>(const MixerConfig& config, const MixerDims& dims,
+                                             const MixerSequence<std::complex<double>>& sequence) {
+  find(config.kind()).in_complex(config, dims, sequence);
 }
 
-void put_mixer_settings(const std::string& kind, const SettingMap& options, SettingMap& to) {
-  find(kind).put(kind + ".", options, to);
+void put_mixer_settings(const MixerConfig& config, SettingMap& to) {
+  find(config.kind()).put(config, to);
 }
 
 void visit_mixer_settings(const SettingVisitor& visit) {

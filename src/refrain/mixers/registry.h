@@ -10,6 +10,7 @@
 #include "refrain/base/setting_map.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
+#include "refrain/mixers/mixer_config.h"
 
 namespace refrain {
 
@@ -17,19 +18,27 @@ namespace refrain {
 using SettingVisitor =
     std::function<void(const std::string&, const std::string&, const std::string&)>;
 
-// The plain twin of a kind, one sequence from its start: y [tokens, D] = mix(x [tokens, D]).
-// weights: in visiting order; `state` is zero on entry and holds, number by number, what a float
-// row of the mixer's state would. T is double or std::complex<double>.
+// One sequence from its start.
 template <class T>
-using MixerReference = void (*)(const std::string& prefix, const MixerDims&, const SettingMap&,
-                                std::span<const std::vector<T>> weights, int64_t tokens, const T* x,
-                                T* y, T* state);
+struct MixerSequence {
+  std::span<const std::vector<T>> weights;  // in visiting order
+  int64_t tokens;
+  const T* x;  // [tokens, D]
+  T* y;        // [tokens, D]
+  T* state;    // zero on entry; number by number what a float row of the mixer's state holds
+};
 
-// What the registry knows of a kind. Settings are read under `prefix`: the kind's name and a dot.
+// The reference implementation of a kind: y = mix(x). T is double or std::complex<double>.
+template <class T>
+using MixerReference = void (*)(const MixerConfig&, const MixerDims&, const MixerSequence<T>&);
+
+// What the registry knows of a kind. Settings as text have names that begin with `prefix`: the
+// kind's name and a dot.
 struct MixerKind {
   const MixerTraits* traits;
-  std::unique_ptr<Mixer> (*make)(const std::string& prefix, const MixerDims&, const SettingMap&);
-  void (*put)(const std::string& prefix, const SettingMap&, SettingMap& to);
+  std::unique_ptr<Mixer> (*make)(const MixerConfig&, const MixerDims&);
+  MixerConfig (*parse)(const std::string& kind, const SettingMap&);
+  void (*put)(const MixerConfig&, SettingMap& to);
   void (*visit)(const std::string& prefix, const SettingVisitor&);
   MixerReference<double> in_double;
   MixerReference<std::complex<double>> in_complex;
@@ -46,7 +55,8 @@ MixerKind mixer_kind();
 void register_mixer(const std::string& name, const MixerKind&);
 
 // Unknown kinds are an Error that lists the known ones.
-std::unique_ptr<Mixer> make_mixer(const std::string& kind, const MixerDims&, const SettingMap&);
+MixerConfig parse_mixer(const std::string& kind, const SettingMap& = {});
+std::unique_ptr<Mixer> make_mixer(const MixerConfig&, const MixerDims&);
 const MixerTraits& mixer_traits(const std::string& kind);
 
 std::vector<std::string> mixer_kinds();
@@ -58,32 +68,30 @@ std::vector<std::string> recompute_parts();
 inline constexpr const char* kDefaultMixer = "attention";
 
 template <class T>
-void reference_forward(const std::string& kind, const MixerDims&, const SettingMap&,
-                       std::span<const std::vector<T>> weights, int64_t tokens, const T* x, T* y,
-                       T* state);
+void reference_forward(const MixerConfig&, const MixerDims&, const MixerSequence<T>&);
 
-// The settings of a kind as text, with those of `options` filled in.
-void put_mixer_settings(const std::string& kind, const SettingMap& options, SettingMap& to);
+// All settings of a mixer as text, under its kind.
+void put_mixer_settings(const MixerConfig&, SettingMap& to);
 
 // Every setting of every mixer, names with their prefix (attention.rope_theta).
 void visit_mixer_settings(const SettingVisitor&);
 
 template <class T, template <class> class Ref, class Config>
-void run_reference(const std::string& prefix, const MixerDims& shape, const SettingMap& options,
-                   std::span<const std::vector<T>> weights, int64_t tokens, const T* x, T* y,
-                   T* state) {
-  Ref<T>{shape, options.get<Config>(prefix)}.forward(weights, 0, tokens, x, y, state);
+void run_reference(const MixerConfig& config, const MixerDims& dims, const MixerSequence<T>& s) {
+  Ref<T>{dims, config.as<Config>()}.forward(s.weights, 0, s.tokens, s.x, s.y, s.state);
 }
 
 template <class M, class Config, template <class> class Ref>
 MixerKind mixer_kind() {
   return {&M::kTraits,
-          [](const std::string& prefix, const MixerDims& shape,
-             const SettingMap& options) -> std::unique_ptr<Mixer> {
-            return std::make_unique<M>(shape, options.get<Config>(prefix));
+          [](const MixerConfig& config, const MixerDims& dims) -> std::unique_ptr<Mixer> {
+            return std::make_unique<M>(dims, config.as<Config>());
           },
-          [](const std::string& prefix, const SettingMap& options, SettingMap& to) {
-            to.put(prefix, options.get<Config>(prefix));
+          [](const std::string& kind, const SettingMap& settings) {
+            return MixerConfig(kind, settings.get<Config>(kind + "."));
+          },
+          [](const MixerConfig& config, SettingMap& to) {
+            to.put(config.kind() + ".", config.as<Config>());
           },
           [](const std::string& prefix, const SettingVisitor& visit) {
             Config().visit([&](const char* name, auto& field, const char* help) {

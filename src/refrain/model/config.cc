@@ -1,5 +1,6 @@
 #include "refrain/model/config.h"
 
+#include <set>
 #include <sstream>
 
 namespace refrain {
@@ -10,9 +11,44 @@ void expect_in(const char* name, int64_t value, int64_t low, int64_t high) {
     throw_error("{}: expected {} to {}, found {}", name, low, high, value);
 }
 
+// The words of a pattern, one per block.
+std::vector<std::string> words_of(const std::string& pattern, int64_t layers) {
+  std::vector<std::string> words;
+  std::istringstream text(pattern);
+  for (std::string word; text >> word;) words.push_back(word);
+  if (words.empty()) throw_error("pattern: expected the name of a mixer, found none");
+  const size_t period = words.size();
+  for (size_t i = period; i < static_cast<size_t>(layers); ++i) words.push_back(words[i % period]);
+  words.resize(static_cast<size_t>(layers));
+  return words;
+}
+
+std::string kind_of(const std::string& word) { return word.substr(0, word.find(':')); }
+
+// "attention:window=256,stride=64"
+MixerConfig parse_word(const std::string& word, const SettingMap& settings) {
+  const std::string kind = kind_of(word);
+  if (kind == word) return parse_mixer(kind, settings);
+  mixer_traits(kind);  // an Error for one that does not exist
+  std::set<std::string> known;
+  visit_mixer_settings(
+      [&](const std::string& name, const std::string&, const std::string&) { known.insert(name); });
+  SettingMap own = settings;
+  std::istringstream text(word.substr(kind.size() + 1));
+  for (std::string setting; std::getline(text, setting, ',');) {
+    const size_t equals = setting.find('=');
+    const std::string name = kind + "." + setting.substr(0, equals);
+    if (equals == setting.npos || !known.contains(name))
+      throw_error("pattern: {}: expected settings of {} (name=value,...), found '{}'", word, kind,
+                  setting);
+    own.set(name, setting.substr(equals + 1));
+  }
+  return parse_mixer(kind, own);
+}
+
 }  // namespace
 
-void ModelConfig::resolve() {
+void ModelConfig::resolve(const SettingMap& settings) {
   expect_in("vocab_size", vocab_size, 1, int64_t{1} << 24);
   expect_in("d_model", d_model, 1, int64_t{1} << 16);
   expect_in("layers", layers, 1, 4096);
@@ -37,18 +73,57 @@ void ModelConfig::resolve() {
   if (d_ff == 0) d_ff = gated() ? (8 * d_model / 3 + 31) / 32 * 32 : 4 * d_model;
   if (block != "pre_norm" && block != "bare")
     throw_error("block: expected pre_norm or bare, found '{}'", block);
-  if (mixers().empty()) throw_error("pattern: expected the name of a mixer, found none");
+  if (mixers.empty()) mixers = parse_pattern(pattern, layers, settings);
+  REFRAIN_CHECK(std::ssize(mixers) == layers);
 }
 
-std::vector<std::string> ModelConfig::mixers() const {
-  std::vector<std::string> names;
-  std::istringstream words(pattern);
-  for (std::string word; words >> word;) names.push_back(word);
-  if (names.empty()) return {};
-  const size_t period = names.size();
-  for (size_t i = period; i < static_cast<size_t>(layers); ++i) names.push_back(names[i % period]);
-  names.resize(static_cast<size_t>(layers));
-  return names;
+std::vector<std::string> ModelConfig::mixer_kinds() const {
+  std::vector<std::string> kinds;
+  if (mixers.empty())
+    for (const std::string& word : words_of(pattern, layers)) kinds.push_back(kind_of(word));
+  for (const MixerConfig& mixer : mixers) kinds.push_back(mixer.kind());
+  return kinds;
+}
+
+SettingMap ModelConfig::mixer_settings() const {
+  SettingMap all;
+  std::set<std::string> kinds;
+  for (const MixerConfig& mixer : mixers)
+    if (kinds.insert(mixer.kind()).second) put_mixer_settings(mixer, all);
+  return all;
+}
+
+std::string ModelConfig::full_pattern() const {
+  const SettingMap first = mixer_settings();
+  std::string words;
+  bool alike = true;
+  for (const MixerConfig& mixer : mixers) {
+    words += (words.empty() ? "" : " ") + mixer.kind();
+    SettingMap own;
+    put_mixer_settings(mixer, own);
+    char separator = ':';
+    for (const auto& [name, value] : own.values()) {
+      if (first.values().at(name) == value) continue;
+      words += separator + name.substr(mixer.kind().size() + 1) + "=" + value;
+      separator = ',';
+      alike = false;
+    }
+  }
+  return alike && pattern.find(':') == pattern.npos ? pattern : words;
+}
+
+std::vector<MixerConfig> parse_pattern(const std::string& pattern, int64_t layers,
+                                       const SettingMap& settings) {
+  std::vector<MixerConfig> mixers;
+  for (const std::string& word : words_of(pattern, layers))
+    mixers.push_back(parse_word(word, settings));
+  return mixers;
+}
+
+ModelConfig with_settings(ModelConfig config, const SettingMap& settings) {
+  config.mixers.clear();
+  config.resolve(settings);
+  return config;
 }
 
 }  // namespace refrain

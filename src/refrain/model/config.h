@@ -25,6 +25,9 @@ struct ModelConfig {
   std::string block = "pre_norm";
   std::string feed_forward = "swiglu";
 
+  // Of each block, its mixer with its settings; made from `pattern` by resolve() if there are none.
+  std::vector<MixerConfig> mixers{};
+
   template <class V>
   void visit(V&& v) {
     v("vocab_size", vocab_size, "tokens in the vocabulary; 0 = the tokenizer's");
@@ -39,7 +42,8 @@ struct ModelConfig {
     v("tie_embeddings", tie_embeddings, "the output matrix is the embedding");
     v("rms_norm_eps", rms_norm_eps, "added to the mean square");
     v("pattern", pattern,
-      "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"");
+      "mixers of the blocks, repeated to fill the stack: \"gla gla attention\"; one with settings "
+      "of its own: \"attention:window=256,stride=64 attention\"");
     v("block", block,
       "pre_norm: norm, mixer, norm, feed-forward, both halves residual; bare: the mixer alone, no "
       "norm before the output, whose matrix has a bias");
@@ -47,12 +51,25 @@ struct ModelConfig {
   }
 
   // Fills in what 0 stands for and checks the rest; an Error names the setting.
-  void resolve();
+  void resolve(const SettingMap& settings = {});
 
   bool bare() const { return block == "bare"; }
   bool gated() const { return feed_forward == "swiglu"; }
-  std::vector<std::string> mixers() const;  // one per block
+  std::vector<std::string> mixer_kinds() const;  // one per block
+
+  // The mixers as text again: the settings of the first block of each kind, and the pattern, with
+  // what other blocks have of their own.
+  SettingMap mixer_settings() const;
+  std::string full_pattern() const;
   MixerDims mixer_dims() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
 };
+
+// The mixers that a pattern names for so many layers. `settings`: of the kinds, "attention.window",
+// where a word of the pattern does not say otherwise.
+std::vector<MixerConfig> parse_pattern(const std::string& pattern, int64_t layers,
+                                       const SettingMap& settings);
+
+// `config` resolved with these settings of mixers.
+ModelConfig with_settings(ModelConfig config, const SettingMap&);
 
 }  // namespace refrain

@@ -14,13 +14,12 @@
 
 namespace refrain {
 
-LanguageModel::LanguageModel(ModelConfig config, const SettingMap& mixer_settings, Memory memory)
-    : config_(std::move(config)), mixer_settings_(mixer_settings) {
+LanguageModel::LanguageModel(ModelConfig config, Memory memory) : config_(std::move(config)) {
   config_.resolve();
-  MixerDims shape = config_.mixer_dims();
-  for (const std::string& kind : config_.mixers()) {
-    shape.index = static_cast<int64_t>(blocks_.size());
-    blocks_.emplace_back(make_mixer(kind, shape, mixer_settings_), config_, shape.index);
+  MixerDims dims = config_.mixer_dims();
+  for (const MixerConfig& mixer : config_.mixers) {
+    dims.index = static_cast<int64_t>(blocks_.size());
+    blocks_.emplace_back(make_mixer(mixer, dims), config_, dims.index);
   }
   parameters_.declare([this](const ParamVisitor& v) { visit(v); });
   if (memory == Memory::kTaken) parameters_.allocate();

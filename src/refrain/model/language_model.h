@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
-#include "refrain/base/setting_map.h"
 #include "refrain/model/block.h"
 #include "refrain/model/config.h"
 #include "refrain/model/parameter_store.h"
@@ -29,14 +28,12 @@ class LanguageModel {
   // kLater: shapes only, enough to plan with, until parameters().allocate().
   enum class Memory { kTaken, kLater };
 
-  // `mixer_settings` holds what mixers read under their prefix. Weights are zero until
-  // initialise() or a checkpoint fills them.
-  LanguageModel(ModelConfig, const SettingMap& mixer_settings, Memory memory = Memory::kTaken);
+  // Weights are zero until initialise() or a checkpoint fills them.
+  explicit LanguageModel(ModelConfig, Memory memory = Memory::kTaken);
   LanguageModel(const LanguageModel&) = delete;
   LanguageModel& operator=(const LanguageModel&) = delete;
 
   const ModelConfig& config() const { return config_; }
-  const SettingMap& mixer_settings() const { return mixer_settings_; }
 
   // Weights drawn from (seed, name of the parameter) alone.
   void initialise(uint64_t seed, const Initialisation& = {});
@@ -138,7 +135,6 @@ class LanguageModel {
   int64_t slice_rows() const;
 
   ModelConfig config_;
-  SettingMap mixer_settings_;
   std::vector<Block> blocks_;
   Param embedding_, norm_, head_, head_bias_;  // [V, D], [D], [V, D], [V]
   ParameterStore parameters_;

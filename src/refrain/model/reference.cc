@@ -31,7 +31,6 @@ void add(const std::vector<T>& from, std::vector<T>& to) {
 template <class T>
 ReferenceModel<T>::ReferenceModel(LanguageModel& model)
     : config_(model.config()),
-      mixer_settings_(model.mixer_settings()),
       mixer_weights_(static_cast<size_t>(config_.layers)),
       state_size_([&model](size_t block, size_t tokens) {
         return model.state_bytes(static_cast<int64_t>(block), static_cast<int64_t>(tokens)) /
@@ -84,8 +83,8 @@ std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* s
   }
   const size_t tokens = x.size() / static_cast<size_t>(config_.d_model);
   Vector y(x.size()), left(state_size_(block, tokens));
-  reference_forward<T>(config_.mixers()[block], config_.mixer_dims(), mixer_settings_, weights,
-                       static_cast<int64_t>(tokens), x.data(), y.data(), left.data());
+  reference_forward<T>(config_.mixers[block], config_.mixer_dims(),
+                       {weights, static_cast<int64_t>(tokens), x.data(), y.data(), left.data()});
   if (state) *state = std::move(left);
   return y;
 }

@@ -42,7 +42,6 @@ class ReferenceModel {
   Vector feed_forward(const Vector& x, const std::string& prefix) const;
 
   ModelConfig config_;
-  SettingMap mixer_settings_;
   std::map<std::string, Vector> weights_;
   // Names of each block's mixer: tensor by tensor in visiting order, of the parts files hold.
   std::vector<std::vector<std::vector<std::string>>> mixer_weights_;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <set>
+#include <map>
 
 #include "refrain/model/language_model.h"
 #include "refrain/model/workspace.h"
@@ -30,20 +30,18 @@ double seconds_of(F&& work) {
 
 }  // namespace
 
-Calibration calibrate(const ModelConfig& config, const SettingMap& mixer_settings,
-                      const TrainConfig& training) {
+Calibration calibrate(const ModelConfig& config, const TrainConfig& training) {
   ModelConfig small = config;
   small.resolve();
-  const std::vector<std::string> kinds = small.mixers();
-  std::string pattern;
-  const std::set<std::string> distinct(kinds.begin(), kinds.end());
-  for (const std::string& kind : distinct) pattern += (pattern.empty() ? "" : " ") + kind;
-  small.pattern = pattern;
-  small.layers = static_cast<int64_t>(distinct.size());
+  std::map<std::string, MixerConfig> distinct;
+  for (const MixerConfig& mixer : small.mixers) distinct.emplace(mixer.kind(), mixer);
+  small.mixers.clear();
+  for (const auto& [kind, mixer] : distinct) small.mixers.push_back(mixer);
+  small.layers = std::ssize(small.mixers);
   small.context = std::min(small.context, kTokens);
   small.vocab_size = std::min(small.vocab_size, kVocabulary);
 
-  LanguageModel model(small, mixer_settings);
+  LanguageModel model(small);
   model.initialise(1);
   model.allocate_gradients();
   TrainConfig settings = training;

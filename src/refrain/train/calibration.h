@@ -16,7 +16,7 @@ struct Calibration {
 };
 
 // A second or two. The small model has a block of each kind of mixer and few tokens.
-Calibration calibrate(const ModelConfig&, const SettingMap& mixer_settings, const TrainConfig&);
+Calibration calibrate(const ModelConfig&, const TrainConfig&);
 
 // Of an optimiser step of `tokens` tokens.
 double predicted_seconds(const Calibration&, const Plan&, int64_t tokens, int64_t parameters);

@@ -11,8 +11,7 @@ void run(std::string_view input) {
   const io::Json written = to_json(read);
   expect(to_json(parse_model_config(written, "written")) == written,
          "what was written reads as something else");
-  if (read.config.layers <= 8)
-    LanguageModel(read.config, read.mixer_settings, LanguageModel::Memory::kLater);
+  if (read.config.layers <= 8) LanguageModel(read.config, LanguageModel::Memory::kLater);
 }
 
 std::vector<std::string> seeds() {

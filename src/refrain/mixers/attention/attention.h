@@ -37,6 +37,7 @@ struct AttentionConfig {
     v("window", window, "positions a token sees, itself included; 0 = all");
     v("stride", stride, "besides the window, every so many-th position is seen; 0 = none");
   }
+  bool operator==(const AttentionConfig&) const = default;
 };
 
 class Attention final : public Mixer {

@@ -23,13 +23,15 @@ namespace refrain {
 struct AttentionRnnConfig {
   bool bias = false;
   bool scaled = true;
+
+  // Scores by one product of the input, without computing keys; false is there to be measured
+  // against, and rounds otherwise.
   bool fused = true;
 
   template <class V>
   void visit(V&& v) {
     v("bias", bias, "biases in all projections");
     v("scaled", scaled, "divide scores by the square root of the head width");
-    v("fused", fused, "scores by one product of the input, without computing keys");
   }
 };
 

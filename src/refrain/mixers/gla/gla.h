@@ -39,6 +39,9 @@ struct GlaConfig {
   bool output_norm = true;
   bool output_gate = true;
   bool bias = false;
+
+  // One product for all projections of the input; false is there to be measured against, and rounds
+  // otherwise in bfloat16 and int16.
   bool fused = true;
 
   std::string kind = "gla";  // what its settings are called by; not one of them
@@ -58,7 +61,6 @@ struct GlaConfig {
     v("output_norm", output_norm, "RMSNorm of what each head reads");
     v("output_gate", output_gate, "multiply what heads read by silu of a map of the input");
     v("bias", bias, "biases in all projections");
-    v("fused", fused, "one product for all projections of the input; same numbers without");
   }
 };
 

@@ -33,6 +33,9 @@ struct MmRecConfig {
   double mu = 0.1;
   std::string recurrence = "full";
   bool memory = true;
+
+  // One product for all projections of the input, over all tokens at once; without, several, and a
+  // product a token: there to be measured against, and rounded otherwise in bfloat16 and int16.
   bool fused = true;
   bool hoisted = true;
 
@@ -45,10 +48,6 @@ struct MmRecConfig {
     v("mu", mu, "share of the integrated memory in h");
     v("recurrence", recurrence, "full: gates read the h before; linear: they read the input alone");
     v("memory", memory, "attend to the memory");
-    v("fused", fused, "one product for all projections of the input; same numbers without");
-    v("hoisted", hoisted,
-      "products over all tokens at once; false: a product a token, a yardstick of the same "
-      "numbers");
   }
 };
 

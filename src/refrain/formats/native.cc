@@ -1,0 +1,120 @@
+#include "refrain/formats/native.h"
+
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <type_traits>
+
+#include "refrain/base/error.h"
+#include "refrain/formats/special_tokens.h"
+#include "refrain/mixers/registry.h"
+
+namespace refrain {
+namespace {
+
+using io::Json;
+
+// Our own settings that came after the first files: there, absent is the default.
+constexpr std::string_view kLater[] = {"block", "feed_forward"};
+
+// Settings of mixers that files of former versions have: how to compute, which is not saved.
+constexpr std::string_view kRetired[] = {"fused", "hoisted"};
+
+[[noreturn]] void refuse_unknown(const std::string& where, const std::string& key,
+                                 const Json& value) {
+  throw_error("{}: {}: expected no setting of this name, found {}", where, io::quote(key),
+              io::describe(value));
+}
+
+// f(), its errors with `name` in front.
+template <class F>
+void within(const std::string& name, F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    throw_error("{}: {}", name, error.what());
+  }
+}
+
+// A setting is a number or a truth value in JSON if its default is one, else a string.
+Json setting_to_json(const std::string& text, const std::string& absent) {
+  return Json::accept(absent) ? Json::parse(text) : Json(text);
+}
+
+std::string setting_to_text(const Json& value, const std::string& absent,
+                            const std::string& where) {
+  const Json example = setting_to_json(absent, absent);
+  const bool same_type = example.is_number() ? value.is_number() : value.type() == example.type();
+  if (!same_type)
+    throw_error("{}: expected {}, found {}", where,
+                example.is_number()    ? "a number"
+                : example.is_boolean() ? "true or false"
+                                       : "a string",
+                io::describe(value));
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+ModelConfig parse(const Json& json, const std::string& name, const Notes&) {
+  ModelConfig config;
+  std::set<std::string, std::less<>> known = {"model_type"};
+  known.insert(kSpecialTokenKeys.begin(), kSpecialTokenKeys.end());
+  config.visit([&]<class T>(const char* key, T& field, const char*) {
+    known.insert(key);
+    if (std::ranges::count(kLater, key) > 0 && !io::find(json, key)) return;
+    if constexpr (std::is_same_v<T, bool>)
+      field = io::get_bool(json, key, name);
+    else if constexpr (std::is_same_v<T, int64_t>)
+      field = io::get_int(json, key, name, std::numeric_limits<T>::min(),
+                          std::numeric_limits<T>::max());
+    else if constexpr (std::is_same_v<T, double>)
+      field = io::get_number(json, key, name);
+    else
+      field = io::get_string(json, key, name);
+  });
+  within(name, [&] { config.resolve(); });  // with defaults, which say what settings there are
+
+  SettingMap given;
+  const std::vector<std::string> all = config.mixer_kinds();
+  for (const std::string& kind : std::set(all.begin(), all.end())) {
+    known.insert(kind);
+    SettingMap defaults;
+    put_mixer_settings(parse_mixer(kind), defaults);
+    const Json* group = io::find(json, kind);
+    if (!group) continue;
+    const std::string where = fmt::format("{}: {}", name, kind);
+    if (!group->is_object())
+      throw_error("{}: expected an object, found {}", where, io::describe(*group));
+    for (const auto& [key, value] : group->items()) {
+      if (value.is_null() || std::ranges::count(kRetired, key) > 0) continue;
+      const auto absent = defaults.values().find(kind + "." + key);
+      if (absent == defaults.values().end()) refuse_unknown(where, key, value);
+      given.set(absent->first, setting_to_text(value, absent->second, where + "." + key));
+    }
+  }
+  for (const auto& [key, value] : json.items())
+    if (!known.contains(key) && !value.is_null()) refuse_unknown(name, key, value);
+  within(name, [&] { config = with_settings(std::move(config), given); });
+  return config;
+}
+
+std::optional<Json> write(const ModelConfig& config) {
+  Json json = {{"model_type", kNativeFamily.model_type}};
+  ModelConfig as_text = config;
+  as_text.pattern = config.full_pattern();
+  as_text.visit([&](const char* key, const auto& field, const char*) { json[key] = field; });
+  const SettingMap settings = config.mixer_settings();
+  for (const auto& [full, value] : settings.values()) {
+    const size_t dot = full.find('.');
+    const std::string kind = full.substr(0, dot);
+    SettingMap defaults;
+    put_mixer_settings(parse_mixer(kind), defaults);
+    json[kind][full.substr(dot + 1)] = setting_to_json(value, defaults.values().at(full));
+  }
+  return json;
+}
+
+}  // namespace
+
+const Family kNativeFamily = {"refrain", parse, write};
+
+}  // namespace refrain
