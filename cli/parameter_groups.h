@@ -8,10 +8,10 @@ namespace refrain::cli {
 // "embedding", "mixers", "feed_forward", "norms" or "head", from a parameter's name.
 inline std::string group_of(std::string_view name) {
   const auto has = [&](std::string_view part) { return name.find(part) != name.npos; };
-  if (has("embed_tokens")) return "embedding";
-  if (has("lm_head")) return "head";
-  if (has(".self_attn.")) return "mixers";
-  if (has(".mlp.")) return "feed_forward";
+  if (has("embedding.")) return "embedding";
+  if (has("head.")) return "head";
+  if (has(".mixer.")) return "mixers";
+  if (has(".feed_forward.")) return "feed_forward";
   return "norms";
 }
 

@@ -15,6 +15,7 @@
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
+#include "refrain/model/tensor_names.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 
@@ -171,6 +172,28 @@ TEST(Checkpoint, RoundTripsToTheBit) {
   }
 }
 
+// Under their own names, and under those of former versions: Llamas', whatever the mixers are.
+TEST(Checkpoint, OurOwnModelsHaveOurOwnNames) {
+  ModelConfig config = tiny_config();
+  config.pattern = "gla attention";
+  Directory d(config);
+  EXPECT_TRUE(d.weights.contains("embedding.weight"));
+  EXPECT_TRUE(d.weights.contains("layers.0.mixer.q_proj.weight"));
+  EXPECT_TRUE(d.weights.contains("layers.1.mixer_norm.weight"));
+  EXPECT_TRUE(d.weights.contains("layers.1.feed_forward_norm.weight"));
+  EXPECT_TRUE(d.weights.contains("layers.1.feed_forward.down_proj.weight"));
+  EXPECT_TRUE(d.weights.contains("norm.weight") && d.weights.contains("head.weight"));
+
+  RawTensors former;
+  for (const auto& [name, tensor] : d.weights) former[llama_name(name)] = tensor;
+  EXPECT_TRUE(former.contains("model.layers.0.self_attn.q_proj.weight"));
+  d.weights = former;
+  EXPECT_EQ(d.error(), "(no error)");
+  EXPECT_TRUE(same_weights(*d.model, *d.load()));
+  d.weights.erase("model.layers.1.mlp.down_proj.weight");
+  EXPECT_NE(d.error().find("\"model.layers.1.mlp.down_proj.weight\": missing"), std::string::npos);
+}
+
 TEST(Checkpoint, NamesTensorsAsHuggingFaceDoes) {
   ModelConfig config = tiny_config();
   config.layers = 1;
@@ -265,7 +288,7 @@ TEST(Checkpoint, ReadsOtherTypes) {
     const auto model = d.load();
     int seen = 0;
     for (const auto& [name, shape, w, g] : model->parameters().file_tensors()) {
-      if (name != kGate) continue;
+      if (llama_name(name) != kGate) continue;
       ++seen;
       EXPECT_EQ(std::vector<float>(w.begin(), w.end()), values) << dtype;
     }

@@ -42,17 +42,17 @@ std::string to_llama2c(LanguageModel& model) {
                          static_cast<size_t>(w.size()) * sizeof(float));
   const auto layers = [&](const std::string& name) {
     for (int64_t l = 0; l < c.layers; ++l)
-      file += tensors.at("model.layers." + std::to_string(l) + "." + name);
+      file += tensors.at("layers." + std::to_string(l) + "." + name);
   };
-  file += tensors.at("model.embed_tokens.weight");
+  file += tensors.at("embedding.weight");
   for (const char* name :
-       {"input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight",
-        "self_attn.v_proj.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight",
-        "mlp.gate_proj.weight", "mlp.down_proj.weight", "mlp.up_proj.weight"})
+       {"mixer_norm.weight", "mixer.q_proj.weight", "mixer.k_proj.weight", "mixer.v_proj.weight",
+        "mixer.o_proj.weight", "feed_forward_norm.weight", "feed_forward.gate_proj.weight",
+        "feed_forward.down_proj.weight", "feed_forward.up_proj.weight"})
     layers(name);
-  file += tensors.at("model.norm.weight");
+  file += tensors.at("norm.weight");
   file.append(static_cast<size_t>(c.context * c.head_dim) * sizeof(float), '\x7f');
-  if (!c.tie_embeddings) file += tensors.at("lm_head.weight");
+  if (!c.tie_embeddings) file += tensors.at("head.weight");
   return file;
 }
 

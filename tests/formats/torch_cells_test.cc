@@ -86,11 +86,10 @@ std::vector<float> logits_of(const LanguageModel& model, const std::vector<int32
 
 // Where PyTorch's names are here.
 std::string name_here(const std::string& name) {
-  if (name == "encoder.weight") return "model.embed_tokens.weight";
-  if (name.starts_with("decoder")) return "lm_head" + name.substr(7);
+  if (name == "encoder.weight") return "embedding.weight";
+  if (name.starts_with("decoder")) return "head" + name.substr(7);
   const size_t layer = name.rfind('l');
-  return "model.layers." + name.substr(layer + 1) + ".self_attn." + name.substr(4, layer - 4) +
-         "l0";
+  return "layers." + name.substr(layer + 1) + ".mixer." + name.substr(4, layer - 4) + "l0";
 }
 
 // Sums of a dozen terms of size 1 in float32, a few layers and steps deep.

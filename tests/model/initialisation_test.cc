@@ -12,6 +12,7 @@
 #include "refrain/base/random.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
+#include "refrain/model/tensor_names.h"
 #include "refrain/model/workspace.h"
 
 namespace refrain {
@@ -70,7 +71,7 @@ TEST(InitialWeights, OfNormedBlocksAreWhatTheyWere) {
       for (const auto& [name, found] : initial(config_of(kind, "pre_norm", layers), 9)) {
         const auto [mean, std] = in_blocks(found.spec, layers);
         const bool remembers = kind == "lstm" && name.ends_with("bias_ih_l0");
-        Random random(mix_key(9, name));
+        Random random(mix_key(9, llama_name(name)));
         for (size_t i = 0; i < found.w.size(); ++i) {
           float want = std == 0 ? mean : mean + static_cast<float>(random.normal()) * std;
           if (remembers && i / 48 == 1) want = 1;
@@ -99,25 +100,23 @@ void expect_uniform(const Weights& found, double limit, const std::string& name)
 TEST(InitialWeights, OfBareStacksAreAsWideAsTheirInputsAreMany) {
   const double D = 48, H = 30;
   auto all = initial(config_of("simple_rnn", "bare"), 3);
-  EXPECT_NEAR(rms(all.at("model.embed_tokens.weight").w), 1, 0.07);  // 4 (2 n)^-½
-  const auto of = [&](const std::string& name) {
-    return all.at("model.layers.1.self_attn." + name);
-  };
+  EXPECT_NEAR(rms(all.at("embedding.weight").w), 1, 0.07);  // 4 (2 n)^-½
+  const auto of = [&](const std::string& name) { return all.at("layers.1.mixer." + name); };
   expect_uniform(of("qkgv_proj.weight"), std::sqrt(3 / D), "qkgv");
   // Narrower, for what it reads is larger: sqrt(32 channels) of tanh times tanh.
   expect_uniform(of("o_proj.weight"), std::sqrt(3 / 64.0) / (std::sqrt(32.0) * 0.63 * 0.63), "o");
   for (const char* name : {"q_proj.bias", "k_proj.bias", "v_proj.bias", "gk_proj.bias"})
     expect_uniform(of(name), 1 / std::sqrt(D), name);
   expect_uniform(of("o_proj.bias"), 1 / std::sqrt(64.0), "o bias");
-  expect_uniform(all.at("lm_head.weight"), std::sqrt(3 / D), "head");
-  expect_uniform(all.at("lm_head.bias"), 1 / std::sqrt(D), "head bias");
+  expect_uniform(all.at("head.weight"), std::sqrt(3 / D), "head");
+  expect_uniform(all.at("head.bias"), 1 / std::sqrt(D), "head bias");
 
   for (const std::string kind : {"rnn", "lstm", "gru"}) {
     LanguageModel model(
         with_settings(config_of(kind, "bare"), SettingMap({{kind + ".hidden", "30"}})));
     model.initialise(3);
     model.parameters().visit([&](const ParamSpec& spec, Param& param) {
-      if (!spec.name.starts_with("model.layers.")) return;
+      if (!spec.name.starts_with("layers.")) return;
       Weights w{spec, {param.w.begin(), param.w.end()}};
       const bool output = spec.name.ends_with("o_proj.weight");
       expect_uniform(w, (output ? std::sqrt(3.0) : 1) / std::sqrt(H), spec.name);
@@ -153,9 +152,9 @@ TEST(InitialWeights, TheSchemeIsChosenOrGiven) {
   EXPECT_FALSE(same(initial(normed, 1), initial(normed, 1, {"fan_in"})));
   const auto wide = initial(normed, 1, {"normal", 0.08}), usual = initial(normed, 1);
   const auto ratio = [&](const char* name) { return rms(wide.at(name).w) / rms(usual.at(name).w); };
-  EXPECT_NEAR(ratio("lm_head.weight"), 4, 1e-5);
-  EXPECT_NEAR(ratio("model.layers.1.self_attn.o_proj.weight"), 4, 1e-5);
-  EXPECT_NEAR(ratio("model.layers.0.self_attn.weight_hh_l0"), 1, 1e-5);
+  EXPECT_NEAR(ratio("head.weight"), 4, 1e-5);
+  EXPECT_NEAR(ratio("layers.1.mixer.o_proj.weight"), 4, 1e-5);
+  EXPECT_NEAR(ratio("layers.0.mixer.weight_hh_l0"), 1, 1e-5);
 }
 
 TEST(InitialWeights, SettingsThatCannotBe) {

@@ -20,8 +20,8 @@ std::unique_ptr<LanguageModel> successor_model(int64_t vocab) {
   auto model = std::make_unique<LanguageModel>(config);
   model->initialise(1);
   model->parameters().visit([&](const ParamSpec& spec, Param& p) {
-    if (spec.name == "model.embed_tokens.weight" || spec.name == "lm_head.weight") {
-      const bool head = spec.name == "lm_head.weight";
+    if (spec.name == "embedding.weight" || spec.name == "head.weight") {
+      const bool head = spec.name == "head.weight";
       std::fill(p.w.begin(), p.w.end(), 0.0f);
       for (int64_t i = 0; i < vocab; ++i) p.w.row((i + head) % vocab)[i] = 1;
     } else if (spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight")) {

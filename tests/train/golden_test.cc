@@ -6,6 +6,7 @@
 
 #include "refrain/formats/checkpoint.h"
 #include "refrain/io/safetensors.h"
+#include "refrain/model/tensor_names.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/optimizer.h"
 
@@ -29,7 +30,8 @@ class Golden : public ::testing::TestWithParam<const char*> {
     c.context = 32;
     c.tie_embeddings = file_.find("lm_head.weight") == nullptr;
     model_ = std::make_unique<LanguageModel>(c);
-    for (const auto& [name, shape, w, g] : model_->parameters().file_tensors()) read(name, w);
+    for (const auto& [name, shape, w, g] : model_->parameters().file_tensors())
+      read(llama_name(name), w);
     for (float id : values("tokens")) tokens_.push_back(static_cast<int32_t>(id));
     for (float id : values("targets")) targets_.push_back(static_cast<int32_t>(id));
     for (int32_t t : targets_) supervised_ += t >= 0;
@@ -102,7 +104,7 @@ TEST_P(Golden, EveryGradient) {
   for (bool blocks : {false, true}) {
     EXPECT_NEAR(train({.blocks = blocks ? Recompute::kAllBlocks : 0}), values("loss")[0], 1e-6);
     for (const auto& [name, shape, w, got] : model_->parameters().file_tensors()) {
-      const std::vector<float> want = values("grad." + name);
+      const std::vector<float> want = values("grad." + llama_name(name));
       float largest = 0;
       for (float g : want) largest = std::max(largest, std::abs(g));
       for (size_t i = 0; i < want.size(); ++i)
@@ -127,7 +129,7 @@ TEST_P(Golden, TenStepsOfTraining) {
   }
   EXPECT_NEAR(train({}), losses[10], 3e-6);
   for (const auto& [name, shape, w, g] : model_->parameters().file_tensors()) {
-    const std::vector<float> want = values("final." + name);
+    const std::vector<float> want = values("final." + llama_name(name));
     for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(w.data[i], want[i], 2e-5) << name;
   }
 }

@@ -60,6 +60,33 @@ TEST(Optimizer, LeavesFrozenTensorsAlone) {
   EXPECT_FALSE(std::ranges::equal(some.first.w, whole.first.w));  // decayed
 }
 
+// Names of former versions were those of Llamas.
+TEST(Optimizer, MomentsOfFormerVersionsAreRead) {
+  const TemporaryFolder folder;
+  Param param;
+  const auto declare = [&](const ParamVisitor& v) {
+    v({"layers.0.mixer.q_proj.weight", {3}, Init::constant(1), true}, param);
+  };
+  ParameterStore store;
+  store.declare(declare);
+  store.allocate();
+  store.allocate_gradients();
+  const float m[] = {1, 2, 3}, v[] = {4, 5, 6};
+  const std::vector<io::TensorToWrite> former = {
+      {"m.model.layers.0.self_attn.q_proj.weight", {3}, m},
+      {"v.model.layers.0.self_attn.q_proj.weight", {3}, v}};
+  io::write_safetensors(folder / "moments", former, {});
+  Optimizer optimizer(store, decays_all());
+  optimizer.load(folder / "moments", 1);
+  optimizer.save(folder / "again");
+  const io::Safetensors file(folder / "again");
+  const io::TensorInfo* info = file.find("v.layers.0.mixer.q_proj.weight");
+  ASSERT_NE(info, nullptr);
+  std::vector<float> read(3);
+  file.read(*info, read);
+  EXPECT_EQ(read, (std::vector<float>{4, 5, 6}));
+}
+
 TEST(Optimizer, KeepsMomentsOfTrainableTensorsAlone) {
   const TemporaryFolder folder;
   Tensors some(true);

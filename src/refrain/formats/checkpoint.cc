@@ -11,18 +11,20 @@
 
 #include "refrain/base/buffer.h"
 #include "refrain/base/error.h"
+#include "refrain/formats/family.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/block.h"
+#include "refrain/model/tensor_names.h"
 
 namespace refrain {
 namespace {
 
 using io::Json;
 
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kEmbedding = "embedding.weight";
+constexpr const char* kHead = "head.weight";
 
 // Of the index of a large model's files: many times what the deepest have.
 constexpr size_t kMaxIndexBytes = size_t{1} << 22;
@@ -56,14 +58,24 @@ class WeightFiles {
       path_ = index;
       read_index(directory);
     }
-    each([&](const Entry& entry) { is_stack_ &= !entry.info->name.starts_with(kStack); });
+    each([&](const Entry& entry) {
+      is_stack_ &= !entry.info->name.starts_with(kStack);
+      is_ours_ |= entry.info->name == kEmbedding || entry.info->name == kHead;
+    });
   }
 
   const std::string& path() const { return path_; }
 
-  // By the name it has in a whole model: `transformers` leaves out "model." where it saves the
-  // stack alone. `info` is null when it is absent.
-  Entry find(const std::string& name) const {
+  // What one of our names is in these files, of a whole model. Files of our own of former versions
+  // have the names of Llamas.
+  std::string name_of(std::string_view ours) const {
+    return is_ours_ ? std::string(ours) : llama_name(ours);
+  }
+
+  // `transformers` leaves out "model." where it saves the stack alone. `info` is null when it is
+  // absent.
+  Entry find(std::string_view ours) const {
+    const std::string name = name_of(ours);
     const bool shorter = is_stack_ && name.starts_with(kStack);
     const std::string in_file = shorter ? name.substr(kStack.size()) : name;
     for (const io::Safetensors& file : files_)
@@ -130,6 +142,7 @@ class WeightFiles {
   std::string path_;
   std::deque<io::Safetensors> files_;  // entries point into them
   bool is_stack_ = true;               // no name begins with "model."
+  bool is_ours_ = false;               // names are ours
 };
 
 // "model.rotary_emb.inv_freq" or "model.layers.<number>.self_attn.rotary_emb.inv_freq": versions of
@@ -181,8 +194,8 @@ Places find_tensors(const WeightFiles& files, const LanguageModel& model) {
       }
     }
     if (!entry.info)
-      throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(), io::quote(name),
-                  to_text(shape));
+      throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(),
+                  io::quote(files.name_of(name)), to_text(shape));
     check(entry, shape);
     used.insert(entry.info);
     places.tensors.push_back(entry);
@@ -197,19 +210,22 @@ Places find_tensors(const WeightFiles& files, const LanguageModel& model) {
 
 void read(const Places& places, LanguageModel& model) {
   Tensor embedding;
+  std::string embedding_name;
   size_t next = 0;
   for (const ParameterStore::FileTensor& to : model.parameters().file_tensors()) {
     const auto& [file, info] = places.tensors[next++];
     file->read(*info, {to.w.data, static_cast<size_t>(to.w.size())});
-    if (to.name == kEmbedding) embedding = to.w;
+    if (to.name != kEmbedding) continue;
+    embedding = to.w;
+    embedding_name = info->name;
   }
   const auto& [file, info] = places.second;
   if (!info) return;
   Buffer<float> second(static_cast<size_t>(embedding.size()));
   file->read(*info, second.span());
   if (std::memcmp(second.data(), embedding.data, second.size() * sizeof(float)) != 0)
-    throw_error("{}: \"{}\": expected the values of {}, to which config.json ties it, found others",
-                file->path(), kHead, kEmbedding);
+    throw_error("{}: {}: expected the values of {}, to which config.json ties it, found others",
+                file->path(), io::quote(info->name), embedding_name);
 }
 
 }  // namespace
@@ -236,7 +252,8 @@ int64_t count_weights(const ModelConfig& config) {
 }
 
 void save_weights(const std::string& path, const LanguageModel& model) {
-  model.parameters().save(path, {{"format", "pt"}});  // transformers insists on it
+  model.parameters().save(path, {{"format", "pt"}},  // transformers insists on it
+                          family_of(model.config()).tensor_name);
 }
 
 void save_config(const std::string& directory, const LanguageModel& model,

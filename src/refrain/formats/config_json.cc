@@ -18,16 +18,19 @@ std::span<const Family> families() {
   return all;
 }
 
+const Family& family_of(const ModelConfig& config) {
+  for (const Family& family : families())
+    if (family.write(config)) return family;
+  REFRAIN_CHECK(false && "our own family writes everything");
+  return families().back();
+}
+
 Json to_json(const ModelDescription& description) {
   ModelConfig config = description.config;
   config.resolve();
-  for (const Family& family : families())
-    if (std::optional<Json> json = family.write(config)) {
-      put_special_tokens(description.special, *json);
-      return *json;
-    }
-  REFRAIN_CHECK(false && "our own family writes everything");
-  return {};
+  Json json = *family_of(config).write(config);
+  put_special_tokens(description.special, json);
+  return json;
 }
 
 Json to_json(const SpecialTokens& special) {

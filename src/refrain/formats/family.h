@@ -18,9 +18,14 @@ struct Family {
   ModelConfig (*parse)(const io::Json&, const std::string& name, const Notes&);
   // The other way, of a resolved config; nothing when the family does not compute this.
   std::optional<io::Json> (*write)(const ModelConfig&);
+  // What a tensor is called in its files; null: as it is here (model/tensor_names.h).
+  std::string (*tensor_name)(std::string_view ours) = nullptr;
 };
 
 // In the order in which they are asked to write: the last, our own, writes everything.
 std::span<const Family> families();
+
+// The family whose files a model is written as.
+const Family& family_of(const ModelConfig&);
 
 }  // namespace refrain

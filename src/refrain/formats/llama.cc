@@ -9,6 +9,7 @@
 #include "refrain/formats/llama_keys.h"
 #include "refrain/formats/special_tokens.h"
 #include "refrain/mixers/attention/attention.h"
+#include "refrain/model/tensor_names.h"
 
 namespace refrain {
 namespace {
@@ -236,11 +237,13 @@ const Family kLlamaFamily = {"llama",
                              [](const Json& json, const std::string& name, const Notes& notes) {
                                return parse(json, name, false, notes);
                              },
-                             [](const ModelConfig& config) { return write(config, false); }};
+                             [](const ModelConfig& config) { return write(config, false); },
+                             llama_name};
 const Family kMistralFamily = {kMistral,
                                [](const Json& json, const std::string& name, const Notes& notes) {
                                  return parse(json, name, true, notes);
                                },
-                               [](const ModelConfig& config) { return write(config, true); }};
+                               [](const ModelConfig& config) { return write(config, true); },
+                               llama_name};
 
 }  // namespace refrain

@@ -81,7 +81,7 @@ class Reader {
 
  private:
   static std::string in_layer(int64_t l, const std::string& name) {
-    return fmt::format("model.layers.{}.{}", l, name);
+    return fmt::format("layers.{}.{}", l, name);
   }
   void read_floats(float* to, int64_t floats) {
     file_.read(at_, std::as_writable_bytes(std::span(to, static_cast<size_t>(floats))));
@@ -108,19 +108,19 @@ std::unique_ptr<LanguageModel> load(const io::InputFile& file) {
 
   auto model = std::make_unique<LanguageModel>(config);
   Reader in(file, config, *model);
-  in.read("model.embed_tokens.weight");
-  in.read_layers("input_layernorm.weight");
-  in.read_layers_rotary("self_attn.q_proj.weight");
-  in.read_layers_rotary("self_attn.k_proj.weight");
-  in.read_layers("self_attn.v_proj.weight");
-  in.read_layers("self_attn.o_proj.weight");
-  in.read_layers("post_attention_layernorm.weight");
-  in.read_layers("mlp.gate_proj.weight");
-  in.read_layers("mlp.down_proj.weight");
-  in.read_layers("mlp.up_proj.weight");
-  in.read("model.norm.weight");
+  in.read("embedding.weight");
+  in.read_layers("mixer_norm.weight");
+  in.read_layers_rotary("mixer.q_proj.weight");
+  in.read_layers_rotary("mixer.k_proj.weight");
+  in.read_layers("mixer.v_proj.weight");
+  in.read_layers("mixer.o_proj.weight");
+  in.read_layers("feed_forward_norm.weight");
+  in.read_layers("feed_forward.gate_proj.weight");
+  in.read_layers("feed_forward.down_proj.weight");
+  in.read_layers("feed_forward.up_proj.weight");
+  in.read("norm.weight");
   in.skip(config.context * config.head_dim);
-  if (!config.tie_embeddings) in.read("lm_head.weight");
+  if (!config.tie_embeddings) in.read("head.weight");
   REFRAIN_CHECK(in.at_end());
   return model;
 }

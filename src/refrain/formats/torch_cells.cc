@@ -191,11 +191,11 @@ void fill(LanguageModel& model, const io::Safetensors& file, const Parts& parts,
     for (int64_t row = 0; row < info->size() / width; ++row)
       std::copy_n(values.data() + row * width, width, to.row(row));
   };
-  put(&parts.embedding(), "model.embed_tokens.weight");
-  put(&parts.output(), "lm_head.weight");
-  put(parts.output_bias(), "lm_head.bias");
+  put(&parts.embedding(), "embedding.weight");
+  put(&parts.output(), "head.weight");
+  put(parts.output_bias(), "head.bias");
   for (int64_t l = 0; l < s.L; ++l) {
-    const std::string block = fmt::format("model.layers.{}.self_attn.", l);
+    const std::string block = fmt::format("layers.{}.mixer.", l);
     for (const std::string_view part : kCellParts)
       put(parts.cell(part, l), fmt::format("{}{}_l0", block, part));
     if (s.H == s.D()) continue;

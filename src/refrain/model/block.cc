@@ -20,11 +20,11 @@ Block::Block(std::unique_ptr<Mixer> mixer, const ModelConfig& config, int64_t in
       feed_forward_site_(static_cast<uint64_t>(2 * index + 2)) {}
 
 void Block::visit(const ParamVisitor& v) {
-  if (bare_) return mixer_->visit(prefixed(v, "self_attn."));
-  v({"input_layernorm.weight", {D_}, Init::constant(1), false}, norm1_);
-  mixer_->visit(prefixed(v, "self_attn."));
-  v({"post_attention_layernorm.weight", {D_}, Init::constant(1), false}, norm2_);
-  feed_forward_.visit(prefixed(v, "mlp."), blocks_);
+  if (bare_) return mixer_->visit(prefixed(v, "mixer."));
+  v({"mixer_norm.weight", {D_}, Init::constant(1), false}, norm1_);
+  mixer_->visit(prefixed(v, "mixer."));
+  v({"feed_forward_norm.weight", {D_}, Init::constant(1), false}, norm2_);
+  feed_forward_.visit(prefixed(v, "feed_forward."), blocks_);
 }
 
 Block::Activations Block::layout(const ExecutionContext& ctx, const RaggedBatch& w, bool states,

@@ -4,6 +4,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
+#include "refrain/model/tensor_names.h"
 
 namespace refrain {
 namespace {
@@ -68,7 +69,7 @@ void initialize(const ParamSpec& spec, Param& param, const InitScheme& scheme, u
   const Init& init = spec.init;
   const Noise noise =
       scheme.kind == InitScheme::kNormal ? normal_noise(init, scheme.std) : fan_in_noise(init);
-  Random random(mix_key(seed, spec.name));
+  Random random(mix_key(seed, llama_name(spec.name)));
   for (int64_t i = 0; i < param.w.size(); ++i) {
     float& w = param.w.data[i];
     w = i >= init.first && i < init.end && !noise.centred ? init.mean : 0;

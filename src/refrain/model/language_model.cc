@@ -33,12 +33,12 @@ size_t LanguageModel::training_bytes() const {
 
 void LanguageModel::visit(const ParamVisitor& v) {
   const int64_t V = config_.vocab_size, D = config_.d_model;
-  v({"model.embed_tokens.weight", {V, D}, Init::embedding(), false}, embedding_);
+  v({"embedding.weight", {V, D}, Init::embedding(), false}, embedding_);
   for (size_t l = 0; l < blocks_.size(); ++l)
-    blocks_[l].visit(prefixed(v, "model.layers." + std::to_string(l) + "."));
-  if (!config_.bare()) v({"model.norm.weight", {D}, Init::constant(1), false}, norm_);
-  if (!config_.tie_embeddings) v({"lm_head.weight", {V, D}, Init::matrix(D), true}, head_);
-  if (config_.bare()) v({"lm_head.bias", {V}, Init::bias(D), false}, head_bias_);
+    blocks_[l].visit(prefixed(v, "layers." + std::to_string(l) + "."));
+  if (!config_.bare()) v({"norm.weight", {D}, Init::constant(1), false}, norm_);
+  if (!config_.tie_embeddings) v({"head.weight", {V, D}, Init::matrix(D), true}, head_);
+  if (config_.bare()) v({"head.bias", {V}, Init::bias(D), false}, head_bias_);
 }
 
 void LanguageModel::initialise(uint64_t seed, const Initialisation& initialisation) {

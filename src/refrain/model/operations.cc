@@ -6,12 +6,12 @@ namespace refrain {
 
 std::vector<BlockOperations> block_operations(LanguageModel& model, int64_t length) {
   std::vector<BlockOperations> all(static_cast<size_t>(model.config().layers));
-  const std::string blocks = "model.layers.";
+  const std::string blocks = "layers.";
   model.parameters().visit([&](const ParamSpec& spec, Param&) {
     if (!spec.name.starts_with(blocks)) return;
     const size_t dot = spec.name.find('.', blocks.size());
     BlockOperations& block = all[std::stoul(spec.name.substr(blocks.size(), dot - blocks.size()))];
-    const bool feed_forward = spec.name.compare(dot, 5, ".mlp.") == 0;
+    const bool feed_forward = spec.name.compare(dot, 14, ".feed_forward.") == 0;
     (feed_forward ? block.feed_forward : block.mixer) += 2 * static_cast<double>(spec.size());
   });
   for (size_t l = 0; l < all.size(); ++l) all[l].mixer += model.mixer(l).mixing_flops(length);

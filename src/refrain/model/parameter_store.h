@@ -42,7 +42,7 @@ class ParameterStore {
   // step changes them. Before gradients are allocated.
   void set_trainable(const std::function<bool(const ParamSpec&)>& trainable);
 
-  // Drawn from (seed, name of the tensor) alone.
+  // Drawn from (seed, llama_name(name of the tensor)) alone: the names of the first files.
   void initialize(uint64_t seed, const InitScheme& = {});
 
   // Gradients of what is trainable; packed copies, which steps would leave behind, go.
@@ -70,10 +70,11 @@ class ParameterStore {
   };
   std::vector<FileTensor> file_tensors() const;
 
-  // Safetensors in that order. To be loaded, every tensor must be there with its shape, and no
-  // other; names and shapes are checked before anything changes, and before memory is allocated, if
-  // none was yet.
-  void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const;
+  // Safetensors in that order, under our names or those that `name_of` makes of them. To be loaded,
+  // every tensor must be there with its shape, and no other; names and shapes are checked before
+  // anything changes, and before memory is allocated, if none was yet.
+  void save(const std::string& path, const std::map<std::string, std::string>& metadata = {},
+            std::string (*name_of)(std::string_view ours) = nullptr) const;
   void load(const std::string& path);
 
  private:

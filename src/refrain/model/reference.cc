@@ -17,9 +17,9 @@ TensorOf<T> view(const std::vector<T>& values, int64_t columns) {
   return {const_cast<T*>(values.data()), {static_cast<int64_t>(values.size()) / columns, columns}};
 }
 
-constexpr const char* kMixer = "self_attn.";
+constexpr const char* kMixer = "mixer.";
 
-std::string block_name(size_t l) { return "model.layers." + std::to_string(l) + "."; }
+std::string block_name(size_t l) { return "layers." + std::to_string(l) + "."; }
 
 template <class T>
 void add(const std::vector<T>& from, std::vector<T>& to) {
@@ -107,7 +107,7 @@ std::vector<T> ReferenceModel<T>::logits(std::span<const int32_t> tokens,
                                          std::vector<Vector>* states) const {
   const int64_t D = config_.d_model;
   Vector x(tokens.size() * static_cast<size_t>(D));
-  kernels::embedding_ref(tokens, view(weight("model.embed_tokens.weight"), D), view(x, D));
+  kernels::embedding_ref(tokens, view(weight("embedding.weight"), D), view(x, D));
   if (states) states->resize(static_cast<size_t>(config_.layers));
   for (size_t l = 0; l < mixer_weights_.size(); ++l) {
     const std::string block = block_name(l);
@@ -116,14 +116,13 @@ std::vector<T> ReferenceModel<T>::logits(std::span<const int32_t> tokens,
       x = mixer(x, l, state);
       continue;
     }
-    add(mixer(rms_norm(x, block + "input_layernorm.weight"), l, state), x);
-    add(feed_forward(rms_norm(x, block + "post_attention_layernorm.weight"), block + "mlp."), x);
+    add(mixer(rms_norm(x, block + "mixer_norm.weight"), l, state), x);
+    add(feed_forward(rms_norm(x, block + "feed_forward_norm.weight"), block + "feed_forward."), x);
   }
-  if (!config_.bare()) x = rms_norm(std::move(x), "model.norm.weight");
-  Vector logits =
-      linear(x, config_.tie_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", D);
+  if (!config_.bare()) x = rms_norm(std::move(x), "norm.weight");
+  Vector logits = linear(x, config_.tie_embeddings ? "embedding.weight" : "head.weight", D);
   if (config_.bare()) {
-    const Vector& bias = weight("lm_head.bias");
+    const Vector& bias = weight("head.bias");
     for (size_t i = 0; i < logits.size(); ++i) logits[i] += bias[i % bias.size()];
   }
   return logits;

@@ -5,6 +5,7 @@
 
 #include "refrain/io/safetensors.h"
 #include "refrain/kernels/elementwise/adamw.h"
+#include "refrain/model/tensor_names.h"
 
 namespace refrain {
 
@@ -56,6 +57,7 @@ void Optimizer::load(const std::string& path, int64_t steps) {
     for (const auto& [spec, param, offset, at] : parameters_.entries()) {
       if (!param->trainable) continue;
       const io::TensorInfo* info = file.find(prefix + spec.name);
+      if (!info) info = file.find(prefix + llama_name(spec.name));  // of a former version
       if (!info || info->shape != spec.shape)
         throw_error("{}: expected a tensor '{}{}' of {} numbers; the file is of another model",
                     path, prefix, spec.name, spec.size());

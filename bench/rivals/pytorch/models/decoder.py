@@ -4,6 +4,7 @@ several tensors are one product here, `JOINED` says which."""
 import json
 import math
 import pathlib
+import re
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,17 @@ def sources(model):
     return {name: joined.get(name, [name]) for name, _ in model.named_parameters()}
 
 
+def named_here(name):
+    """What a tensor of refrain's own files, or of a Llama's, is called in Decoder."""
+    name = name.removeprefix("model.")
+    for theirs, ours in ((r"^embedding\.", "embed_tokens."), (r"^head\.", "lm_head."),
+                         (r"\.mixer_norm\.", ".input_layernorm."), (r"\.mixer\.", ".self_attn."),
+                         (r"\.feed_forward_norm\.", ".post_attention_layernorm."),
+                         (r"\.feed_forward\.", ".mlp.")):
+        name = re.sub(theirs, ours, name)
+    return name
+
+
 def load(directory, form):
     """The model of a directory with its weights, and its config. Every tensor of the file must be
     used, so that both have as many parameters."""
@@ -107,7 +119,7 @@ def load(directory, form):
     config = config_of(directory)
     model = Decoder(config, form)
     with safe_open(directory / "model.safetensors", "pt") as f, torch.no_grad():
-        names = {name.removeprefix("model."): name for name in f.keys()}
+        names = {named_here(name): name for name in f.keys()}
         stored = sum(math.prod(f.get_slice(name).get_shape()) for name in names.values())
         parameters = sum(p.numel() for p in model.parameters())
         if stored != parameters:
