@@ -1,7 +1,9 @@
-// A bump allocator over one block, with stack discipline: a Frame gives back, when it ends, what
-// was taken since it began. An Arena without memory only counts: running a step dry over two
-// counting arenas is how the memory plan is made, so it cannot drift from what the step takes.
-// What it gives stands nowhere().
+// A bump allocator over one block of memory. It is a stack: a Frame gives back, at its end,
+// everything that was taken since its start.
+//
+// An Arena without memory only counts (a dry run). A memory plan is a step run dry over two
+// counting arenas, so a plan cannot differ from what the step takes. Tensors of a dry run point to
+// nowhere().
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -13,9 +15,9 @@
 
 namespace refrain {
 
-// Where a dry run's tensors stand: an address that no memory has (it is none that a program can
-// have on x86-64 or on ARM). A dry run counts offsets as the real one does, which null does not
-// bear; what it would touch ends the program.
+// The address of a dry run's tensors. No program on x86-64 or ARM can have memory there, so code
+// that touches such a tensor crashes. It is not null, because a dry run computes offsets as the
+// real run does.
 template <class T = float>
 T* nowhere() {
   return reinterpret_cast<T*>(uintptr_t{1} << 55);

@@ -1,4 +1,4 @@
-// Memory that is owned: aligned for whole vectors, zero at first, never moved.
+// Owned memory: aligned for whole vectors, zero at first, never moved.
 #pragma once
 #include <sys/mman.h>
 
@@ -21,7 +21,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t count) : size_(count) {
     if (count == 0) return;
-    // Of large buffers whole huge pages are asked for: products walk along columns, a page a step.
+    // Large buffers ask for huge pages: products walk along columns, one page a step.
     const size_t wanted = count * sizeof(T);
     const size_t align = wanted < kHugePage ? kAlign : kHugePage;
     const size_t bytes = (wanted + kAlign - 1) / kAlign * kAlign;
@@ -29,8 +29,8 @@ class Buffer {
     if (posix_memalign(&memory, align, bytes) != 0)
       throw_error("out of memory: {} bytes were asked for", bytes);
     data_.reset(static_cast<T*>(memory));
-    // Whole ones only, so that no page reaches beyond the buffer; whether they are given is up to
-    // the kernel.
+    // Whole huge pages only, so that no page reaches beyond the buffer. The kernel decides whether
+    // it gives them.
     if (align == kHugePage) (void)madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
     std::memset(static_cast<void*>(data_.get()), 0, bytes);
   }

@@ -1,4 +1,4 @@
-// How long things take.
+// Measuring time.
 #pragma once
 #include <chrono>
 

@@ -1,5 +1,5 @@
-// Two kinds of things go wrong. A mistake of the world (a file, a flag, a request, data) throws
-// Error: one line that says what, where, found and expected. A programmer's mistake fails a CHECK.
+// Two kinds of errors. A mistake from outside (a file, a flag, a request, data) throws Error: one
+// line that says what, where, found and expected. A programmer's mistake fails a REFRAIN_CHECK.
 #pragma once
 #include <fmt/format.h>
 

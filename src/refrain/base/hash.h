@@ -1,5 +1,5 @@
-// XXH64 (Collet, https://xxhash.com): tells contents apart at the speed of memory. It is no defence
-// against who makes two contents of one hash on purpose.
+// XXH64 (Collet, https://xxhash.com): a fast hash that tells contents apart. It is not secure
+// against somebody who makes two contents with the same hash on purpose.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
-// Remarks on what was read, where nothing is wrong: a setting that is left aside, say. Nothing
-// under src/ prints; who has a file read says where its remarks go, and the program passes its
-// note(), which writes them to standard error.
+// Remarks about an input that is not wrong, for example a setting that is ignored. Nothing under
+// src/ prints. The caller says where remarks go; the program passes its note(), which writes them
+// to standard error.
 #pragma once
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 
 namespace refrain {
 
-// Takes one line, without a line end, that says of which file it speaks. Empty: nobody listens.
+// Takes one line without a line end. The line names the file. Empty: remarks are dropped.
 using Notes = std::function<void(const std::string& line)>;
 
 // add_note(notes, "{}: {}: left aside", path, what)

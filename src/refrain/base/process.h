@@ -1,4 +1,4 @@
-// What the system knows of this process and its machine.
+// Memory of this process and its machine, as the system reports it.
 #pragma once
 #include <cstddef>
 
@@ -8,8 +8,8 @@ size_t peak_memory_bytes();  // largest resident set so far
 size_t resident_bytes();     // resident set now
 size_t machine_bytes();      // physical memory
 
-// For a figure of resident memory that does not creep afterwards: gives back free heap, and reads
-// every page of the program and its libraries that it may come to run.
+// Makes resident_bytes() a figure that does not grow by itself afterwards: gives back free heap,
+// and reads every page of the program and its libraries that may run later.
 void settle_memory();
 
 }  // namespace refrain

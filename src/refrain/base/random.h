@@ -1,6 +1,6 @@
-// Counter-based random numbers (Philox 4x32-10; Salmon et al., SC'11): a number is a function of a
-// key and a counter, so anything random here is a function of what it is for (seed, step, layer,
-// row, position) and never of the order in which threads or micro-batches come to it.
+// Counter-based random numbers (Philox 4x32-10; Salmon et al., SC'11). A number is a function of a
+// key and a counter. So every random number is a function of what it is for (seed, step, layer,
+// row, position), and does not depend on the order in which threads or micro-batches ask for it.
 #pragma once
 #include <array>
 #include <cmath>
@@ -26,7 +26,7 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, uint64_t key) {
 // [0, 1), 24 bits: exact in float.
 inline float to_unit(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 
-// A key of its own for every purpose: mix_key(seed, "dropout", layer).
+// One key for each purpose: mix_key(seed, "dropout", layer).
 inline uint64_t mix_key(uint64_t seed, std::string_view purpose, uint64_t index = 0) {
   uint64_t h = 0xcbf29ce484222325u;  // FNV-1a of the purpose
   for (char ch : purpose) h = (h ^ static_cast<unsigned char>(ch)) * 0x100000001b3u;
@@ -36,7 +36,7 @@ inline uint64_t mix_key(uint64_t seed, std::string_view purpose, uint64_t index 
   return uint64_t{a[0]} << 32 | a[1];
 }
 
-// The stream of a key, by position or one after another.
+// The stream of a key, from any position on.
 class Random {
  public:
   explicit Random(uint64_t key, uint64_t position = 0) : key_(key), next_(position) {}

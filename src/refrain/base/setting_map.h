@@ -1,8 +1,8 @@
 // Named settings as text: "attention.rope_theta" -> "500000". The command line, a config file and
-// a run's recorded settings are all one of these.
+// the recorded settings of a run are SettingMaps.
 //
-// A config is a plain struct which lists its fields once, in visit(); that list is its flags, its
-// help text, its defaults and what is recorded of it:
+// A config is a plain struct that lists its fields once, in visit(). Flags, help text, defaults and
+// recorded settings come from that list:
 //
 //   template <class V> void visit(V&& v) { v("layers", layers, "blocks in the stack"); }
 #pragma once
@@ -32,7 +32,8 @@ class SettingMap {
   bool has(const std::string& name) const { return values_.contains(name); }
   const std::map<std::string, std::string>& values() const { return values_; }
 
-  // Sets config's fields from the values named prefix + field; absent ones keep what they have.
+  // Sets the fields of `config` from the values named prefix + field. Fields without a value keep
+  // theirs.
   template <class Config>
   Config get(const std::string& prefix = "", Config config = {}) const {
     config.visit([&](const char* name, auto& field, const char*) {
@@ -49,7 +50,7 @@ class SettingMap {
         [&](const char* name, auto& field, const char*) { values_[prefix + name] = text(field); });
   }
 
-  // After everybody took what is theirs: a name nobody asked for is the user's mistake.
+  // Call it after all get() calls: a name that no config has is the user's mistake, an Error.
   void check_all_known() const;
 
   // The shortest text that reads back as the same value.

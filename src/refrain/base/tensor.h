@@ -1,8 +1,9 @@
-// A pointer and a shape. Dense, row-major; owns nothing: copying a view copies no data.
+// A view of a dense, row-major array: a pointer and a shape. It owns nothing; copying a view copies
+// no data.
 //
-// The element type is part of the view's type, so a kernel that takes bf16 operands is another
-// overload and nothing is converted by accident: Tensor is float, ConstTensor is float that is only
-// read (docs/decisions/0002-typed-views.md).
+// The element type is part of the view's type. A kernel that takes bf16 operands is another
+// overload, and nothing is converted by accident. Tensor is float; ConstTensor is read-only float
+// (docs/decisions/0002-typed-views.md).
 #pragma once
 #include <array>
 #include <cstddef>
@@ -22,7 +23,7 @@ struct TensorOf {
   TensorOf(T* data_, std::initializer_list<int64_t> shape) : data(data_) {
     for (int64_t d : shape) dim[static_cast<std::size_t>(rank++)] = d;
   }
-  // A view that writes is also a view that reads.
+  // A view for writing converts to a view for reading.
   template <class U>
   requires(std::is_same_v<T, const U> && !std::is_same_v<T, U>) TensorOf(const TensorOf<U>& other)
       : data(other.data), dim(other.dim), rank(other.rank) {}

@@ -1,12 +1,12 @@
 // Threads that parallel loops run on (docs/decisions/0006-thread-pool.md).
 //
-//   refrain::ThreadPool pool;                  // one thread a core
+//   refrain::ThreadPool pool;                  // one thread per core
 //   refrain::ThreadPool::Scope scope(pool);    // from here on, loops of this thread run on it
 //
-// A pool belongs to whoever made it; there is none of the process. A thread that drives a model
-// puts the pool it is to run on in scope; without one it computes alone, to the same bits. Engines
-// that are driven from several threads have a pool each, or share one: a loop that finds its pool
-// at work for another thread runs on its own thread meanwhile.
+// A pool belongs to whoever made it; the process has none. A thread that drives a model puts a pool
+// in scope. Without one it computes alone, with the same bits. Engines that are driven from several
+// threads have one pool each, or share one: if a loop finds its pool busy with another thread's
+// loop, it runs on its own thread.
 #pragma once
 #include <memory>
 #include <mutex>
@@ -17,9 +17,9 @@ namespace refrain {
 
 class ThreadPool {
  public:
-  // 0 = one thread per core the process may run on. The thread that starts a loop is one of them;
-  // the others are made by the first loop that is worth sharing. Where the system makes fewer than
-  // asked for (a limit of processes, of memory), `notes` hears of it and loops run on those.
+  // 0 = one thread per core that the process may use. The thread that starts a loop is one of them;
+  // the first loop that is worth sharing makes the others. If the system makes fewer threads (a
+  // limit of processes or of memory), `notes` gets a line and loops run on those.
   explicit ThreadPool(int threads = 0, Notes notes = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -27,7 +27,7 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // While it lives, loops of the thread that made it run on `pool`. Scopes nest.
+  // While it exists, loops of the thread that made it run on `pool`. Scopes nest.
   class Scope {
    public:
     explicit Scope(ThreadPool& pool);

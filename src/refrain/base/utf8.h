@@ -8,9 +8,9 @@
 
 namespace refrain {
 
-// What starts at some byte. If it is not valid, `code` is U+FFFD and `bytes` is how many bytes that
-// replacement stands for: the longest start of a character that could still have become valid (as
-// Unicode advises, and as Python and Rust replace), at least 1.
+// One decoded character. If it is not valid, `code` is U+FFFD and `bytes` is the number of bytes
+// that this replacement stands for: the longest start of a character that could still have become
+// valid (as Unicode advises, and as Python and Rust replace), at least 1.
 struct CodePoint {
   char32_t code;
   uint32_t bytes;
@@ -24,7 +24,7 @@ inline CodePoint decode_utf8(std::string_view text) {
   if (first < 0x80) return {first, 1, true};
   if (first < 0xC2 || first > 0xF4) return {0xFFFD, 1, false};
   const uint32_t length = first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-  // The second byte's range is narrower after these four; everything strict about UTF-8 is here.
+  // The range of the second byte is smaller after these four first bytes.
   const uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
   const uint8_t high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
   if (text.size() < 2 || byte(1) < low || byte(1) > high) return {0xFFFD, 1, false};
@@ -39,7 +39,7 @@ inline CodePoint decode_utf8(std::string_view text) {
 // Appends a code point, which is neither a surrogate nor above U+10FFFF.
 void append_utf8(std::string& text, char32_t code);
 
-// Where the first character that is not valid begins; nothing when the text is valid.
+// The offset of the first invalid character; nothing if the text is valid.
 std::optional<size_t> find_invalid_utf8(std::string_view text);
 
 }  // namespace refrain

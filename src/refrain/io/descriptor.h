@@ -1,4 +1,4 @@
-// An open file of the system, closed at the end of its scope. For the files of io/ only.
+// An open file descriptor, closed at the end of its scope. For the files of io/ only.
 #pragma once
 #include <cstddef>
 #include <string>
@@ -26,7 +26,7 @@ class Descriptor {
   int fd_;
 };
 
-// To read a regular file. Whatever else has that name is refused, and never waited for.
+// Opens a regular file for reading. Anything else of that name is refused without waiting for it.
 Descriptor open_regular(const std::string& path, size_t* size = nullptr);
 
 // "cannot <action> <path>: <what errno says>"

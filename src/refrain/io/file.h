@@ -1,6 +1,6 @@
-// Files as the rest of the program sees them: read whole (and at any place: input_file.h); written
-// so that a crash at any instant leaves either the old content or the new, never a part. Every
-// failure is an Error that names the path and the reason the system gave.
+// Reading whole files, and writing files so that a crash at any time leaves the old content or the
+// new, never a part. (To read at any place: input_file.h.) Every failure is an Error that names the
+// path and the system's reason.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,23 +12,25 @@
 
 namespace refrain::io {
 
-// The whole of a regular file; an Error if it is longer than `max_bytes`. What else may bear the
-// name (a pipe that nobody writes to, a device) is refused without waiting for it.
+// The content of a regular file; an Error if it is longer than `max_bytes`. Anything else of that
+// name (a pipe without a writer, a device) is refused without waiting for it.
 std::string read_file(const std::string& path, size_t max_bytes = size_t{1} << 30);
-// Likewise whatever a user names, "/dev/stdin" and pipes from the shell too; it may wait for them.
+// The same for any input that a user names, including "/dev/stdin" and pipes of the shell. It may
+// wait for them.
 std::string read_stream(const std::string& path, size_t max_bytes = size_t{1} << 30);
 
 bool exists(const std::string& path);
 
-// Where `path` leads when its last part is a symbolic link: to what is there, or is to be there. A
-// link of /proc stays: what it stands for may have no name.
+// If the last part of `path` is a symbolic link, the path that it leads to, which need not exist. A
+// link of /proc is not followed, since its target may have no name.
 std::string follow_links(const std::string& path);
 
-// A file being written beside its final name, as ".<name>.tmp-<process>". commit() makes it durable
-// (fsync, rename, fsync of the folder); without it nothing is left behind and the final name keeps
-// what it had; settle() does all of it but the rename, so that what can fail has failed before
-// anything is replaced. A symbolic link is followed, and what is replaced hands on its mode and its
-// owner. A device, a pipe or an open file (/dev/stdout) cannot be replaced: it is written in place.
+// A file that is written beside its final name, as ".<name>.tmp-<process>". commit() makes it
+// durable (fsync, rename, fsync of the folder). Without commit() nothing remains, and the final
+// name keeps its old content. settle() does everything except the rename, so that errors come
+// before anything is replaced. A symbolic link is followed. The new file gets the mode and the
+// owner of the old one. A device, a pipe or an open file (/dev/stdout) cannot be replaced; it is
+// written in place.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -53,33 +55,33 @@ class AtomicFile {
 
 void write_file(const std::string& path, std::string_view text);  // AtomicFile in one call
 
-// Adds to the end of a file, or makes it. On a full disk the file stays as it was. A pipe is
-// refused without waiting for who reads it.
+// Adds to the end of a file, or creates it. If the disk is full the file stays as it was. A pipe is
+// refused without waiting for a reader.
 void append_file(const std::string& path, std::string_view text);
 
-// `to` gets the content of the regular file `from`, as AtomicFile writes it; on file systems that
-// can, both share what neither changes (reflinks), and a change of one never is one of the other.
+// Copies the content of the regular file `from` to `to`, as AtomicFile writes it. File systems that
+// can, share the blocks (reflinks); a later change of one file does not change the other.
 void copy_file(const std::string& from, const std::string& to);
 
-// A hash of a regular file's content: of each 256 KiB, with that of what is before as its seed
-// (hash64, base/hash.h).
+// A hash of a regular file's content: hash64 (base/hash.h) of each 256 KiB, with the hash of
+// everything before it as its seed.
 uint64_t hash_file(const std::string& path);
 
-// Gives `from` the name `to`, which nothing may have: an Error.
+// Renames `from` to `to`. If `to` exists: an Error.
 void move_new(const std::string& from, const std::string& to);
 
-// A directory being filled beside its final name: write files into path(), then commit() makes it
+// A directory that is filled beside its final name. Write files into path(). commit() then makes it
 // durable and gives it its final name, where it replaces a directory of that name:
 //   1. fsync of every file and folder in ".<name>.tmp-<process>"
 //   2. if there is a <name>, the two exchange names in one step; otherwise rename to <name>
-//   3. fsync of the folder both are in
-//   4. remove the old one, also one that is write-protected
-// On a file system that cannot exchange names, step 2 renames the old one to
-// ".<name>.old-<process>" first. A crash just then leaves no <name> but a complete old one, which
-// remove_stale() puts back.
+//   3. fsync of the folder that contains both
+//   4. remove the old one, even if it is write-protected
+// On a file system that cannot exchange names, step 2 first renames the old one to
+// ".<name>.old-<process>". A crash at that moment leaves no <name> but a complete old directory;
+// remove_stale() restores it.
 //
-// A symbolic link is followed, and what is replaced hands on the modes and owners of the files and
-// folders of the same names. A mount point cannot be replaced: an Error before anything is written.
+// A symbolic link is followed. Files and folders get the modes and owners of those that they
+// replace. A mount point cannot be replaced: an Error before anything is written.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::string path);
@@ -90,10 +92,10 @@ class AtomicDirectory {
   const std::string& path() const { return temporary_; }  // where to write until commit()
   void commit();
 
-  // Clears `parent` of what earlier crashes left there: the temporaries of AtomicDirectory and
-  // AtomicFile, and directories whose replacement did not finish. For the one process that writes
-  // into `parent`, while it writes nothing there. What cannot be removed is in nobody's way: a
-  // note.
+  // Removes from `parent` what earlier crashes left: temporary files and directories of
+  // AtomicDirectory and AtomicFile, and directories whose replacement did not finish. Only the one
+  // process that writes into `parent` may call this, while it writes nothing there. What cannot be
+  // removed does no harm: a note.
   static void remove_stale(const std::string& parent, const Notes& notes = {});
 
  private:
@@ -102,10 +104,10 @@ class AtomicDirectory {
 };
 
 void make_directories(const std::string& path);  // also where a symbolic link leads to nothing yet
-// A directory goes whole: it is renamed to a temporary name before it is taken apart, so that no
-// part of it can be taken for the whole. What a crash leaves is remove_stale()'s. One that is
-// write-protected, or in which nothing could be removed, keeps its name: an Error. Of a symbolic
-// link the link goes, and what it leads to stays.
+// Removes a file or a directory. A directory first gets a temporary name, so that a part of it can
+// never be mistaken for the whole. remove_stale() removes what a crash leaves. A write-protected
+// directory, or one in which nothing could be removed, keeps its name: an Error. A symbolic link is
+// removed, and its target stays.
 void remove_all(const std::string& path);
 
 }  // namespace refrain::io

@@ -1,5 +1,5 @@
-// One process at a time: a lock on a file, which the kernel frees when the process ends in whatever
-// way. Who holds it is written in the file: "<process> <host>".
+// A lock on a file, for one process at a time. The kernel frees it when the process ends in any
+// way. The file names the holder: "<process> <host>".
 #pragma once
 #include <string>
 
@@ -9,14 +9,15 @@ namespace refrain::io {
 
 class FileLock {
  public:
-  // Makes the file `path` and locks it, without waiting. An Error that begins with `what` and names
-  // the holder when another has it. Where the file system knows no locks a note says so, and there
-  // is none; another note when the last holder was on another host and did not let go of it: on a
-  // file system that does not share locks between hosts it may be at work still.
+  // Creates the file `path` and locks it, without waiting. If another process has the lock: an
+  // Error that begins with `what` and names the holder. If the file system has no locks, there is
+  // none, and a note says so. There is another note if the last holder was on another host and did
+  // not release the lock: on a file system that does not share locks between hosts, that process
+  // may still be running.
   FileLock(std::string path, const std::string& what, const Notes& notes);
   ~FileLock();  // the file goes, too
-  // The file still has its name: nobody has removed it, with its folder perhaps. True where there
-  // are no locks.
+  // Whether the file still has its name, so nobody has removed it or its folder. True if there are
+  // no locks.
   bool is_in_place() const;
   FileLock(const FileLock&) = delete;
   FileLock& operator=(const FileLock&) = delete;

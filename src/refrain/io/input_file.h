@@ -1,5 +1,5 @@
-// A regular file that is read at any place. Memory that is mapped from a file ends the process with
-// a signal when the file is truncated meanwhile; here that is an Error.
+// A regular file that is read at any place. It is not mapped: if another program truncates a mapped
+// file, a signal ends the process. Here that is an Error.
 #pragma once
 #include <cstddef>
 #include <span>

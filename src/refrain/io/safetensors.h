@@ -1,9 +1,9 @@
 // safetensors files: [u64 little-endian header length][JSON header][tensor bytes].
 //
 // The header maps names to {dtype, shape, data_offsets}, and "__metadata__" to strings. A file is
-// checked whole when it is opened: header length against file size, types, shapes against byte
-// counts (with overflow), offsets in range, no overlap, no holes; so that reading cannot fail. What
-// is kept of the header is small: a header made to be large takes a few times its bytes.
+// checked whole when it is opened, so reading cannot fail: header length against file size, types,
+// shapes against byte counts (with overflow), offsets in range, no overlap, no holes. Little of the
+// header stays in memory; a header that was made to be large takes a few times its bytes.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Bytes put aside on disk and read back: a file without a name, which ends with the process in
-// whatever way that ends.
+// Bytes that are stored on disk and read back, in a file without a name. The file disappears when
+// the process ends in any way.
 #pragma once
 #include <cstddef>
 #include <span>
@@ -9,7 +9,7 @@ namespace refrain::io {
 
 class ScratchFile {
  public:
-  // In `directory`, from the first write on. Every failure is an Error that names it.
+  // In `directory`; the first write creates it. Every failure is an Error that names the directory.
   explicit ScratchFile(const std::string& directory) : directory_(directory) {}
   ~ScratchFile();
   ScratchFile(const ScratchFile&) = delete;

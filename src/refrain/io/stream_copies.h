@@ -1,4 +1,4 @@
-// Inputs that can be read only once (standard input, a pipe), copied so that they can be read
+// Copies of inputs that can be read only once (standard input, a pipe), so that they can be read
 // again.
 #pragma once
 #include <map>
@@ -12,17 +12,17 @@
 
 namespace refrain::io {
 
-// What can be read only once: "-", a pipe, a device, a socket.
+// Whether an input can be read only once: "-", a pipe, a device, a socket.
 bool is_stream(const std::string& input);
 
 class StreamCopies {
  public:
-  // Copies, once each, those of the inputs that are streams. The copies are files in `directory`
-  // without names: they are gone when this is, and when the process ends, however it does.
+  // Copies those of the inputs that are streams, each once. The copies are files without names in
+  // `directory`. They disappear with this object, and when the process ends in any way.
   StreamCopies(std::span<const std::string> inputs, const std::string& directory);
 
   bool has(const std::string& input) const { return copies_.contains(input); }
-  // The input from its start: its copy, if there are copies and it has one.
+  // Opens the input from its start: its copy, if there is one.
   static TextReader open(const std::string& input, const StreamCopies* copies);
 
  private:

@@ -1,4 +1,5 @@
-// A directory of this process's own, gone with all that is in it at the end of its scope.
+// A temporary directory of this process. It is removed with everything in it at the end of its
+// scope.
 #pragma once
 #include <string>
 
@@ -6,7 +7,7 @@ namespace refrain::io {
 
 class TemporaryDirectory {
  public:
-  // "refrain-XXXXXX" in `parent`; an Error with the reason if there can be none.
+  // "refrain-XXXXXX" in `parent`; an Error with the reason if it cannot be created.
   explicit TemporaryDirectory(const std::string& parent);
   ~TemporaryDirectory();
   TemporaryDirectory(const TemporaryDirectory&) = delete;
@@ -14,8 +15,8 @@ class TemporaryDirectory {
 
   const std::string& path() const { return path_; }
 
-  // Removes those that there are and the files in them, for a process that a signal ends: may be
-  // called from its handler.
+  // Removes all temporary directories and the files in them, when a signal ends the process. A
+  // signal handler may call it.
   static void remove_all_at_once();
 
  private:
