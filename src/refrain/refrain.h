@@ -1,8 +1,7 @@
-// All of the library: to train models, to load and save them, to generate with them, and to add
-// mixers.
+// The whole public interface: train models, load and save them, generate with them, and add mixers.
 //
-// The headers below are for use from outside. Whatever else is installed is there because these
-// include it, and may change in any version.
+// The headers below are for use from outside. Other installed headers are there because these
+// include them, and may change in any version.
 #pragma once
 #include "refrain/base/error.h"          // refrain::Error, which everything throws
 #include "refrain/base/setting_map.h"    // settings as text

@@ -1,4 +1,4 @@
-// What a sequence autoencoder is, apart from its weights (autoencoder/autoencoder.h).
+// The configuration of a sequence autoencoder (autoencoder/autoencoder.h), apart from its weights.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -23,14 +23,14 @@ struct AutoencoderConfig {
   std::string loss = "cosine";
   bool flash = true;
 
-  // What these are without is there to be measured against, and rounds otherwise: context and
-  // initial states by one product each, or by several; keys and values projected once per sequence,
-  // or anew at every step, where weight gradients are gathered step by step, in an order that
-  // depends on what else is in the micro-batch.
+  // Both are true except in benchmarks; without them results round otherwise. fused: context and
+  // initial states by one product each instead of several. cached: keys and values are projected
+  // once per sequence instead of at every step. Without `cached`, weight gradients are summed step
+  // by step, in an order that depends on the rest of the micro-batch.
   bool fused = true;
   bool cached = true;
 
-  // The settings a user has; the others follow from the vectors.
+  // The settings of a user; the others follow from the vectors.
   template <class V>
   void visit(V&& v) {
     v("hidden", hidden, "units of encoder and decoder");

@@ -1,4 +1,4 @@
-// How long windows are and how often the decoder is given the true word, as training goes on.
+// The length of windows, and how often the decoder is given the true word, as training proceeds.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -22,7 +22,7 @@ struct Curriculum {
   }
 };
 
-// A curriculum taken apart; an Error names what is out of range.
+// A parsed curriculum; an Error names what is out of range.
 struct Stages {
   explicit Stages(const Curriculum&);
   std::vector<int64_t> window;

@@ -1,6 +1,6 @@
-// How training of an autoencoder is cut to fit a budget of memory: into micro-batches, which never
-// change a bit of the weights, and windows evaluated at a time. As for language models (plan.h)
-// bytes are counted by running the step dry; nothing is computed again.
+// Plans for the training of an autoencoder within a memory budget: the micro-batch, which never
+// changes a bit of the weights, and the number of windows evaluated at a time. Bytes are counted by
+// a dry run, as for language models (train/plan.h). Nothing is recomputed.
 #pragma once
 #include <cstdint>
 
@@ -10,9 +10,9 @@
 
 namespace refrain {
 
-// The model must have its gradients' memory, which is not of `room.process`. With a budget the
-// largest micro-batch that fits, or an Error that names the least budget; without one the whole
-// batch_size.
+// The model must have the memory of its gradients, which is not part of `room.process`. With a
+// budget: the largest micro-batch that fits, or an Error that names the least budget. Without one:
+// the whole batch_size.
 Plan plan_reconstruction(const WordAutoencoder&, const TrainConfig&, const Stages&, bool evaluates,
                          const Room& room);
 

@@ -1,5 +1,5 @@
-// The sequence autoencoder in plain loops, for any number type: the specification that
-// autoencoder.h is held to. Weights come by their names in files.
+// Reference implementation of the sequence autoencoder: plain loops, for any number type. It is the
+// specification of autoencoder.h. Weights are looked up by their names in files.
 #pragma once
 #include <cmath>
 #include <map>
@@ -26,7 +26,7 @@ class AutoencoderRef {
   Vector run(int64_t tokens, const Vector& x, std::span<const uint8_t> forced, T& loss) const {
     return run(tokens, x, x, forced, loss);
   }
-  // With targets that are not x, for the gradient by x as an input.
+  // With targets other than x, for the gradient of x as an input.
   Vector run(int64_t tokens, const Vector& x, const Vector& target, std::span<const uint8_t> forced,
              T& loss) const {
     const int64_t H = c_.hidden, E = c_.width, S = kernels::states_of(c_.kind_of_cell());

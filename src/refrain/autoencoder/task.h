@@ -1,10 +1,10 @@
 // Training of a sequence autoencoder: windows of words drawn from documents, by a curriculum.
 //
-// Window i of step s is a function of (seed, s, i): it starts at a word of the data drawn with
-// equal chances among those with room for the shortest window behind them, and is as long as the
-// stage of the curriculum says or as its document has words left. Whether step t of the decoder is
-// forced is a coin of (seed, s, t), the same for all windows. So threads, micro-batches, and where
-// a run was stopped and resumed never change a bit.
+// Window i of step s is a function of (seed, s, i). It starts at a random word of the data, among
+// those with room for the shortest window after them. Its length is that of the stage of the
+// curriculum, or as many words as its document has left. Whether step t of the decoder is forced is
+// a random draw by (seed, s, t), the same for all windows. So threads, micro-batches, and where a
+// run was stopped and resumed never change a bit.
 #pragma once
 #include <cstdint>
 #include <span>

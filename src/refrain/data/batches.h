@@ -1,10 +1,10 @@
-// Batches of a data set in an order that is a function of (seed, epoch) alone.
+// Batches of a data set. Their order is a function of (seed, epoch) alone.
 //
-//   lm         windows of `context` inputs, cut anew each epoch at an offset drawn from (seed,
-//              epoch), in an order that is computed, not stored (permutation.h)
-//   pairs      (translate, probe) shuffled. By max_tokens with buckets: stretches of the shuffled
-//              order, of about a hundred batches each, are sorted by length and cut into batches of
-//              like lengths, and the batches shuffled. The order takes 8 bytes a pair.
+//   lm         windows of `context` inputs. Each epoch cuts the text anew at an offset drawn from
+//              (seed, epoch); the order of windows is computed, not stored (permutation.h)
+//   pairs      (translate, probe) shuffled. By max_tokens with buckets: sections of the shuffled
+//              order, of about a hundred batches each, are sorted by length and cut into batches
+//              of similar lengths, and the batches are shuffled. The order takes 8 bytes a pair.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -23,10 +23,11 @@ struct BatchConfig {
   bool buckets = true;      // by max_tokens: pairs of like lengths share a batch
 };
 
-// Training order, round and round. Position (epoch, index) is all there is to resume.
+// Batches in training order, epoch after epoch. Position (epoch, index) is all that is needed to
+// resume.
 class Batches {
  public:
-  // Error when the text is shorter than context + 1 ids, or no pair is short enough.
+  // An Error if the text is shorter than context + 1 ids, or no pair is short enough.
   Batches(const DataSet& data, const BatchConfig& config, uint64_t seed);
   ~Batches();
   Batches(Batches&&) noexcept;
@@ -50,15 +51,15 @@ class Batches {
   std::unique_ptr<Impl> impl_;
 };
 
-// One pass in file order: what evaluation reads. Windows of lm text follow one another from the
-// first id, the last one shorter, so that every id but the first is a target once; a text of two
+// One pass in file order, for evaluation. Windows of lm text follow one another from the first id
+// on, and the last one is shorter. So every id except the first is a target once, and a text of two
 // ids is enough. `cursor` starts at 0; false at the end.
 bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, int64_t& cursor);
 
-// Pairs that are too long for the config; none for lm.
+// The pairs that are too long for the config; none for lm.
 std::vector<int64_t> too_long(const DataSet& data, const BatchConfig& config);
 
-// The longest sequence that the config lets into a batch, in rows.
+// The longest sequence that the config allows in a batch, in rows.
 int64_t longest(const BatchConfig& config);
 
 }  // namespace refrain::data

@@ -1,10 +1,10 @@
-// What a model is trained on: sequences of token ids in a token file, which is read as they are
-// needed, so that resident memory does not grow with the data.
+// Training data: sequences of token ids in a token file. They are read when they are needed, so
+// resident memory does not grow with the data.
 //
-//   lm         running text: documents follow one another, an end token between them if the
-//              tokenizer has one, and its start token before each if it asks for that
+//   lm         running text: documents follow one another, with an end token between them if the
+//              tokenizer has one, and its start token before each if the tokenizer asks for it
 //   translate  pairs, "<src> source <tgt> target </s>"; the target and </s> are supervised
-//   probe      sequences of ids with targets of their own where something is asked (probes.h)
+//   probe      sequences of ids, with targets of their own at the positions of questions (probes.h)
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -34,28 +34,30 @@ class DataSet {
   const std::string& task() const { return task_; }
   int64_t vocab_size() const;
   int64_t tokens() const { return token_count_; }
-  // lm: documents, parts of one included; translate: pairs, as is a probe with its targets
+  // lm: documents, including parts of one; translate: pairs; probe: sequences
   int64_t sequences() const;
-  // Bytes of the text behind the ids (translate: of the targets); not known of a split's parts.
+  // Bytes of the text that the ids stand for (translate: of the targets); unknown for the parts of
+  // a split.
   std::optional<int64_t> text_bytes() const;
 
   // The last `validation_fraction` of the ids (translate: of the pairs) becomes the second part.
   // Both share the file.
   std::pair<DataSet, DataSet> split(double validation_fraction) const;
 
-  // Throws when the tokenizer is not the one the file was made with.
+  // An Error if the tokenizer is not the one that the file was made with.
   void check_tokenizer(const text::Tokenizer& tokenizer) const;
 
   // Ids [first, first + out.size()) of this set.
   void read(int64_t first, std::span<int32_t> out) const;
-  // Where pair i, its target, and the next pair begin among the ids; none in lm.
+  // Where pair i, its target, and the next pair begin among the ids; not for lm.
   struct Pair {
     int64_t begin, target, end;
   };
   Pair pair(int64_t i) const;
   bool has_pairs() const { return task_ != "lm"; }
   int64_t rows(int64_t i) const;  // that pair i takes in a batch
-  // translate: the tags of its pairs, source's and target's, each direction once, in their order.
+  // translate: the tags of its pairs (of source and target), each direction once, in order of
+  // occurrence.
   std::vector<std::pair<int32_t, int32_t>> directions() const;
 
  private:
@@ -78,8 +80,8 @@ struct Prepared {
 
 struct WriteEvents {
   std::function<void(std::string_view text, std::span<const int32_t> ids)> on_text;
-  // All of the file is on disk, and an old one is still there: what goes with it can be given its
-  // name.
+  // Called when all of the new file is on disk and an old one still has its name. Files that belong
+  // to it can get their names now.
   std::function<void()> before_commit;
 };
 

@@ -1,7 +1,8 @@
-// A permutation of [0, n) under a key, computed element by element: an order of any length takes no
-// memory. A balanced Feistel network permutes the smallest even power of two that holds n; an image
-// outside of [0, n) is sent through again until it falls inside (cycle walking), which keeps it a
-// permutation (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+// A permutation of [0, n) for a key, computed element by element, so an order of any length takes
+// no memory. A balanced Feistel network permutes the smallest even power of two that holds n. If a
+// result is outside of [0, n), it goes through the network again until it is inside (cycle
+// walking). The result is still a permutation (Black and Rogaway, "Ciphers with arbitrary finite
+// domains", 2002).
 #pragma once
 #include <bit>
 #include <cstdint>

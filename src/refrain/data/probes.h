@@ -1,14 +1,14 @@
-// Probes of what a model can remember: generated sequences of ids with exactly one right answer at
-// some of their positions and nothing asked at the others. They stand in a file of lines
+// Probes of what a model can remember: generated sequences of ids. Some positions have a question
+// with exactly one correct answer. The file has one sequence per line,
 //
 //   {"input": [0, 7, 12, ...], "target": [-1, -1, 12, ...]}
 //
-// as many targets as inputs, -1 where nothing is asked. There is no text: the tokenizer of probes
-// has the token "<7>" for the id 7.
+// with as many targets as inputs, -1 where there is no question. There is no text: the tokenizer of
+// probes has the token "<7>" for the id 7.
 //
-// A kind of probe is a struct of settings (visit): its number of ids, check() of the settings, and
-// draw(), a sequence from a stream of random numbers, with targets where the answer is asked for.
-// A kind that is text is learnt as text: in train.jsonl every next id is a target.
+// A kind of probe is a struct of settings (visit). It has its number of ids, check() of the
+// settings, and draw(), which makes a sequence from a stream of random numbers, with targets at the
+// questions. If a kind is text, it is learned as text: in train.jsonl every next id is a target.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -25,9 +25,9 @@ struct ProbeSequence {
   std::vector<int32_t> input, target;
 };
 
-// Associative recall (Fu et al., 2023, arXiv 2212.14052): pairs of a key and a value, each key with
-// the same value all over; then 0, a key that was seen, and its value is asked for. Of the ids from
-// 1 on, half are keys and the others values.
+// Associative recall (Fu et al., 2023, arXiv 2212.14052): pairs of a key and a value, where a key
+// has the same value everywhere in the sequence; then 0, a key that occurred, and a question for
+// its value. Of the ids from 1 on, half are keys and the others values.
 struct AssociativeRecall {
   static constexpr const char* kName = "recall";
   static constexpr bool kText = true;
@@ -44,9 +44,9 @@ struct AssociativeRecall {
 };
 
 // Multi-query associative recall (Arora et al., 2023, arXiv 2312.04927): `pairs` of different keys
-// and values, keys below vocab / 2 and values from there on; then every key once more, where its
-// value is asked for. Its two-token slot, the i-th of (length - 2 pairs) / 2, is drawn with a
-// weight of i^-0.99, each slot once. All other ids are 0.
+// and values, keys below vocab / 2 and values from there on; then every key once more, with a
+// question for its value. The place of each question is one of (length - 2 pairs) / 2 slots of two
+// tokens. Slot i is drawn with a weight of i^-0.99, each slot once. All other ids are 0.
 struct MultiQueryRecall {
   static constexpr const char* kName = "multi-query-recall";
   static constexpr bool kText = false;
@@ -65,8 +65,8 @@ struct MultiQueryRecall {
   ProbeSequence draw(Random&) const;
 };
 
-// Induction (Olsson et al., 2022; Fu et al., 2023): ids from 1 on at random, and 0 in one place
-// among them; then 0 again, and what followed it is asked for.
+// Induction (Olsson et al., 2022; Fu et al., 2023): random ids from 1 on, with a 0 in one place
+// among them; then 0 again, with a question for the id that followed the first 0.
 struct Induction {
   static constexpr const char* kName = "induction";
   static constexpr bool kText = true;
@@ -83,7 +83,7 @@ struct Induction {
 };
 
 // Copying after a delay (Hochreiter and Schmidhuber, 1997; Arjovsky et al., 2016): symbols, a delay
-// of 0, and then as many times 1, where the symbols are asked for in their order.
+// of 0, and then as many times 1, with questions for the symbols in their order.
 struct DelayedCopy {
   static constexpr const char* kName = "copy";
   static constexpr bool kText = false;
@@ -100,8 +100,8 @@ struct DelayedCopy {
   ProbeSequence draw(Random&) const;
 };
 
-// Selective copying (Jing et al., 2019; Gu and Dao, 2023): as copying, but the symbols stand
-// anywhere among `length` ids, of which the others are 0.
+// Selective copying (Jing et al., 2019; Gu and Dao, 2023): like copying, but the symbols are
+// anywhere among `length` ids, and the others are 0.
 struct SelectiveCopy {
   static constexpr const char* kName = "selective-copy";
   static constexpr bool kText = false;
@@ -119,8 +119,8 @@ struct SelectiveCopy {
 };
 
 // Recall after a gap: pairs of different keys and values, `gap` ids of noise, then 0, a key that
-// was shown, and its value is asked for. Keys are the ids from 1 to `keys`, then come as many
-// values, and behind them the ids of noise.
+// occurred, and a question for its value. Keys are the ids from 1 to `keys`, then come as many
+// values, and then the ids of noise.
 struct RecallAfterGap {
   static constexpr const char* kName = "recall-after-gap";
   static constexpr bool kText = false;
@@ -157,15 +157,17 @@ ProbeKind kind_of(const Probe& probe) {
 
 void check_sizes(const ProbeKind& kind, const ProbeSizes& sizes);  // an Error, before any work
 
-// train.jsonl, test.jsonl and the tokenizer into a folder that is made if there is none. The same
-// seed gives the same bytes; no sequence of test stands in train. Error when there are not so many.
+// Writes train.jsonl, test.jsonl and the tokenizer into a folder, which is created if it does not
+// exist. The same seed gives the same bytes. No sequence of test is in train. An Error if there are
+// not enough different sequences.
 void write_probes(const ProbeKind& kind, uint64_t seed, const ProbeSizes& sizes,
                   const std::string& folder);
 
 // "<0>" to "<n-1>", and nothing else.
 text::Tokenizer number_tokenizer(int64_t n);
 
-// Sequences of a file, one a line, checked: ids below `ids`, something asked in each.
+// The sequences of a file, one per line. They are checked: ids are below `ids`, and each has a
+// question.
 class ProbeReader {
  public:
   ProbeReader(const std::string& path, int64_t ids) : reader_(path), ids_(ids) {}

@@ -1,10 +1,10 @@
-// What a model was trained for, kept beside it as refrain.json, so that it can be used and scored
-// without saying so again:
+// The task that a model was trained for, stored beside it as refrain.json, so that other verbs need
+// not be told:
 //
 //   {"task": "translate", "source_tag": "<en>", "target_tag": "<ja>",
 //    "directions": [["<en>", "<ja>"], ["<ja>", "<en>"]]}
 //
-// "directions" stands there when there are others than that of the two tags.
+// "directions" is present if there are others than that of the two tags.
 #pragma once
 #include <optional>
 #include <span>
@@ -29,19 +29,19 @@ struct TaskDescription {
   bool operator==(const TaskDescription&) const = default;
 };
 
-// What a model learns from this data. The usual direction is `usual` if the data has it.
+// The task of this data. The usual direction is `usual` if the data has it.
 TaskDescription describe_task(const DataSet& data, const text::Tokenizer& tokenizer,
                               const Direction& usual);
 
-// The direction to translate in: the first one known that has the tags asked for, of which either
-// or both may be empty. Tags that are both given need not be known together. An Error names the
-// directions that are known.
+// The direction to translate in: the first known direction with the given tags, of which either or
+// both may be empty. If both are given, they need not occur in one known direction. An Error names
+// the known directions.
 Direction choose_direction(const TaskDescription& task, const Direction& asked);
 
 // "<en> to <ja>, <ja> to <en>"
 std::string names_of(std::span<const Direction> directions);
 
-// Nothing when the model directory has no refrain.json.
+// Nothing if the model directory has no refrain.json.
 std::optional<TaskDescription> read_task(const std::string& directory);
 void write_task(const std::string& directory, const TaskDescription& task);
 io::Json to_json(const TaskDescription& task);  // as it stands there

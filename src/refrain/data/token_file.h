@@ -1,30 +1,29 @@
-// Token ids on disk. A text is encoded once and read from there from then on, so training memory
-// does not grow with the data. Little endian:
+// Token ids on disk. A text is encoded once, and training reads the ids from the file, so training
+// memory does not grow with the data. Little endian:
 //
 //      0  8 bytes  "RFTOKENS"
 //      8  u32      version, 2
 //     12  u32      task: 0 lm, 1 translate, 2 probe
-//     16  u32      bytes of an id: 2 when the vocabulary has at most 65,536 tokens, else 4
+//     16  u32      bytes of an id: 2 if the vocabulary has at most 65,536 tokens, else 4
 //     20  u32      0
 //     24  u64      tokens in the vocabulary
 //     32  u64      fingerprint of the tokenizer
 //     40  24 bytes 0
 //     64           the ids, one after another, then 0 up to a multiple of 8
-//                  a hash (XXH64) of every 256 KiB of that, the last of what is left, u64 each
+//                  a hash (XXH64) of every 256 KiB of that, the last of the remainder, u64 each
 //                  the boundaries, u64 each: places among the ids, ascending, the first 0 and the
 //                  last the number of ids. lm: where a document begins. translate: where a pair
 //                  begins and, after it, where its target does. probe: where a sequence begins and,
-//                  after it, where its targets do, which are as many ids; the one behind the
-//                  vocabulary's last says that nothing is asked.
-//   last 40 bytes  u64 ids, u64 boundaries, u64 bytes of text behind the ids, u64 fingerprint, and
-//                  "RFTOKEND"
+//                  after it, where its targets do, which are as many ids; the id after the
+//                  vocabulary's last means that there is no question.
+//   last 40 bytes  u64 ids, u64 boundaries, u64 bytes of the text, u64 fingerprint, and "RFTOKEND"
 //
-// The fingerprint is of the header, the hashes, the boundaries and the three counts: of all that
-// the file says. It is checked when the file is opened, ids when they are first read, 256 KiB at a
-// time. Counts stand at the end because a stream does not know them before.
+// The fingerprint covers the header, the hashes, the boundaries and the three counts, so all of the
+// file. It is checked when the file is opened. Ids are checked when they are first read, 256 KiB at
+// a time. Counts are at the end because a stream does not know them earlier.
 //
-// Version 1 is read too. It has no hashes, and its last 32 bytes no fingerprint: its ids are
-// checked against the vocabulary only.
+// Version 1 is read too. It has no hashes, and its last 32 bytes have no fingerprint. Its ids are
+// only checked against the vocabulary.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -46,9 +45,9 @@ struct TokenFileHeader {
   uint64_t fingerprint = 0;
 };
 
-// Checks everything but the ids when it is opened; ids are checked as they are read, so that
-// opening a large file does not read all of it. The boundaries of pairs and probes are kept in
-// memory, 8 bytes each.
+// Opening checks everything except the ids. Ids are checked when they are read, so opening a large
+// file does not read all of it. The boundaries of pairs and probes are held in memory, 8 bytes
+// each.
 class TokenFile {
  public:
   explicit TokenFile(const std::string& path) : TokenFile(path, path) {}
@@ -62,10 +61,10 @@ class TokenFile {
   int64_t boundaries() const { return boundaries_; }
   int64_t boundary(int64_t i) const;
   int64_t text_bytes() const { return text_bytes_; }
-  // Of all that is in the file. A file of version 1 is read whole for it.
+  // A hash of the whole file. A file of version 1 is read whole for it.
   uint64_t fingerprint() const;
-  // The ids from `first` on. Error when one is not in the vocabulary (probe: nor behind its last),
-  // or when they are not those that were written. Any number of threads may read.
+  // The ids from `first` on. An Error if one is not in the vocabulary (probe: nor the one after its
+  // last), or if they are not those that were written. Any number of threads may read.
   void read(int64_t first, std::span<int32_t> out) const;
 
  private:
@@ -88,7 +87,7 @@ class TokenFile {
   mutable size_t block_at_ = SIZE_MAX;
 };
 
-// Ids go straight to disk; a boundary takes 8 bytes of memory until commit().
+// Writes a token file. Ids go to disk at once; a boundary takes 8 bytes of memory until commit().
 class TokenFileWriter {
  public:
   TokenFileWriter(const std::string& path, const TokenFileHeader& header);
@@ -97,8 +96,8 @@ class TokenFileWriter {
   void add(int32_t id) { add({&id, 1}); }
   void mark_boundary() { boundaries_.push_back(ids_); }  // at the next id
   int64_t ids() const { return static_cast<int64_t>(ids_); }
-  // Marks the last boundary. `before` is called when all of it is on disk and only the name is
-  // not its own yet.
+  // Marks the last boundary. `before` is called when everything is on disk and only the final name
+  // is missing.
   void commit(int64_t text_bytes, const std::function<void()>& before = {});
 
  private:

@@ -1,9 +1,9 @@
-// How close translations are to their references, one reference each: BLEU (Papineni et al., 2002)
-// and chrF (Popović, 2015), with the details that make them sacreBLEU's (Post, 2018), to which they
-// are equal (tests/compat/sacrebleu_compat.py). A signature says which details those are.
+// Scores of translations against one reference each: BLEU (Papineni et al., 2002) and chrF
+// (Popović, 2015). They equal sacreBLEU's (Post, 2018; tests/compat/sacrebleu_compat.py). A
+// signature names the details.
 //
-// Both sum counts over the whole corpus, so a score is not the mean of its sentences' scores. White
-// space is what Python's str.split() takes for it; texts are UTF-8.
+// Both sum counts over the whole corpus, so a score is not the mean of the sentences' scores. White
+// space is what Python's str.split() splits at; texts are UTF-8.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -13,21 +13,21 @@
 
 namespace refrain::eval {
 
-// How many n-grams of one order there are, and how many of the hypothesis' are in the reference
-// too, each of them as often as it is in both.
+// The number of n-grams of one order, and how many of the hypothesis are in the reference too, each
+// counted as often as it is in both.
 struct NgramCounts {
   int64_t hypothesis = 0, reference = 0, matches = 0;
 };
 
 // BLEU = BP * exp(mean over n = 1..4 of log(p_n)), in per cent, with p_n = matches / n-grams of the
-// hypotheses, and BP = min(1, exp(1 - tokens of the references / tokens of the hypotheses)). Where
-// an order has no match, p_n is 1 / (2^k * n-grams) for the k-th such order (smoothing "exp" of
+// hypotheses, and BP = min(1, exp(1 - tokens of the references / tokens of the hypotheses)). If an
+// order has no match, p_n is 1 / (2^k * n-grams) for the k-th such order (smoothing "exp" of
 // mteval-v13a).
 //
 // Tokens, by `tokenize`:
-//   13a   words, as WMT's mteval-v13a parts them from punctuation: the default of sacreBLEU
-//   char  characters; for scripts that do not part words
-//   none  the text as it stands, parted by white space; for text that has been tokenized before
+//   13a   words, separated from punctuation as by WMT's mteval-v13a: the default of sacreBLEU
+//   char  characters; for scripts that do not separate words
+//   none  the text as it is, split at white space; for text that is already tokenized
 class Bleu {
  public:
   static constexpr size_t kOrder = 4;
@@ -51,9 +51,10 @@ class Bleu {
 // The tokens that Bleu counts.
 std::vector<std::string> bleu_tokens(std::string_view text, std::string_view tokenize);
 
-// chrF = 5 P R / (4 P + R), in per cent, where P and R are the means of precision and recall over
-// the orders n = 1..6 of character n-grams, white space left out, and, in chrF++, 1..2 of words,
-// punctuation at one end parted from them. An order that one side has no n-gram of does not count.
+// chrF = 5 P R / (4 P + R), in per cent. P and R are the means of precision and recall over the
+// orders n = 1..6 of character n-grams without white space, and, in chrF++, 1..2 of words, from
+// which punctuation at one end is separated. An order counts only if both sides have an n-gram of
+// it.
 class Chrf {
  public:
   static constexpr size_t kCharOrder = 6;

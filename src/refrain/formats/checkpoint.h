@@ -22,8 +22,8 @@ void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
 void save_weights(const std::string& path, const LanguageModel& model);
 
-// Memory is taken only for a model that the directory's files fill. `notes` hears of settings that
-// are left aside.
+// Memory is allocated only if the files of the directory contain the whole model. `notes` gets the
+// settings that are ignored.
 std::unique_ptr<LanguageModel> load_model(const std::string& directory,
                                           SpecialTokens* special = nullptr,
                                           const Notes& notes = {});

@@ -1,5 +1,5 @@
-// config.json and generation_config.json: what a model is, apart from its weights. "model_type"
-// tells which of the families (family.h) a file is of.
+// config.json and generation_config.json: a model apart from its weights. "model_type" selects the
+// family (family.h) of a file.
 #pragma once
 #include <string>
 
@@ -15,18 +15,18 @@ struct ModelDescription {
   SpecialTokens special;
 };
 
-// config.json: of the first family that computes the same.
+// config.json in the form of the first family that computes the same.
 io::Json to_json(const ModelDescription& description);
 // generation_config.json
 io::Json to_json(const SpecialTokens& special);
 
-// `name` is what errors call the file. A setting that cannot be honoured is an Error; so is an
-// unknown one of ours, while `notes` hears of those that another family's file has.
+// `name` is the file's name in errors. A setting that is not supported is an Error. An unknown
+// setting is an Error in a file of ours; in other families' files `notes` gets it.
 ModelDescription parse_model_config(const io::Json& json, const std::string& name,
                                     const Notes& notes = {});
 
-// Ids in generation_config.json, if there is one, come before those in config.json. What else it
-// says (sampling) is for other programs.
+// Ids in generation_config.json, if there is one, have priority over those in config.json. Its
+// other settings (sampling) are for other programs.
 ModelDescription read_model_config(const std::string& directory, const Notes& notes = {});
 
 }  // namespace refrain

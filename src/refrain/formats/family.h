@@ -1,4 +1,5 @@
-// Families of models, told apart by "model_type" in config.json. Each has a file of its own.
+// Families of checkpoints, selected by "model_type" in config.json. Each family has a file of its
+// own.
 #pragma once
 #include <optional>
 #include <span>
@@ -13,16 +14,17 @@ namespace refrain {
 
 struct Family {
   std::string_view model_type;
-  // All of config.json but the ids of special tokens -> a resolved config. `name` is what errors
-  // call the file. A setting that cannot be honoured is an Error.
+  // Parses config.json, except the ids of special tokens, into a resolved config. `name` is the
+  // file's name in errors. A setting that is not supported is an Error.
   ModelConfig (*parse)(const io::Json&, const std::string& name, const Notes&);
-  // The other way, of a resolved config; nothing when the family does not compute this.
+  // Writes a resolved config; nothing if the family does not compute the same.
   std::optional<io::Json> (*write)(const ModelConfig&);
-  // What a tensor is called in its files; null: as it is here (model/tensor_names.h).
+  // The name of a tensor in files of the family; null: the same as here (model/tensor_names.h).
   std::string (*tensor_name)(std::string_view ours) = nullptr;
 };
 
-// In the order in which they are asked to write: the last, our own, writes everything.
+// All families, in the order in which they are asked to write. The last, our own, writes every
+// model.
 std::span<const Family> families();
 
 // The family whose files a model is written as.

@@ -21,8 +21,8 @@
 
 namespace refrain {
 
-// The file's size is checked against what its header says before memory is taken. The ids that
-// begin and end a text are not in the file: llama2.c uses 1 and 2.
+// The size of the file is checked against its header before memory is allocated. The ids that begin
+// and end a text are not in the file: llama2.c uses 1 and 2.
 std::unique_ptr<LanguageModel> load_llama2c(const std::string& path);
 
 }  // namespace refrain

@@ -1,6 +1,6 @@
-// The settings that config.json files of Llamas carry, by what they are to us. What is in no list
-// is unknown: such a setting is left aside with a note, since real files hold many that change
-// nothing (docs/formats.md).
+// The settings in config.json files of Llamas, sorted by their effect here. A setting in no list is
+// unknown: it is ignored with a note, since real files have many that change nothing
+// (docs/formats.md).
 #pragma once
 #include <algorithm>
 #include <array>
@@ -22,7 +22,7 @@ inline constexpr auto kLlamaRead = std::to_array<std::string_view>({
     "tie_word_embeddings",
 });
 
-// They make no difference to what is computed from the tensors: about training, about other
+// They do not change what is computed from the tensors. They are about training, about other
 // programs, about how to compute, or about what to return.
 inline constexpr auto kLlamaIndifferent = std::to_array<std::string_view>({
     "_attn_implementation_autoset",
@@ -49,7 +49,7 @@ inline constexpr auto kLlamaIndifferent = std::to_array<std::string_view>({
     "use_cache",
 });
 
-// They change what is computed, and here is the only value that can be honoured.
+// They change what is computed. These are the only values that are supported.
 inline io::Json llama_fixed() {
   return {
       {"add_cross_attention", false},
@@ -92,7 +92,7 @@ inline io::Json llama_fixed() {
   };
 }
 
-// They change what is computed if they say anything: refused unless null, false, zero or empty.
+// They change what is computed if they have a value: refused unless null, false, zero or empty.
 inline constexpr auto kLlamaRefused = std::to_array<std::string_view>({
     // positions, attention and what it sees
     "attention_chunk_size",

@@ -1,7 +1,7 @@
-// Our own config.json, of every model: "model_type" is "refrain", names are those of ModelConfig,
-// and the settings of each kind of mixer stand in an object that is named after it. Where blocks of
-// one kind differ, the object has those of the first, and the pattern says what others have of
-// their own.
+// Our own config.json, for every model. "model_type" is "refrain", and names are those of
+// ModelConfig. Each kind of mixer has an object of its name with its settings. If blocks of one
+// kind differ, the object has the settings of the first block, and the pattern has what differs in
+// the others.
 #pragma once
 #include "refrain/formats/family.h"
 

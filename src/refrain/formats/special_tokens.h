@@ -1,5 +1,4 @@
-// The ids of tokens that begin, end and fill texts, as config.json and generation_config.json have
-// them.
+// The ids of tokens that begin, end and pad texts, as in config.json and generation_config.json.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -22,8 +21,8 @@ struct SpecialTokens {
 inline constexpr auto kSpecialTokenKeys =
     std::to_array<std::string_view>({"bos_token_id", "eos_token_id", "pad_token_id"});
 
-// What `json` says of ids goes into `special`; what it leaves out stays. `where` is what errors
-// call the file.
+// Copies the ids in `json` to `special`; ids that it does not have stay. `where` is the file's name
+// in errors.
 void read_special_tokens(const io::Json& json, const std::string& where, int64_t vocab_size,
                          SpecialTokens& special);
 void put_special_tokens(const SpecialTokens&, io::Json& to);

@@ -18,8 +18,8 @@
 
 namespace refrain {
 
-// kind: rnn, lstm or gru. All names and shapes are checked before memory is taken; a tensor that
-// has no place here (another direction, a projection, a norm) is an Error that names it.
+// kind: rnn, lstm or gru. All names and shapes are checked before memory is allocated. Any other
+// tensor (another direction, a projection, a norm) is an Error that names it.
 std::unique_ptr<LanguageModel> load_torch_cells(const std::string& path, const std::string& kind);
 
 }  // namespace refrain

@@ -1,19 +1,19 @@
-// Beam search: of all continuations of a prompt, look for those that the model finds most likely.
+// Beam search: looks for the continuations of a prompt that the model finds most likely.
 //
-// The beam is the `beam_size` likeliest sequences of a length. Each step continues every one of
-// them by every token and keeps the likeliest; one that ends keeps its place to the end, so the
-// others have one place less. What is looked for is the highest
+// The beam is the `beam_size` likeliest sequences of one length. Each step continues every one of
+// them by every token and keeps the likeliest. A sequence that ends keeps its place, so the others
+// have one place less. The search wants the highest
 //
 //   score = log p(tokens, end token included | prompt) / (number of those tokens)^length_penalty
 //
-// With 0 short texts win, with 1 it is the mean log probability of a token. The search is over when
-// all places are taken, when those that go on cannot reach the n_best found even if every token to
-// come were certain, or at the limit of new tokens, where what is left counts as it stands. With a
-// beam of 1 this is greedy decoding.
+// With 0 short texts win; with 1 it is the mean log probability of a token. The search ends when
+// all places are taken by ended sequences, when the running ones cannot reach the n_best found even
+// if every next token were certain, or at the limit of new tokens, where running sequences count as
+// they are. A beam of 1 is greedy decoding.
 //
-// The prompt is read once and its state copied for each sequence that needs one of its own. What a
-// prompt gives does not depend on the others, nor on threads: of equal scores the one whose
-// beginning ranked higher comes first, then the likelier token, then the lower id.
+// The prompt is read once, and its state is copied for each sequence that needs its own. The result
+// of a prompt does not depend on the others or on threads. Of equal scores the one whose beginning
+// ranked higher comes first, then the likelier token, then the lower id.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -55,14 +55,14 @@ struct Hypothesis {
 // For one thread at a time.
 class BeamSearch {
  public:
-  // The model must outlive this. Each of `end_tokens` ends a sequence; those of `never` are not
+  // The model must outlive this. Each of `end_tokens` ends a sequence. Tokens of `never` are not
   // chosen.
   BeamSearch(const LanguageModel& model, const BeamConfig& config, std::vector<int32_t> end_tokens,
              std::span<const int32_t> never = {});
 
   // For every request its n_best sequences, or as many as there are, the best first. Requests enter
-  // in their order; as many are under way as have states of `max_tokens` tokens together, a whole
-  // beam for each, but always one.
+  // in order. As many run together as have states of `max_tokens` tokens, a whole beam for each,
+  // but always one.
   std::vector<std::vector<Hypothesis>> search(std::span<const BeamRequest> requests,
                                               int64_t max_tokens);
 

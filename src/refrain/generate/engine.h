@@ -1,9 +1,9 @@
-// Many texts in the making at once: requests come and go while others run.
+// Generates many texts at once: requests come and go while others run.
 //
-// Each step is one pass of the model over what the requests under way have not read: the new token
-// of each that generates, and beside them chunks of prompts. So a long prompt delays nobody's next
-// token by more than one chunk. What a request gets does not depend on who else is there, nor on
-// where its prompt is cut.
+// Each step is one pass of the model over the pending tokens of all running requests: the new token
+// of each request that generates, and chunks of prompts beside them. So a long prompt delays the
+// next token of others by one chunk at most. The result of a request does not depend on the other
+// requests, nor on where its prompt is cut.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -29,8 +29,8 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;   // at least one token, unless a sequence goes on
   int64_t max_new_tokens = 200;  // 0 only reads the prompt
   SamplingConfig sampling;
-  // Tokens the state may hold; 0 = prompt + new tokens, at most the trained context. When it is
-  // full, the later half is read anew and generation goes on.
+  // Tokens that the state may hold; 0 = prompt + new tokens, at most the trained context. When it
+  // is full, the later half is read again into a new state, and generation continues.
   int64_t context = 0;
   int32_t eos = -1, pad = -1;     // -1 = none
   std::vector<int32_t> more_eos;  // other tokens that end a text as well
@@ -46,8 +46,8 @@ struct GenerationResult {
   int64_t tokens = 0;  // how many there were
   StopReason reason = StopReason::kLength;
   int64_t prompt_tokens = 0;
-  // Time until the first token was chosen, and from then on for all steps, that of an end token
-  // included; without what callers did in between.
+  // Seconds until the first token was chosen, and after that for all steps, including that of an
+  // end token. Time of the caller in between is not counted.
   double prompt_seconds = 0, generation_seconds = 0;
   int64_t steps = 0;
 
@@ -55,7 +55,7 @@ struct GenerationResult {
   double tokens_per_second() const;  // of the steps; 0 when there was none
 };
 
-// Called with every new token that does not end the text. To stop behind it, give the reason:
+// Called with every new token that does not end the text. To stop after it, return the reason:
 // kStopText, kCancelled.
 using OnToken = std::function<std::optional<StopReason>(const SampledToken&)>;
 
@@ -64,33 +64,33 @@ using RequestId = uint64_t;  // an engine gives none twice
 // For one thread at a time.
 class Engine {
  public:
-  // The model must outlive this. Requests are under way together as far as their states have room
-  // for `max_tokens` tokens (prompt and new ones), but always one; others wait in their order.
+  // The model must outlive this. Requests run together as long as their states fit into
+  // `max_tokens` tokens (prompts and new ones), but always one. Others wait in order.
   Engine(const LanguageModel& model, int64_t max_tokens);
   ~Engine();
   Engine(Engine&&) noexcept;
 
-  // An Error when the request makes no sense; the engine is as it was then. `on_token` must not
-  // call the engine, except for cancel().
+  // An invalid request is an Error and does not change the engine. `on_token` must not call the
+  // engine, except for cancel().
   RequestId submit(GenerationRequest request, OnToken on_token = {});
-  // Goes on with a sequence of this model, which must outlive the request: the prompt, which may be
-  // empty if the sequence is not, is appended to it, then every new token, an end token too. The
-  // tokens are those of an uninterrupted run under the same settings.
+  // Continues a sequence of this model, which must outlive the request. The prompt is appended to
+  // it (it may be empty if the sequence is not), then every new token, including an end token. The
+  // tokens are those of an uninterrupted run with the same settings.
   RequestId submit(GenerationRequest request, Sequence& sequence, OnToken on_token = {});
 
-  // One pass of the model; false when nothing is left to do after it. An Error of a request (of its
-  // on_token, of logits that are not numbers) ends that request alone, and comes out of take().
+  // One pass of the model; false if no work is left after it. An Error of a request (in its
+  // on_token, or logits that are not numbers) ends only that request, and take() throws it.
   bool step();
 
-  // Ends a request, waiting or under way, with kCancelled; what it has so far can be taken. Does
-  // nothing to one that has ended.
+  // Ends a waiting or running request with kCancelled; take() gives what it has so far. Does
+  // nothing to a request that has ended.
   void cancel(RequestId id);
 
-  // Ends a request if need be, and forgets it and its result. Not to be called by an on_token.
+  // Ends a request if it still runs, and discards it and its result. An on_token must not call it.
   void drop(RequestId id);
 
   bool ended(RequestId id) const { return ended_.contains(id); }
-  // Of a request that has ended, once: its result, or the Error that ended it.
+  // The result of a request that has ended, or the Error that ended it. Only once.
   GenerationResult take(RequestId id);
 
   size_t waiting() const { return waiting_.size(); }

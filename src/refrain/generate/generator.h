@@ -1,7 +1,8 @@
-// Text after text: prompts in, tokens out, one at a time, the state carried from step to step.
+// Generates the continuation of prompts.
 //
-// Whether a prompt is read whole, in pieces or token by token, alone or beside others, and with how
-// many threads, it gives the same tokens. Memory for activations is bounded, however long a prompt.
+// A prompt gives the same tokens whether it is read whole, in chunks or token by token, alone or
+// beside others, and with any number of threads. Memory for activations is bounded for prompts of
+// any length.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -11,20 +12,20 @@
 
 namespace refrain {
 
-// An Engine whose requests are all there from the start. For one thread at a time.
+// An Engine whose requests are all known at the start. For one thread at a time.
 class Generator {
  public:
   explicit Generator(const LanguageModel& model);  // which must outlive this
 
   GenerationResult generate(const GenerationRequest& request, const OnToken& on_token = {});
 
-  // Goes on with a sequence of this model, as Engine::submit does.
+  // Continues a sequence of this model, as Engine::submit does.
   GenerationResult generate(const GenerationRequest& request, Sequence& sequence,
                             const OnToken& on_token = {});
 
-  // Continues several prompts at once; each gives what it gives alone. They enter in their order
-  // and leave as they end. As many are under way as have states of `max_tokens` tokens together
-  // (prompt and new ones), but always one.
+  // Continues several prompts at once. Each gives the result that it gives alone. They enter in
+  // order and leave when they end. As many run together as have states of `max_tokens` tokens
+  // (prompts and new ones), but always one.
   std::vector<GenerationResult> generate_batch(std::span<const GenerationRequest> requests,
                                                int64_t max_tokens);
 

@@ -1,8 +1,8 @@
-// From logits to the next token, and when to stop.
+// Chooses the next token from logits, and says when to stop.
 //
-// Order of the steps (llama.cpp's): repetition penalty, top-k, top-p, min-p, temperature, draw.
-// Confidence is the probability the unmodified model gives its most likely token: generation stops
-// when it is below min_confidence for patience_tokens tokens in a row.
+// The steps are, in llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature, draw.
+// Confidence is the probability that the unmodified model gives its most likely token. Generation
+// stops early when it is below min_confidence for patience_tokens tokens in a row.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -44,8 +44,8 @@ struct SamplingConfig {
 //
 //   log p = (logit - largest) - log(sum of exp(logit - largest))
 //
-// in this order, so that logits of any size keep their differences, and the logarithm as log1p of
-// what the largest leaves, so that a token that is all but certain keeps its distance from 0.
+// in this order, so that logits of any size keep their differences. The logarithm is log1p of the
+// sum without the largest, so that the result of an almost certain token is not rounded to 0.
 class LogSoftmax {
  public:
   // An Error if a logit is NaN or infinitely large, or all are infinitely small.
@@ -63,24 +63,24 @@ struct SampledToken {
   std::vector<std::pair<int32_t, float>> top;  // the likeliest of these, if asked for
 };
 
-// Where a sampler stands: another one of the same settings goes on from here.
+// The progress of a sampler. Another sampler with the same settings continues from here.
 struct SamplerProgress {
   uint64_t draws = 0;                 // one a token, greedy or not
   int64_t low_confidence_streak = 0;  // tokens of too low confidence, up to the last one
 };
 
-// One sequence's draws. The i-th draw is a function of (seed, i, logits): not of what else runs.
-// Of tokens that are equally likely the one with the lower id comes first.
+// The draws of one sequence. Draw i is a function of (seed, i, logits) and does not depend on other
+// sequences. Of equally likely tokens the one with the lower id comes first.
 class Sampler {
  public:
-  // Checks the config. Tokens of `never` are not drawn and not among the likeliest; they keep their
+  // Checks the config. Tokens of `never` are not drawn and not reported as likely. They keep their
   // share of the probabilities, which are the model's.
   explicit Sampler(const SamplingConfig& config, SamplerProgress from = {},
                    std::span<const int32_t> never = {});
 
-  // `recent`: the tokens so far, for the repetition penalty. `logits` is not changed; an Error if
-  // one of them is NaN or infinitely large, or all that may be drawn are infinitely small.
-  // `top_logprobs` may exceed the vocabulary.
+  // `recent`: the tokens so far, for the repetition penalty. `logits` is not changed. It is an
+  // Error if one of them is NaN or infinitely large, or if all that may be drawn are infinitely
+  // small. `top_logprobs` may exceed the vocabulary.
   SampledToken choose(std::span<const float> logits, std::span<const int32_t> recent,
                       int64_t top_logprobs);
 

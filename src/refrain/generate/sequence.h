@@ -1,10 +1,11 @@
-// A text in the making: its tokens, the model's state after those it has read, and where its
-// sampler stands. All that is needed to go on later as if there had been no pause.
+// A text that is being generated: its tokens, the model's state after those it has read, and the
+// progress of its sampler. This is all that is needed to continue later as if there had been no
+// pause.
 //
-// A state that grows with every token (a key/value cache) may hold so many, the context. What it
-// holds is a function of the tokens alone: when it is full, a new state reads the later half anew,
-// and so on. States that do not grow have no such limit; what they have read need not be kept, and
-// so neither need a sequence grow.
+// A state that grows with every token (a key/value cache) may hold a limited number, the context.
+// Its content is a function of the tokens alone: when it is full, a new state reads the later half
+// again, and so on. States that do not grow have no such limit. The tokens that they have read need
+// not be stored, so such a sequence need not grow either.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -28,7 +29,7 @@ class Sequence {
  public:
   explicit Sequence(const LanguageModel& model);  // which must outlive this
 
-  // What there is to know of a sequence apart from its state.
+  // Everything about a sequence except its state.
   struct Progress {
     std::vector<int32_t> tokens;  // all but the forgotten
     int64_t forgotten = 0;        // tokens before them
@@ -36,10 +37,10 @@ class Sequence {
     int64_t position = 0;         // tokens the state has read
     SamplerProgress sampler{};
   };
-  // Takes up where another one stopped; the state is to be filled in by the caller.
+  // Continues another sequence; the caller fills in the state.
   Sequence(const LanguageModel& model, Progress progress);
 
-  // The last of them, none of which has been forgotten.
+  // The last tokens, those that have not been dropped.
   std::span<const int32_t> tokens() const { return tokens_; }
   int64_t forgotten() const { return forgotten_; }
   int64_t size() const { return forgotten_ + static_cast<int64_t>(tokens_.size()); }
@@ -51,12 +52,12 @@ class Sequence {
   // Makes room for a text of `tokens` tokens of which the state may hold `limit` (at least 1).
   void reserve(int64_t tokens, int64_t limit);
 
-  // What the state has not read, which is preceded in it by state().position() tokens. Drops the
-  // state's earlier half first, if it has become too long.
+  // The tokens that the state has not read; state().position() tokens precede them in the state.
+  // Drops the state's earlier half first, if the state has become too long.
   std::span<const int32_t> pending();
   void advance(int64_t tokens) { state_.advance(tokens); }
-  // Tokens that have been read may go, but not the last `keep`. Does nothing where they may have to
-  // be read anew.
+  // Drops tokens that have been read, except the last `keep`. Does nothing if tokens may have to be
+  // read again.
   void trim(int64_t keep);
 
   int64_t begin() const { return begin_; }  // the first token of the state

@@ -21,8 +21,8 @@ namespace refrain {
 // Durable and atomic.
 void write_state(const std::string& path, LanguageModel& model, Sequence& sequence);
 
-// The file is checked whole before it is used: an Error if it is no state file, is damaged, or was
-// left by another model.
+// The file is checked whole before it is used. It is an Error if it is no state file, is damaged,
+// or belongs to another model.
 Sequence read_state(const std::string& path, LanguageModel& model);
 
 }  // namespace refrain

@@ -1,5 +1,6 @@
-// Texts that end a generation, looked for in output that comes in pieces. A stop text is never
-// shown, nor a part of it: what may be the start of one is held back until it is clear.
+// Texts that end a generation. They are looked for in output that comes in parts. A stop text is
+// never shown, nor a part of it: text that may be the start of a stop text is held back until that
+// is clear.
 #pragma once
 #include <string>
 #include <string_view>
@@ -12,11 +13,11 @@ class StopTexts {
   // An Error if one of them is empty.
   explicit StopTexts(std::vector<std::string> stops);
 
-  // What may be shown by now. The stop text that is complete first counts, however the text was cut
-  // into pieces; from then on there is nothing to show. Whole characters in, whole characters out.
+  // The text that may be shown now. The stop text that is complete first counts, however the text
+  // is cut into parts. After it nothing is shown. Input and output are whole characters.
   std::string feed(std::string_view piece);
   bool found() const { return found_; }
-  // What was held back at the end of the text.
+  // The text that was held back at the end.
   std::string finish();
 
  private:

@@ -1,5 +1,6 @@
-// Dropout at a named place of the model. The mask is a function of the step's key, the site, the
-// row's identity and the column: the same whatever the micro-batch, the threads or recomputation.
+// Dropout at a place of the model, its site. The mask is a function of the step's key, the site,
+// the row's identity and the column. So it does not depend on the micro-batch, the threads or
+// recomputation.
 #pragma once
 #include "refrain/base/random.h"
 #include "refrain/kernels/elementwise/dropout.h"
@@ -7,7 +8,7 @@
 
 namespace refrain {
 
-// x [R, D] in place; the same call serves the gradient.
+// x [R, D] in place; the same call computes the gradient.
 inline void apply_dropout(const ExecutionContext& ctx, const RaggedBatch& w, Tensor x,
                           uint64_t site) {
   if (ctx.dropout.rate > 0 && !ctx.planning())

@@ -1,5 +1,5 @@
-// Learned tensors, declared once and visited by everything that treats them alike: allocation,
-// initialisation, loading, saving, counting, optimisation.
+// Learned tensors. A layer declares each once, in visit(). Everything that treats them alike is a
+// visitor: allocation, initialisation, loading, saving, counting, optimisation.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -26,9 +26,9 @@ struct Param {
   Storage storage = Storage::kFloat32;
 };
 
-// How a tensor starts: `mean` at the elements [first, end) and 0 at the others, with noise around
-// it. A tensor says how much, or what it is for, and then the scheme of its model says how much
-// (model/initialisation.h).
+// The initial values of a tensor: `mean` in the elements [first, end) and 0 in the others, with
+// noise around it. Either the tensor gives the size of the noise, or it gives its role, and the
+// scheme of the model decides the size (model/initialisation.h).
 struct Init {
   enum Role {
     kGiven,      // normal noise of deviation `std`, which may be 0, under every scheme
@@ -68,7 +68,7 @@ struct Init {
   }
 };
 
-// Rows of a tensor that files know under a name of their own.
+// Rows of a tensor that have a name of their own in files.
 struct ParamPart {
   std::string name;
   int64_t rows;
@@ -88,7 +88,7 @@ struct ParamSpec {
   }
 };
 
-// The shapes alone, as dry runs want them; memory comes later.
+// Sets the shape only, which is enough for dry runs; memory comes later.
 inline void shape_param(const ParamSpec& spec, Param& param) {
   param.w = Tensor(nowhere(), {});
   param.w.rank = static_cast<int>(spec.shape.size());

@@ -1,4 +1,4 @@
-// Which rows of a batch are which part of which sequence.
+// Which rows of a batch belong to which sequence.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -6,10 +6,10 @@
 
 namespace refrain {
 
-// B chunks of sequences laid end to end: chunk b is rows cu_seqlens[b] .. cu_seqlens[b + 1] of
+// B chunks of sequences, laid end to end. Chunk b is rows cu_seqlens[b] .. cu_seqlens[b + 1] of
 // every [R, D] tensor, and past_lengths[b] tokens of its sequence came before it. Whole sequences
-// of one length, sequences of many lengths, documents packed into a row, a prompt beside single new
-// tokens: all are this, and there is no padding anywhere (docs/decisions/0004-windows.md).
+// of one length, sequences of many lengths, documents packed into a row, and a prompt beside single
+// new tokens are all such batches. There is no padding (docs/decisions/0004-windows.md).
 struct RaggedBatch {
   std::span<const int32_t> cu_seqlens;    // [B + 1], ascending from 0
   std::span<const int32_t> past_lengths;  // [B]
@@ -25,11 +25,11 @@ struct RaggedBatch {
   int64_t past_length(int64_t b) const { return past_lengths[static_cast<size_t>(b)]; }
 };
 
-// Owns what a RaggedBatch looks at.
+// Owns the arrays of a RaggedBatch.
 class RaggedBatchBuilder {
  public:
-  // `cu_seqlens` as in RaggedBatch; `past_lengths` per piece; the first piece is sequence
-  // `first_sequence` of its optimiser batch.
+  // `cu_seqlens` and `past_lengths` as in RaggedBatch. The first chunk is sequence `first_sequence`
+  // of its optimiser batch.
   RaggedBatch set(std::span<const int32_t> cu_seqlens, std::span<const int32_t> past_lengths,
                   int64_t first_sequence = 0);
   // B whole sequences of T tokens.

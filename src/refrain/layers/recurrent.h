@@ -1,9 +1,9 @@
-// A layer of a classical recurrent cell: the weights of PyTorch's nn.RNN, nn.LSTM and nn.GRU, by
-// their names, and the cell's run over a window (equations: kernels/sequence/recurrent.h).
+// A layer of a classical recurrent cell: the weights of PyTorch's nn.RNN, nn.LSTM and nn.GRU, with
+// their names, and the run of the cell over a batch (equations: kernels/sequence/recurrent.h).
 //
 //   weight_ih_l0 [G H, D], weight_hh_l0 [G H, H], bias_ih_l0, bias_hh_l0 [G H]
 //
-// A state is a row of floats, h [H] and then an lstm's c [H], zero at a sequence's start.
+// A state is a row of floats, h [H] and then an lstm's c [H], zero at the start of a sequence.
 #pragma once
 #include <span>
 #include <vector>
@@ -24,7 +24,7 @@ class Recurrent {
   const Linear& recurrence() const { return w_hh_; }
   int64_t state_floats() const { return kernels::states_of(cell_) * hidden(); }
 
-  // What a run leaves: rows.h is its output. It lies in the arenas it was made with.
+  // The activations of a run; rows.h is its output. They are in the arenas that the run got.
   struct Activations {
     kernels::RecurrentRows rows;
     std::vector<kernels::RecurrentPiece> pieces;    // the window's
@@ -32,21 +32,21 @@ class Recurrent {
     Tensor initial_state;  // [segments, state_floats()]: the state before each segment
   };
 
-  // x [R, D]. `state`: a row per piece, read and advanced, or none. `saved` as in Mixer; with
+  // x [R, D]. `state`: a row per chunk, read and advanced, or none. `saved` as in Mixer; with
   // ExecutionContext::checkpoint_interval the rows are in scratch instead.
   Activations forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
                       std::span<float* const> state, Arena* saved) const;
-  // The same run again, for backward, from where forward put it. With
-  // ExecutionContext::checkpoint_interval it is computed again, all segments of all pieces side by
-  // side.
+  // The activations of the same run for backward, from `saved`. With
+  // ExecutionContext::checkpoint_interval they are computed again, the parts between checkpoints
+  // side by side.
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
                                 Arena& saved) const;
-  // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per piece,
-  // dL/d(final state) in, dL/d(initial state) out, or none. The run's rows are used up.
+  // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per chunk,
+  // dL/d(final state) in, dL/d(initial state) out, or none. The run's rows are overwritten.
   void backward(ExecutionContext&, ConstTensor x, const Activations&, ConstTensor dh, Tensor dx,
                 std::span<float* const> dstate) const;
-  // What is left of it after a loop over time: from h of the step before every row (states_before,
-  // in scratch), and the gradients by a and by p (one and the same but for a gru).
+  // The rest of backward after a loop over time. It needs h of the step before every row
+  // (states_before, in scratch), and the gradients of a and of p (the same, except for a gru).
   Tensor states_before(ExecutionContext&, const Activations&) const;
   void backward_weights(ExecutionContext&, ConstTensor x, ConstTensor h_before, ConstTensor da,
                         ConstTensor dp) const;

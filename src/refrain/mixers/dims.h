@@ -1,4 +1,4 @@
-// What the model tells each of its mixers about itself.
+// The model's dimensions, as each of its mixers needs them.
 #pragma once
 #include <cstdint>
 

@@ -1,9 +1,9 @@
-// The contract of a token mixer: the only part of a block that looks along time.
+// The contract of a mixer: the only part of a block that reads other tokens.
 //
-// One forward covers the three forms. Without a state it maps whole sequences from their start
-// (training); with one it carries it across windows (prefill, truncated backpropagation); with one
-// token per sequence it is generation. However a sequence is cut into windows, the numbers are the
-// same: tests/mixers/contract_test.cc holds every mixer to it.
+// One forward covers three forms. Without a state it maps whole sequences from their start
+// (training). With a state it carries the state from batch to batch (prefill, truncated
+// backpropagation). With one token per sequence it is generation. However a sequence is cut into
+// chunks, the numbers are the same; tests/mixers/contract_test.cc checks that for every mixer.
 #pragma once
 #include <cstddef>
 #include <span>
@@ -15,27 +15,28 @@
 namespace refrain {
 
 // What a mixer carries from token to token: a row of plain bytes per sequence, without pointers,
-// zero-filled at a sequence's start. The first state_bytes(t) bytes are what t tokens need, so
-// forking, saving or rolling back a sequence is a memcpy of them. Rows are given one by one: the
-// sequences of a batch come and go on their own.
+// zero at the start of a sequence. The first state_bytes(t) bytes are what t tokens need, so
+// forking, saving or rolling back a sequence is a memcpy of them. Each sequence has its own row,
+// because the sequences of a batch come and go independently.
 struct State {
   std::span<std::byte* const> rows;  // one per piece of the window
   float* row(int64_t b) const { return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]); }
 };
 
-// A part of what a mixer saves for backward that it can compute again instead, to the same bits,
-// when ctx.recomputes(name).
+// A part of what a mixer saves for backward. If ctx.recomputes(name), backward computes it again
+// instead, with the same bits.
 struct RecomputePart {
   std::string_view name;
   double flops;  // that doing so takes, as a share of the mixer's forward pass
 };
 
-// What plans and settings must know of a kind of mixer; the same for all its settings.
+// What plans and settings must know about a kind of mixer. It is the same for all settings of the
+// kind.
 struct MixerTraits {
-  // It goes through a sequence token by token: a step shares its weights between the sequences of a
-  // batch, not between their tokens.
+  // The mixer goes through a sequence token by token. So the sequences of a batch share the reading
+  // of weights in a step, the tokens of one sequence do not.
   bool sequential = false;
-  // With ExecutionContext::checkpoint_interval it saves states instead of rows; backward runs
+  // With ExecutionContext::checkpoint_interval it saves states instead of rows, and backward runs
   // forward again.
   bool keeps_states = false;
   bool grouped_queries = false;    // it reads MixerDims::kv_heads
@@ -49,33 +50,34 @@ class Mixer {
 
   virtual const MixerTraits& traits() const = 0;
 
-  // FLOPs a token of a forward pass over a sequence of `length` tokens, beside its projections (2
-  // for every parameter). The default: a decayed update and a reading of the state, 4 a number.
+  // FLOPs per token of a forward pass over a sequence of `length` tokens, without its projections
+  // (2 for every parameter). The default is a decayed update and a reading of the state, 4 for each
+  // number of it.
   virtual double mixing_flops(int64_t length) const {
     return 4 * static_cast<double>(state_bytes(length)) / sizeof(float);
   }
 
   virtual void visit(const ParamVisitor&) = 0;
 
-  // y = mix(x), both [R, D]. `state`: null starts every sequence from nothing and keeps nothing,
-  // otherwise it is read and advanced. `saved`: null in inference, otherwise takes what backward
-  // will read.
+  // y = mix(x), both [R, D]. `state`: null = every sequence starts from nothing, and no state is
+  // stored; otherwise the state is read and advanced. `saved`: null in inference; otherwise it gets
+  // what backward will read.
   virtual void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y,
                        const State* state, Arena* saved) const = 0;
 
-  // dx = dL/dx (overwritten); weight gradients are added to. `saved` stands where forward's stood.
-  // `state` is the one forward left: what a mixer needs of the one it found, it puts in `saved`.
-  // `dstate` (null: no gradient comes or goes by the state) holds dL/d(final state) and receives
-  // dL/d(initial state). A frozen weight's gradient is null: kernels pass over it, and so must
-  // loops.
+  // dx = dL/dx (overwritten); weight gradients are added to. `saved` starts at the same place as in
+  // forward. `state` is the final state of forward; what a mixer needs of the initial state,
+  // forward puts into `saved`. `dstate` (null: no gradient enters or leaves through the state)
+  // holds dL/d(final state) and receives dL/d(initial state). The gradient of a frozen weight is
+  // null: kernels skip it, and loops must do so too.
   virtual void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy,
                         Tensor dx, const State* state, const State* dstate, Arena& saved) const = 0;
 
-  // After the last backward of an optimiser step, its micro-batches included: for weights whose
+  // Called after the last backward of an optimiser step, micro-batches included. For weights whose
   // gradient is a function of a sum over all rows.
   virtual void finish_gradients() {}
 
-  // Bytes of a row for a sequence of up to `tokens` tokens.
+  // Bytes of a row of the state for a sequence of up to `tokens` tokens.
   virtual size_t state_bytes(int64_t tokens) const = 0;
 };
 

@@ -9,14 +9,15 @@ namespace refrain {
 class MixerConfig {
  public:
   MixerConfig() = default;
-  // settings: what the kind is registered with, an AttentionConfig of "attention".
+  // settings: the struct that the kind is registered with, for example an AttentionConfig for
+  // "attention".
   template <class Config>
   MixerConfig(std::string kind, Config settings)
       : kind_(std::move(kind)), settings_(std::move(settings)) {}
 
   const std::string& kind() const { return kind_; }
 
-  // The struct; Config must be the kind's.
+  // The settings; Config must be the kind's struct.
   template <class Config>
   const Config& as() const {
     return std::any_cast<const Config&>(settings_);

@@ -1,4 +1,4 @@
-// The mixer of a classical cell in plain loops, for any number type.
+// Reference implementation of the mixer of a classical cell: plain loops, for any number type.
 #pragma once
 #include <span>
 #include <vector>

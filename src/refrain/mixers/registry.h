@@ -1,4 +1,4 @@
-// The mixers there are, by name: those of the library, and those that a program adds.
+// The registry of mixers by name: those of the library, and those that a program adds.
 #pragma once
 #include <complex>
 #include <functional>
@@ -50,8 +50,8 @@ struct MixerKind {
 template <class M, class Config, template <class> class Ref>
 MixerKind mixer_kind();
 
-// Adds a kind that the library does not have, for this process; to be called before models are
-// made. The name is one word of lower-case letters, digits and underscores that is not taken.
+// Adds a kind that the library does not have, for this process. Call it before models are made. The
+// name is one word of lower-case letters, digits and underscores that is not taken.
 void register_mixer(const std::string& name, const MixerKind&);
 
 // Unknown kinds are an Error that lists the known ones.
@@ -61,16 +61,16 @@ const MixerTraits& mixer_traits(const std::string& kind);
 
 std::vector<std::string> mixer_kinds();
 
-// The names of the parts that some kind can compute again (RecomputePart), each once.
+// The names of all parts that some kind can recompute (RecomputePart), each once.
 std::vector<std::string> recompute_parts();
 
-// The kind of a stack whose pattern is not given.
+// The kind of mixer if no pattern is given.
 inline constexpr const char* kDefaultMixer = "attention";
 
 template <class T>
 void reference_forward(const MixerConfig&, const MixerDims&, const MixerSequence<T>&);
 
-// All settings of a mixer as text, under its kind.
+// Writes all settings of a mixer as text, with its kind as prefix.
 void put_mixer_settings(const MixerConfig&, SettingMap& to);
 
 // Every setting of every mixer, names with their prefix (attention.rope_theta).

@@ -1,4 +1,4 @@
-// What a decoder language model is, apart from its weights.
+// The configuration of a decoder language model, apart from its weights.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -25,7 +25,7 @@ struct ModelConfig {
   std::string block = "pre_norm";
   std::string feed_forward = "swiglu";
 
-  // Of each block, its mixer with its settings; made from `pattern` by resolve() if there are none.
+  // The mixer of each block with its settings. If empty, resolve() fills it from `pattern`.
   std::vector<MixerConfig> mixers{};
 
   template <class V>
@@ -50,7 +50,7 @@ struct ModelConfig {
     v("feed_forward", feed_forward, "swiglu: gated by silu; gelu: one map, gelu, another");
   }
 
-  // Fills in what 0 stands for and checks the rest; an Error names the setting.
+  // Replaces 0 by the value that it stands for, and checks the rest; an Error names the setting.
   void resolve(const SettingMap& settings = {});
 
   bool bare() const { return block == "bare"; }
@@ -58,14 +58,14 @@ struct ModelConfig {
   std::vector<std::string> mixer_kinds() const;  // one per block
 
   // The mixers as text again: the settings of the first block of each kind, and the pattern, with
-  // what other blocks have of their own.
+  // the settings that differ in other blocks.
   SettingMap mixer_settings() const;
   std::string full_pattern() const;
   MixerDims mixer_dims() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
 };
 
-// The mixers that a pattern names for so many layers. `settings`: of the kinds, "attention.window",
-// where a word of the pattern does not say otherwise.
+// The mixers that a pattern names for so many layers. `settings`: settings of the kinds
+// ("attention.window"), for what a word of the pattern does not set.
 std::vector<MixerConfig> parse_pattern(const std::string& pattern, int64_t layers,
                                        const SettingMap& settings);
 

@@ -1,14 +1,14 @@
-// How the weights of a model start that is trained from nothing.
+// Initial weights of a model.
 //
 //   normal   embeddings and matrices N(0, init_std²), those that write to the residual stream
-//            smaller by sqrt(2 blocks), biases 0 (Radford et al., 2019): right where every block
-//            norms what it reads
-//   fan_in   embeddings N(0, 1), matrices U(-sqrt(3/in), sqrt(3/in)) and, where a mixer's last one
-//            reads larger or smaller numbers than it was given, by so much narrower or wider;
-//            biases U(-1/sqrt(in), 1/sqrt(in)): what goes into a bare block comes out as large
+//            smaller by sqrt(2 blocks), biases 0 (Radford et al., 2019). For blocks that norm
+//            their input
+//   fan_in   embeddings N(0, 1), matrices U(-sqrt(3/in), sqrt(3/in)), biases U(-1/sqrt(in),
+//            1/sqrt(in)). The output of a bare block is as large as its input. If the input of a
+//            mixer's last matrix has another size than the mixer's input, the matrix compensates
 //
-// Recurrent cells of H units start as wide in both, U(-1/sqrt(H), 1/sqrt(H)) under fan_in and
-// N(0, 1/(3 H)) with biases of 0 under normal.
+// Recurrent cells of H units start with the same width in both: U(-1/sqrt(H), 1/sqrt(H)) under
+// fan_in, N(0, 1/(3 H)) with biases of 0 under normal.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -35,11 +35,11 @@ struct Initialisation {
     v("init_std", init_std, "standard deviation of embeddings and matrices with normal");
   }
 
-  // Of a stack that is bare or not; an Error names the setting that is out of range.
+  // The scheme for a stack that is bare or not; an Error names the setting that is out of range.
   InitScheme scheme(bool bare) const;
 };
 
-// The weights that a parameter begins with: a function of (seed, name) alone.
+// Sets the initial values of a parameter: a function of (seed, name) alone.
 void initialize(const ParamSpec&, Param&, const InitScheme&, uint64_t seed);
 
 }  // namespace refrain

@@ -1,5 +1,5 @@
-// The arithmetic that a model's formulas ask for, whatever is done to get around it: what MFU and
-// plans count. Operations a token, forward; 2 for a multiply-add.
+// FLOPs of a model's formulas, as MFU and plans count them. They do not depend on what the code
+// avoids or repeats. The unit is operations per token, forward; a multiply-add is 2.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -8,7 +8,7 @@
 
 namespace refrain {
 
-// Training counts the forward pass three times: backward has two products for each of its own.
+// Training counts as three forward passes: backward has two products for each product of forward.
 inline constexpr double kTrainingPasses = 3;
 
 struct BlockOperations {
@@ -17,11 +17,11 @@ struct BlockOperations {
 std::vector<BlockOperations> block_operations(LanguageModel&, int64_t length);
 
 double head_operations(const ModelConfig&);
-// Rows whose logits exist at a time where nothing else is asked for: few enough for the cache, but
-// enough to fill the products.
+// The default number of rows whose logits exist at a time: few enough for the cache, and enough to
+// fill the products.
 int64_t head_rows(const ModelConfig&);
 
-// Blocks and head. An embedding is only looked up.
+// Blocks and head. The embedding is only looked up, so it does not count.
 double model_operations(LanguageModel&, int64_t length);
 
 }  // namespace refrain

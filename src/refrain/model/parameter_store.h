@@ -1,9 +1,9 @@
-// The learned tensors of a model, laid out once: in the order in which the model visits them, every
-// tensor on a 64-byte boundary, zeros between them. What a layer carries beside its matrix (a bias,
-// later an adapter) is one more tensor that it visits, trainable or not by itself.
+// The learned tensors of a model, laid out once, in the order in which the model visits them. Every
+// tensor is on a 64-byte boundary, with zeros in the gaps. Anything a layer has beside its matrix
+// (a bias, later an adapter) is one more tensor that it visits, trainable or not.
 //
-// Gradients, and what an optimiser keeps, have the same layout without the frozen tensors: for a
-// model that is trained whole, the very same.
+// Gradients and the optimiser's moments have the same layout without the frozen tensors. For a
+// model that is trained whole the layouts are equal.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,24 +32,25 @@ class ParameterStore {
   ParameterStore(const ParameterStore&) = delete;
   ParameterStore& operator=(const ParameterStore&) = delete;
 
-  // Lays out what `visit` visits: shapes alone, enough to plan with. The tensors belong to a model,
-  // which must stay where it is.
+  // Lays out the tensors that `visit` visits: shapes only, enough to plan with. The tensors belong
+  // to a model, which must not move.
   void declare(const std::function<void(const ParamVisitor&)>& visit);
   // Memory for the weights: zeros until they are initialised or loaded.
   void allocate();
 
-  // Which tensors are trained; at first all. The others are frozen: they have no gradients, and no
-  // step changes them. Before gradients are allocated.
+  // Selects the tensors that are trained; at first all. The others are frozen: they have no
+  // gradients, and no step changes them. Call it before gradients are allocated.
   void set_trainable(const std::function<bool(const ParamSpec&)>& trainable);
 
   // Drawn from (seed, llama_name(name of the tensor)) alone: the names of the first files.
   void initialize(uint64_t seed, const InitScheme& = {});
 
-  // Gradients of what is trainable; packed copies, which steps would leave behind, go.
+  // Allocates gradients of trainable tensors, and drops packed copies, because steps do not update
+  // them.
   void allocate_gradients();
   void clear_gradients();
 
-  // Keeps a second copy of the matrices that `is_factor` names, as products read them.
+  // Makes a second copy of the matrices that `is_factor` selects, in the form that products read.
   void pack(const std::function<bool(const Param&)>& is_factor);
 
   std::span<const Entry> entries() const { return entries_; }
@@ -62,7 +63,7 @@ class ParameterStore {
   size_t gradient_floats() const { return gradient_size_; }  // allocated or not
   size_t training_bytes() const;  // of weights, gradients and AdamW's two moments
 
-  // As files know them: whole under its name, or part by part (ParamSpec::parts).
+  // The tensors as files contain them: whole under one name, or part by part (ParamSpec::parts).
   struct FileTensor {
     std::string name;
     std::vector<int64_t> shape;

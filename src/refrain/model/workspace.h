@@ -1,5 +1,5 @@
-// Memory for activations. A step is run twice: dry, over arenas that only count, which is its plan;
-// then for real, over memory of that size. So the plan cannot differ from the use.
+// Memory for activations. A step is run twice: dry, over arenas that only count, which gives the
+// plan; then for real, over memory of that size. So the plan cannot differ from the use.
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -16,7 +16,7 @@ struct StepBytes {
   size_t total() const { return scratch + saved; }
 };
 
-// step(ExecutionContext&, Arena& saved), run dry.
+// The bytes that step(ExecutionContext&, Arena& saved) needs, by a dry run.
 template <class Step>
 StepBytes count_bytes(Step&& step) {
   Arena scratch, saved;
@@ -27,8 +27,8 @@ StepBytes count_bytes(Step&& step) {
 
 class Workspace {
  public:
-  // From here on memory is `bytes`, taken now, and does not grow: a step that needs more is a fault
-  // of the program.
+  // Allocates `bytes` now; memory does not grow from then on. A step that needs more is a
+  // programming error.
   void fix(size_t bytes) {
     reserve(bytes);
     fixed_ = true;
@@ -40,8 +40,8 @@ class Workspace {
     return !fixed_ || count(dropout, step).total() <= memory_.size();
   }
 
-  // step(ExecutionContext&, Arena& saved), called dry and then for real. Memory is kept for the
-  // next call and, unless it is fixed, grows when a step needs more than any before it.
+  // Calls step(ExecutionContext&, Arena& saved) dry and then for real. Memory stays for the next
+  // call. Unless it is fixed, it grows when a step needs more than all before.
   template <class Step>
   void run(const Dropout& dropout, Step&& step) {
     const StepBytes needs = count(dropout, step);

@@ -1,12 +1,11 @@
-// Added tokens: whole tokens that are looked for in a text before anything else is done with it.
+// Added tokens: whole tokens that are found in a text before all other processing.
 //
-// They are found as the `tokenizers` package finds them: the leftmost, of those the longest; of
-// equal ones those that are special come first, then those that were added first. A special token
-// that is not asked for, or a `single_word` inside of a word, is left in the text, but nothing else
-// is found in its place.
+// They are found as in the `tokenizers` package: the leftmost first, of those the longest, of equal
+// ones the special ones first, then in the order of addition. A special token that is not asked
+// for, or a `single_word` inside a word, stays text, but nothing else is found in its place.
 //
-// An Aho-Corasick automaton of the reversed tokens reads the text from its end, so that at every
-// byte it knows the longest token that begins there: linear time for any tokens and any text.
+// An Aho-Corasick automaton of the reversed tokens reads the text from its end. So at every byte it
+// knows the longest token that begins there, in linear time for any tokens and any text.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -29,7 +28,7 @@ struct AddedToken {
 
 class AddedTokenFinder {
  public:
-  // Bytes of all tokens together: what a file may claim of the automaton's memory.
+  // Bytes of all tokens together: a limit on the memory that a file can ask for.
   static constexpr size_t kMaxBytes = size_t{1} << 23;
 
   struct Entry {

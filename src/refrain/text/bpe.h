@@ -1,4 +1,4 @@
-// Byte-pair encoding's two tables: pairs of ids to numbers, and merges by rank.
+// The two tables of byte-pair encoding: pairs of ids to numbers, and merges by rank.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -7,7 +7,7 @@
 
 namespace refrain::text {
 
-// Left and right become merged; a merge's rank is its place in the list.
+// `left` and `right` become `merged`. A merge's rank is its place in the list.
 struct Merge {
   int32_t left, right, merged;
 };
@@ -34,8 +34,9 @@ inline uint64_t hash_bytes(std::string_view bytes) {
   return mix_bits(mix_bits(hash ^ eight));
 }
 
-// Pairs of ids (which are not negative) to numbers: open addressing, at most half full. Pairs that
-// somebody chose to come to one place find another order, which nobody knows beforehand.
+// A hash table from pairs of ids (not negative) to numbers: open addressing, at most half full. If
+// somebody chose pairs to collide, the table changes to another order, which nobody knows in
+// advance.
 class PairTable {
  public:
   static constexpr uint32_t kAbsent = UINT32_MAX;
@@ -68,7 +69,7 @@ class PairTable {
 
 class MergeTable {
  public:
-  // Of two merges of the same pair the later one counts.
+  // If two merges have the same pair, the later one counts.
   explicit MergeTable(const std::vector<Merge>& merges = {});
 
   // Applies merges to ids[from ..] until none is left: always the one of lowest rank, the leftmost

@@ -1,8 +1,8 @@
-// Learns merges from words and how often each occurs.
+// Learns merges from words and their frequencies.
 //
-// The pair of neighbours that occurs most often becomes a token, again and again; of equally
-// frequent pairs the one with the smaller ids (left, then right) goes first. Counts are 64-bit sums
-// over words, so the merges do not depend on the order the words came in.
+// The most frequent pair of neighbours becomes a token, again and again. Of equally frequent pairs
+// the one with the smaller ids (left, then right) comes first. Counts are 64-bit sums over words,
+// so the merges do not depend on the order of the words.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -42,8 +42,8 @@ class WordCounts {
 
 class BpeTrainer {
  public:
-  // `tokens` are the alphabet (and whatever else has an id already). A pair is merged only if
-  // allowed(merged text, right token's text).
+  // `tokens` are the alphabet (and everything else that has an id already). A pair is merged only
+  // if allowed(merged text, right token's text).
   using Allowed = std::function<bool(std::string_view merged, std::string_view right)>;
   BpeTrainer(std::vector<std::string> tokens, Allowed allowed);
 

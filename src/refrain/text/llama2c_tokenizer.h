@@ -14,8 +14,8 @@ struct ScoredPieces {
   std::vector<float> scores;
 };
 
-// What Tokenizer::from_scored_pieces() takes. The file does not say how many pieces it has:
-// `vocab_size` is the model's, and there must be as many, and nothing after them.
+// The input of Tokenizer::from_scored_pieces(). The file does not say how many pieces it has.
+// `vocab_size` is the model's; there must be as many, and nothing after them.
 ScoredPieces read_llama2c_tokenizer(const std::string& path, int64_t vocab_size);
 
 }  // namespace refrain::text

@@ -1,5 +1,5 @@
-// The JSON objects of a file, one by one: those of a .jsonl file, one a line; those of a .json
-// file, in a list or one after another. Memory does not grow with the file.
+// The JSON objects of a file, one by one: in a .jsonl file one per line, in a .json file in a list
+// or one after another. Memory does not grow with the file.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -10,18 +10,18 @@
 
 namespace refrain::text {
 
-// Whether the name ends so, however it is written and with or without ".gz" behind it.
+// Whether the name ends with the extension, in upper or lower case, with or without ".gz" after it.
 bool has_extension(std::string_view name, std::string_view extension);
-// Whether what has this name is read as objects.
+// Whether a file of this name is read as objects.
 bool holds_objects(std::string_view name);
 
 class ObjectReader {
  public:
-  // An object that is longer is an Error.
+  // A longer object is an Error.
   static constexpr size_t kLongest = size_t{1} << 30;
   explicit ObjectReader(io::TextReader reader);
 
-  // The next object, or what else stands in a place of one; false at the end.
+  // The next object, or any other value in its place; false at the end.
   bool next(io::Json& object);
   const std::string& name() const { return reader_.name(); }
   int64_t line() const { return line_; }               // where the last one begins

@@ -1,13 +1,13 @@
-// Text into the words that a tokenizer's merges stay inside of.
+// Splits text into words. A tokenizer's merges stay inside of a word.
 //
 //   white space  runs of characters without Unicode's White_Space property (the bpe kind)
 //   GPT-2        's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 //
-// The pattern is scanned by hand, a character class at a time; letters and numbers are what PCRE2's
-// Unicode tables say. Bytes that are not valid UTF-8 count as neither letter, number nor space.
+// The code scans the pattern by hand, one character class at a time. PCRE2's Unicode tables define
+// letters and numbers. Bytes that are not valid UTF-8 count as neither letter, number nor space.
 //
-// Both take text in pieces: unless it is the `last` piece, words that more text could change are
-// left, and the bytes that were dealt with are returned.
+// Both take text in parts. Unless a part is the `last`, words that more text could change are left
+// over, and the number of processed bytes is returned.
 #pragma once
 #include <cstddef>
 #include <string_view>
@@ -21,14 +21,14 @@ size_t gpt2_word(std::string_view text);
 size_t leading_space(std::string_view text);
 // Bytes of white space at its end.
 size_t trailing_space(std::string_view text);
-// Whether it begins, or ends, with a character of words: letters, marks, digits, connectors such as
-// the underscore (what \w is for the `tokenizers` package).
+// Whether the text begins, or ends, with a character of words: letters, marks, digits, connectors
+// such as the underscore (what \w is for the `tokenizers` package).
 bool starts_with_word(std::string_view text);
 bool ends_with_word(std::string_view text);
 // Bytes before the first white space.
 size_t leading_word(std::string_view text);
 
-// Bytes of `text` before a character at its end that is still incomplete.
+// Bytes of `text` before an incomplete character at its end.
 size_t whole_characters(std::string_view text);
 
 template <class F>

@@ -1,17 +1,17 @@
 // The texts of training data, read in one pass: documents for language models, pairs for
 // translation. What cannot be used is an Error that names file and line.
 //
-//   .jsonl  an object a line: {"text": ...} or {"prompt": ..., "completion": ...}; a pair may have
-//           tags of its own: "source_tag", "target_tag"
-//   .json   the same objects in one list, or one after another, line ends wherever they are
-//   .tsv    source, one tab, target a line
+//   .jsonl  one object per line: {"text": ...} or {"prompt": ..., "completion": ...}; a pair may
+//           have tags of its own: "source_tag", "target_tag"
+//   .json   the same objects in one list, or one after another, line ends anywhere
+//   .tsv    source, one tab, target per line
 //   others  plain text; "-" is standard input; any of them may be gzip (".jsonl.gz")
 //
-// Endings of names count in either case. A line, an object, and plain text without a place to cut
-// it (text_cuts.h) may be 1 GiB long; lines of pairs 64 MiB.
+// The ends of names may be in upper or lower case. A line, an object, and plain text without a
+// place to cut it (text_cuts.h) may be 1 GiB long; lines of pairs 64 MiB.
 //
-// The bytes of plain text and of JSON strings are kept as they are, line ends included; only a
-// leading byte-order mark is dropped. Lines of pairs end with "\n" or "\r\n".
+// The bytes of plain text and of JSON strings are not changed, line ends included; only a leading
+// byte-order mark is dropped. Lines of pairs end with "\n" or "\r\n".
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -31,16 +31,16 @@ namespace refrain::text {
 
 struct SourceFiles {
   std::string task = "lm";  // "lm" | "translate" | "probe"
-  // lm: any number of files, a plain one is one document, and an object (prompt and
-  // completion joined) is one. translate: a file of source lines and one of target lines, or one
-  // .tsv, .jsonl or .json. probe: one .jsonl of ids (probes.h).
+  // lm: any number of files. A plain file is one document, and so is an object (prompt and
+  // completion joined). translate: a file of source lines and one of target lines, or one .tsv,
+  // .jsonl or .json. probe: one .jsonl of ids (probes.h).
   std::vector<std::string> inputs;
-  // translate: the tokens that say what follows, where a pair does not bring its own.
+  // translate: the tags before source and target, where a pair has none of its own.
   std::string source_tag = "<en>", target_tag = "<ja>";
   std::vector<std::string> tags{};  // translate: others that a tokenizer trained on this must have
   bool both_directions = false;  // translate: every pair is followed by itself the other way round
   bool one_direction = false;    // translate: pairs of other tags than these two are left out
-  // Of the inputs that must be read twice and can be read once.
+  // Copies of those inputs that must be read twice and can be read only once.
   std::shared_ptr<const io::StreamCopies> copies{};
 
   io::TextReader open(const std::string& input) const {
@@ -48,7 +48,7 @@ struct SourceFiles {
   }
 };
 
-// What errors call all of the inputs.
+// The name of all inputs together in errors.
 std::string name_of(const std::vector<std::string>& inputs);
 
 struct TextRules {
@@ -63,7 +63,8 @@ class DocumentReader {
  public:
   DocumentReader(SourceFiles source, const TextRules& rules);
 
-  // The next piece of text, not empty; `begins` if it is the first of a document. false at the end.
+  // The next part of the text, not empty; `begins` if it is the first of a document. false at the
+  // end.
   bool next(std::string& piece, bool& begins);
   int64_t text_bytes() const { return text_bytes_; }  // given so far
   int64_t blank() const { return blank_; }            // objects, and lines of .jsonl, without text
@@ -101,7 +102,7 @@ class PairReader {
 
   // The next pair with text on both sides; false at the end.
   bool next(TextPair& pair);
-  // Pairs left out for white space alone on either side, and lines of .jsonl.
+  // Pairs left out because one side has only white space, and such lines of .jsonl.
   int64_t blank() const { return blank_ + (objects_ ? objects_->blank() : 0); }
   const std::string& name() const {  // of the file its lines are counted in
     return objects_ ? objects_->name() : source_->name();
@@ -125,13 +126,12 @@ class PairReader {
   int64_t blank_ = 0;
 };
 
-// Where the given pairs (numbered from 0 as the reader gives them, ascending) stand:
-// "train.en: line 17". Reads the source again; what cannot be read again has pairs with numbers
-// only.
+// The places of the given pairs (numbered from 0 in reading order, ascending): "train.en: line 17".
+// Reads the source again. If it cannot be read again, the result has numbers only.
 std::vector<std::string> places_of(const SourceFiles& source, std::span<const int64_t> pairs);
 
-// All text of the source, to train a tokenizer of this kind on. A line end parts documents, and
-// follows either side of a pair.
+// All text of the source, to train a tokenizer of this kind on. A line end separates documents and
+// follows each side of a pair.
 TextSource text_of(const SourceFiles& source, std::string_view tokenizer_kind);
 
 }  // namespace refrain::text

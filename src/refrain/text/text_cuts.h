@@ -1,17 +1,18 @@
-// Where a text may be cut so that its pieces, encoded one by one, give the ids of the whole.
+// Where a text may be cut so that its parts, encoded one by one, give the ids of the whole.
 //
-// A cut stands where no merge, no added token and no word of the pre-tokenizer can reach across,
-// and where what is left of it is encoded the same whether the text ends there or goes on. b is the
-// character before it, c the one after, "visible" what is neither white space nor sentencepiece's
+// A cut must be at a place that no merge, no added token and no word of the pre-tokenizer crosses.
+// The text before it must be encoded the same whether the text ends there or not. b is the
+// character before the cut, c the one after. "Visible" is neither white space nor sentencepiece's
 // mark for a space.
 //
 //   char      anywhere, unless a run of unknown characters is one token
 //   bpe       b or c is white space, which is in no token
 //   byte-bpe  c is white space and b visible: GPT-2's pattern ends a word there whatever follows.
-//             c is the last of several white spaces before something visible, for it keeps that one
-//             for the next word. b is a letter or number of ASCII and c another class of ASCII. If
-//             it puts a space before text, only before spaces. If it does not split, only in front
-//             of white space, and only if no merge has it behind anything else.
+//             c is the last of several white spaces before something visible, for the pattern
+//             keeps that one for the next word. b is a letter or number of ASCII and c another
+//             class of ASCII. If it puts a space before text, only before spaces. If it does not
+//             split, only in front of white space, and only if no merge has it behind anything
+//             else.
 //   llama     c is a space and b visible, if no merge has a space behind anything else. The space
 //             is dropped if the normalizer puts one before every text.
 #pragma once
@@ -38,7 +39,7 @@ class TextCuts {
     kNowhere
   };
 
-  // A token that is looked for in the text itself (added_tokens.h).
+  // A token that is found in the text itself (added_tokens.h).
   struct Added {
     std::string content;
     bool single_word = false, lstrip = false, rstrip = false;
@@ -47,10 +48,10 @@ class TextCuts {
 
   Rule rule() const { return rule_; }
   bool drops_space() const { return rule_ == Rule::kAtSpace; }
-  // The last place from `from` on where the text may be cut although it goes on behind its end; 0
-  // when there is none.
+  // The last place from `from` on where the text may be cut, although it continues after its end; 0
+  // if there is none.
   size_t last(std::string_view text, size_t from = 0) const;
-  // More text behind it can make places of the last so many bytes.
+  // More text after it may add places within the last so many bytes.
   size_t uncertain() const { return longest_ + 8; }
 
  private:
@@ -64,10 +65,11 @@ class TextCuts {
   size_t longest_ = 0;
 };
 
-// Text in pieces that are cut so; together they are the whole, less the spaces that are dropped.
+// The parts of a text that is cut in this way. Together they are the whole, except for the spaces
+// that are dropped.
 class PieceReader {
  public:
-  // About so many bytes are read at a time. A stretch without a place to cut that is longer than
+  // About so many bytes are read at a time. A part without a place to cut that is longer than
   // kLongest is an Error.
   static constexpr size_t kLongest = size_t{1} << 30;
   PieceReader(io::TextReader reader, TextCuts cuts, size_t piece_bytes = size_t{1} << 20);

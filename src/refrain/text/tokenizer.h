@@ -1,4 +1,4 @@
-// Text to token ids and back. Every kind is read from and written to Hugging Face's tokenizer.json
+// Text to token ids and back. Every kind is read from and written to Hugging Face's tokenizer.json,
 // and gives the ids that the `tokenizers` package gives for the same file (docs/formats.md).
 //
 //   char      one token per Unicode code point seen in training; an unknown one is <unk>
@@ -7,9 +7,10 @@
 //   llama     sentencepiece-like BPE with byte fallback; read and converted, not trained
 //
 // Special tokens ("added tokens") are whole tokens outside of the model's alphabet. In char and bpe
-// every part of the text that is not valid UTF-8 is an unknown character; the other two keep bytes.
+// every part of the text that is not valid UTF-8 is an unknown character; the other two preserve
+// bytes.
 //
-// A Tokenizer does not change once made: any number of threads may use one.
+// A Tokenizer never changes, so any number of threads may use one.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -26,17 +27,18 @@ namespace refrain::text {
 class TextCuts;
 
 inline constexpr int32_t kNoToken = -1;
-// What ids decode to that are not in the vocabulary: a model may have more ids than its tokenizer.
+// The text of ids that are not in the vocabulary. A model may have more ids than its tokenizer.
 inline constexpr std::string_view kReplacement = "\uFFFD";
 
-// Puts the next piece of training text into `piece` (replaced); false when there is no more. Pieces
-// may end anywhere. The source is read once.
+// Replaces `piece` by the next part of the training text; false at the end. Parts may end anywhere.
+// The source is read once.
 using TextSource = std::function<bool(std::string& piece)>;
 
 struct TokenizerTraining {
   std::string kind;        // "char", "bpe", "byte-bpe"
   int64_t vocab_size = 0;  // all tokens together (fewer if the text has no more pairs); 0 for char
-  // Get the first ids, in this order. char and bpe have "<unk>" after them if it is not among them.
+  // They get the first ids, in this order. char and bpe have "<unk>" after them if it is not among
+  // them.
   std::vector<std::string> special_tokens;
   // Distinct words kept in memory while counting; more is an Error that says what to do.
   int64_t max_words = 20'000'000;
@@ -51,9 +53,9 @@ class Tokenizer {
   static TokenizerTraining parse_spec(const std::string& what);
   // char and bpe: text that is not valid UTF-8 is an Error that names the byte offset.
   static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
-  // A tokenizer.json, or a directory with one. What it asks for that is left aside is noted.
+  // A tokenizer.json, or a directory with one. `notes` gets the fields that are ignored.
   static Tokenizer load(const std::string& path, const Notes& notes = {});
-  // The text of a tokenizer.json; `name` is what errors call it.
+  // The text of a tokenizer.json; `name` is its name in errors.
   static Tokenizer from_json(std::string_view text, const std::string& name,
                              const Notes& notes = {});
   // GPT-2's own files (encoder.json, vocab.bpe).
@@ -70,19 +72,20 @@ class Tokenizer {
   // tokenizer.json and tokenizer_config.json into a directory that exists.
   void save(const std::string& directory) const;
 
-  // With parse_special, text equal to a special token becomes that token (what prompts want);
-  // without, it is plain text (what training data wants). No token is added by itself.
+  // With parse_special, text equal to a special token becomes that token (for prompts). Without it,
+  // such text is plain text (for training data). No token is added.
   std::vector<int32_t> encode(std::string_view text, bool parse_special = false) const;
-  // Where text may be cut so that its pieces give the ids of the whole (text_cuts.h).
+  // Where text may be cut so that its parts give the ids of the whole (text_cuts.h).
   TextCuts cuts(bool parse_special = false) const;
-  // Special tokens are left out unless asked for. An id beyond the vocabulary is kReplacement, a
-  // negative one an Error.
+  // Special tokens are left out unless `with_special`. An id beyond the vocabulary is kReplacement;
+  // a negative id is an Error.
   std::string decode(std::span<const int32_t> ids, bool with_special = false) const;
 
   int64_t vocab_size() const;  // ids are [0, vocab_size)
   const std::string& kind() const;
   std::string_view token(int32_t id) const;  // as it stands in the vocabulary
-  // What of `text` encode() finds no added token in, in order. Not of `llama`, which changes texts.
+  // The parts of `text` in which encode() finds no added token, in order. Not for `llama`, which
+  // changes texts.
   std::vector<std::string_view> without_added(std::string_view text, bool parse_special) const;
   int32_t id_of(std::string_view token) const;  // kNoToken when absent
   bool is_special(int32_t id) const;
@@ -100,8 +103,8 @@ class Tokenizer {
   std::unique_ptr<Impl> impl_;
 };
 
-// Decodes as tokens arrive. Text is given out once it is whole UTF-8 and can no longer change, so
-// that the pieces joined equal decode() of all ids. finish() makes it ready for the next sequence.
+// Decodes tokens one by one. It returns text when it is whole UTF-8 and can no longer change, so
+// the parts joined equal decode() of all ids. finish() also prepares it for the next sequence.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer, bool with_special = false)

@@ -1,4 +1,4 @@
-// A tokenizer from the inside: what its file says, and the tables made from that.
+// The inside of a tokenizer: the content of its file, and the tables made from that.
 #pragma once
 #include <array>
 #include <string>
@@ -36,8 +36,8 @@ struct Vocabulary {
   bool split_words = true;     // by GPT-2's pattern; otherwise all text is one word
   bool ignore_merges = false;  // a word that is a token is that token
 
-  // llama: where a space is put before text. As a normalizer before every stretch of text between
-  // added tokens; as Metaspace only if there is none, before every stretch or the first.
+  // llama: where a space is put before text. As a normalizer: before every run of text between
+  // added tokens. As Metaspace: only if there is no space yet, before every run or only the first.
   enum class Prefix { kNever, kFirst, kAlways };
   bool metaspace = false;
   Prefix prefix = Prefix::kAlways;
@@ -48,7 +48,7 @@ struct Vocabulary {
   int32_t template_bos = kNoToken;  // the token it puts before the text
 };
 
-// What a tokenizer.json holds; `name` is what errors and notes call it.
+// Reads a tokenizer.json; `name` is its name in errors and notes.
 Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes = {});
 
 class Tokenizer::Impl {
@@ -75,7 +75,7 @@ class Tokenizer::Impl {
   void encode_word(std::string_view word, std::vector<int32_t>& out) const;
   void push_characters(std::string_view word, std::vector<int32_t>& out) const;
   void push_bytes(std::string_view word, std::vector<int32_t>& out) const;
-  // The id, or what stands for an unknown character (false).
+  // Appends the id, or the token for an unknown character (then false).
   bool push(int32_t id, bool after_unknown, std::vector<int32_t>& out) const;
 
   std::vector<std::string> texts_;  // by id

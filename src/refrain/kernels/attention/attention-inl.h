@@ -1,8 +1,8 @@
-// What both directions of attention are made of, on one instruction set: blocks of keys and values
-// laid out for the register tile, products over a range of what is reduced, and 2^x.
+// Parts that forward and backward of attention share, on one instruction set: blocks of keys and
+// values packed for the register tile, products over a range of the reduced dimension, and 2^x.
 //
-// Rows of q, k, v and o lie a whole model's width apart; a stride like a power of two sends all of
-// them to a few sets of the cache. So what is used more than once is copied side by side.
+// Rows of q, k, v and o are a whole model's width apart. With a stride close to a power of two they
+// share a few sets of the cache. So data that is used more than once is copied into dense buffers.
 #if defined(REFRAIN_KERNELS_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_ATTENTION_INL_H_
 #undef REFRAIN_KERNELS_ATTENTION_INL_H_
@@ -19,7 +19,7 @@
 #ifndef REFRAIN_KERNELS_ATTENTION_INL_ONCE
 #define REFRAIN_KERNELS_ATTENTION_INL_ONCE
 namespace refrain::kernels {
-// Scores are kept times log2 e: 2^x is e^x without a multiplication.
+// Scores are scaled by log2 e, so that 2^x is e^x without a multiplication.
 inline constexpr float kLog2E = 1.44269504f;
 // No target's tile has more rows.
 inline constexpr int64_t kMaxTileRows = 16;
@@ -62,17 +62,17 @@ HWY_INLINE FloatVec exp2_in_range(FloatVec x) {
   q = hn::MulAdd(q, r, hn::Set(d, 0.2402224208f));
   q = hn::MulAdd(q, r, hn::Set(d, 0.6931469776f));
   q = hn::MulAdd(q, r, hn::Set(d, 1.0f));
-  // The bits above them leave by the left.
+  // The shift drops the bits above them.
   return hn::Mul(q, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
-// For all that is less, 0: keys may be so large that 2^-125 times them counted.
+// 0 for all smaller x. Keys may be so large that 2^-125 times them would count.
 HWY_INLINE FloatVec vector_exp2(FloatVec x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(FloatTag(), kLowestExponent)), exp2_in_range(x));
 }
 
-// rowsum(dO o) of a row whose probabilities add up to 2^log_sum times the highest. Where one key
-// has them all, o is its value, and this has the bits of that key's dP, a chain in the order of a
-// tile's: dS is 0 then, and not what rounding leaves, of which large keys would make much.
+// rowsum(dO o) of a row whose probabilities add up to 2^log_sum times the highest. If one key has
+// them all, o is its value. The result then has the bits of that key's dP, a chain in the order of
+// a tile's. So dS is exactly 0, and there is no rounding error for large keys to amplify.
 HWY_INLINE float output_slope(const float* d_o, const float* o, int64_t n, float log_sum) {
   const FloatTag d;
   FloatVec acc = hn::Zero(d);
@@ -157,7 +157,7 @@ HWY_INLINE hn::Mask<FloatTag> lanes_in(Range range, int64_t j) {
   return hn::AndNot(first_n(range.low - j), first_n(range.high - j));
 }
 
-// What dropout multiplies probabilities of one query and head by: 0 or 1 / (1 - rate).
+// The factors of dropout for the probabilities of one query and head: 0 or 1 / (1 - rate).
 template <int64_t kMostColumns>
 struct DropoutFactors {
   // Of keys k0 + columns.low, ..., in whole vectors.

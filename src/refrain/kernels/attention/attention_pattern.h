@@ -1,11 +1,11 @@
-// Which keys a query sees, and where they lie.
+// Which keys a query sees, and where they are.
 //
 // The keys of a query come in two lists, each a range that moves forward with the query:
 //
-//   kStrided  key i stands at position (i + 1) stride - 1; a query sees those before its window
-//   kLocal    key i stands at position i; a query sees its window, or all up to itself without one
+//   kStrided  key i has position (i + 1) stride - 1; a query sees those before its window
+//   kLocal    key i has position i; a query sees its window, or all up to itself without one
 //
-// What is out of range is never visited: a query costs window + position / stride keys.
+// Keys outside of the ranges are never visited: a query costs window + position / stride keys.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -26,7 +26,7 @@ class KeyRange {
       : kind_(kind), window_(shape.window), stride_(shape.stride) {}
   Kind kind() const { return kind_; }
 
-  // What the query at position t sees of the list.
+  // The part of the list that the query at position t sees.
   Range seen(int64_t t) const {
     const int64_t first = window_ > 0 ? std::max<int64_t>(0, t - window_ + 1) : 0;
     if (kind_ == kLocal) return {first, t + 1};
@@ -78,7 +78,7 @@ inline Range intersection(Range a, Range b) {
 }
 inline Range shifted(Range range, int64_t by) { return {range.low + by, range.high + by}; }
 
-// Multiply-adds of one product of queries and keys, near enough to tell whether to share them.
+// Multiply-adds of one product of queries and keys: an estimate, to decide whether to share them.
 inline int64_t attention_work(const AttentionShape& shape, int64_t queries, int64_t start) {
   int64_t keys = start + queries;
   if (shape.window > 0)

@@ -1,5 +1,6 @@
-// Causal attention in plain loops, for any number type: the specification of attention.h. With
-// std::complex<double> it yields exact gradients by the complex step.
+// Reference implementation of causal attention: plain loops, for any number type. It is the
+// specification of attention.h. With std::complex<double> it gives exact gradients by the complex
+// step.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -17,8 +18,8 @@ inline bool attention_sees(int64_t window, int64_t stride, int64_t t, int64_t p)
   return p <= t && (window == 0 || t - p < window || (stride > 0 && (p + 1) % stride == 0));
 }
 
-// What dropout makes of the probability with which the query at position t sees position p, if it
-// does.
+// The factor of dropout for the probability with which the query at position t sees position p, if
+// it sees it.
 inline double attention_dropout_ref(AttentionDropout dropout, int64_t window, int64_t stride,
                                     uint64_t row_id, int64_t head, int64_t t, int64_t p) {
   if (dropout.rate == 0) return 1;

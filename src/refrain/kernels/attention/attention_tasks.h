@@ -1,5 +1,5 @@
-// How attention shares its work out, whatever makes its products: forward in runs of queries,
-// backward in segments of keys.
+// How attention divides its work into tasks, for any compute type: forward by runs of queries,
+// backward by segments of keys.
 #pragma once
 #include <span>
 
@@ -9,13 +9,13 @@
 
 namespace refrain::kernels {
 
-// Floats of the queries that a task of forward takes: their share of laying out a block of keys is
-// small, and they stay in the second cache.
+// Floats of the queries of a forward task. With so many, packing a block of keys is a small share
+// of the work, and the queries stay in the second-level cache.
 inline constexpr int64_t kQueryFloats = 65536;
-// Queries whose gradients are made at a time, at absolute multiples of this.
+// Queries whose gradients are computed at a time, at absolute multiples of this.
 inline constexpr int64_t kQueryBlock = 64;
-// Floats of the keys of a task of backward: what is kept of them stays in the second cache beside a
-// few blocks. Segments of keys are multiples of kSegmentStep.
+// Floats of the keys of a backward task. With so many, its data and a few blocks stay in the
+// second-level cache. Segments of keys are multiples of kSegmentStep.
 inline constexpr int64_t kSegmentFloats = 32768, kSegmentStep = 64;
 
 // Queries [first, last) of a sequence, of all heads that share a key/value head. No task has more
@@ -50,7 +50,7 @@ void share_forward(const AttentionShape& shape, std::span<const AttentionSequenc
   parallel_for(
       heads * pieces,
       [&](int64_t task, int worker) {
-        // The last pieces see the most keys: they go first.
+        // The last parts see the most keys, so they go first.
         const int64_t piece = pieces - 1 - task / heads, head = task % heads;
         const AttentionSequence& s = sequences[static_cast<size_t>(head / shape.kv_heads)];
         const int64_t first = piece * per_piece, last = std::min(s.queries, first + per_piece);
@@ -62,9 +62,10 @@ void share_forward(const AttentionShape& shape, std::span<const AttentionSequenc
 }
 
 // The tasks of one key/value head of a sequence: segments of the strided list, then of the local
-// one. A segment's queries come in blocks, ascending. A block of dQ is one chain over all segments
-// that see it, in this order, so each waits until the one before has done the block: threads follow
-// one another through a long sequence, and nothing is computed twice.
+// list. The queries of a segment come in blocks, ascending. A block of dQ is one chain of additions
+// over all segments that see it, in this order. So each segment waits until the one before has
+// finished the block. Threads follow one another through a long sequence, and nothing is computed
+// twice.
 class Segments {
  public:
   Segments(const AttentionShape& shape, int64_t queries, int64_t start, int64_t keys)
@@ -129,7 +130,8 @@ struct BackwardTask {
 
   const KeyRange& list() const { return segments.list(segment); }
   Range keys() const { return segments.keys(segment); }
-  // Keys before the call's tokens may be of no interest to anyone. `i`: in the list.
+  // Whether the gradient of key i (in the list) is wanted; that of keys before the tokens of the
+  // call may not be.
   bool wants(int64_t i) const {
     const auto& past = segments.is_strided(segment) ? gradients.keys.strided : gradients.keys.past;
     return past.k || list().position(i) >= sequence.start;
@@ -137,8 +139,8 @@ struct BackwardTask {
 };
 
 // f(positions, head, first) for the blocks of queries that see some of the task's keys, ascending,
-// and the heads that share them: what it does for them goes on from what the segments before did,
-// if it is not the first.
+// and for the heads that share these keys. If `first` is false, f continues the sums of the
+// segments before.
 template <class F>
 void each_query_block(const BackwardTask& task, const F& f) {
   const int64_t group = task.shape.heads / task.shape.kv_heads, h0 = task.kv_head * group;
@@ -151,9 +153,10 @@ void each_query_block(const BackwardTask& task, const F& f) {
   }
 }
 
-// Writes what the task made of its keys' gradients, rows at stride `row`.
+// Writes the gradients of the task's keys, rows at stride `row`.
 void put_key_gradients(const BackwardTask&, const float* dk, const float* dv, int64_t row);
-// What the strided list's keys got, [keys, 2, head_dim], joins what they got as others' neighbours.
+// Adds the gradients of the strided list's keys, [keys, 2, head_dim], to those that they have as
+// keys of the local list.
 void add_strided(const AttentionShape&, const AttentionSequence&, const AttentionKeys<float>& to,
                  int64_t kv_head, int64_t keys, const float* from);
 

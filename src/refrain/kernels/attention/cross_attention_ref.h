@@ -1,4 +1,5 @@
-// Cross attention in plain loops, for any number type: the specification of cross_attention.h.
+// Reference implementation of cross attention: plain loops, for any number type. It is the
+// specification of cross_attention.h.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -3,7 +3,7 @@
 //   m = β1 m + (1 - β1) g      v = β2 v + (1 - β2) g^2      α_t = α sqrt(1 - β2^t) / (1 - β1^t)
 //   θ = θ - α_t m / (sqrt(v) + ε) - α λ θ
 //
-// and what is done to gradients before: the norm that clipping needs.
+// and the norm of the gradients, which clipping needs.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -19,11 +19,11 @@ struct AdamwStep {
   double clip_value = std::numeric_limits<double>::infinity();  // then cut to [-c, c]
 };
 
-// All of one length; every element on its own.
+// All spans have one length. Elements are independent of one another.
 void adamw_step(std::span<float> params, std::span<const float> grads, std::span<float> m,
                 std::span<float> v, const AdamwStep& s);
 
-// In double and in an order that depends on the length alone. Not finite when an element is not.
+// The sum in double, in an order that depends on the length alone. Not finite if an element is not.
 double sum_of_squares(std::span<const float> x);
 
 }  // namespace refrain::kernels

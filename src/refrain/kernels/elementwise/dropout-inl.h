@@ -29,7 +29,8 @@ struct DropoutRate {
   float scale;  // of what is kept
 };
 
-// What of a mask is the same for a row's columns: the words of its counters that are, and the key.
+// The part of a mask that is the same for all columns of a row: the key and some words of the
+// counters.
 struct DropoutRow {
   uint64_t key, row;
   uint32_t last = 0;

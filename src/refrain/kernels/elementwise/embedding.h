@@ -1,4 +1,5 @@
-// Rows of a table by token: out[r] = table[tokens[r]], and the gradient by the table.
+// Looks up rows of a table by token, out[r] = table[tokens[r]], and computes the gradient of the
+// table.
 #pragma once
 #include <cstdint>
 #include <span>

@@ -2,8 +2,8 @@
 //
 //   y = w * x * r,   r = 1 / sqrt(mean(x^2) + eps)
 //
-// x, y: [R, D], w: [D], r: [R]. Forward leaves r behind for backward. A row's results depend on
-// that row alone.
+// x, y: [R, D], w: [D], r: [R]. Forward writes r for backward. The result of a row depends on that
+// row alone.
 #pragma once
 #include "refrain/base/tensor.h"
 
@@ -16,12 +16,12 @@ void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor 
 void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, float eps,
                                Tensor sum, Tensor y, Tensor r);
 
-// y once more from the r that forward left, the same to the bit.
+// Computes y again from the r of forward, with the same bits.
 void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y);
 
-// dx = r (w dy - x r^2 mean(w dy x)), added to dx with `add`: a block's dx already holds the
-// gradient that went around the norm. dw += sum over rows of dy x r: one chain in ascending row
-// order per element, so that rows may come in several calls. dx is not x or dy; dw may be null.
+// dx = r (w dy - x r^2 mean(w dy x)), added to dx with `add`: the dx of a block already holds the
+// gradient of the residual path. dw += sum over rows of dy x r: one chain in ascending row order
+// per element, so rows may come in several calls. dx is not x or dy; dw may be null.
 void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
                        Tensor dw, bool add);
 

@@ -19,10 +19,12 @@ inline constexpr int32_t kIgnored = -1;
 void cross_entropy_forward(ConstTensor logits, std::span<const int32_t> targets, Tensor losses);
 
 // Training. With smoothing s the target distribution is (1 - s) onehot + s / V:
-//   losses [R] = (1 - s) nll + s mean_j(-log p_j)     what is optimised: not scaled, 0 where
-//   ignored logits     = scale (p - (1 - s) onehot - s / V)   the gradient of scale * loss, 0 where
-//   ignored
-// scale is 1 / number of supervised tokens in the whole optimiser batch.
+//
+//   losses [R] = (1 - s) nll + s mean_j(-log p_j)      the optimised loss, not scaled
+//   logits     = scale (p - (1 - s) onehot - s / V)    the gradient of scale * loss
+//
+// Both are 0 where the target is ignored. scale is 1 / number of supervised tokens in the whole
+// optimiser batch.
 void softmax_cross_entropy(Tensor logits, std::span<const int32_t> targets, float scale,
                            float label_smoothing, Tensor losses);
 

@@ -1,10 +1,10 @@
-// How far a vector is from the one it should be, row by row:
+// The distance of each row y from its target x:
 //
 //   cosine   0.9 (1 - cos(y, x)) + 0.1 mean((y - x/|x|)²)
 //   mse      mean((y - x)²)
 //
-// and its gradient by y. x is given, not learned through this. A row without length has no
-// direction: its cosine is 0, and so is the gradient of it.
+// and its gradient by y. x is a constant here. A row of length zero has no direction: its cosine
+// and its gradient are 0.
 #pragma once
 #include "refrain/base/tensor.h"
 
@@ -14,8 +14,7 @@ enum class ReconstructionLoss { kCosine, kMse };
 
 inline constexpr double kCosineShare = 0.9, kDistanceShare = 0.1;
 
-// y, x [R, E]; losses and cosines [R] unscaled; dy [R, E] = scale dloss/dy, overwritten, or
-// nothing.
+// y, x [R, E]; losses and cosines [R] unscaled; dy [R, E] = scale dloss/dy, overwritten, or empty.
 void reconstruction_loss(ReconstructionLoss, ConstTensor y, ConstTensor x, float scale,
                          Tensor losses, Tensor cosines, Tensor dy = {});
 

@@ -1,6 +1,6 @@
-// How a recurrence with a product inside runs through time, on one instruction set: pieces of many
-// lengths side by side, the longest first, step after step, shared between threads. What a step
-// does is the caller's. Included once per SIMD target by the kernel files.
+// The loop over time of a recurrence with a product inside, on one instruction set. Chunks of many
+// lengths run side by side, the longest first, step after step, divided between threads. The caller
+// gives the work of a step. Included once per SIMD target by the kernel files.
 #if defined(REFRAIN_KERNELS_TIME_LOOP_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_TIME_LOOP_INL_H_
 #undef REFRAIN_KERNELS_TIME_LOOP_INL_H_
@@ -21,14 +21,14 @@
 #define REFRAIN_KERNELS_TIME_LOOP_ONCE
 namespace refrain::kernels {
 
-// A piece at its place in the order by length.
+// A chunk at its place in the order of lengths.
 struct ActiveSequence {
   int64_t first, length;
   const float* initial_state;
   float* dstate;  // null: no gradient comes or goes by the state
 };
 
-// The pieces that have steps, longest first.
+// The chunks that have steps, longest first.
 inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> pieces,
                                             std::span<float* const> dstate) {
   std::vector<ActiveSequence> places;
@@ -41,7 +41,7 @@ inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> piec
   return places;
 }
 
-// Rows at a large power of two from each other fall into the same few cache sets.
+// Rows whose distance is a large power of two share a few cache sets.
 inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
 
 }  // namespace refrain::kernels
@@ -50,10 +50,10 @@ inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// step(t, i0, i1, panel, worker) for every step t, in ascending order or in descending, down to
-// `last`; the places i0 .. i1 all run at t. begin(t, i0, i1, worker) comes before the panels that a
-// worker takes of a step. Threads share the places when the weights, of so many bytes each, fit
-// into a core's cache, since they need not wait for one another then, else the panels of units.
+// step(t, i0, i1, panel, worker) for every step t, in ascending or descending order down to `last`;
+// the places i0 .. i1 all run at t. begin(t, i0, i1, worker) comes before the panels of a worker in
+// a step. If the weights (so many bytes each) fit into a core's cache, threads divide the places,
+// since they then need not wait for one another. Otherwise they divide the panels of units.
 template <class Begin, class Step>
 void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H, bool forward,
                int64_t last, int64_t weight_bytes, Begin&& begin, Step&& step) {
@@ -84,7 +84,8 @@ void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H,
               [&](int64_t task, int worker) {
                 begin(t, i0, i1, worker);
                 const int64_t first = panels * task / tasks, end = panels * (task + 1) / tasks;
-                // To and fro: the panels that come first are those the cache still holds.
+                // In alternating directions: a step begins with the panels that the cache still
+                // holds.
                 for (int64_t p = first; p < end; ++p)
                   step(t, i0, i1, t % 2 == 0 ? p : first + end - 1 - p, worker);
               },

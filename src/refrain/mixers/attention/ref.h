@@ -1,5 +1,6 @@
-// The attention mixer in plain loops, for any number type: the specification that attention.cc is
-// held to. With std::complex<double> it yields exact gradients by the complex step.
+// Reference implementation of the attention mixer: plain loops, for any number type. It is the
+// specification of attention.cc. With std::complex<double> it gives exact gradients by the complex
+// step.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -25,8 +26,8 @@ struct AttentionRef {
     const int64_t row = 2 * kv;
     const int64_t keys = start + tokens;
     std::vector<T> queries(static_cast<size_t>(tokens * q_width)), out(queries.size());
-    // Rows by position, as a query sees them in its window and beyond it; what is not in the state
-    // is not seen.
+    // Rows by position, as a query sees them inside and outside of its window; rows that are not in
+    // the state are not seen.
     std::vector<T> near(static_cast<size_t>(keys * row)), far(near.size());
     const auto each_held = [&](int64_t read, auto&& f) {
       for (int64_t p = c.window > 0 ? std::max<int64_t>(0, read - c.window) : 0; p < read; ++p)

@@ -1,14 +1,14 @@
 // Attention as a recurrent network, "Aaren" (Feng et al., 2024, arXiv 2405.13956): causal softmax
-// attention whose query is learned and the same for every token, so that it needs no cache.
+// attention with a learned query that is the same for every token. So it needs no cache.
 //
 //   q = W_q token,   k[t] = W_k x[t],   v[t] = W_v x[t]                       per head:
 //   o[t] = Σ_{i<=t} e^{s[i]} v[i] / Σ_{i<=t} e^{s[i]},   s[i] = q · k[i] / √d        y = W_o o
 //
-// Since q is the same for all rows, so is W_kᵀ q: `fused`, scores are one product of the input with
-// a vector per head, and keys are never computed.
+// q is the same for all rows, and so is W_kᵀ q. With `fused`, scores are one product of the input
+// with a vector per head, and keys are never computed.
 //
-// Its state is a [heads d], c [heads] and m [heads] of mixers/attention_rnn/kernel.h, the same size
-// after any number of tokens. docs/models/attention_rnn.md has the derivation.
+// The state is a [heads d], c [heads] and m [heads] of mixers/attention_rnn/kernel.h, of the same
+// size after any number of tokens. docs/models/attention_rnn.md has the derivation.
 #pragma once
 #include <vector>
 
@@ -24,8 +24,8 @@ struct AttentionRnnConfig {
   bool bias = false;
   bool scaled = true;
 
-  // Scores by one product of the input, without computing keys; false is there to be measured
-  // against, and rounds otherwise.
+  // Scores by one product of the input, without computing keys. False only in benchmarks; it rounds
+  // otherwise.
   bool fused = true;
 
   template <class V>
@@ -56,8 +56,8 @@ class AttentionRnn final : public Mixer {
     Tensor k;  // [R, heads d]: keys, where they are computed
   };
   Activations layout(Arena&, const RaggedBatch&) const;
-  // What K-step recomputation keeps instead: the initial states [B, state], if any. Finding all
-  // others again takes no longer than backward's own scan, so spacing them does not matter.
+  // With K-step recomputation only the initial states are saved, [B, state], if there are any.
+  // Computing all others again takes no longer than backward's own scan, so K does not matter.
   Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>
   std::vector<kernels::ScanPiece> pieces(const RaggedBatch&, F&& set_states) const;
@@ -70,7 +70,7 @@ class AttentionRnn final : public Mixer {
   int64_t blocks_;
   Param token_;  // [D]
   Linear q_, k_, v_, o_;
-  // The gradients of scores(), weight and bias, over all rows of an optimiser step: those of token,
+  // The gradients of scores(), weight and bias, over all rows of an optimiser step. Those of token,
   // q and k are functions of them.
   Buffer<float> sums_memory_;
   Tensor sums_, bias_sums_;  // [heads, D], or of keys [heads, heads d]; [heads]

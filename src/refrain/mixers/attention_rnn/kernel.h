@@ -1,21 +1,21 @@
-// Attention by one query that is the same for all tokens, as a recurrent network (Feng et al.,
+// Attention with one query that is the same for all tokens, as a recurrent network (Feng et al.,
 // 2024, arXiv 2405.13956). Per head, of scores s[t] and values v[t]:
 //
 //   m[t] = max(m[t-1], s[t])
 //   c[t] = c[t-1] e^(m[t-1] - m[t]) +      e^(s[t] - m[t])
 //   a[t] = a[t-1] e^(m[t-1] - m[t]) + v[t] e^(s[t] - m[t])        o[t] = a[t] / c[t]
 //
-// The state is a, c and m. c = 0 means that nothing was seen yet, whatever m holds, so zeros are an
-// empty state. No exponent is ever positive. As a moving average, which is how o is computed:
+// The state is a, c and m. c = 0 means that nothing was seen yet, whatever m is, so zeros are an
+// empty state. No exponent is ever positive. o is computed as a moving average:
 //
 //   o[t] = keep[t] o[t-1] + share[t] v[t]
 //   keep[t] = c[t-1] e^(m[t-1] - m[t]) / c[t],  share[t] = e^(s[t] - m[t]) / c[t]
 //
-// States of adjoining spans of tokens combine into that of both, associatively. So blocks of 64
-// tokens are reduced each on its own, a short fold carries states from block to block, and the
-// blocks' outputs follow each from what it was handed; backward goes the same way from right to
-// left. Blocks stand at absolute positions: cutting a sequence at multiples of 64 changes no bit.
-// docs/models/attention_rnn.md derives it.
+// The states of two neighbouring spans of tokens combine into that of both, associatively. So
+// blocks of 64 tokens are reduced independently, a short fold carries states from block to block,
+// and then each block computes its outputs from its initial state. Backward works in the same way
+// from right to left. Blocks are at absolute positions: cutting a sequence at multiples of 64
+// changes no bit. docs/models/attention_rnn.md has the derivation.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -43,7 +43,7 @@ struct ScanPiece {
   float* dstate = nullptr;  // backward: dL/d(final state) in, dL/d(initial state) out; or null
 };
 
-// Blocks that a piece lies in.
+// The number of blocks that a chunk touches.
 inline int64_t scan_blocks(int64_t start, int64_t tokens) {
   return tokens > 0 ? (start + tokens - 1) / kScanBlock - start / kScanBlock + 1 : 0;
 }
@@ -55,8 +55,8 @@ struct ScanRows {
   Tensor carries;      // [blocks of all pieces, state_size]: the state that each block found
 };
 
-// Writes o, keep, share and carries, and the final states. Takes scratch; does nothing else when it
-// only counts.
+// Writes o, keep, share, carries and the final states. Takes scratch; if scratch only counts, does
+// nothing else.
 void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                             Arena& scratch);
 

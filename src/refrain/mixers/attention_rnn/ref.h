@@ -1,5 +1,5 @@
-// The attention_rnn mixer in plain loops, for any number type: the specification that
-// attention_rnn.cc is held to.
+// Reference implementation of the attention_rnn mixer: plain loops, for any number type. It is the
+// specification of attention_rnn.cc.
 #pragma once
 #include <cmath>
 #include <span>

@@ -1,5 +1,5 @@
-// Backward of a chunk of 16 rows, the parts of it: small matrix products, the scores A by pairs of
-// rows, and the gradients by key channels. Included once per SIMD target.
+// The parts of backward of a chunk (kGlaChunk = 16 rows): small matrix products, the scores A by
+// pairs of rows, and the gradients by key channels. Included once per SIMD target.
 #if defined(REFRAIN_KERNELS_GLA_CHUNK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_GLA_CHUNK_INL_H_
 #undef REFRAIN_KERNELS_GLA_CHUNK_INL_H_
@@ -25,7 +25,8 @@ inline constexpr int64_t kGlaHalf = kGlaChunk / 2;
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// Where a product has no more columns than a vector has lanes: a tile of one vector and more rows.
+// For products with at most as many columns as a vector has lanes: a tile of one vector and more
+// rows.
 inline constexpr int64_t kSlimRows = kTileRows > 12 ? 16 : 12;
 
 template <int MR, Rows kRows>
@@ -97,8 +98,8 @@ HWY_NOINLINE void product(int64_t m, int64_t n, int64_t K, const float* a, int64
   }
 }
 
-// A by its rows: a [i][j]. Lanes are rows j; i goes up, and k_j takes on the gate of every row
-// after it. kt [K][16], the transpose of k, becomes that of k ⊙ D.
+// A by its rows: a [i][j]. Lanes are rows j. i goes up, and k_j is multiplied by the gate of every
+// row after it. kt [K][16], the transpose of k, becomes that of k ⊙ D.
 HWY_INLINE void scores_by_query(int64_t K, int64_t width, int64_t rows, const float* q,
                                 const float* g, float* kt, float* a) {
   constexpr int64_t R = kGlaChunk, kBlock = kGlaHalf;
@@ -148,8 +149,8 @@ struct GlaChunk {
   float* pairs;              // [120, lanes]: k_j ⊙ E_ij of every pair i > j, by i
 };
 
-// For the channels of one vector, with p_ij = k_j ⊙ E_ij and the gradient of it that comes from the
-// queries i and later, r_ij = dA_ij q_i + g_{i+1} ⊙ r_{i+1,j}:
+// For the channels of one vector, with p_ij = k_j ⊙ E_ij and its gradient from the queries i and
+// later, r_ij = dA_ij q_i + g_{i+1} ⊙ r_{i+1,j}:
 //
 //   dq_i = u_i ⊙ G_i + Σ_{j<=i} dA_ij p_ij        dk_j = w_j ⊙ D_j + r_jj
 //   dlog g_i = `through` + Σ_{j<i} k_j w_j D_j + Σ_{l>=i} q_l u_l G_l + Σ_{j<i} r_ij ⊙ p_ij

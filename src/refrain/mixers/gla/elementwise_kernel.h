@@ -5,7 +5,7 @@
 
 namespace refrain::kernels {
 
-// Columns [first, first + count) of x become f of themselves.
+// Applies f to columns [first, first + count) of x, in place.
 void activate_columns(GlaActivation f, Tensor x, int64_t first, int64_t count);
 
 // out [R, N] = n ⊙ silu(z), with z the columns [first, first + N) of x. out may be n.

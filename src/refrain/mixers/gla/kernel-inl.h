@@ -1,9 +1,9 @@
-// What forward and backward of gla.cc share: rows in padded buffers, gates, and the recurrence with
-// tiles of the state in registers.
+// Parts that forward and backward of gla share: rows in padded buffers, gates, and the recurrence
+// with tiles of the state in registers.
 //
-// Buffers of rows are padded to whole vectors, those of chunks to 16 rows. Rows and channels that
-// do not exist are zero, gates of such rows one: they change no sum and no product. Included once
-// per SIMD target.
+// Buffers of rows are padded to whole vectors, those of chunks to 16 rows. Padding rows and
+// channels are zero, and gates of padding rows are one. So they change no sum and no product.
+// Included once per SIMD target.
 #if defined(REFRAIN_KERNELS_GLA_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_GLA_INL_H_
 #undef REFRAIN_KERNELS_GLA_INL_H_
@@ -50,7 +50,7 @@ HWY_INLINE void copy_rows(const float* from, int64_t from_row, int64_t n, int64_
   std::fill(to + n * width, to + rows * width, 0.0f);
 }
 
-// to [n, cols] = from: back into rows that have neighbours.
+// to [n, cols] = from, into rows of a wider matrix.
 HWY_INLINE void give_rows(const float* from, int64_t from_row, int64_t n, int64_t cols, float* to,
                           int64_t to_row) {
   for (int64_t i = 0; i < n; ++i)
@@ -72,14 +72,16 @@ HWY_INLINE void give_through(GlaActivation f, const float* value, int64_t value_
     });
 }
 
-// Asks for rows that will be read soon: too far apart for the processor to foresee.
+// Prefetches rows that will be read soon; their distance is too large for the processor's own
+// prefetcher.
 HWY_INLINE void prefetch_rows(const float* from, int64_t from_row, int64_t n, int64_t cols) {
   constexpr int64_t kLine = 16;
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < cols; j += kLine) hwy::Prefetch(from + i * from_row + j);
 }
 
-// e^x for x <= 0, no less than 1e-38; NaN of NaN. vector_exp without what other numbers need.
+// e^x for x <= 0, at least 1e-38; NaN for NaN. It is vector_exp without the cases that other
+// numbers need.
 HWY_INLINE FloatVec exp_below_one(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
@@ -94,7 +96,7 @@ HWY_INLINE FloatVec exp_below_one(FloatVec x) {
   q = hn::MulAdd(q, r, constant(0.1666652011f));
   q = hn::MulAdd(q, r, constant(0.4999999341f));
   const FloatVec e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), constant(1));
-  // n stands in the low bits of `shifted`; it goes on top of e's exponent.
+  // n is in the low bits of `shifted`; it is added to the exponent of e.
   const auto power = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, e), power));
 }
@@ -134,7 +136,7 @@ HWY_INLINE Gate gate_of(FloatVec z, FloatVec inverse_divisor) {
   return {exp_below_one(hn::Mul(log_open, inverse_divisor)), hn::Mul(shut, inverse_divisor)};
 }
 
-// `n` logits z, a number of whole vectors, become gates; `slope` takes their slopes.
+// Replaces `n` logits z, a number of whole vectors, by gates; `slope` gets their slopes.
 template <bool kRoot, bool kSlope>
 HWY_NOINLINE void open_gates(int64_t n, float divisor, float* z, float* slope) {
   const FloatTag d;
@@ -146,7 +148,7 @@ HWY_NOINLINE void open_gates(int64_t n, float divisor, float* z, float* slope) {
   }
 }
 
-// Gates of n rows of logits; one in the rows that are not there.
+// Gates of n rows of logits; one in padding rows.
 template <bool kSlope>
 HWY_INLINE void gate_rows(const GlaShape& shape, const float* z, int64_t n, int64_t rows,
                           int64_t width, float* g, float* slope) {

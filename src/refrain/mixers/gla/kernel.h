@@ -3,16 +3,16 @@
 //
 //   C[t] = diag(g[t]) C[t-1] + k[t]ᵀ v[t]          o[t] = scale q[t] C[t]
 //
-// Forward is this recurrence, tiles of C in registers: a sequence gives the same bits whole, cut
-// anywhere and token by token. Backward works in chunks of 16 rows at absolute positions, which are
-// matrix products. With E_ij the product of the gates of rows j+1 .. i of a chunk, G_i that of all
-// rows up to i and D_j that of all after j, a chunk is
+// Forward is this recurrence, with tiles of C in registers: a sequence gives the same bits whole,
+// cut anywhere and token by token. Backward works in chunks of 16 rows (kGlaChunk) at absolute
+// positions, as matrix products. With E_ij the product of the gates of rows j+1 .. i of a chunk,
+// G_i that of all rows up to i and D_j that of all after j, a chunk is
 //
 //   o_i   = scale [ (q_i ⊙ G_i) C_in + Σ_{j<=i} A_ij v_j ],   A_ij = Σ_k q_ik k_jk E_ijk
 //   C_out = diag(G_n) C_in + Σ_j (k_j ⊙ D_j)ᵀ v_j
 //
-// E, G and D are made by multiplying gates: nothing is ever divided by a product of gates, so
-// nothing overflows at any length. docs/models/gla.md derives the gradients from this.
+// E, G and D are computed by multiplying gates. Nothing is ever divided by a product of gates, so
+// nothing overflows at any length. docs/models/gla.md derives the gradients.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -24,7 +24,7 @@ namespace refrain::kernels {
 inline constexpr int64_t kGlaChunk = 16;
 inline constexpr int64_t kGlaMaxDim = 1024;  // of keys and values
 
-// k and v are given as f(what a projection gave); backward goes through f.
+// k and v are f(projection). Backward goes through f.
 enum class GlaActivation { kIdentity, kSigmoid, kTanh };
 
 struct GlaShape {
@@ -45,8 +45,8 @@ struct GlaSequence {
   const float* initial_state = nullptr;  // [heads, K, V]: the state before them; null: zero
 };
 
-// The states that backward starts from, at the multiples of `every` (itself one of 16) that lie
-// inside the sequence, its ends not included.
+// The number of states that backward starts from: those at multiples of `every` (itself a multiple
+// of 16) inside the sequence, without its ends.
 inline int64_t gla_kept_states(int64_t start, int64_t tokens, int64_t every) {
   return tokens > 0 ? (start + tokens - 1) / every - start / every : 0;
 }
@@ -57,11 +57,11 @@ struct GlaOutputs {
   float* kept = nullptr;         // [gla_kept_states, heads, K, V]; null: not wanted
 };
 
-// Take scratch; do nothing else when it only counts. A task is a head of a sequence.
+// They take scratch; if scratch only counts, they do nothing else. A task is a head of a sequence.
 void gla_forward(const GlaShape&, std::span<const GlaSequence>, std::span<const GlaOutputs>,
                  int64_t every, Arena& scratch);
 
-// Gradients in rows like those of q, k, v and the gate logits; they may take the place of these.
+// Gradients in rows like those of q, k, v and the gate logits. They may overwrite these.
 struct GlaGradients {
   const float* d_o;
   float *dq, *dk, *dv, *dgate;

@@ -1,4 +1,5 @@
-// The gla mixer in plain loops, for any number type: the specification that gla.cc is held to.
+// Reference implementation of the gla mixer: plain loops, for any number type. It is the
+// specification of gla.cc.
 #pragma once
 #include <cmath>
 #include <span>
@@ -16,9 +17,9 @@ struct GlaRef {
   MixerDims s;
   GlaConfig c;
 
-  // One sequence: `tokens` tokens. weights: in visiting order. x, y: [tokens, D]. state: found,
-  // then left; [heads, K, V], and for a convolution the last rows [taps - 1, ...] of q, of k and of
-  // v.
+  // One sequence: `tokens` tokens. weights: in visiting order. x, y: [tokens, D]. state: initial,
+  // then final; [heads, K, V], and for a convolution the last rows [taps - 1, ...] of q, of k and
+  // of v.
   void forward(std::span<const std::vector<T>> weights, int64_t /*start*/, int64_t tokens,
                const T* x, T* y, T* state) const {
     const GlaLayout l(s, c);

@@ -1,4 +1,4 @@
-// The specification that gru.cc is held to, in plain loops.
+// The specification of gru.cc, in plain loops.
 #pragma once
 #include "refrain/mixers/gru/gru.h"
 #include "refrain/mixers/recurrent_ref.h"

@@ -4,8 +4,8 @@
 //   [i f g o] = x[t] W_ihᵀ + b_ih + h[t-1] W_hhᵀ + b_hh
 //   c[t] = σ(f) ⊙ c[t-1] + σ(i) ⊙ tanh(g)          h[t] = σ(o) ⊙ tanh(c[t])
 //
-// Its state is h and then c. At first, in stacks of normed blocks, the forget gates are open: their
-// bias_ih is 1.
+// Its state is h and then c. In stacks of normed blocks the forget gates start open: their bias_ih
+// is 1.
 #pragma once
 #include "refrain/mixers/recurrent.h"
 

@@ -1,4 +1,4 @@
-// The specification that lstm.cc is held to, in plain loops.
+// The specification of lstm.cc, in plain loops.
 #pragma once
 #include "refrain/mixers/lstm/lstm.h"
 #include "refrain/mixers/recurrent_ref.h"

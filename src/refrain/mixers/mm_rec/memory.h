@@ -1,16 +1,17 @@
-// The hierarchical memory of mm_rec: which slots a window's tokens see, how they are made, and what
-// a state holds of them.
+// The hierarchical memory of mm_rec: which slots the tokens of a batch see, how slots are computed,
+// and what a state holds of them.
 //
-// Stretches of c tokens stand at absolute positions. A finished one writes a slot of level 0: the
-// key and the value of the mean of its h. Four slots in a row of one level are averaged to one of
-// the next. Of each level the newest M are held. A token sees what was finished before its own
-// stretch; while that is nothing, a slot that is learned.
+// A sequence is cut into chunks of c tokens (the setting `stretch`) at absolute positions. A
+// finished chunk writes a slot of level 0: the key and the value of the mean of its h. Four
+// consecutive slots of one level are averaged to one slot of the next. Each level holds its newest
+// M slots. A token sees the slots that were finished before its own chunk. If there are none, it
+// sees a learned slot.
 //
-// Since keys and values are linear in what they are of, those of an average are the average of
-// keys and values: slots are kept as rows [k | v], and no token makes them again.
+// Keys and values are linear in their inputs, so those of an average are the average of keys and
+// values. Slots are stored as rows [k | v] and never computed again.
 //
-// A state is h [D], the sum of h over the open stretch [D], and a ring of M rows [k | v] per level,
-// slot i in row i % M. How many there are follows from the position.
+// A state is h [D], the sum of h over the open chunk [D], and a ring of M rows [k | v] per level,
+// slot i in row i % M. The number of slots follows from the position.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -27,7 +28,8 @@ struct MmRecLayout {
   int64_t D, slots, stretch;
   bool memory;  // a state without one is h
 
-  // Slots of a level that are finished after `tokens` tokens, and the oldest of them that is held.
+  // Slots of a level that are finished after `tokens` tokens, and the oldest of them that is still
+  // held.
   int64_t finished(int64_t level, int64_t tokens) const {
     int64_t n = tokens / stretch;
     for (; level > 0; --level) n /= kFan;
@@ -43,29 +45,31 @@ struct MmRecLayout {
   int64_t state_size() const { return memory ? ring(kLevels, 0) : D; }
 };
 
-// Of one window. Rows of `slots` [slot_rows(), 2D]: piece after piece, the learned slot if its
-// first stretch is among its tokens', then level by level those found in the state and those made
-// here, the oldest first. Rows of `means` [mean_rows(), D]: what the products make keys and values
-// of, piece after piece: the learned slot, then the stretches that end here.
+// The memory of one batch. Rows of `slots` [slot_rows(), 2D], chunk of the batch after chunk: the
+// learned slot, if one of its tokens needs it, then level by level the slots of the initial state
+// and the new ones, the oldest first. Rows of `means` [mean_rows(), D], the inputs of keys and
+// values: the learned slot, then the chunks of c tokens that end here.
 class MmRecMemory {
  public:
   MmRecMemory(const MmRecLayout&, const RaggedBatch&);
 
   int64_t slot_rows() const { return slot_rows_; }
   int64_t mean_rows() const { return mean_offset_.back(); }
-  // Of the rows of `means`: where those of each piece begin, [pieces + 1].
+  // Where the rows of `means` of each chunk of the batch begin, [chunks + 1].
   std::span<const int32_t> mean_offset() const { return mean_offset_; }
-  // What attends to what, for memory_attention_backward() piece after piece.
+  // Which tokens see which slots, for memory_attention_backward() chunk after chunk of the batch.
   std::span<const kernels::SlotGroup> groups() const { return groups_; }
   std::span<const size_t> ends() const { return ends_; }
 
-  // means from h; the sums in the states go on.
+  // Computes means from h, and advances the sums in the states.
   void average(ConstTensor null, ConstTensor h, const State*, Tensor means) const;
-  // slots from the rings in the states and from kv, the keys and values of means; the rings go on.
+  // Fills `slots` from the rings in the states and from kv, the keys and values of means, and
+  // advances the rings.
   void fill(ConstTensor kv, const State*, Tensor slots) const;
 
-  // dslots: what the rings left are given; then attention adds to it; then dkv is what the slots
-  // made here got, and the rings in dstate what those found got.
+  // The order is: begin_backward() sets dslots to the gradients of the final rings; then attention
+  // adds to it; then dkv gets the gradients of new slots, and the rings in dstate get those of the
+  // slots of the initial state.
   void begin_backward(const State* dstate, Tensor dslots) const;
   void end_backward(Tensor dslots, Tensor dkv, const State* dstate) const;
   // dh and dnull are added to; the sums in dstate become those of the initial states.

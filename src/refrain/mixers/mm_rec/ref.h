@@ -1,5 +1,5 @@
-// The mm_rec mixer in plain loops, for any number type: the specification that mm_rec.cc is held
-// to.
+// Reference implementation of the mm_rec mixer: plain loops, for any number type. It is the
+// specification of mm_rec.cc.
 #pragma once
 #include <cmath>
 #include <span>
@@ -16,9 +16,9 @@ struct MmRecRef {
   MixerDims s;
   MmRecConfig c;
 
-  // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y
-  // [tokens, D]. state: h, and with a memory the open stretch's sum and a ring of rows [k | v] per
-  // level, initial, then final.
+  // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y [tokens,
+  // D]. state: h, and with a memory the sum of the open chunk and a ring of rows [k | v] per level;
+  // initial, then final.
   void forward(std::span<const std::vector<T>> weights, int64_t start, int64_t tokens, const T* x,
                T* y, T* state) const {
     const int64_t D = s.d_model, I = c.inner == 0 ? std::max<int64_t>(1, D / 4) : c.inner;
@@ -68,7 +68,7 @@ struct MmRecRef {
     return y;
   }
 
-  // Token by token: attend to what is finished, then take part in the open stretch.
+  // Token by token: read the finished slots, then add to the open chunk.
   void attend(Weights next, int64_t start, int64_t tokens, const std::vector<T>& q,
               const std::vector<T>& h, T* y, T* state) const {
     const int64_t D = s.d_model, M = c.slots, heads = c.heads == 0 ? s.heads : c.heads;

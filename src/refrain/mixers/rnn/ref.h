@@ -1,4 +1,4 @@
-// The specification that rnn.cc is held to, in plain loops.
+// The specification of rnn.cc, in plain loops.
 #pragma once
 #include "refrain/mixers/recurrent_ref.h"
 #include "refrain/mixers/rnn/rnn.h"
