@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Fails when a file includes what its layer may not see. CTest runs it as `layers`.
+"""Fails when a file includes what its layer may not see, and when a room grows too large: more than
+25 files in a folder, or more than 500 lines in a file. CTest runs it as `layers`.
 
 usage: check_layers.py [project root]
 """
@@ -47,6 +48,41 @@ KINDS_MAY_STAND = {
 }
 
 
+MOST_FILES, MOST_LINES = 25, 500
+CODE = ("src", "cli", "bench", "examples", "tests", "tools", "cmake")
+
+# Files with more lines, and why.
+LONG_FILES = {
+    "tests/cli/cli_test.py": "the base of the tests of the program, and what has no file of its own",
+    "tests/cli/runs_test.py": "one run directory, treated in all ways",
+    "tests/cli/settings_test.py": "one group a kind of setting",
+    "tests/cli/train_test.py": "the promises of training, each with its helpers",
+    "tests/formats/checkpoint_test.cc": "one directory of a model, spoilt in all ways",
+    "tests/formats/config_json_test.cc": "the same of its config.json",
+    "tests/support/mixer_contract.h": "the contract is one thing",
+    "tests/text/source_test.cc": "readers of all kinds of files over the same texts",
+    "tests/text/tokenizer_test.cc": "all kinds of tokenizers by the same rules",
+}
+
+
+def too_large(top: pathlib.Path) -> list[str]:
+    """Folders and files of more than they may hold."""
+    bad = []
+    for folder in CODE:
+        for d in [top / folder, *(top / folder).rglob("*/")]:
+            files = [f for f in d.glob("*") if f.is_file()] if d.is_dir() else []
+            if len(files) > MOST_FILES and "finds" not in d.parts:
+                bad.append(f"{d.relative_to(top)}: {len(files)} files; more than {MOST_FILES} are two rooms")
+            for f in files:
+                if f.suffix not in (".cc", ".h", ".py"):
+                    continue
+                rel, lines = f.relative_to(top).as_posix(), f.read_text().count("\n")
+                if (lines > MOST_LINES) != (rel in LONG_FILES):
+                    bad.append(f"{rel}: {lines} lines; more than {MOST_LINES} need a reason in LONG_FILES, "
+                               "others have none there")
+    return bad
+
+
 def kinds_of(root: pathlib.Path) -> list[str]:
     kinds = re.findall(r'\{"(\w+)", mixer_kind<', (root / "mixers" / "registry.cc").read_text())
     assert len(kinds) >= 8, "the registry's lines are not found"
@@ -63,7 +99,7 @@ def kind_named(code: str, kinds: list[str]) -> str | None:
 def main() -> int:
     top = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
     root = top / "src" / "refrain"
-    bad = []
+    bad = too_large(top)
     kinds = kinds_of(root)
     # The program sees all layers; the doors are closed to it too.
     for f in sorted([*root.rglob("*.[hc]*"), *(top / "cli").rglob("*.[hc]*"), *(top / "bench").rglob("*.[hc]*")]):

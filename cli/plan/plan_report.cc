@@ -6,7 +6,7 @@
 #include "cli/output.h"
 #include "cli/plan/curve_svg.h"
 #include "cli/plan/plan_text.h"
-#include "cli/speed_cache.h"
+#include "cli/plan/speed_cache.h"
 #include "refrain/base/bytes.h"
 #include "refrain/io/file.h"
 

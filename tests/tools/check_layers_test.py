@@ -53,6 +53,22 @@ class CheckLayers(unittest.TestCase):
         self.refused("src/refrain/mixers/gla/a.cc", '#include "refrain/mixers/rnn/rnn.h"',
                      "must not include another")
 
+    def test_sizes(self):
+        done = self.check("src/refrain/io/a.cc", "\n" * 500)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("io/a.cc: 501 lines", done.stdout)
+        self.assertEqual(self.check("src/refrain/io/a.cc", "\n" * 499).returncode, 0)
+        for files, status in ((25, 0), (26, 1)):
+            with tempfile.TemporaryDirectory() as name:
+                folder = pathlib.Path(name) / "src/refrain/mixers"
+                folder.mkdir(parents=True)
+                shutil.copy(ROOT / "src/refrain/mixers/registry.cc", folder)
+                for i in range(files - 1):
+                    (folder / f"{i}.h").touch()
+                done = subprocess.run([sys.executable, ROOT / "tools/check_layers.py", name],
+                                      capture_output=True, text=True)
+                self.assertEqual(done.returncode, status, done.stdout)
+
     def test_doors(self):
         self.refused("src/refrain/data/a.cc", "#include <zlib.h>", "has its own door")
         self.refused("src/refrain/data/a.cc", 'std::cerr << "what";', "does not print")

@@ -1,4 +1,4 @@
-#include "cli/speed_cache.h"
+#include "cli/plan/speed_cache.h"
 
 #include <cstdlib>
 #include <filesystem>
@@ -40,8 +40,7 @@ std::string key_of(const ModelConfig& config, const TrainConfig& training) {
     if (std::string_view(name) != "layers") key += fmt::format("; {} {}", name, value);
   });
   const SettingMap mixers = shape.mixer_settings();
-  for (const auto& [name, value] : mixers.values())
-    key += fmt::format("; {} {}", name, value);
+  for (const auto& [name, value] : mixers.values()) key += fmt::format("; {} {}", name, value);
   return key;
 }
 
