@@ -1,9 +1,9 @@
-// What the elementwise and row kernels share, on one instruction set: a loop over an array that
-// treats the last, incomplete vector with the same arithmetic as the others, sums in a fixed order,
-// ways to share rows and columns between threads, and e^x, σ and tanh.
+// Parts that the elementwise and row kernels share, on one instruction set: a loop over an array
+// that treats the last, incomplete vector with the same arithmetic as the others; sums in a fixed
+// order; ways to divide rows and columns between threads; and e^x, σ and tanh.
 //
-// An element's result is the same to the bit wherever it stands in a vector, so a loop over
-// independent elements may be cut anywhere. Included once per SIMD target by the kernel files.
+// The result of an element has the same bits at any place in a vector, so a loop over independent
+// elements may be cut anywhere. Included once per SIMD target by the kernel files.
 #if defined(REFRAIN_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_SIMD_INL_H_
 #undef REFRAIN_KERNELS_SIMD_INL_H_

@@ -1,12 +1,12 @@
-// Cross attention as a layer: rows that ask (a decoder's) and a memory of other rows (an encoder's
-// states) that they read, with as many heads as wanted.
+// Cross attention as a layer: the rows of a decoder read the rows of a memory (the states of an
+// encoder), with any number of heads.
 //
 //   q = x W_qᵀ,   [k v] = m W_kvᵀ,   o = softmax(q kᵀ / √d) v  in every head
 //
-// x [R, D], m [M, D_m], o [R, heads d]. A memory is given in pieces (RaggedBatch), one per
-// sequence, and has no padding: what a mask hides is not there. Keys and values are projected and
-// laid out once (project) and read as often as wanted, by all rows at once or one at a time; their
-// gradients are gathered until finish() sends them on to W_kv and m. What follows o, an output
+// x [R, D], m [M, D_m], o [R, heads d]. A memory is a RaggedBatch with one chunk per sequence and
+// no padding; rows that a mask hides are left out. Keys and values are projected and packed once
+// (project). Then they are read any number of times, by all rows at once or one at a time. Their
+// gradients are summed until finish() passes them on to W_kv and m. What follows o, an output
 // projection or the next layer, is the caller's.
 #pragma once
 #include <span>

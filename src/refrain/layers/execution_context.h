@@ -1,4 +1,4 @@
-// What every forward and backward is given beside its tensors.
+// What every forward and backward pass receives beside its tensors.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -12,7 +12,7 @@
 
 namespace refrain {
 
-// Dropout of this step; rate 0 = none. Masks are a function of (key, site, row_id, column).
+// Dropout of this step; rate 0 = none. A mask is a function of (key, site, row_id, column).
 struct Dropout {
   float rate = 0;            // on the embedding and on what each half of a block adds
   float attention_rate = 0;  // on the probabilities of softmax attention
@@ -22,11 +22,12 @@ struct Dropout {
 struct ExecutionContext {
   Arena& scratch;  // taken within a call, given back before it returns
   Dropout dropout{};
-  // K-step recomputation: with K > 0, what a mixer saves for backward is its state every K rows or
-  // less often; backward recomputes the rest from the mixer's input, to the same bits. 0 = it saves
-  // what is fastest. Mixers whose state grows with the rows ignore it.
+  // K-step recomputation. With K > 0 a mixer saves its state every K rows, or less often, instead
+  // of its activations. Backward computes the rest again from the mixer's input, with the same
+  // bits. With 0 it saves what is fastest. Mixers whose state grows with the rows ignore this.
   int64_t checkpoint_interval = 0;
-  // Parts of mixers (RecomputePart) that backward computes again instead of saving what they made.
+  // Parts of mixers (RecomputePart) that backward computes again instead of reading saved
+  // activations.
   std::span<const std::string> recompute{};
   // Of products. With kBf16, part of what is saved for backward is rounded too.
   kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
@@ -41,7 +42,7 @@ struct ExecutionContext {
   }
   bool bf16() const { return compute_type == kernels::ComputeType::kBf16; }
 
-  // A dry run lays out memory and computes nothing: this is how a plan is made.
+  // A dry run lays out memory and computes nothing. Plans are made this way.
   bool planning() const { return scratch.planning(); }
 };
 

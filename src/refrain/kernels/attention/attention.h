@@ -2,26 +2,26 @@
 //
 //   S = scale q kᵀ (a query sees the keys up to its own position),  P = softmax(S),  o = P v
 //
-// With a window w, the query at position t sees positions t - w + 1 .. t; with a stride s as well
-// (Child et al., 2019), of the positions before these every s-th: those p with (p + 1) % s == 0.
-// Keys that are not seen are skipped, not masked: T w, or T (w + T / s), products instead of T².
+// With a window w, the query at position t sees positions t - w + 1 .. t. With a stride s as well
+// (Child et al., 2019), it also sees every s-th of the positions before: those p with (p + 1) % s
+// == 0. Keys that are not seen are skipped, not masked. The cost is T w, or T (w + T / s), products
+// instead of T².
 //
-// Blockwise with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al., 2022): S and P
-// exist only as a tile. Forward leaves the maximum and the sum of each query and head, apart: of
-// scores by the million a float32 log-sum-exp has no digit behind the point left. Backward computes
-// the same scores to the bit and from them P:  dV = Pᵀ dO,  dS = P (dP - rowsum(dO o)),
-// dQ = scale dS k,  dK = scale dSᵀ q.
+// It works block by block with a running maximum and sum (Milakov & Gimelshein, 2018; Dao et al.,
+// 2022): S and P exist only as a tile. Forward saves the maximum and the sum of each query and head
+// separately, because a float32 log-sum-exp of scores in the millions has no digits after the
+// point. Backward computes the same scores to the bit and from them P:  dV = Pᵀ dO,  dS = P (dP -
+// rowsum(dO o)), dQ = scale dS k,  dK = scale dSᵀ q.
 //
-// Queries may be as large as float32 goes, keys up to 1e28 / head_dim: no score overflows on the
-// way.
+// Queries may be as large as float32 allows, keys up to 1e28 / head_dim: no score overflows.
 //
 // With dropout (Vaswani et al., 2017), an element of P that multiplies a row of v is zeroed with a
-// probability, or else divided by 1 minus that; the sum that P is normalised by has them all. With
-// m the mask so scaled:  o = (m P) v,  dV = (m P)ᵀ dO,  dP = m (dO vᵀ), the rest as above.
+// probability, or else divided by 1 minus it. The sum that normalises P keeps all elements. With m
+// the mask, scaled like this:  o = (m P) v,  dV = (m P)ᵀ dO,  dP = m (dO vᵀ), the rest as above.
 //
-// Blocks of keys stand at absolute multiples of a fixed length, so what a query gives does not
-// depend on which other queries come in the same call: whole, chunked and stepped are the same to
-// the bit. Grouped queries: query head h reads key/value head h / (heads / kv_heads).
+// Blocks of keys are at absolute multiples of a fixed length. So the result of a query does not
+// depend on the other queries in the call: whole, chunked and stepped forms are equal to the bit.
+// Grouped queries: query head h reads key/value head h / (heads / kv_heads).
 #pragma once
 #include <span>
 
@@ -31,9 +31,10 @@
 
 namespace refrain::kernels {
 
-// Of the probabilities; rate 0 = none. The mask of a query is a row of dropout.h whose columns are
-// the keys, by number in their list (attention_pattern.h), with 2 head + list (0: strided, 1:
-// local) as the last word of the counter: a function of key, row id, head and position.
+// Dropout of the probabilities; rate 0 = none. The mask of a query is a row of dropout.h. Its
+// columns are the keys, by number in their list (attention_pattern.h), with 2 head + list (0:
+// strided, 1: local) as the last word of the counter. So it is a function of key, row id, head and
+// position.
 struct AttentionDropout {
   float rate = 0;
   uint64_t key = 0;

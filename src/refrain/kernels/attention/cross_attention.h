@@ -3,13 +3,12 @@
 //
 //   S = scale q kᵀ,  P = softmax(S),  o = P v
 //
-// Keys and values are laid out once for products (cross_pack), then read by any number of queries,
-// all at once or one at a time: what a query gives does not depend on which others come with it.
+// Keys and values are packed once (cross_pack). Then any number of queries read them, all at once
+// or one at a time. The result of a query does not depend on the others.
 //
-// Like causal attention (attention.h) this works block by block with a running maximum and sum and
-// leaves them per query and head, so that backward makes P again; or it keeps P whole, which is
-// faster to read and needs memory of queries x keys. The range of queries and keys is the same,
-// too.
+// Like causal attention (attention.h) this works block by block with a running maximum and sum, and
+// saves them per query and head, so that backward can compute P again. Or it saves P whole, which
+// is faster and needs memory of queries x keys. The allowed size of queries and keys is the same.
 //
 //   dV = Pᵀ dO,   dS = P (dP - rowsum(dO o)),  dP = dO Vᵀ,   dQ = scale dS K,   dK = scale dSᵀ Q
 //

@@ -1,6 +1,7 @@
-// What keeps scores of any size usable, on one instruction set. A score is s = q · k, its exponent
-// (s - m) unit with m the highest of the row: the difference comes first, since it is exact where
-// it matters and never positive, while unit s - unit m would be off by the rounding of its terms.
+// How scores of any size stay usable, on one instruction set. A score is s = q · k. Its exponent is
+// (s - m) unit, with m the highest score of the row. The difference is computed first, since it is
+// exact where it matters and never positive. unit s - unit m would be wrong by the rounding of its
+// terms.
 #if defined(REFRAIN_KERNELS_SCORES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_SCORES_INL_H_
 #undef REFRAIN_KERNELS_SCORES_INL_H_

@@ -1,9 +1,9 @@
-// Rotary position embedding (Su et al., 2021, arXiv 2104.09864): pair i of a head at position m is
-// turned by the angle m theta^(-2i/d),
+// Rotary position embedding, RoPE (Su et al., 2021, arXiv 2104.09864): pair i of a head at position
+// m is rotated by the angle m theta^(-2i/d),
 //
 //   (a, b) -> (a cos - b sin, a sin + b cos)
 //
-// Its gradient is the inverse rotation.
+// theta is the base of RoPE (AttentionConfig::rope_theta). The gradient is the inverse rotation.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -12,7 +12,7 @@
 
 namespace refrain::kernels {
 
-// Which elements of a head of width d make pair i.
+// The elements of a head of width d that make pair i.
 enum class RopePairing {
   kHalf,      // (i, i + d/2): Hugging Face's Llama
   kAdjacent,  // (2i, 2i + 1): the paper, llama2.c

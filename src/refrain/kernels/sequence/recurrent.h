@@ -1,7 +1,7 @@
 // The time loops of the classical recurrent cells, with the equations, the order of gates and the
-// weights of PyTorch's nn.RNN (tanh), nn.LSTM and nn.GRU. What depends on the input alone,
-// a = x W_ihᵀ + b_ih, is made outside for all rows at once; the loop adds what comes from the step
-// before, p = h[t-1] W_hhᵀ + b_hh:
+// weights of PyTorch's nn.RNN (tanh), nn.LSTM and nn.GRU. What depends on the input alone, a = x
+// W_ihᵀ + b_ih, is computed before, for all rows at once. The loop adds the part of the previous
+// step, p = h[t-1] W_hhᵀ + b_hh:
 //
 //   rnn              h = tanh(a + p)                                          Elman, 1990
 //   lstm  i f g o    i, f, o = σ(a + p),  g = tanh(a + p)                     Hochreiter and
@@ -9,9 +9,10 @@
 //   gru   r z n      r, z = σ(a + p),  n = tanh(a + r ⊙ p)                    Cho et al., 2014
 //                    h = (1 - z) ⊙ n + z ⊙ h[t-1]
 //
-// G gates and a state of S vectors a unit. Pieces of many lengths run side by side, the longest
-// first, so that those still running are the first ones: no step is spent on padding. Every product
-// is one chain in ascending order (tile-inl.h), so no bit depends on threads or on what else runs.
+// There are G gates and a state of S vectors per unit. Chunks of many lengths run side by side, the
+// longest first. So those that still run are the first ones, and no step computes padding. Every
+// product is one chain in ascending order (tile-inl.h), so no bit depends on threads or on the rest
+// of the batch.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -47,7 +48,7 @@ struct RecurrentPiece {
   const float* initial_state;  // [S H]: the state before it, h first
 };
 
-// A row for every step of every piece.
+// One row for every step of every chunk.
 struct RecurrentRows {
   Tensor gates;    // [R, G H]: forward finds a, leaves the gates; backward leaves da
   Tensor h;        // [R, H]; for an rnn it may be `gates`
@@ -74,8 +75,8 @@ struct RecurrentGradients {
 // kBf16 they are not.
 void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
-// `rows` as forward left them. Nothing comes out for w_hh and b_hh: theirs are dpᵀ h[t-1] and the
-// sum of dp, products over all rows.
+// `rows` as forward wrote them. Gradients of w_hh and b_hh are not computed here: they are dpᵀ
+// h[t-1] and the sum of dp, products over all rows.
 void recurrent_backward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
                         const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
                         ComputeType = ComputeType::kFloat32);

@@ -2,10 +2,10 @@
 //
 //   z[t, c] = Σ_{i<N} w[c, i] p[t-i, c]          y = silu(z) = z σ(z)
 //
-// An output is one chain over the taps, the newest first, wherever its rows lie: a sequence gives
-// the same bits whole, cut anywhere and row by row. So does a gradient by p, whose chain goes on
-// from what later rows gave. Short filters before linear attention: Poli et al., 2023 (arXiv
-// 2302.10866), Gu and Dao, 2023 (arXiv 2312.00752).
+// An output is one chain over the taps, the newest first. So a sequence gives the same bits whole,
+// cut anywhere and row by row. The same holds for a gradient of p; its chain continues where a
+// sequence is cut. Short filters before linear attention: Poli et al., 2023 (arXiv 2302.10866), Gu
+// and Dao, 2023 (arXiv 2312.00752).
 #pragma once
 #include <cstdint>
 #include <span>

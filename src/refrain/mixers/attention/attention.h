@@ -1,15 +1,15 @@
-// Causal multi-head softmax attention with rotary positions and grouped queries (Vaswani et al.,
-// 2017; Su et al., 2021; Ainslie et al., 2023): the mixer of a Llama-style decoder.
+// Causal multi-head softmax attention with rotary positions (RoPE) and grouped queries (Vaswani et
+// al., 2017; Su et al., 2021; Ainslie et al., 2023): the mixer of a Llama-style decoder.
 //
 //   q, k, v = x Wqᵀ, x Wkᵀ, x Wvᵀ (one product);  q, k rotated by their positions
 //   y = softmax(q kᵀ / √d + causal mask) v Woᵀ
 //
-// With a window, a query sees the last `window` positions only; with a stride as well, every
-// stride-th position before them (Child et al., 2019).
+// The base of RoPE is AttentionConfig::rope_theta. With a window, a query sees the last `window`
+// positions only; with a stride as well, every stride-th position before them (Child et al., 2019).
 //
-// Its state is the key/value cache: a row of 2 · kv_heads · head_dim floats a token, rotated keys
-// first. With a window it is a ring of so many rows, position p in row p % window; behind it, with
-// a stride, a row for every stride-th position.
+// The state is the key/value cache: a row of 2 · kv_heads · head_dim floats per token, rotated keys
+// first. With a window it is a ring of so many rows, position p in row p % window. With a stride, a
+// row for every stride-th position follows the ring.
 #pragma once
 #include <string>
 #include <vector>
@@ -79,7 +79,8 @@ class Attention final : public Mixer {
   // Rows of a state after `tokens` tokens: of the ring, and of the stride behind it.
   int64_t ring_rows(int64_t tokens) const;
   float* strided_rows(float* state) const { return state + attention_.window * kv_width(); }
-  // f(from, to) for the rows in `state` that hold the window's tokens: `from` is the token's.
+  // f(from, to) for the rows in `state` that hold tokens of the batch: `from` is the token's row,
+  // `to` its row in the state.
   template <class F>
   void each_kept(const RaggedBatch&, const State& state, F&& f) const;
 

@@ -9,9 +9,9 @@
 //   o[t] = scale q[t] C[t]             then, by choice, its RMSNorm per head, times silu(x Wsᵀ)
 //   y = o Woᵀ
 //
-// Its state is C of every head and, with `conv`, the last rows of the projections that go through
-// it: the same size after any number of tokens. How it is computed is told in mixers/gla/kernel.h
-// and docs/models/gla.md.
+// The state is C of every head and, with `conv`, the last rows of the projections that go through
+// it. Its size does not depend on the number of tokens. mixers/gla/kernel.h and docs/models/gla.md
+// describe the computation.
 #pragma once
 #include <span>
 #include <string>
@@ -40,8 +40,8 @@ struct GlaConfig {
   bool output_gate = true;
   bool bias = false;
 
-  // One product for all projections of the input; false is there to be measured against, and rounds
-  // otherwise in bfloat16 and int16.
+  // One product for all projections of the input. False only in benchmarks; it rounds otherwise in
+  // bfloat16 and int16.
   bool fused = true;
 
   std::string kind = "gla";  // what its settings are called by; not one of them
@@ -78,8 +78,8 @@ struct SimpleRnnConfig : GlaConfig {
   }
 };
 
-// Sizes, and where things lie in a row of projections: q | k | gate | v | output gate. Convolved
-// ones are rows of their own: q | k | v.
+// Sizes, and the columns of a row of projections: q | k | gate | v | output gate. Convolved rows
+// have columns of their own: q | k | v.
 struct GlaLayout {
   GlaLayout(const MixerDims&, const GlaConfig&);  // throws Error where settings make no sense
 

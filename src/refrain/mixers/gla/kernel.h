@@ -21,7 +21,7 @@
 
 namespace refrain::kernels {
 
-inline constexpr int64_t kGlaChunk = 16;
+inline constexpr int64_t kGlaChunk = 16;     // rows: the size of a chunk in backward
 inline constexpr int64_t kGlaMaxDim = 1024;  // of keys and values
 
 // k and v are f(projection). Backward goes through f.

@@ -1,5 +1,5 @@
-// The time loop of a multi-memory recurrence (mixers/mm_rec), and the decay it reads. With z and γ,
-// which depend on the input alone, made outside for all rows at once:
+// The time loop of a multi-memory recurrence (mixers/mm_rec), and its decay. z and γ depend on the
+// input alone and are computed before, for all rows at once:
 //
 //   r = σ(a_r + p_r),  p = σ(a_p + p_p)         full: [p_r p_p] = h[t-1] wᵀ + b, a_p = 0
 //                                               linear: p_r, p_p = b
@@ -9,9 +9,9 @@
 //
 //   γ = clamp(σ(s_1) ⊙ σ(s_2), 1e-6, (1 - μ) / (1 + μ))
 //
-// The bound keeps the factor of h[t-1] at 1 - μ r or less: without it, it reaches 1 + 2μ - μ r and
-// h grows without end. Pieces run side by side as in recurrent.h; every product is one chain in
-// ascending order, so no bit depends on threads or on what else runs.
+// The bound on γ keeps the factor of h[t-1] at 1 - μ r or less. Without it the factor reaches 1 +
+// 2μ - μ r, and h grows without limit. Chunks run side by side as in recurrent.h. Every product is
+// one chain in ascending order, so no bit depends on threads or on the rest of the batch.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -28,7 +28,7 @@ inline float mm_rec_most_decay(float mu) { return (1 - mu) / (1 + mu); }
 
 // decay [R, D]: γ, from both σ in a row of s [R, 2D].
 void mm_rec_decay_forward(float mu, ConstTensor s, Tensor decay);
-// The gradients by s_1 and s_2 take the place of their σ. Where γ was clamped they are 0.
+// Replaces σ(s_1) and σ(s_2) in s by the gradients of s_1 and s_2. They are 0 where γ was clamped.
 void mm_rec_decay_backward(float mu, Tensor s, ConstTensor ddecay);
 
 struct MmRecCell {
@@ -38,7 +38,7 @@ struct MmRecCell {
   const float* packed = nullptr;  // w by pack_weight() (gemm.h), or null
 };
 
-// A row for every step of every piece.
+// One row for every step of every chunk.
 struct MmRecRows {
   SpacedRows<const float> z;
   Tensor decay;  // [R, D]; backward leaves its gradient

@@ -1,13 +1,13 @@
-// Softmax attention of groups of neighbouring queries, each group over its own few slots:
+// Softmax attention of groups of neighbouring queries, where each group has a few slots of its own:
 //
 //   P = softmax(scale q kᵀ),  o = P v            a slot is a row [k | v], heads side by side
 //
-// Slots are few and groups are many, so backward finds P again: it needs q, but nothing of o.
+// There are few slots and many groups, so backward computes P again. It needs q, but not o.
 //
 //   dV = Pᵀ dO,  dS = P (dP - rowsum(P dP)),  dQ = scale dS k,  dK = scale dSᵀ q
 //
-// What a query gives depends on its slots alone, not on its neighbours. The range of queries and
-// keys is that of attention.h.
+// The result of a query depends on its slots alone, not on its neighbours. The allowed size of
+// queries and keys is that of attention.h.
 #pragma once
 #include <array>
 #include <cstdint>
