@@ -91,11 +91,8 @@ class Step {
  private:
   void train(ExecutionContext& ctx, Arena& saved) {
     const auto n = static_cast<size_t>(T_);
-    model_.train(ctx, batch_,
-                 {.tokens = std::span(tokens_).first(n),
-                  .targets = std::span(tokens_).subspan(1, n),
-                  .recompute = row_.recompute},
-                 {losses_.data(), {T_}}, saved);
+    model_.train(ctx, batch_, {std::span(tokens_).first(n), std::span(tokens_).subspan(1, n)},
+                 {.recompute = row_.recompute}, {losses_.data(), {T_}}, saved);
   }
   static ModelConfig config(const Setup& setup, int64_t T, const Row& row) {
     ModelConfig config;

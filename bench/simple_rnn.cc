@@ -81,8 +81,7 @@ class Pass {
       const Tensor losses(losses_.data(), {rows});
       workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         if (backward_)
-          model_.train(ctx, batch_, {.tokens = inputs, .targets = targets, .recompute = recompute_},
-                       losses, saved);
+          model_.train(ctx, batch_, {inputs, targets}, {.recompute = recompute_}, losses, saved);
         else
           model_.losses(ctx, batch_, inputs, targets, {}, losses);
       });

@@ -36,7 +36,7 @@ std::string stack_text(const ModelConfig& model) {
   return text;
 }
 
-// No block's state grows with the sequence: what segments, and their states on disk, need.
+// No block's state grows with the sequence: what chunks, and their states on disk, need.
 bool has_bounded_state(const ModelConfig& model) {
   constexpr int64_t kLong = int64_t{1} << 30;
   return std::ranges::all_of(model.mixers, [&](const MixerConfig& config) {
@@ -54,11 +54,11 @@ void check_spilling(const CommandLine& line, const TrainConfig& training, const 
   if (!has_bounded_state(model))
     refuse_given(line, "spill_states",
                  fmt::format("expected mixers whose state has one size, found {}", stack));
-  if (longest <= LanguageModel::kSegment)
+  if (longest <= TrainingOptions::kChunkLength)
     refuse_given(
         line, "spill_states",
         fmt::format("expected sequences of more than {} tokens (--context{}), found {}",
-                    LanguageModel::kSegment, training.tbptt > 0 ? ", --tbptt" : "", longest));
+                    TrainingOptions::kChunkLength, training.tbptt > 0 ? ", --tbptt" : "", longest));
 }
 
 // refuse("attention or another") when none of the kinds has the trait: the kinds that have it.

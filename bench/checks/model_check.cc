@@ -73,24 +73,20 @@ StepCheck::StepCheck(LanguageModel& model, std::span<const int32_t> tokens,
   }
 }
 
-Check StepCheck::check(LanguageModel& model, const LanguageModel::Lesson& lesson,
-                       const Planted& planted) {
+Check StepCheck::check(LanguageModel& model, TrainingOptions options, const Planted& planted) {
   const auto rows = static_cast<int64_t>(tokens_.size());
   std::vector<float> losses(tokens_.size());
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(1, rows);
-  LanguageModel::Lesson first = lesson;
-  first.tokens = tokens_;
-  first.targets = targets_;
-  first.scale = 1;
+  options.scale = 1;
   model.clear_gradients();
   Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
-    model.train(ctx, batch, first, {losses.data(), {rows}}, saved);
+    model.train(ctx, batch, {tokens_, targets_}, options, {losses.data(), {rows}}, saved);
   });
   model.finish_gradients();
   planted.in_output(model.parameters().gradients());
 
-  const Allowed error = allowed(lesson.compute_type);
+  const Allowed error = allowed(options.compute_type);
   Check check;
   check.that("the logits are all alike: they tell nothing of the weights",
              model.config().vocab_size == 1 || largest_ >= kSmallestLogit);

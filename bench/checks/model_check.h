@@ -22,7 +22,7 @@ inline void spread_weights(LanguageModel& model) {
   spread_weights([&](const ParamVisitor& v) { model.parameters().visit(v); });
 }
 
-// The first rows of `tokens`, trained as `lesson` says (what it says but tokens, targets, scale),
+// The first rows of `tokens`, trained as the options say (but for their scale),
 // against the complex step, which is exact: each row's loss, and all gradients together along a
 // random direction, where an error of e is seen as about |e|. The gradients are left in the model.
 class StepCheck {
@@ -31,7 +31,7 @@ class StepCheck {
   StepCheck(LanguageModel& model, std::span<const int32_t> tokens,
             std::span<const int32_t> targets);
 
-  Check check(LanguageModel& model, const LanguageModel::Lesson& lesson, const Planted& planted);
+  Check check(LanguageModel& model, TrainingOptions options, const Planted& planted);
 
  private:
   std::vector<int32_t> tokens_, targets_;

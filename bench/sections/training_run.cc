@@ -28,10 +28,8 @@ TrainingRun::TrainingRun(const Setup& setup, const ModelConfig& config,
   model_.allocate_gradients();
 }
 
-LanguageModel::Lesson TrainingRun::lesson() const {
-  return {.tokens = tokens_,
-          .targets = targets_,
-          .scale = 1 / static_cast<float>(tokens_.size()),
+TrainingOptions TrainingRun::options() const {
+  return {.scale = 1 / static_cast<float>(tokens_.size()),
           .compute_type = compute_type_,
           .recompute = checkpointing_};
 }
@@ -39,7 +37,8 @@ LanguageModel::Lesson TrainingRun::lesson() const {
 void TrainingRun::forward_backward() {
   model_.clear_gradients();
   workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-    model_.train(ctx, batch_, lesson(), {losses_.data(), {batch_.rows()}}, saved);
+    model_.train(ctx, batch_, {tokens_, targets_}, options(), {losses_.data(), {batch_.rows()}},
+                 saved);
   });
   model_.finish_gradients();
 }
@@ -61,7 +60,7 @@ Check TrainingRun::check() {
   const auto length = static_cast<size_t>(batch_.length(0));
   StepCheck step_check(model_, std::span(tokens_).first(length), std::span(targets_).first(length));
   planted_.in_weights(model_.parameters().weights());
-  Check check = step_check.check(model_, lesson(), planted_);
+  Check check = step_check.check(model_, options(), planted_);
   step();
   const double before = std::accumulate(losses_.begin(), losses_.end(), 0.0);
   check.that("a step does not lower the loss", loss() < before);

@@ -29,7 +29,7 @@ class TrainingRun {
   std::string shape_text() const;
 
  private:
-  LanguageModel::Lesson lesson() const;
+  TrainingOptions options() const;
   void forward_backward();
   double loss();  // of the batch, by the weights as they are
 

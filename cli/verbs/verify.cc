@@ -199,9 +199,8 @@ struct Verify {
     const RaggedBatch w = builder.whole(1, static_cast<int64_t>(rows));
     std::vector<float> losses(rows);
     Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      m.train(ctx, w,
-              {.tokens = inputs, .targets = targets, .scale = 1.0f / static_cast<float>(rows)},
-              {losses.data(), {w.rows()}}, saved);
+      m.train(ctx, w, {.tokens = inputs, .targets = targets},
+              {.scale = 1.0f / static_cast<float>(rows)}, {losses.data(), {w.rows()}}, saved);
     });
     m.finish_gradients();
 

@@ -33,10 +33,8 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
     model.clear_gradients();
     workspace.run({}, [&](refrain::ExecutionContext& ctx, refrain::Arena& saved) {
       model.train(ctx, builder.whole(1, n),
-                  {.tokens = tokens.first(tokens.size() - 1),
-                   .targets = tokens.subspan(1),
-                   .scale = 1 / static_cast<float>(n)},
-                  {losses.data(), {n}}, saved);
+                  {.tokens = tokens.first(tokens.size() - 1), .targets = tokens.subspan(1)},
+                  {.scale = 1 / static_cast<float>(n)}, {losses.data(), {n}}, saved);
     });
     model.finish_gradients();
     optimizer.step(1e-3);

@@ -247,7 +247,7 @@ class Promise(TrainCase):
             "disk": ["--gradient-checkpointing", "segments,blocks", "--spill-states"],
             "single": ["--batch-size", 1, "--gradient-accumulation-steps", 2],
             "budget": ["--memory", f"{least}M"]}, 2)
-        self.assertIn("segments", json.loads((self.dir / "budget" / "plan.json").read_text())
+        self.assertIn("chunks", json.loads((self.dir / "budget" / "plan.json").read_text())
                       ["gradient_checkpointing"])
 
     def test_truncated_backpropagation(self):

@@ -117,10 +117,8 @@ TEST_P(TorchCellsOf, LogitsAndGradientsArePyTorchs) {
     model->clear_gradients();
     std::vector<float> losses(tokens.size());
     Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      model->train(ctx, w,
-                   {.tokens = tokens,
-                    .targets = targets,
-                    .scale = 1 / static_cast<float>(T),
+      model->train(ctx, w, {.tokens = tokens, .targets = targets},
+                   {.scale = 1 / static_cast<float>(T),
                     .recompute = {.checkpoint_interval = checkpoint_interval}},
                    {losses.data(), {T}}, saved);
     });

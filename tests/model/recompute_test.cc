@@ -1,4 +1,4 @@
-// What backward computes again changes no bit of the gradients; long sequences in segments have the
+// What backward computes again changes no bit of the gradients; long sequences in chunks have the
 // gradients of whole ones.
 #include <gtest/gtest.h>
 
@@ -23,13 +23,14 @@ struct Stack {
 
 class RecomputeTest : public ::testing::TestWithParam<Stack> {
  protected:
-  static constexpr int64_t kVocabulary = 23, kSegment = 64;
+  static constexpr int64_t kVocabulary = 23, kChunk = 64;
 
   RecomputeTest() : model_(with_settings(config(), settings())) {
     model_.initialise(7);
     model_.allocate_gradients();
-    // A short one between long ones, none, and one that ends where a segment does.
-    const std::vector<int32_t> lengths = {150, 20, 0, 128, 31, 70};
+    // A short one between long ones, none before and after it, and one that ends where a chunk
+    // does.
+    const std::vector<int32_t> lengths = {150, 0, 20, 0, 128, 31, 70};
     offset_ = {0};
     for (const int32_t n : lengths) offset_.push_back(offset_.back() + n);
     Random random(3);
@@ -66,7 +67,7 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
   };
 
   // `together`: sequences of a window.
-  Result train(LanguageModel::Lesson lesson, size_t together = 6) {
+  Result train(const TrainingOptions& options, size_t together = 7) {
     model_.clear_gradients();
     Result result;
     const size_t all = offset_.size() - 1;
@@ -78,11 +79,12 @@ class RecomputeTest : public ::testing::TestWithParam<Stack> {
       const RaggedBatch w =
           data.set(offset, std::vector<int32_t>(last - first), static_cast<int64_t>(first));
       const auto rows = static_cast<size_t>(w.rows());
-      lesson.tokens = std::span(tokens_).subspan(static_cast<size_t>(offset_[first]), rows);
-      lesson.targets = std::span(targets_).subspan(static_cast<size_t>(offset_[first]), rows);
+      const auto row = static_cast<size_t>(offset_[first]);
+      const TrainingBatch batch{.tokens = std::span(tokens_).subspan(row, rows),
+                                .targets = std::span(targets_).subspan(row, rows)};
       std::vector<float> losses(rows, NAN);
       workspace_.run({.rate = 0.1f, .key = 5}, [&](ExecutionContext& ctx, Arena& saved) {
-        model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
+        model_.train(ctx, w, batch, options, {losses.data(), {w.rows()}}, saved);
       });
       result.losses.insert(result.losses.end(), losses.begin(), losses.end());
     }
@@ -108,40 +110,40 @@ const Recompute kPolicies[] = {
     {.parts = {"gates"}},
     {.checkpoint_interval = 32, .parts = {"memory_attention"}},
     {.blocks = 1, .mixers = true, .checkpoint_interval = 16},
-    {.segments = true},
-    {.feed_forwards = true, .checkpoint_interval = 32, .segments = true},
-    {.blocks = Recompute::kAllBlocks, .segments = true},
+    {.chunks = true},
+    {.feed_forwards = true, .checkpoint_interval = 32, .chunks = true},
+    {.blocks = Recompute::kAllBlocks, .chunks = true},
 };
 
 TEST_P(RecomputeTest, ChangesNoBit) {
   for (const auto compute_type : {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16,
                                   kernels::ComputeType::kInt16}) {
     SCOPED_TRACE(static_cast<int>(compute_type));
-    const LanguageModel::Lesson plain{.compute_type = compute_type, .segment = kSegment};
+    const TrainingOptions plain{.compute_type = compute_type, .chunk_length = kChunk};
     const Result want = train(plain);
     for (const float g : want.gradients) ASSERT_TRUE(std::isfinite(g));
     for (const Recompute& policy : kPolicies) {
-      LanguageModel::Lesson lesson = plain;
-      lesson.recompute = policy;
-      EXPECT_EQ(train(lesson), want) << "policy " << &policy - kPolicies;
+      TrainingOptions options = plain;
+      options.recompute = policy;
+      EXPECT_EQ(train(options), want) << "policy " << &policy - kPolicies;
     }
     EXPECT_EQ(train(plain, 1), want) << "one sequence at a time";
     EXPECT_EQ(train(plain, 2), want) << "two sequences at a time";
-    LanguageModel::Lesson slices = plain;
+    TrainingOptions slices = plain;
     slices.head_rows = kernels::kRowGroup;
     EXPECT_EQ(train(slices), want) << "small slices of logits";
   }
 }
 
-TEST_P(RecomputeTest, SpilledStatesComeBack) {
+TEST_P(RecomputeTest, OffloadedStatesComeBack) {
   const TemporaryFolder folder;
   io::ScratchFile file(folder.path());
-  const Result want = train({.segment = kSegment});
-  EXPECT_EQ(train({.segment = kSegment, .recompute = {.segments = true}, .spill = &file}), want);
+  const Result want = train({.chunk_length = kChunk});
+  EXPECT_EQ(train({.chunk_length = kChunk, .recompute = {.chunks = true}, .offload = &file}), want);
 }
 
-TEST_P(RecomputeTest, SegmentsAreExact) {
-  const Result whole = train({.segment = 1 << 20}), cut = train({.segment = kSegment});
+TEST_P(RecomputeTest, ChunksAreExact) {
+  const Result whole = train({.chunk_length = 1 << 20}), cut = train({.chunk_length = kChunk});
   double squares = 0, differences = 0;
   for (size_t i = 0; i < whole.gradients.size(); ++i) {
     const double a = static_cast<double>(whole.gradients[i]);
@@ -154,12 +156,12 @@ TEST_P(RecomputeTest, SegmentsAreExact) {
     ASSERT_NEAR(whole.losses[i], cut.losses[i], 1e-5) << i;
 }
 
-// Segments within the stretches of truncated backpropagation leave the states they should.
+// Chunks within the chunks of truncated backpropagation leave the states they should.
 TEST_P(RecomputeTest, StatesGoOn) {
   const int32_t length = 300;
   const std::vector<int32_t> ids(tokens_.begin(), tokens_.begin() + length);
   std::vector<std::vector<std::byte>> left;
-  for (const bool segments : {false, true}) {
+  for (const bool chunks : {false, true}) {
     SequenceState state(model_, 2 * length);
     SequenceState* const one[] = {&state};
     const StateView view(one, model_.config().layers);
@@ -168,13 +170,10 @@ TEST_P(RecomputeTest, StatesGoOn) {
     for (int32_t start : {0, length}) {
       RaggedBatchBuilder data;
       const RaggedBatch w = data.set(std::vector<int32_t>{0, length}, std::vector<int32_t>{start});
-      const LanguageModel::Lesson lesson{.tokens = ids,
-                                         .targets = ids,
-                                         .states = view.states(),
-                                         .segment = kSegment,
-                                         .recompute = {.segments = segments}};
+      const TrainingBatch batch{ids, ids, view.states()};
+      const TrainingOptions options{.chunk_length = kChunk, .recompute = {.chunks = chunks}};
       workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-        model_.train(ctx, w, lesson, {losses.data(), {w.rows()}}, saved);
+        model_.train(ctx, w, batch, options, {losses.data(), {w.rows()}}, saved);
       });
     }
     std::vector<std::byte> bytes;

@@ -105,7 +105,7 @@ TEST_P(ReferenceTest, FastGradientsAreItsComplexStep) {
   RaggedBatchBuilder data;
   const RaggedBatch batch = data.whole(1, static_cast<int64_t>(kTokens.size()));
   Workspace().run({}, [&](ExecutionContext& ctx, Arena& saved) {
-    model_.train(ctx, batch, {.tokens = kTokens, .targets = kTargets},
+    model_.train(ctx, batch, {.tokens = kTokens, .targets = kTargets}, {},
                  {losses.data(), {batch.rows()}}, saved);
   });
   model_.finish_gradients();

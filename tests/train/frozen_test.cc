@@ -61,7 +61,7 @@ class Trial {
     }
   }
 
-  // Gradients of two micro-batches, the first with a sequence that goes in segments where it can.
+  // Gradients of two micro-batches, the first with a sequence that goes in chunks where it can.
   void train(kernels::ComputeType compute_type = kernels::ComputeType::kFloat32) {
     model.clear_gradients();
     for (size_t b = 0; b + 1 < kOffset.size(); b += 2) {
@@ -74,10 +74,8 @@ class Trial {
       workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
         model.train(ctx, w,
                     {.tokens = std::span(tokens_).subspan(first, rows),
-                     .targets = std::span(targets_).subspan(first, rows),
-                     .scale = 0.02f,
-                     .compute_type = compute_type,
-                     .segment = 16},
+                     .targets = std::span(targets_).subspan(first, rows)},
+                    {.scale = 0.02f, .compute_type = compute_type, .chunk_length = 16},
                     {losses.data(), {w.rows()}}, saved);
       });
     }

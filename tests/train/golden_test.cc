@@ -58,11 +58,8 @@ class Golden : public ::testing::TestWithParam<const char*> {
     losses_.assign(tokens_.size(), NAN);
     model_->clear_gradients();
     workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      model_->train(ctx, batch_,
-                    {.tokens = tokens_,
-                     .targets = targets_,
-                     .scale = 1.0f / static_cast<float>(supervised_),
-                     .recompute = recompute},
+      model_->train(ctx, batch_, {.tokens = tokens_, .targets = targets_},
+                    {.scale = 1.0f / static_cast<float>(supervised_), .recompute = recompute},
                     {losses_.data(), {batch_.rows()}}, saved);
     });
     model_->finish_gradients();

@@ -79,10 +79,8 @@ class Learning : public ::testing::TestWithParam<std::string> {
       }
       model.clear_gradients();
       workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-        model.train(ctx, batch,
-                    {.tokens = tokens,
-                     .targets = targets,
-                     .scale = 1.0f / static_cast<float>(targets.size())},
+        model.train(ctx, batch, {.tokens = tokens, .targets = targets},
+                    {.scale = 1.0f / static_cast<float>(targets.size())},
                     {losses.data(), {batch.rows()}}, saved);
       });
       model.finish_gradients();

@@ -58,8 +58,8 @@ TEST(Bytes, AreRead) {
 
 TEST(Checkpointing, IsReadAndWritten) {
   for (const char* text :
-       {"off", "blocks", "blocks:3", "mixers", "feed_forwards", "64", "segments",
-        "blocks:2,feed_forwards,segments,16", "gates,memory_attention", "mixers,feed_forwards"})
+       {"off", "blocks", "blocks:3", "mixers", "feed_forwards", "64", "chunks",
+        "blocks:2,feed_forwards,chunks,16", "gates,memory_attention", "mixers,feed_forwards"})
     EXPECT_EQ(to_text(parse_checkpointing(text).value()), text);
   EXPECT_FALSE(parse_checkpointing("auto").has_value());
   for (const char* bad : {"", "on", "0", "-1", "blocks:", "blocks:0", "64,", ",64", "off,64",
@@ -182,14 +182,14 @@ TEST(Plan, LongSequencesDoNotGrow) {
   for (const int64_t context : {16384, 65536}) {
     LanguageModel model(small("gla", context), LanguageModel::Memory::kLater);
     const Plan least = Planner(model, batch_of(1), true, 0).frontier().front();
-    EXPECT_TRUE(least.recompute.segments);
+    EXPECT_TRUE(least.recompute.chunks);
     if (before > 0) {
       EXPECT_LT(least.activations(), before + before / 4);
     }
     before = least.activations();
   }
   LanguageModel model(small("attention", 16384), LanguageModel::Memory::kLater);
-  EXPECT_FALSE(Planner(model, batch_of(1), true, 0).frontier().front().recompute.segments);
+  EXPECT_FALSE(Planner(model, batch_of(1), true, 0).frontier().front().recompute.chunks);
 }
 
 TEST(Plan, TruncatedStretchesCountTheStatesTheyCarry) {

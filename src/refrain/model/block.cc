@@ -32,7 +32,7 @@ Block::Activations Block::layout(const ExecutionContext& ctx, const RaggedBatch&
   const int64_t R = w.rows();
   Activations s{a.take({R, D_}), a.take({R}), a.take({R}), {}, {}};
   if (!recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, a, R);
-  if (recompute.mixer && states) s.found = StateSnapshot(w, *mixer_, a);
+  if (recompute.mixer && states) s.initial = StateSnapshot(w, *mixer_, a);
   return s;
 }
 
@@ -46,35 +46,36 @@ ConstTensor Block::dropped(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
 }
 
 void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
-                    const State* state, Arena* saved, BlockRecompute recompute) const {
-  if (!saved) return run(ctx, w, x, y, state, nullptr, {});
-  if (!recompute.all) return run(ctx, w, x, y, state, saved, recompute);
+                    const State* state, SaveOptions save) const {
+  if (!save.arena || !save.recompute.all) return run(ctx, w, x, y, state, save);
   if (state) {
-    StateSnapshot found(w, *mixer_, *saved);
-    if (!ctx.planning()) found.copy(w, *mixer_, *state);
+    StateSnapshot initial(w, *mixer_, *save.arena);
+    if (!ctx.planning()) initial.copy(w, *mixer_, *state);
   }
-  run(ctx, w, x, y, state, nullptr, {});
+  run(ctx, w, x, y, state, {});
 }
 
 void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
-                     const State* state, const State* dstate, Arena& saved,
-                     BlockRecompute recompute) const {
-  if (!recompute.all) return run_back(ctx, w, x, d, state, dstate, saved, recompute);
-  std::optional<StateSnapshot> found;
-  if (state) found.emplace(w, *mixer_, saved);
-  const State own = found ? found->state() : State();
-  const State* left = found ? &own : nullptr;
+                     BlockStates states, SaveOptions save) const {
+  if (!save.recompute.all) return run_back(ctx, w, x, d, states, save);
+  Arena& saved = *save.arena;
+  std::optional<StateSnapshot> initial;
+  if (states.value) initial.emplace(w, *mixer_, saved);
+  const State own = initial ? initial->state() : State();
+  const State* state = initial ? &own : nullptr;
   const size_t mark = saved.mark();
   {
     Arena::Frame frame(ctx.scratch);
-    run(ctx, w, x, ctx.scratch.take({w.rows(), D_}), left, &saved, {});
+    run(ctx, w, x, ctx.scratch.take({w.rows(), D_}), state, {&saved});
   }
   saved.rewind(mark);
-  run_back(ctx, w, x, d, left, dstate, saved, {});
+  run_back(ctx, w, x, d, {state, states.gradient}, {&saved});
 }
 
 void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
-                const State* state, Arena* saved, BlockRecompute recompute) const {
+                const State* state, SaveOptions save) const {
+  Arena* const saved = save.arena;
+  const BlockRecompute recompute = saved ? save.recompute : BlockRecompute{};
   if (bare_) {
     mixer_->forward(ctx, w, x, y, state, saved);
     return apply_dropout(ctx, w, y, mixer_site_);
@@ -82,7 +83,7 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   Activations s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
-  if (s.found && !ctx.planning()) s.found->copy(w, *mixer_, *state);
+  if (s.initial && !ctx.planning()) s.initial->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
   if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, recompute.mixer ? nullptr : saved);
@@ -96,17 +97,18 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
 }
 
 void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
-                     const State* state, const State* dstate, Arena& saved,
-                     BlockRecompute recompute) const {
+                     BlockStates states, SaveOptions save) const {
+  Arena& saved = *save.arena;
+  const BlockRecompute recompute = save.recompute;
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows();
   if (bare_) {
     const Tensor dy = ctx.scratch.take({R, D_});
     if (!ctx.planning()) kernels::copy(d, dy);
     apply_dropout(ctx, w, dy, mixer_site_);
-    return mixer_->backward(ctx, w, x, dy, d, state, dstate, saved);
+    return mixer_->backward(ctx, w, x, dy, d, states.value, states.gradient, saved);
   }
-  Activations s = layout(ctx, w, state != nullptr, saved, recompute);
+  Activations s = layout(ctx, w, states.value != nullptr, saved, recompute);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
 
   if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
@@ -122,14 +124,15 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   if (!ctx.planning()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
 
   if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
-  const State own = s.found ? s.found->state() : State();
-  const State* left = s.found ? &own : state;
+  const State own = s.initial ? s.initial->state() : State();
+  const State* state = s.initial ? &own : states.value;
   if (recompute.mixer) {
     const size_t mark = saved.mark();
-    mixer_->forward(ctx, w, normed, dnormed, left, &saved);
+    mixer_->forward(ctx, w, normed, dnormed, state, &saved);
     saved.rewind(mark);
   }
-  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, left, dstate, saved);
+  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, state, states.gradient,
+                   saved);
   if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
 }
 

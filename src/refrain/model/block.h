@@ -24,19 +24,31 @@ struct BlockRecompute {
   bool mixer = false, feed_forward = false;  // of a block that is not bare
 };
 
+// Where forward saves for backward, and what not; without an arena, in inference, it does not.
+struct SaveOptions {
+  Arena* arena = nullptr;
+  BlockRecompute recompute{};
+};
+
+// Of a block; null: no states, no gradients of them. As in Mixer::backward.
+struct BlockStates {
+  const State* value = nullptr;
+  const State* gradient = nullptr;
+};
+
 class Block {
  public:
   Block(std::unique_ptr<Mixer> mixer, const ModelConfig&, int64_t index);
 
   void visit(const ParamVisitor&);
 
-  // y = block(x), both [R, D], not the same memory. `saved` as in Mixer.
+  // y = block(x), both [R, D], not the same memory.
   void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
-               Arena* saved, BlockRecompute recompute) const;
+               SaveOptions) const;
 
-  // d: dL/dy in, dL/dx out. x and `recompute` as in forward.
-  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
-                const State* dstate, Arena& saved, BlockRecompute recompute) const;
+  // d: dL/dy in, dL/dx out. x and the options as in forward.
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, BlockStates,
+                SaveOptions) const;
 
   const Mixer& mixer() const { return *mixer_; }
 
@@ -49,15 +61,15 @@ class Block {
     Tensor h;                               // [R, D]: the residual stream between the two halves
     Tensor r1, r2;                          // [R]: reciprocal root mean squares
     FeedForward::Activations feed_forward;  // unless it is computed again
-    std::optional<StateSnapshot> found;     // if the mixer is to run again from them
+    std::optional<StateSnapshot> initial;   // if the mixer is to run again from them
   };
   Activations layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
                      BlockRecompute) const;
   // forward() and backward(), but for `recompute.all`.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
-           Arena* saved, BlockRecompute recompute) const;
-  void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, const State* state,
-                const State* dstate, Arena& saved, BlockRecompute recompute) const;
+           SaveOptions) const;
+  void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, BlockStates,
+                SaveOptions) const;
   // The gradient of what dropout fell on; d itself where none did.
   ConstTensor dropped(ExecutionContext&, const RaggedBatch&, ConstTensor d, uint64_t site) const;
 

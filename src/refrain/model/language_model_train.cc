@@ -1,61 +1,21 @@
-// Training of a LanguageModel: a window at once, or long sequences segment by segment.
+// Training of a LanguageModel: a batch at once, or long sequences chunk by chunk.
 #include <algorithm>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "refrain/io/scratch_file.h"
-#include "refrain/kernels/elementwise/embedding.h"
-#include "refrain/kernels/elementwise/reduce.h"
-#include "refrain/kernels/elementwise/rms_norm.h"
-#include "refrain/kernels/loss/cross_entropy.h"
-#include "refrain/layers/dropout.h"
 #include "refrain/model/language_model.h"
-#include "refrain/model/target_rows.h"
 
 namespace refrain {
 namespace {
-
-constexpr uint64_t kEmbeddingSite = 0;
 
 template <class T>
 std::span<T> part(std::span<T> all, int64_t first, int64_t count) {
   return all.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
 }
 
-// Pieces [first, last) of a batch as a batch of their own, of one piece tokens [begin, end) only.
-struct SubBatch {
-  SubBatch(const RaggedBatch& w, int64_t first, int64_t last) : row(w.first(first)) {
-    std::vector<int32_t> offset = {0}, start;
-    for (int64_t b = first; b < last; ++b) {
-      offset.push_back(static_cast<int32_t>(w.first(b) + w.length(b) - row));
-      start.push_back(static_cast<int32_t>(w.past_length(b)));
-    }
-    batch = data_.set(offset, start, sequence(w));
-  }
-  SubBatch(const RaggedBatch& w, int64_t piece, int64_t begin, int64_t end)
-      : row(w.first(piece) + begin - w.past_length(piece)) {
-    const int32_t offset[] = {0, static_cast<int32_t>(end - begin)};
-    const int32_t start[] = {static_cast<int32_t>(begin)};
-    batch = data_.set(offset, start, sequence(w));
-  }
-
-  int64_t row;  // of the whole window, where this begins
-  RaggedBatch batch;
-
- private:
-  int64_t sequence(const RaggedBatch& w) const {
-    return row < w.rows() ? static_cast<int64_t>(w.row_id[static_cast<size_t>(row)] >> 32) : 0;
-  }
-  RaggedBatchBuilder data_;
-};
-
-LanguageModel::Lesson part_of(const LanguageModel::Lesson& lesson, const SubBatch& sub) {
-  LanguageModel::Lesson some = lesson;
-  some.tokens = part(lesson.tokens, sub.row, sub.batch.rows());
-  some.targets = part(lesson.targets, sub.row, sub.batch.rows());
-  return some;
-}
-
-// One sequence's state in every block, as a window of one piece takes it.
+// One sequence's state in every block, as a batch of one sequence takes it.
 class SequenceStateRef {
  public:
   // Zeros, from the arena.
@@ -66,7 +26,7 @@ class SequenceStateRef {
     }
     make_states();
   }
-  // Piece b's of a window's states.
+  // Sequence b's of a batch's states.
   SequenceStateRef(std::span<const State> states, int64_t b) {
     for (const State& state : states) rows_.push_back(state.rows[static_cast<size_t>(b)]);
     make_states();
@@ -85,25 +45,25 @@ class SequenceStateRef {
   std::vector<State> states_;
 };
 
-// The states that segments begin with, in memory or on disk.
+// The states that chunks begin with, in memory or on disk.
 class StateCheckpoints {
  public:
-  StateCheckpoints(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t segments,
+  StateCheckpoints(const ExecutionContext& ctx, std::span<const size_t> bytes, size_t chunks,
                    io::ScratchFile* file, Arena& arena)
       : dry_(ctx.planning()), bytes_(bytes), file_(file) {
     for (const size_t n : bytes) each_ += n;
-    if (!file) memory_ = arena.take<std::byte>({static_cast<int64_t>(segments * each_)}).data;
+    if (!file) memory_ = arena.take<std::byte>({static_cast<int64_t>(chunks * each_)}).data;
   }
-  void put(size_t segment, const SequenceStateRef& from) {
-    move(segment, [&](size_t at, size_t l) {
+  void put(size_t chunk, const SequenceStateRef& from) {
+    move(chunk, [&](size_t at, size_t l) {
       if (file_)
         file_->write(at, {from.row(l), bytes_[l]});
       else
         std::memcpy(memory_ + at, from.row(l), bytes_[l]);
     });
   }
-  void get(size_t segment, const SequenceStateRef& to) const {
-    move(segment, [&](size_t at, size_t l) {
+  void get(size_t chunk, const SequenceStateRef& to) const {
+    move(chunk, [&](size_t at, size_t l) {
       if (file_)
         file_->read(at, {to.row(l), bytes_[l]});
       else
@@ -113,8 +73,8 @@ class StateCheckpoints {
 
  private:
   template <class F>
-  void move(size_t segment, F&& one) const {
-    size_t at = segment * each_;
+  void move(size_t chunk, F&& one) const {
+    size_t at = chunk * each_;
     for (size_t l = 0; l < bytes_.size() && !dry_; at += bytes_[l++])
       if (bytes_[l] > 0) one(at, l);
   }
@@ -127,207 +87,165 @@ class StateCheckpoints {
 
 }  // namespace
 
-bool LanguageModel::bounded_state() const {
-  constexpr int64_t kLong = int64_t{1} << 30;
-  return std::all_of(blocks_.begin(), blocks_.end(), [](const Block& block) {
-    return block.state_bytes(kLong) == block.state_bytes(2 * kLong);
-  });
-}
+// Part of a batch, as a batch of its own, with what belongs to its rows.
+struct LanguageModel::Chunk {
+  Chunk(const RaggedBatch& all, const TrainingBatch& its, Tensor its_losses)
+      : batch(all),
+        tokens(its.tokens),
+        targets(its.targets),
+        losses(its_losses),
+        states(its.states.begin(), its.states.end()) {}
+  Chunk(Chunk&&) = default;
 
-void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& w,
-                          const Lesson& lesson, Tensor losses, Arena& saved) {
+  // Sequences [first, last).
+  Chunk sequences(int64_t first, int64_t last) const {
+    std::vector<int32_t> cu_seqlens = {0}, past_lengths;
+    for (int64_t b = first; b < last; ++b) {
+      cu_seqlens.push_back(cu_seqlens.back() + static_cast<int32_t>(batch.length(b)));
+      past_lengths.push_back(static_cast<int32_t>(batch.past_length(b)));
+    }
+    Chunk some(*this, first, batch.first(first), cu_seqlens, past_lengths);
+    for (const State& state : states)
+      some.states.push_back({part(state.rows, first, last - first)});
+    return some;
+  }
+  // Tokens [begin, end) of sequence b, without its states.
+  Chunk positions(int64_t b, int64_t begin, int64_t end) const {
+    const int32_t cu_seqlens[] = {0, static_cast<int32_t>(end - begin)};
+    const int32_t past_lengths[] = {static_cast<int32_t>(begin)};
+    return {*this, b, batch.first(b) + begin - batch.past_length(b), cu_seqlens, past_lengths};
+  }
+
+  RaggedBatch batch;
+  std::span<const int32_t> tokens, targets;  // [R]
+  Tensor losses;                             // [R]
+  std::vector<State> states{};               // per block, or empty
+
+ private:
+  // From row `row` of sequence b on.
+  Chunk(const Chunk& all, int64_t b, int64_t row, std::span<const int32_t> cu_seqlens,
+        std::span<const int32_t> past_lengths) {
+    batch = builder_.set(cu_seqlens, past_lengths, all.sequence(b));
+    tokens = part(all.tokens, row, batch.rows());
+    targets = part(all.targets, row, batch.rows());
+    losses = all.losses.slice(row, batch.rows());
+  }
+  // Of the optimiser batch. An empty sequence has no row that says it; the next one with rows does.
+  int64_t sequence(int64_t b) const {
+    int64_t next = b;
+    while (next < batch.sequences() && batch.length(next) == 0) ++next;
+    if (next == batch.sequences()) return 0;
+    return static_cast<int64_t>(batch.row_id[static_cast<size_t>(batch.first(next))] >> 32) -
+           (next - b);
+  }
+  RaggedBatchBuilder builder_;
+};
+
+void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& batch,
+                          const TrainingBatch& training, const TrainingOptions& options,
+                          Tensor losses, Arena& saved) {
   ExecutionContext ctx = context;
-  ctx.checkpoint_interval = lesson.recompute.checkpoint_interval;
-  ctx.recompute = lesson.recompute.parts;
-  ctx.compute_type = lesson.compute_type;
-  const auto is_long = [&](int64_t b) { return w.length(b) > lesson.segment; };
-  const bool segments = bounded_state();
-  for (int64_t first = 0, last = 0; first < w.sequences(); first = last) {
-    // Short sequences go together, up to the next long one.
+  ctx.checkpoint_interval = options.recompute.checkpoint_interval;
+  ctx.recompute = options.recompute.parts;
+  ctx.compute_type = options.compute_type;
+  const bool bounded = bounded_state();
+  const auto is_long = [&](int64_t b) { return bounded && batch.length(b) > options.chunk_length; };
+  const Chunk all(batch, training, losses);
+  for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
     last = first + 1;
-    if (segments && is_long(first)) {
-      train_segments(ctx, w, first, lesson, losses, saved);
-      continue;
-    }
-    while (last < w.sequences() && !(segments && is_long(last))) ++last;
-    const bool all = first == 0 && last == w.sequences();
     Arena::Frame frame(saved);
-    if (all) {
-      const Pass pass = forward(ctx, w, lesson, lesson.states, saved);
-      backward(ctx, w, lesson, pass, lesson.states, {}, losses, saved);
+    if (is_long(first)) {
+      train_chunks(ctx, all, first, options, saved);
       continue;
     }
-    const SubBatch some(w, first, last);
-    std::vector<State> states;
-    for (const State& state : lesson.states)
-      states.push_back(
-          {state.rows.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first))});
-    const Lesson its = part_of(lesson, some);
-    const Pass pass = forward(ctx, some.batch, its, states, saved);
-    backward(ctx, some.batch, its, pass, states, {}, losses.slice(some.row, some.batch.rows()),
-             saved);
+    // Short sequences go together, up to the next long one.
+    while (last < batch.sequences() && !is_long(last)) ++last;
+    const auto train_together = [&](const Chunk& some) {
+      const Stack::Pass pass = forward(ctx, some, some.states, options, saved);
+      backward(ctx, some, {.values = some.states}, options, pass);
+    };
+    if (last - first == batch.sequences())
+      train_together(all);
+    else
+      train_together(all.sequences(first, last));
   }
 }
 
-BlockRecompute LanguageModel::recompute_of(const Lesson& lesson, size_t block) const {
-  const Recompute& recompute = lesson.recompute;
-  return {.all = static_cast<int64_t>(block) < recompute.blocks,
-          .mixer = recompute.mixers,
-          .feed_forward = recompute.feed_forwards};
+Stack::Pass LanguageModel::forward(const ExecutionContext& ctx, const Chunk& chunk,
+                                   std::span<const State> states, const TrainingOptions& options,
+                                   Arena& saved) const {
+  return run(ctx, chunk.batch, chunk.tokens, states,
+             stack_.training_pass(chunk.batch.rows(), options.recompute, saved));
 }
 
-LanguageModel::Pass LanguageModel::forward(const ExecutionContext& context, const RaggedBatch& w,
-                                           const Lesson& lesson, std::span<const State> states,
-                                           Arena& saved) const {
+void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk,
+                             const StackStates& states, const TrainingOptions& options,
+                             const Stack::Pass& pass) {
   ExecutionContext ctx = context;
-  Pass pass;
-  for (size_t l = 0; l <= blocks_.size(); ++l)
-    pass.x.push_back(saved.take({w.rows(), config_.d_model}));
-  if (!ctx.planning()) kernels::embedding_forward(lesson.tokens, embedding_.w, pass.x[0]);
-  apply_dropout(ctx, w, pass.x[0], kEmbeddingSite);
-  for (size_t l = 0; l < blocks_.size(); ++l) {
-    pass.marks.push_back(saved.mark());
-    blocks_[l].forward(ctx, w, pass.x[l], pass.x[l + 1], states.empty() ? nullptr : &states[l],
-                       &saved, recompute_of(lesson, l));
-  }
-  return pass;
-}
-
-void LanguageModel::backward(const ExecutionContext& context, const RaggedBatch& w,
-                             const Lesson& lesson, const Pass& pass, std::span<const State> states,
-                             std::span<const State> dstates, Tensor losses, Arena& saved) {
-  ExecutionContext ctx = context;
-  ctx.pieces = w.cu_seqlens;
+  ctx.pieces = chunk.batch.cu_seqlens;
   Arena::Frame frame(ctx.scratch);
-  const Tensor d = ctx.scratch.take({w.rows(), config_.d_model});
-  train_head(ctx, w, pass.x.back(), lesson, losses, d);
-  for (size_t l = blocks_.size(); l-- > 0;) {
-    saved.rewind(pass.marks[l]);
-    blocks_[l].backward(ctx, w, pass.x[l], d, states.empty() ? nullptr : &states[l],
-                        dstates.empty() ? nullptr : &dstates[l], saved, recompute_of(lesson, l));
-  }
-  apply_dropout(ctx, w, d, kEmbeddingSite);
-  if (!ctx.planning()) kernels::embedding_backward(lesson.tokens, d, lookup_gradient());
+  const Tensor d = ctx.scratch.take({chunk.batch.rows(), config_.d_model});
+  head_.train(ctx, chunk.batch, pass.x.back(), chunk.targets, options, {chunk.losses, d});
+  stack_.backward(ctx, chunk.batch, pass, states, d);
+  embedding_.backward(ctx, chunk.batch, chunk.tokens, d);
 }
 
-// Forward from the first segment to the last, backward from the last to the first.
-void LanguageModel::train_segments(const ExecutionContext& context, const RaggedBatch& w, int64_t b,
-                                   const Lesson& lesson, Tensor losses, Arena& saved) {
-  ExecutionContext ctx = context;
-  Arena::Frame frame(saved);
-  const int64_t start = w.past_length(b), end = start + w.length(b), S = lesson.segment;
-  std::vector<int64_t> cuts = {start};  // at multiples of S of the sequence
-  while (cuts.back() < end) cuts.push_back(std::min(end, cuts.back() / S * S + S));
-  const size_t N = cuts.size() - 1;
+// Forward from the first chunk to the last, backward from the last to the first.
+void LanguageModel::train_chunks(const ExecutionContext& ctx, const Chunk& all, int64_t b,
+                                 const TrainingOptions& options, Arena& saved) {
+  const int64_t start = all.batch.past_length(b), end = start + all.batch.length(b);
+  const int64_t length = options.chunk_length;
+  std::vector<Chunk> chunks;  // cut at multiples of `length` of the sequence
+  for (int64_t begin = start, next; begin < end; begin = next) {
+    next = std::min(end, begin / length * length + length);
+    chunks.push_back(all.positions(b, begin, next));
+  }
+  const size_t N = chunks.size();
 
-  std::vector<size_t> bytes;
-  for (const Block& block : blocks_) bytes.push_back(block.state_bytes(end));
+  const std::vector<size_t> bytes = stack_.state_bytes(end);
   std::optional<SequenceStateRef> states;
-  if (lesson.states.empty())
+  if (all.states.empty())
     states.emplace(ctx, bytes, saved);
   else
-    states.emplace(lesson.states, b);
+    states.emplace(all.states, b);
   const SequenceStateRef dstates(ctx, bytes, saved);
-
-  std::vector<SubBatch> parts;
-  parts.reserve(N);
-  for (size_t j = 0; j < N; ++j) parts.emplace_back(w, b, cuts[j], cuts[j + 1]);
   const auto forward_of = [&](size_t j) {
-    return forward(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states(), saved);
+    return forward(ctx, chunks[j], states->states(), options, saved);
   };
-  const auto backward_of = [&](size_t j, const Pass& pass) {
-    const SubBatch& some = parts[j];
-    backward(ctx, some.batch, part_of(lesson, some), pass, states->states(), dstates.states(),
-             losses.slice(some.row, some.batch.rows()), saved);
+  const auto backward_of = [&](size_t j, const Stack::Pass& pass) {
+    backward(ctx, chunks[j], {states->states(), dstates.states()}, options, pass);
   };
 
-  // What segment j begins with; the last, what the sequence leaves.
-  StateCheckpoints kept(ctx, bytes, N + 1, lesson.spill, saved);
-  if (!lesson.recompute.segments) {
-    std::vector<Pass> passes;
+  // What chunk j begins with; the last, what the sequence leaves.
+  StateCheckpoints checkpoints(ctx, bytes, N + 1, options.offload, saved);
+  if (!options.recompute.chunks) {
+    std::vector<Stack::Pass> passes;
     for (size_t j = 0; j < N; ++j) {
-      kept.put(j, *states);
+      checkpoints.put(j, *states);
       passes.push_back(forward_of(j));
     }
-    kept.put(N, *states);
+    checkpoints.put(N, *states);
     for (size_t j = N; j-- > 0;) {
-      kept.get(j + 1, *states);
+      checkpoints.get(j + 1, *states);
       backward_of(j, passes[j]);
     }
   } else {
     for (size_t j = 0; j + 1 < N; ++j) {
-      kept.put(j, *states);
-      advance_states(ctx, parts[j].batch, part_of(lesson, parts[j]), states->states());
+      checkpoints.put(j, *states);
+      Arena::Frame frame(ctx.scratch);
+      run(ctx, chunks[j].batch, chunks[j].tokens, states->states(),
+          stack_.inference_pass(chunks[j].batch.rows(), ctx.scratch));
     }
-    kept.put(N - 1, *states);
+    checkpoints.put(N - 1, *states);
     for (size_t j = N; j-- > 0;) {
-      Arena::Frame segment(saved);
-      kept.get(j, *states);
-      const Pass pass = forward_of(j);
-      if (j + 1 == N) kept.put(N, *states);
+      Arena::Frame frame(saved);
+      checkpoints.get(j, *states);
+      const Stack::Pass pass = forward_of(j);
+      if (j + 1 == N) checkpoints.put(N, *states);
       backward_of(j, pass);
     }
   }
-  kept.get(N, *states);
-}
-
-// Carries the states over a window as forward() does, and keeps nothing else.
-void LanguageModel::advance_states(const ExecutionContext& context, const RaggedBatch& w,
-                                   const Lesson& lesson, std::span<const State> states) const {
-  ExecutionContext ctx = context;
-  Arena::Frame frame(ctx.scratch);
-  Tensor x = ctx.scratch.take({w.rows(), config_.d_model});
-  Tensor y = ctx.scratch.take({w.rows(), config_.d_model});
-  if (!ctx.planning()) kernels::embedding_forward(lesson.tokens, embedding_.w, x);
-  apply_dropout(ctx, w, x, kEmbeddingSite);
-  for (size_t l = 0; l < blocks_.size(); ++l) {
-    blocks_[l].forward(ctx, w, x, y, &states[l], nullptr, {});
-    std::swap(x, y);
-  }
-}
-
-// In slices of the supervised rows, forward and backward at once: the logits never exist whole.
-void LanguageModel::train_head(const ExecutionContext& context, const RaggedBatch& w, ConstTensor x,
-                               const Lesson& lesson, Tensor losses, Tensor d) {
-  ExecutionContext ctx = context;
-  Arena::Frame frame(ctx.scratch);
-  const TargetRows all(w, lesson.targets);
-  const int64_t n = all.size(), D = config_.d_model;
-  REFRAIN_CHECK(lesson.head_rows == 0 || lesson.head_rows >= kernels::kRowGroup);
-  const int64_t slice = std::min(n, lesson.head_rows > 0 ? lesson.head_rows : slice_rows());
-  const Tensor logits = ctx.scratch.take({slice, config_.vocab_size});
-  const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});
-  if (!ctx.planning()) {
-    std::fill(d.begin(), d.end(), 0.0f);
-    std::fill(losses.begin(), losses.end(), 0.0f);
-  }
-  for (int64_t first = 0, count = 0; first < n; first += count) {
-    Arena::Frame slice_frame(ctx.scratch);
-    const std::vector<int32_t> pieces = all.pieces(first, std::min(n, first + slice));
-    ctx.pieces = pieces;
-    count = pieces.back();
-    const std::span<const int32_t> rows = all.rows(first, count);
-    const HeadInput in = head_input(ctx, x, rows);
-    const Tensor part_logits = logits.slice(0, count), dpart = dnormed.slice(0, count);
-    head_forward(ctx, in.normed, part_logits);
-    if (!ctx.planning())
-      kernels::softmax_cross_entropy(part_logits, all.targets(first, count), lesson.scale,
-                                     lesson.label_smoothing, row_losses.slice(0, count));
-    kernels::linear_backward_input(part_logits, head().w, dpart, ctx.scratch, ctx.over_features());
-    kernels::linear_backward_weight(part_logits, in.normed, head().g, ctx.scratch, ctx.over_rows());
-    if (config_.bare() && !ctx.planning()) kernels::column_sum_add(part_logits, head_bias_.g);
-    if (ctx.planning()) continue;
-    Tensor dx = dpart;
-    if (!config_.bare()) {
-      dx = in.normed;  // which nobody reads any more
-      kernels::rms_norm_backward(in.x, norm_.w, in.r, dpart, dx, norm_.g, false);
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const int32_t row = rows[static_cast<size_t>(i)];
-      std::copy_n(dx.row(i), D, d.row(row));
-      losses.data[row] = row_losses.data[i];
-    }
-  }
+  checkpoints.get(N, *states);
 }
 
 }  // namespace refrain

@@ -17,9 +17,9 @@ struct Recompute {
   int64_t checkpoint_interval =
       0;  // inside mixers: states every so many tokens (ExecutionContext::checkpoint_interval)
   std::vector<std::string> parts{};  // of mixers, by name (RecomputePart)
-  // Of a sequence that is trained segment by segment (LanguageModel::kSegment): all but the states
-  // that segments begin with.
-  bool segments = false;
+  // Of a sequence that is trained chunk by chunk (TrainingOptions::chunk_length): all but the
+  // states that chunks begin with.
+  bool chunks = false;
 
   bool operator==(const Recompute&) const = default;
 };

@@ -57,13 +57,12 @@ Calibration calibrate(const ModelConfig& config, const TrainConfig& training) {
   for (int64_t i = 0; i < batch.rows(); ++i)
     tokens.push_back(static_cast<int32_t>(i * 7919 % small.vocab_size));
   std::vector<float> losses(tokens.size());
-  const LanguageModel::Lesson lesson{
-      .tokens = tokens, .targets = tokens, .scale = 1e-4f, .compute_type = settings.compute_type()};
+  const TrainingOptions options{.scale = 1e-4f, .compute_type = settings.compute_type()};
   Workspace workspace;
   Calibration result;
   const double step = seconds_of([&] {
     workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      model.train(ctx, batch, lesson, {losses.data(), {batch.rows()}}, saved);
+      model.train(ctx, batch, {tokens, tokens}, options, {losses.data(), {batch.rows()}}, saved);
     });
   });
   result.seconds_per_operation = step / (plan.cost * static_cast<double>(batch.rows()));

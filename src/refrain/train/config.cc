@@ -101,8 +101,8 @@ const char* checkpointing_help() {
     return fmt::format(
         "what backward recomputes, with the same weights: off; auto: what --memory makes "
         "necessary; or, by commas, blocks (all but each block's input; blocks:N of the first N), "
-        "mixers, feed_forwards, {}segments (of long sequences, all but the states between "
-        "segments), and a number K: recurrent mixers keep their state every K tokens only",
+        "mixers, feed_forwards, {}chunks (of long sequences, all but the states between "
+        "chunks), and a number K: recurrent mixers keep their state every K tokens only",
         parts);
   }();
   return help.c_str();
@@ -134,14 +134,14 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
       recompute.feed_forwards = true;
     else if (std::ranges::count(parts, item) > 0)
       recompute.parts.emplace_back(item);
-    else if (item == "segments")
-      recompute.segments = true;
+    else if (item == "chunks" || item == "segments")  // its earlier name
+      recompute.chunks = true;
     else if (number(item, kMostTokens) > 0)
       recompute.checkpoint_interval = number(item, kMostTokens);
     else
       throw_error(
           "gradient_checkpointing: expected off, auto, or a list of blocks, blocks:N, mixers, "
-          "feed_forwards, {}, segments and a number of tokens, 1 to {}, found '{}'",
+          "feed_forwards, {}, chunks and a number of tokens, 1 to {}, found '{}'",
           fmt::join(parts, ", "), kMostTokens, text);
     if (comma == rest.size()) return recompute;
     rest.remove_prefix(comma + 1);

@@ -86,11 +86,10 @@ struct TrainConfig {
       "same weights; empty = what is fast");
     v("gradient_checkpointing", gradient_checkpointing, checkpointing_help());
     v("spill_states", spill_states,
-      "keep the states between segments of long sequences on disk, in the run directory");
+      "keep the states between chunks of long sequences on disk, in the run directory");
     v("tbptt", tbptt,
-      "truncated backpropagation: gradients reach back within stretches of so many tokens, the "
-      "state "
-      "is carried from stretch to stretch of a sequence; 0 = through the whole sequence");
+      "truncated backpropagation: gradients reach back within chunks of so many tokens, the "
+      "state is carried from chunk to chunk of a sequence; 0 = through the whole sequence");
     v("bf16", bf16,
       "round operands of products and part of what is saved to bfloat16; weights, gradients, "
       "moments, sums and the residual stream stay float32");

@@ -56,7 +56,7 @@ struct Part {
 };
 
 // The states of sequences [first, last), as a model takes them.
-StateView view(std::vector<SequenceState>& states, int64_t first, int64_t last, int64_t blocks) {
+StateView view_of(std::vector<SequenceState>& states, int64_t first, int64_t last, int64_t blocks) {
   std::vector<SequenceState*> some;
   for (int64_t b = first; b < last; ++b) some.push_back(&states[static_cast<size_t>(b)]);
   return StateView(some, blocks);
@@ -117,12 +117,12 @@ EvaluationResult evaluate(const LanguageModel& model, const data::DataSet& data,
     for (int64_t begin = 0; begin < longest; begin += length) {
       if (should_stop && should_stop()) return {.stopped = true};
       const Part part(batch, 0, all, begin, begin + length);
-      const StateView found = view(states, 0, in_chunks ? all : 0, model.config().layers);
+      const StateView view = view_of(states, 0, in_chunks ? all : 0, model.config().layers);
       losses.resize(part.tokens.size());
       const Tensor row_losses(losses.data(), {part.ragged.rows()});
       workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
         model.losses(ctx, part.ragged, part.tokens, part.targets,
-                     in_chunks ? found.states() : std::span<const State>(), row_losses);
+                     in_chunks ? view.states() : std::span<const State>(), row_losses);
       });
       for (float loss : losses) sum += static_cast<double>(loss);
     }
@@ -181,7 +181,13 @@ void LanguageModelTask::resume_from(const TrainerState& state, const std::string
 StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMemory& memory) {
   batches_.next(batch_);
   const data::Batch& batch = batch_;
-  const float scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1));
+  const TrainingOptions options{
+      .scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1)),
+      .label_smoothing = static_cast<float>(config_.label_smoothing),
+      .compute_type = config_.compute_type(),
+      .recompute = plan_.recompute,
+      .head_rows = plan_.head_rows,
+      .offload = config_.spill_states ? &memory.scratch_file : nullptr};
   const Dropout dropout{
       static_cast<float>(config_.dropout), static_cast<float>(config_.attention_dropout),
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state.step))};
@@ -199,22 +205,14 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
       last = micro_batch_end(batch, plan_, first);
       for (bool done = false; !done;) {
         const Part part(batch, first, last, begin, begin + length);
-        const StateView found =
-            view(states_, first, truncated ? last : first, model_.config().layers);
+        const StateView view =
+            view_of(states_, first, truncated ? last : first, model_.config().layers);
+        const auto states = truncated ? view.states() : std::span<const State>();
         losses.resize(part.tokens.size());
         const Tensor row_losses(losses.data(), {part.ragged.rows()});
-        const LanguageModel::Lesson lesson{
-            .tokens = part.tokens,
-            .targets = part.targets,
-            .scale = scale,
-            .label_smoothing = static_cast<float>(config_.label_smoothing),
-            .states = truncated ? found.states() : std::span<const State>(),
-            .compute_type = config_.compute_type(),
-            .recompute = plan_.recompute,
-            .head_rows = plan_.head_rows,
-            .spill = config_.spill_states ? &memory.scratch_file : nullptr};
+        const TrainingBatch its{.tokens = part.tokens, .targets = part.targets, .states = states};
         const auto train = [&](ExecutionContext& ctx, Arena& saved) {
-          model_.train(ctx, part.ragged, lesson, row_losses, saved);
+          model_.train(ctx, part.ragged, its, options, row_losses, saved);
         };
         // Sequences of other lengths than the plan's may take more; half of them take less.
         done = last - first == 1 || memory.workspace.fits(dropout, train);

@@ -78,8 +78,8 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
 
 int64_t evaluation_chunk(const LanguageModel& model, const TrainConfig& config) {
   if (config.tbptt > 0) return config.tbptt;
-  const bool is_long = model.config().context > LanguageModel::kSegment;
-  return is_long && model.bounded_state() ? LanguageModel::kSegment : 0;
+  const bool is_long = model.config().context > TrainingOptions::kChunkLength;
+  return is_long && model.bounded_state() ? TrainingOptions::kChunkLength : 0;
 }
 
 Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates, size_t process,
@@ -108,18 +108,15 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   const std::vector<std::byte*> rows(static_cast<size_t>(pieces), nowhere<std::byte>());
   const std::vector<State> states(
       config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
-  io::ScratchFile spill("");  // nothing is written in a dry run
-  const LanguageModel::Lesson lesson{.tokens = ids,
-                                     .targets = ids,
-                                     .states = states,
-                                     .compute_type = config_.compute_type(),
-                                     .recompute = plan.recompute,
-                                     .head_rows = plan.head_rows,
-                                     .spill = config_.spill_states ? &spill : nullptr};
+  io::ScratchFile file("");  // nothing is written in a dry run
+  const TrainingOptions options{.compute_type = config_.compute_type(),
+                                .recompute = plan.recompute,
+                                .head_rows = plan.head_rows,
+                                .offload = config_.spill_states ? &file : nullptr};
   return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
     ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
-    model_.train(ctx, batch, lesson, {nowhere(), {batch.rows()}}, saved);
+    model_.train(ctx, batch, {ids, ids, states}, options, {nowhere(), {batch.rows()}}, saved);
   });
 }
 
@@ -164,7 +161,7 @@ Plan Planner::measured(Plan plan) const {
   if (config_.tbptt > 0) plan.batch += static_cast<size_t>(sequences) * state;
   plan.process = process_ + overhead_bytes();
   // Evaluation takes what training has, or as little as it can.
-  for (int64_t n = std::max<int64_t>(1, LanguageModel::kSegment / context); evaluates_;
+  for (int64_t n = std::max<int64_t>(1, TrainingOptions::kChunkLength / context); evaluates_;
        n = (n + 1) / 2) {
     plan.evaluation_sequences = n;
     plan.evaluation = evaluation_bytes(n);
@@ -180,9 +177,10 @@ double Planner::cost(const Plan& plan) const {
   const int64_t context = model_.config().context;
   const std::vector<BlockOperations> blocks = block_operations(model_, context);
   const Recompute& r = plan.recompute;
-  const bool segments = r.segments && model_.bounded_state() && longest_ > LanguageModel::kSegment;
-  const bool alone = model_.bounded_state() && longest_ > LanguageModel::kSegment;
-  const double rows = static_cast<double>(alone             ? LanguageModel::kSegment
+  const bool chunks =
+      r.chunks && model_.bounded_state() && longest_ > TrainingOptions::kChunkLength;
+  const bool alone = model_.bounded_state() && longest_ > TrainingOptions::kChunkLength;
+  const double rows = static_cast<double>(alone             ? TrainingOptions::kChunkLength
                                           : plan.tokens > 0 ? plan.tokens
                                                             : plan.sequences * longest_);
   const double sequences = alone ? 1 : rows / static_cast<double>(longest_);
@@ -200,7 +198,7 @@ double Planner::cost(const Plan& plan) const {
       if (r.feed_forwards) again += feed_forward * (model_.config().gated() ? 2.0 / 3 : 1.0 / 2);
     }
     again += recomputed_inside(traits, mixer, r);
-    if (segments) again += mixer + feed_forward;
+    if (chunks) again += mixer + feed_forward;
     all += kTrainingPasses * (mixer + feed_forward) + again;
   }
   const double head_rows = plan.head_rows > 0 ? static_cast<double>(plan.head_rows) : 256;
@@ -255,10 +253,10 @@ const std::vector<Plan>& Planner::frontier() const& {
         choices.push_back(more);
       }
     if (!parts.empty()) choices.push_back({.parts = parts});
-    if (model_.bounded_state() && longest_ > LanguageModel::kSegment)
+    if (model_.bounded_state() && longest_ > TrainingOptions::kChunkLength)
       for (size_t i = 0, n = choices.size(); i < n; ++i) {
         Recompute more = choices[i];
-        more.segments = true;
+        more.chunks = true;
         choices.push_back(more);
       }
   }
@@ -316,7 +314,7 @@ std::string to_text(const Recompute& r) {
   item(r.mixers, "mixers");
   item(r.feed_forwards, "feed_forwards");
   for (const std::string& part : r.parts) item(true, part);
-  item(r.segments, "segments");
+  item(r.chunks, "chunks");
   item(r.checkpoint_interval > 0, fmt::format("{}", r.checkpoint_interval));
   return text.empty() ? "off" : text;
 }

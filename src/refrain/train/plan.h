@@ -23,7 +23,7 @@ struct Plan {
   int64_t sequences = 0, tokens = 0;
   int64_t evaluation_sequences = 0;  // of a batch of evaluation
   Recompute recompute;
-  int64_t head_rows = 0;    // LanguageModel::Lesson
+  int64_t head_rows = 0;    // TrainingOptions
   int64_t logits_rows = 0;  // whose logits exist at a time
 
   size_t budget = 0;      // 0: none was named, and activations take what they need

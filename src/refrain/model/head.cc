@@ -1,0 +1,125 @@
+#include "refrain/model/head.h"
+
+#include <algorithm>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/elementwise/reduce.h"
+#include "refrain/kernels/elementwise/rms_norm.h"
+#include "refrain/kernels/loss/cross_entropy.h"
+#include "refrain/kernels/matmul/gemm.h"
+#include "refrain/model/operations.h"
+#include "refrain/model/target_rows.h"
+
+namespace refrain {
+
+Head::Head(const ModelConfig& config, const Param* tied)
+    : vocab_size_(config.vocab_size),
+      width_(config.d_model),
+      slice_rows_(head_rows(config)),
+      eps_(static_cast<float>(config.rms_norm_eps)),
+      mixer_only_(config.bare()),
+      tied_(tied) {}
+
+void Head::visit(const ParamVisitor& v) {
+  const int64_t V = vocab_size_, D = width_;
+  if (!mixer_only_) v({"norm.weight", {D}, Init::constant(1), false}, norm_);
+  if (!tied_) v({"head.weight", {V, D}, Init::matrix(D), true}, matrix_);
+  if (mixer_only_) v({"head.bias", {V}, Init::bias(D), false}, bias_);
+}
+
+Head::Input Head::input(ExecutionContext& ctx, ConstTensor x, std::span<const int32_t> rows) const {
+  const int64_t n = std::ssize(rows), D = width_;
+  Input in;
+  in.x = ctx.scratch.take({n, D});
+  if (!ctx.planning())
+    parallel_ranges(n, 256, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        std::copy_n(x.row(rows[static_cast<size_t>(i)]), D, in.x.row(i));
+    });
+  in.normed = in.x;
+  if (mixer_only_) return in;
+  in.r = ctx.scratch.take({n});
+  in.normed = ctx.scratch.take({n, D});
+  if (!ctx.planning()) kernels::rms_norm_forward(in.x, norm_.w, eps_, in.normed, in.r);
+  return in;
+}
+
+void Head::forward(ExecutionContext& ctx, ConstTensor normed, Tensor logits) const {
+  kernels::linear_forward(normed, matrix().w, logits, ctx.scratch, matrix().packed,
+                          ctx.over_features());
+  if (mixer_only_ && !ctx.planning()) kernels::add_row(logits, bias_.w);
+}
+
+void Head::logits(ExecutionContext& ctx, ConstTensor x, std::span<const int32_t> rows,
+                  Tensor logits) const {
+  forward(ctx, input(ctx, x, rows).normed, logits);
+}
+
+void Head::losses(ExecutionContext& ctx, const RaggedBatch& batch, ConstTensor x,
+                  std::span<const int32_t> targets, Tensor losses) const {
+  Arena::Frame frame(ctx.scratch);
+  const TargetRows all(batch, targets);
+  const int64_t n = all.size(), slice = std::min(n, slice_rows_);
+  const Tensor logits = ctx.scratch.take({slice, vocab_size_});
+  const Tensor row_losses = ctx.scratch.take({slice});
+  if (!ctx.planning()) std::fill(losses.begin(), losses.end(), 0.0f);
+  for (int64_t first = 0; first < n; first += slice) {
+    Arena::Frame slice_frame(ctx.scratch);
+    const int64_t count = std::min(slice, n - first);
+    const std::span<const int32_t> rows = all.rows(first, count);
+    forward(ctx, input(ctx, x, rows).normed, logits.slice(0, count));
+    if (ctx.planning()) continue;
+    kernels::cross_entropy_forward(logits.slice(0, count), all.targets(first, count),
+                                   row_losses.slice(0, count));
+    for (int64_t i = 0; i < count; ++i)
+      losses.data[rows[static_cast<size_t>(i)]] = row_losses.data[i];
+  }
+}
+
+void Head::train(const ExecutionContext& context, const RaggedBatch& batch, ConstTensor x,
+                 std::span<const int32_t> targets, const TrainingOptions& options,
+                 const Outputs& out) {
+  ExecutionContext ctx = context;
+  Arena::Frame frame(ctx.scratch);
+  const TargetRows all(batch, targets);
+  const int64_t n = all.size(), D = width_;
+  REFRAIN_CHECK(options.head_rows == 0 || options.head_rows >= kernels::kRowGroup);
+  const int64_t slice = std::min(n, options.head_rows > 0 ? options.head_rows : slice_rows_);
+  const Tensor logits = ctx.scratch.take({slice, vocab_size_});
+  const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});
+  if (!ctx.planning()) {
+    std::fill(out.d.begin(), out.d.end(), 0.0f);
+    std::fill(out.losses.begin(), out.losses.end(), 0.0f);
+  }
+  for (int64_t first = 0, count = 0; first < n; first += count) {
+    Arena::Frame slice_frame(ctx.scratch);
+    const std::vector<int32_t> pieces = all.pieces(first, std::min(n, first + slice));
+    ctx.pieces = pieces;
+    count = pieces.back();
+    const std::span<const int32_t> rows = all.rows(first, count);
+    const Input in = input(ctx, x, rows);
+    const Tensor part_logits = logits.slice(0, count), dpart = dnormed.slice(0, count);
+    forward(ctx, in.normed, part_logits);
+    if (!ctx.planning())
+      kernels::softmax_cross_entropy(part_logits, all.targets(first, count), options.scale,
+                                     options.label_smoothing, row_losses.slice(0, count));
+    kernels::linear_backward_input(part_logits, matrix().w, dpart, ctx.scratch,
+                                   ctx.over_features());
+    kernels::linear_backward_weight(part_logits, in.normed, matrix().g, ctx.scratch,
+                                    ctx.over_rows());
+    if (mixer_only_ && !ctx.planning()) kernels::column_sum_add(part_logits, bias_.g);
+    if (ctx.planning()) continue;
+    Tensor dx = dpart;
+    if (!mixer_only_) {
+      dx = in.normed;  // which nobody reads any more
+      kernels::rms_norm_backward(in.x, norm_.w, in.r, dpart, dx, norm_.g, false);
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t row = rows[static_cast<size_t>(i)];
+      std::copy_n(dx.row(i), D, out.d.row(row));
+      out.losses.data[row] = row_losses.data[i];
+    }
+  }
+}
+
+}  // namespace refrain

@@ -1,0 +1,56 @@
+// From what the stack gives to logits and losses:
+//
+//   logits = rms_norm(x) Wᵀ, W = E when tied;  after mixer-only blocks: logits = x Wᵀ + b
+//
+// It works on the rows that are asked for, in slices: in training and evaluation the logits of a
+// batch never exist whole.
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "refrain/layers/execution_context.h"
+#include "refrain/layers/param.h"
+#include "refrain/model/config.h"
+#include "refrain/model/training_batch.h"
+
+namespace refrain {
+
+class Head {
+ public:
+  // `tied`: the table that is its matrix; null: it has its own.
+  Head(const ModelConfig&, const Param* tied);
+
+  void visit(const ParamVisitor&);
+
+  // Logits [rows.size(), V] of the chosen rows of x [R, D].
+  void logits(ExecutionContext&, ConstTensor x, std::span<const int32_t> rows, Tensor logits) const;
+
+  // Each row's loss in nats, 0 where the target is negative; losses [R].
+  void losses(ExecutionContext&, const RaggedBatch&, ConstTensor x,
+              std::span<const int32_t> targets, Tensor losses) const;
+
+  // The losses, and the gradients of scale * (their sum): its weights' are added to, d [R, D] is
+  // dL/dx.
+  struct Outputs {
+    Tensor losses, d;
+  };
+  void train(const ExecutionContext&, const RaggedBatch&, ConstTensor x,
+             std::span<const int32_t> targets, const TrainingOptions&, const Outputs&);
+
+ private:
+  // What is needed of rows whose logits are wanted: normed [n, D] = norm(x[rows]).
+  struct Input {
+    Tensor x, r, normed;  // [n, D], [n] reciprocal root mean squares, [n, D]
+  };
+  Input input(ExecutionContext&, ConstTensor x, std::span<const int32_t> rows) const;
+  void forward(ExecutionContext&, ConstTensor normed, Tensor logits) const;
+  const Param& matrix() const { return tied_ ? *tied_ : matrix_; }
+
+  int64_t vocab_size_, width_, slice_rows_;
+  float eps_;
+  bool mixer_only_;
+  const Param* tied_;
+  Param norm_, matrix_, bias_;  // [D], [V, D], [V]
+};
+
+}  // namespace refrain

@@ -1,0 +1,59 @@
+// The blocks of a model, one after another: x = block_l(x).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "refrain/model/block.h"
+#include "refrain/model/config.h"
+#include "refrain/model/recompute.h"
+
+namespace refrain {
+
+// Of every block, or empty: `values` are read and advanced, `gradients` as in Mixer::backward.
+struct StackStates {
+  std::span<const State> values{}, gradients{};
+};
+
+class Stack {
+ public:
+  explicit Stack(const ModelConfig&);
+
+  void visit(const ParamVisitor&);
+  const Mixer& mixer(size_t block) const { return blocks_[block].mixer(); }
+
+  // Bytes of every block's state for a sequence of up to `tokens` tokens.
+  std::vector<size_t> state_bytes(int64_t tokens) const;
+  size_t state_bytes(size_t block, int64_t tokens) const {
+    return blocks_[block].state_bytes(tokens);
+  }
+  bool bounded_state() const;  // no block's state grows with the sequence
+
+  // A batch on its way through the blocks.
+  struct Pass {
+    std::vector<Tensor> x{};      // [L + 1] of [R, D]: what block l reads; last, what L - 1 gives
+    Arena* saved = nullptr;       // what backward will read; null in inference
+    std::vector<size_t> marks{};  // [L]: where in `saved` block l's part begins
+    const Recompute* recompute = nullptr;  // what is not saved
+  };
+  // Every block's input stays for backward.
+  Pass training_pass(int64_t rows, const Recompute&, Arena& saved) const;
+  // Two buffers take turns.
+  Pass inference_pass(int64_t rows, Arena& scratch) const;
+
+  // From x.front(), which is filled, to x.back().
+  void forward(ExecutionContext&, const RaggedBatch&, Pass&, std::span<const State> states) const;
+  // d [R, D]: dL/d x.back() in, dL/d x.front() out.
+  void backward(ExecutionContext&, const RaggedBatch&, const Pass&, const StackStates&,
+                Tensor d) const;
+  void finish_gradients();
+
+ private:
+  BlockRecompute recompute_of(const Pass&, size_t block) const;
+
+  int64_t width_;
+  std::vector<Block> blocks_;
+};
+
+}  // namespace refrain
