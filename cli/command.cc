@@ -79,7 +79,8 @@ std::string did_you_mean(const std::string& near) {
 }
 
 template <class Settings>  // of std::vector<Setting>, const or not
-auto* search(Settings& settings, std::string_view name) {
+auto* search(Settings& settings, std::string_view said) {
+  const std::string_view name = present_name(said);
   const auto found = std::find_if(settings.begin(), settings.end(),
                                   [&](const Setting& setting) { return setting.name == name; });
   return found == settings.end() ? nullptr : &*found;
@@ -208,6 +209,10 @@ void limit_instructions() {
 }
 
 }  // namespace
+
+std::string_view present_name(std::string_view name) {
+  return name == "spill_states" ? "offload_states" : name;
+}
 
 std::string flag_of(std::string_view name) {
   std::string text = "--" + std::string(name);

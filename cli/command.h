@@ -92,6 +92,9 @@ class CommandLine {
 
 std::string flag_of(std::string_view name);  // "max_tokens" -> "--max-tokens"
 
+// The name that a setting has now: flags, config files and recorded runs may have an earlier one.
+std::string_view present_name(std::string_view name);
+
 struct Verb {
   std::string name;     // "generate", or of two words: "tokenizer train"
   std::string summary;  // a line of the program's help

@@ -45,18 +45,18 @@ bool has_bounded_state(const ModelConfig& model) {
   });
 }
 
-// An Error when no sequence will be trained segment by segment, whose states could go to disk.
-void check_spilling(const CommandLine& line, const TrainConfig& training, const ModelConfig& model,
-                    const std::string& stack) {
-  if (!training.spill_states) return;
+// An Error when no sequence will be trained chunk by chunk, whose states could go to disk.
+void check_offloading(const CommandLine& line, const TrainConfig& training,
+                      const ModelConfig& model, const std::string& stack) {
+  if (!training.offload_states) return;
   const int64_t longest =
       training.tbptt > 0 ? std::min(training.tbptt, model.context) : model.context;
   if (!has_bounded_state(model))
-    refuse_given(line, "spill_states",
+    refuse_given(line, "offload_states",
                  fmt::format("expected mixers whose state has one size, found {}", stack));
   if (longest <= TrainingOptions::kChunkLength)
     refuse_given(
-        line, "spill_states",
+        line, "offload_states",
         fmt::format("expected sequences of more than {} tokens (--context{}), found {}",
                     TrainingOptions::kChunkLength, training.tbptt > 0 ? ", --tbptt" : "", longest));
 }
@@ -112,7 +112,7 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
         fmt::format("expected it or --max-tokens, found --max-tokens {} too", training.max_tokens));
   else
     refuse_given(line, "buckets", "expected --max-tokens with it, found none");
-  check_spilling(line, training, model, stack);
+  check_offloading(line, training, model, stack);
   // What mixers ask of it shows when a step is counted.
   if (const auto given = parse_checkpointing(training.gradient_checkpointing);
       given && given->checkpoint_interval > 0) {

@@ -86,7 +86,7 @@ struct Train {
                                                 "batch_size",
                                                 "gradient_accumulation_steps",
                                                 "memory",
-                                                "spill_states",
+                                                "offload_states",
                                                 "max_tokens",
                                                 "threads",
                                                 "verbose"};
@@ -103,9 +103,12 @@ struct Train {
 
   // Takes the recorded settings for all that was not given now.
   void restore(const CommandLine& line, const std::string& run) {
-    const io::Json recorded = RunDirectory::read_settings(run);
+    const io::Json saved = RunDirectory::read_settings(run);
     const std::string where = run + "/training_args.json";
-    if (!recorded.is_object()) throw_error("{}: expected an object of settings", where);
+    if (!saved.is_object()) throw_error("{}: expected an object of settings", where);
+    io::Json recorded = io::Json::object();
+    for (const auto& [name, value] : saved.items())
+      recorded[std::string(present_name(name))] = value;
     check_names(line, recorded, where);
     visit([&](const char* name, auto& field, const char*) {
       const io::Json* value = io::find(recorded, name);

@@ -182,8 +182,8 @@ class Effect(SettingsCase):
                 (["--valid-split", 0, "--patience", 2, "--eval-steps", 1], "--patience: expected "
                                                                            "--valid or"),
                 (["--valid-split", 0, "--eval-steps", 1], "--eval-steps"),
-                (["--spill-states"], "--spill-states: expected mixers whose state has one size"),
-                (["--mixer", "gla", "--spill-states"], "more than 4096 tokens"),
+                (["--offload-states"], "--offload-states: expected mixers whose state has one size"),
+                (["--mixer", "gla", "--offload-states"], "more than 4096 tokens"),
                 (["--both-directions"], "--both-directions: has a meaning with --task translate"),
                 (["--source-tag", "<x>"], "--source-tag"),
                 (["--target-tag", "<x>"], "--target-tag"),
@@ -391,11 +391,17 @@ class Runs(SettingsCase):
         path.write_text(json.dumps({k: v for k, v in recorded.items() if not k.startswith(
             ("mm_rec.", "autoencoder.", "window", "teacher_forcing"))}))
         self.must("train", "--resume", "run", "--stop-after", 4)
+        # One that had a setting under an earlier name.
+        earlier = {("spill_states" if k == "offload_states" else k): v for k, v in recorded.items()}
+        self.assertIn("spill_states", earlier)
+        path.write_text(json.dumps(earlier))
+        self.must("train", "--resume", "run", "--stop-after", 5)
+        self.assertEqual(json.loads(path.read_text()), recorded)
         for lost in ("seed", "batch_size", "tbptt", "attention.window"):
             path.write_text(json.dumps({k: v for k, v in recorded.items() if k != lost}))
             self.fails("train", "--resume", "run", says=["run/training_args.json", lost])
         path.write_text(json.dumps({k: v for k, v in recorded.items() if k != "seed"}))
-        self.must("train", "--resume", "run", "--seed", 5, "--stop-after", 5)
+        self.must("train", "--resume", "run", "--seed", 5, "--stop-after", 6)
         self.assertEqual(json.loads(path.read_text())["seed"], 5)  # it is whole again
 
     def test_a_stop_is_of_one_process(self):

@@ -235,7 +235,7 @@ class Promise(TrainCase):
                                  (self.dir / f"{pattern}-whole" / "config.json").read_text())
 
     def test_long_sequences(self):
-        """Beyond 4,096 tokens: in segments, whose activations are kept or computed again."""
+        """Beyond 4,096 tokens: in chunks, whose activations are kept or computed again."""
         data = self.put("long.txt", text(6000))
         command = lambda out, *flags: [
             "train", "--data", data, "--out", self.dir / out, "--pattern", "gla lstm", "--layers", 2,
@@ -243,8 +243,9 @@ class Promise(TrainCase):
         least = self.smallest_budget(command)
         self.same(command, {
             "kept": ["--threads", 1],
-            "again": ["--gradient-checkpointing", "segments", "--threads", 2],
-            "disk": ["--gradient-checkpointing", "segments,blocks", "--spill-states"],
+            "again": ["--gradient-checkpointing", "chunks", "--threads", 2],
+            "disk": ["--gradient-checkpointing", "chunks,blocks", "--offload-states"],
+            "earlier names": ["--gradient-checkpointing", "segments,blocks", "--spill-states"],
             "single": ["--batch-size", 1, "--gradient-accumulation-steps", 2],
             "budget": ["--memory", f"{least}M"]}, 2)
         self.assertIn("chunks", json.loads((self.dir / "budget" / "plan.json").read_text())

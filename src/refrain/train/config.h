@@ -41,7 +41,7 @@ struct TrainConfig {
   int64_t seed = 1;
   std::string memory;
   std::string gradient_checkpointing = "auto";
-  bool spill_states = false;
+  bool offload_states = false;
   int64_t tbptt = 0;
   bool bf16 = false;
   bool int16 = false;
@@ -85,7 +85,7 @@ struct TrainConfig {
       "the most that the whole process may take (800M, 2G): how the work is cut to fit, with the "
       "same weights; empty = what is fast");
     v("gradient_checkpointing", gradient_checkpointing, checkpointing_help());
-    v("spill_states", spill_states,
+    v("offload_states", offload_states,
       "keep the states between chunks of long sequences on disk, in the run directory");
     v("tbptt", tbptt,
       "truncated backpropagation: gradients reach back within chunks of so many tokens, the "

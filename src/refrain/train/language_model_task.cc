@@ -187,7 +187,7 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
       .compute_type = config_.compute_type(),
       .recompute = plan_.recompute,
       .head_rows = plan_.head_rows,
-      .offload = config_.spill_states ? &memory.scratch_file : nullptr};
+      .offload = config_.offload_states ? &memory.scratch_file : nullptr};
   const Dropout dropout{
       static_cast<float>(config_.dropout), static_cast<float>(config_.attention_dropout),
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state.step))};

@@ -112,7 +112,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) 
   const TrainingOptions options{.compute_type = config_.compute_type(),
                                 .recompute = plan.recompute,
                                 .head_rows = plan.head_rows,
-                                .offload = config_.spill_states ? &file : nullptr};
+                                .offload = config_.offload_states ? &file : nullptr};
   return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
     ctx.dropout.rate = static_cast<float>(config_.dropout);
     ctx.dropout.attention_rate = static_cast<float>(config_.attention_dropout);
