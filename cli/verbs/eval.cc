@@ -130,10 +130,10 @@ struct Eval {
     put_loss(*loaded.model, set, config, scores);
     Workspace workspace;
     const Accuracy result = measure_accuracy(*loaded.model, set, config, workspace);
-    scores["right"] = result.right;
-    scores["accuracy"] = static_cast<double>(result.right) / static_cast<double>(result.asked);
+    scores["right"] = result.correct;
+    scores["accuracy"] = static_cast<double>(result.correct) / static_cast<double>(result.total);
     scores["sequences"] = result.sequences;
-    scores["perfect_sequences"] = result.perfect;
+    scores["perfect_sequences"] = result.exact_match;
     return scores;
   }
 

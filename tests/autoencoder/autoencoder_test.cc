@@ -63,12 +63,14 @@ class Trial {
       const RaggedBatch w =
           data.set(offset, std::vector<int32_t>(offset.size() - 1, 0), static_cast<int64_t>(b));
       const int64_t R = w.rows(), E = model.config().width;
-      Autoencoder::Lesson lesson{
+      Autoencoder::TrainingBatch training{
           .x = {x.data() + row * E, {R, E}}, .forced = forced, .scale = 0.5f};
       if (!tokens.empty())
-        lesson.tokens = std::span(tokens).subspan(static_cast<size_t>(row), static_cast<size_t>(R));
+        training.tokens =
+            std::span(tokens).subspan(static_cast<size_t>(row), static_cast<size_t>(R));
       workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-        model.train(ctx, w, lesson, {losses.data() + row, {R}}, {cosines.data() + row, {R}}, saved);
+        model.train(ctx, w, training, {losses.data() + row, {R}}, {cosines.data() + row, {R}},
+                    saved);
       });
       row += R;
     }

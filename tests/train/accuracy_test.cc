@@ -47,10 +47,10 @@ TEST(Accuracy, CountsTheLikeliestWhereSomethingIsAsked) {
   for (int64_t batch_size : {1, 2, 16}) {
     const Accuracy result =
         measure_accuracy(*model, set, {.context = 4, .batch_size = batch_size}, workspace);
-    EXPECT_EQ(result.asked, 6);
-    EXPECT_EQ(result.right, 4);
+    EXPECT_EQ(result.total, 6);
+    EXPECT_EQ(result.correct, 4);
     EXPECT_EQ(result.sequences, 4);
-    EXPECT_EQ(result.perfect, 2);
+    EXPECT_EQ(result.exact_match, 2);
   }
 }
 

@@ -103,31 +103,32 @@ void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, C
   }
 }
 
-void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w, const Lesson& lesson,
-                        Tensor losses, Tensor cosines, Arena& saved) {
+void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w,
+                        const TrainingBatch& training, Tensor losses, Tensor cosines,
+                        Arena& saved) {
   check_lengths(w);
   ExecutionContext ctx = context;
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
   const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
-  const Encoded e = encode(ctx, w, lesson.x, &saved, saved);
-  const Decoder::Input in{e.code(), memory(ctx, w, e, saved), lesson.x, lesson.forced};
+  const Encoded e = encode(ctx, w, training.x, &saved, saved);
+  const Decoder::Input in{e.code(), memory(ctx, w, e, saved), training.x, training.forced};
   const Decoder::Activations run = decoder_.forward(ctx, w, in, true, saved);
 
   const Tensor dy = ctx.scratch.take({R, E}), dm = ctx.scratch.take({R, H});
   const Tensor dz = ctx.scratch.take({w.sequences(), config_.bottleneck});
   const Tensor dx = ctx.scratch.take({R, E});
   Tensor given;  // gradient by x where the decoder was given it
-  if (!lesson.tokens.empty()) given = ctx.scratch.take({R, E});
+  if (!training.tokens.empty()) given = ctx.scratch.take({R, E});
   if (!ctx.planning()) {
-    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, lesson.x, lesson.scale, losses,
+    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, training.scale, losses,
                                  cosines, dy);
     if (given) std::fill(given.begin(), given.end(), 0.0f);
   }
   decoder_.backward(ctx, w, in, run, dy, dz, dm, given);
-  encode_backward(ctx, w, lesson.x, e, dz, dm, dx);
+  encode_backward(ctx, w, training.x, e, dz, dm, dx);
   if (given.rank == 0 || ctx.planning()) return;
   kernels::add(dx, given, dx);
-  kernels::embedding_backward(lesson.tokens, dx, table_.g);
+  kernels::embedding_backward(training.tokens, dx, table_.g);
 }
 
 void Autoencoder::reconstruct(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,

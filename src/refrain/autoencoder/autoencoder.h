@@ -39,7 +39,7 @@ class Autoencoder {
   ConstTensor table() const { return table_.w; }
 
   // What a window is trained on.
-  struct Lesson {
+  struct TrainingBatch {
     ConstTensor x;                      // [R, E]
     std::span<const uint8_t> forced{};  // per step: its input is the true vector before it
     float scale = 1;                    // of the loss
@@ -47,7 +47,7 @@ class Autoencoder {
   };
   // Adds to the gradients those of scale * (sum of the rows' losses); losses and cosines [R].
   // As target x is given: the table is taught by what x is as an input only.
-  void train(const ExecutionContext&, const RaggedBatch&, const Lesson&, Tensor losses,
+  void train(const ExecutionContext&, const RaggedBatch&, const TrainingBatch&, Tensor losses,
              Tensor cosines, Arena& saved);
 
   // y [R, E] from x with no step forced. `map`, if given, takes row by row what each has read of

@@ -20,10 +20,10 @@ StepBytes step_bytes(const WordAutoencoder& model, int64_t windows, int64_t leng
   const auto with = [&](uint8_t is_forced) {
     const std::vector<uint8_t> forced(static_cast<size_t>(length), is_forced);
     return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
-      Autoencoder::Lesson lesson = model.lesson(ctx, ids, saved);
-      lesson.forced = forced;
+      Autoencoder::TrainingBatch training = model.training_batch(ctx, ids, saved);
+      training.forced = forced;
       const Tensor per_row(nowhere(), {batch.rows()});
-      model.model->train(ctx, batch, lesson, per_row, per_row, saved);
+      model.model->train(ctx, batch, training, per_row, per_row, saved);
     });
   };
   return larger(with(0), with(1));

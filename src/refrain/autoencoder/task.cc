@@ -84,10 +84,10 @@ StepGradient ReconstructionTask::next_gradient(const TrainerState& state, TaskMe
     losses.resize(rows.ids.size());
     cosines.resize(rows.ids.size());
     memory.workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
-      Autoencoder::Lesson lesson = model_.lesson(ctx, rows.ids, saved);
-      lesson.forced = forced;
-      lesson.scale = 1 / static_cast<float>(words);
-      model_.model->train(ctx, rows.batch, lesson, {losses.data(), {R}}, {cosines.data(), {R}},
+      Autoencoder::TrainingBatch training = model_.training_batch(ctx, rows.ids, saved);
+      training.forced = forced;
+      training.scale = 1 / static_cast<float>(words);
+      model_.model->train(ctx, rows.batch, training, {losses.data(), {R}}, {cosines.data(), {R}},
                           saved);
     });
     for (size_t r = 0; r < losses.size(); ++r) {

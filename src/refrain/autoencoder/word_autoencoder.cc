@@ -37,13 +37,14 @@ void find_nearest(ConstTensor y, ConstTensor table, ExecutionContext& ctx,
 
 }  // namespace
 
-Autoencoder::Lesson WordAutoencoder::lesson(const ExecutionContext& ctx,
-                                            std::span<const int32_t> ids, Arena& saved) const {
+Autoencoder::TrainingBatch WordAutoencoder::training_batch(const ExecutionContext& ctx,
+                                                           std::span<const int32_t> ids,
+                                                           Arena& saved) const {
   const Tensor x = saved.take({std::ssize(ids), model->config().width});
   if (!ctx.planning()) kernels::embedding_forward(ids, table(), x);
-  Autoencoder::Lesson lesson{.x = x};
-  if (model->config().vocab_size > 0) lesson.tokens = ids;
-  return lesson;
+  Autoencoder::TrainingBatch training{.x = x};
+  if (model->config().vocab_size > 0) training.tokens = ids;
+  return training;
 }
 
 void WordAutoencoder::write_files(const std::string& directory) const {

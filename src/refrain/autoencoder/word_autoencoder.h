@@ -36,8 +36,8 @@ struct WordAutoencoder {
     return model->config().vocab_size > 0 ? model->table() : words.table();
   }
   // To train the model on words `ids` [R]; their vectors are taken from `saved`.
-  Autoencoder::Lesson lesson(const ExecutionContext&, std::span<const int32_t> ids,
-                             Arena& saved) const;
+  Autoencoder::TrainingBatch training_batch(const ExecutionContext&, std::span<const int32_t> ids,
+                                            Arena& saved) const;
 
   // Everything but the weights: config.json, the words, refrain.json (task, window, min_window).
   void write_files(const std::string& directory) const;

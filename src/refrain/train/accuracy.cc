@@ -16,7 +16,7 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
     std::vector<int32_t> rows;
     for (size_t row = 0; row < batch.targets.size(); ++row)
       if (batch.targets[row] != data::kIgnore) rows.push_back(static_cast<int32_t>(row));
-    std::vector<bool> right(batch.targets.size(), true);
+    std::vector<bool> correct(batch.targets.size(), true);
     workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
       const Tensor logits = ctx.scratch.take({std::ssize(rows), model.config().vocab_size});
       model.logits(ctx, ragged, batch.tokens, {}, rows, logits);
@@ -25,16 +25,16 @@ Accuracy measure_accuracy(const LanguageModel& model, const data::DataSet& data,
         const auto row = static_cast<size_t>(rows[i]);
         const float* of_row = logits.row(static_cast<int64_t>(i));
         const auto likeliest = std::max_element(of_row, of_row + logits.cols()) - of_row;
-        right[row] = likeliest == batch.targets[row];
-        result.right += right[row];
+        correct[row] = likeliest == batch.targets[row];
+        result.correct += correct[row];
       }
     });
-    result.asked += batch.supervised;
+    result.total += batch.supervised;
     result.sequences += batch.sequences();
     for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
-      result.perfect +=
-          std::all_of(right.begin() + batch.cu_seqlens[b], right.begin() + batch.cu_seqlens[b + 1],
-                      [](bool r) { return r; });
+      result.exact_match +=
+          std::all_of(correct.begin() + batch.cu_seqlens[b],
+                      correct.begin() + batch.cu_seqlens[b + 1], [](bool r) { return r; });
   }
   return result;
 }

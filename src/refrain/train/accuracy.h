@@ -7,8 +7,8 @@
 namespace refrain {
 
 struct Accuracy {
-  int64_t asked = 0, right = 0;        // supervised rows
-  int64_t sequences = 0, perfect = 0;  // those without a mistake
+  int64_t total = 0, correct = 0;          // supervised rows
+  int64_t sequences = 0, exact_match = 0;  // those without a mistake
 };
 
 // Over all of `data`, in file order. Logits of a whole batch's supervised rows exist at a time.
