@@ -49,7 +49,7 @@ class SequenceState {
   Buffer<std::byte> bytes_;
 };
 
-// The states of a window's pieces, block by block, as mixers take them.
+// The states of a batch's sequences, block by block, as mixers take them.
 class StateView {
  public:
   explicit StateView(std::span<SequenceState* const> sequences, int64_t blocks) {

@@ -1,4 +1,4 @@
-// What one mixer's states hold before a window, for running the window again.
+// What one mixer's states hold before a batch, for running the batch again.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -10,7 +10,7 @@ namespace refrain {
 
 class StateSnapshot {
  public:
-  // Takes room for what the states hold after the window; what is there stays.
+  // Takes room for what the states hold after the batch; what is there stays.
   StateSnapshot(const RaggedBatch& w, const Mixer& mixer, Arena& arena) {
     for (int64_t b = 0; b < w.sequences(); ++b)
       rows_.push_back(arena

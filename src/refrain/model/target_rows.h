@@ -1,4 +1,4 @@
-// Which rows of a window have a target, and in what slices the head works through them.
+// Which rows of a batch have a target, and in what slices the head works through them.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -32,22 +32,23 @@ class TargetRows {
     return std::span(targets_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   }
 
-  // Offsets of the pieces that supervised rows [first, end) are of. Ends earlier where a piece
+  // cu_seqlens of the chunks that target rows [first, end) are of. Ends earlier where a chunk
   // would be cut elsewhere than after a multiple of the rows that a product sums at a time.
-  std::vector<int32_t> pieces(int64_t first, int64_t end) const {
+  std::vector<int32_t> cu_seqlens(int64_t first, int64_t end) const {
     const auto next = std::upper_bound(offsets_.begin(), offsets_.end() - 1, end);
-    const int64_t piece = *(next - 1);
-    if (end < *next) end = piece + (end - piece) / kernels::kRowGroup * kernels::kRowGroup;
-    std::vector<int32_t> pieces = {0};
+    const int64_t chunk = *(next - 1);
+    if (end < *next) end = chunk + (end - chunk) / kernels::kRowGroup * kernels::kRowGroup;
+    std::vector<int32_t> cu_seqlens = {0};
     for (const int32_t offset : offsets_)
-      if (offset > first && offset < end) pieces.push_back(static_cast<int32_t>(offset - first));
-    pieces.push_back(static_cast<int32_t>(end - first));
-    return pieces;
+      if (offset > first && offset < end)
+        cu_seqlens.push_back(static_cast<int32_t>(offset - first));
+    cu_seqlens.push_back(static_cast<int32_t>(end - first));
+    return cu_seqlens;
   }
 
  private:
   std::vector<int32_t> rows_, targets_;
-  std::vector<int32_t> offsets_;  // [B + 1]: of each piece's among them
+  std::vector<int32_t> offsets_;  // [B + 1]: of each chunk's among them
 };
 
 }  // namespace refrain

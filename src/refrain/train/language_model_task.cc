@@ -30,8 +30,8 @@ int64_t longest_of(const data::Batch& batch) {
   return longest;
 }
 
-// Tokens [begin, end) of each of the sequences [first, last) of a batch, as a window, with their
-// inputs and targets. Where a sequence is shorter, its piece is.
+// Tokens [begin, end) of each of the sequences [first, last) of a batch, with their targets. Of a
+// shorter sequence there are fewer.
 struct Part {
   Part(const data::Batch& batch, int64_t first, int64_t last, int64_t begin, int64_t end) {
     std::vector<int32_t> offset = {0}, start;

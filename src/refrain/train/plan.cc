@@ -19,7 +19,7 @@ constexpr size_t kUnsteadyPeak = size_t{256} << 10;
 // What threads touch of their stacks; what the heap takes for small things, a checkpoint's header
 // among them, and loses between them, and pages of data on their way.
 constexpr size_t kStackBytes = size_t{192} << 10, kHeapBytes = size_t{512} << 10;
-// Of a batch: ids and targets; of a micro-batch: copies of them, losses, a window, the rows with a
+// Of a batch: ids and targets; of a micro-batch: copies of them, losses, a batch, the rows with a
 // target.
 constexpr int64_t kBytesPerBatchToken = 8, kBytesPerToken = 48;
 
@@ -101,11 +101,11 @@ int64_t Planner::enough_rows() const {
   return a_thread * std::max(threads(), 2);
 }
 
-StepBytes Planner::step_bytes(const Plan& plan, int64_t pieces, int64_t length) const {
+StepBytes Planner::step_bytes(const Plan& plan, int64_t sequences, int64_t length) const {
   RaggedBatchBuilder data;
-  const RaggedBatch batch = data.whole(pieces, length);
+  const RaggedBatch batch = data.whole(sequences, length);
   const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
-  const std::vector<std::byte*> rows(static_cast<size_t>(pieces), nowhere<std::byte>());
+  const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(
       config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
   io::ScratchFile file("");  // nothing is written in a dry run

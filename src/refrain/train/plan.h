@@ -74,7 +74,7 @@ class Planner {
  private:
   Plan measured(Plan) const;
   int64_t enough_rows() const;
-  StepBytes step_bytes(const Plan&, int64_t pieces, int64_t length) const;
+  StepBytes step_bytes(const Plan&, int64_t sequences, int64_t length) const;
   size_t evaluation_bytes(int64_t sequences) const;
   double cost(const Plan&) const;
 
@@ -82,7 +82,7 @@ class Planner {
   const TrainConfig config_;
   bool evaluates_;
   size_t process_, taken_;
-  int64_t longest_;  // tokens of a sequence in a window
+  int64_t longest_;  // tokens of a sequence in a micro-batch
   int64_t optimiser_sequences_ = 0, optimiser_tokens_ = 0;
   mutable std::vector<Plan> all_;
 };
