@@ -66,7 +66,8 @@ class MixerRun {
     mixer_->finish_gradients();
   }
 
-  // The first rows of a sequence, which see no others, against the plain twin in float64.
+  // The first rows of a sequence, which see no others, against the reference implementation in
+  // float64.
   Check check_outputs() {
     constexpr int64_t kRows = 288;
     setup_.planted.in_output(y_.span());
@@ -141,7 +142,7 @@ class MixerRun {
     return {values.data(), {batch_.rows(), shape_.d_model}};
   }
 
-  // The twin over the first rows; inputs and weights plus these imaginary parts, if any.
+  // The reference over the first rows; inputs and weights plus these imaginary parts, if any.
   template <class T>
   std::vector<T> reference(int64_t rows, const std::vector<double>& inputs,
                            const std::vector<std::vector<double>>& weights) const {

@@ -85,7 +85,7 @@ class Trial {
     return all;
   }
 
-  std::map<std::string, std::vector<Complex>> twin_weights() const {
+  std::map<std::string, std::vector<Complex>> reference_weights() const {
     std::map<std::string, std::vector<Complex>> all;
     for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
       all[name] = {w.begin(), w.end()};
@@ -99,9 +99,9 @@ class Trial {
     return all;
   }
 
-  // 0.5 times the sum of the rows' losses, by the twin.
-  Complex twin_loss(const std::map<std::string, std::vector<Complex>>& weights,
-                    const Forced& forced, const std::vector<Complex>* inputs = nullptr) const {
+  // 0.5 times the sum of the rows' losses, by the reference.
+  Complex reference_loss(const std::map<std::string, std::vector<Complex>>& weights,
+                         const Forced& forced, const std::vector<Complex>* inputs = nullptr) const {
     const AutoencoderRef<Complex> ref(model.config(), weights);
     Complex sum = 0;
     size_t at = 0;
@@ -131,11 +131,11 @@ class Trial {
 
 // Every `stride`-th element of every weight against the complex step.
 void expect_gradients(Trial& trial, const Forced& forced, size_t stride) {
-  auto weights = trial.twin_weights();
+  auto weights = trial.reference_weights();
   trial.train(forced);
   double loss = 0;
   for (const float l : trial.losses) loss += 0.5 * static_cast<double>(l);
-  EXPECT_NEAR(loss, trial.twin_loss(weights, forced).real(), 1e-5);
+  EXPECT_NEAR(loss, trial.reference_loss(weights, forced).real(), 1e-5);
   constexpr double kStep = 1e-30;
   for (const auto& [name, got] : trial.named_gradients()) {
     std::vector<Complex>& w = weights.at(name);
@@ -143,7 +143,7 @@ void expect_gradients(Trial& trial, const Forced& forced, size_t stride) {
     for (const float g : got) size = std::max(size, std::abs(static_cast<double>(g)));
     for (size_t i = 0; i < w.size(); i += stride) {
       w[i] += Complex(0, kStep);
-      const double want = trial.twin_loss(weights, forced).imag() / kStep;
+      const double want = trial.reference_loss(weights, forced).imag() / kStep;
       w[i] = w[i].real();
       // Chains through a dozen steps in float32.
       ASSERT_NEAR(got[i], want, 3e-5 * size) << name << " " << i;
@@ -151,7 +151,7 @@ void expect_gradients(Trial& trial, const Forced& forced, size_t stride) {
   }
 }
 
-TEST(Autoencoder, GradientsAreTheTwinsForEveryDecoderAndForcing) {
+TEST(Autoencoder, GradientsAreTheReferencesForEveryDecoderAndForcing) {
   for (const std::string decoder : {"plain", "cross_attention", "self_attention"})
     for (const Forced& forced : {Forced{}, Forced{0, 1, 0, 0, 1, 0}, Forced(6, 1)}) {
       SCOPED_TRACE(decoder + " " + std::to_string(forced.size()));
@@ -160,7 +160,7 @@ TEST(Autoencoder, GradientsAreTheTwinsForEveryDecoderAndForcing) {
     }
 }
 
-TEST(Autoencoder, GradientsAreTheTwinsForEveryCellLossAndNorm) {
+TEST(Autoencoder, GradientsAreTheReferencesForEveryCellLossAndNorm) {
   for (const std::string cell : {"rnn", "gru"})
     for (const std::string decoder : {"plain", "cross_attention"})
       for (const Forced& forced : {Forced{0, 0, 1}, Forced(6, 1)}) {
@@ -279,11 +279,11 @@ TEST(Autoencoder, ALearnedTableIsTaughtByWhatItIsAsAnInput) {
     std::vector<int32_t> tokens;
     for (int32_t i = 0; i < 11; ++i) tokens.push_back(i);  // every row its own vector
     trial.train(forced, 100, tokens);
-    const auto weights = trial.twin_weights();
+    const auto weights = trial.reference_weights();
     const std::vector<float> got = trial.named_gradients().at("table.weight");
     std::vector<Complex> in(trial.x.begin(), trial.x.end());
     const std::vector<double> want =
-        complex_step(in, [&] { return trial.twin_loss(weights, forced, &in); });
+        complex_step(in, [&] { return trial.reference_loss(weights, forced, &in); });
     ASSERT_EQ(got.size(), want.size());
     for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-5);
   }

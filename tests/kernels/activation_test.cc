@@ -118,13 +118,13 @@ TEST(Activation, NanStaysNanAndInfinitySaturates) {
   });
 }
 
-TEST(Swiglu, MatchesTwinAndItsComplexStep) {
+TEST(Swiglu, MatchesReferenceAndItsComplexStep) {
   constexpr int64_t kRows = 3;
   for (int64_t n : awkward_sizes()) {
     SCOPED_TRACE(n);
     const int64_t misalign = n % 4;
     const Floats x({kRows, 2 * n}, misalign, 1, 2.0), dout({kRows, n}, misalign, 2);
-    TwinArray<Complex> tx(x), tout({kRows, n});
+    ReferenceArray<Complex> tx(x), tout({kRows, n});
     const auto loss = [&] {
       kernels::swiglu_ref(tx.tensor(), tout.tensor());
       return dot(dout.span(), tout.values());

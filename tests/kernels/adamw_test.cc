@@ -18,7 +18,7 @@ AdamwStep settings() {
           .weight_decay = 0.1};
 }
 
-TEST(Adamw, FollowsTwinOverSteps) {
+TEST(Adamw, FollowsReferenceOverSteps) {
   for (int64_t n : awkward_sizes()) {
     const int64_t misalign = n % 4;
     SCOPED_TRACE(n);
@@ -33,7 +33,7 @@ TEST(Adamw, FollowsTwinOverSteps) {
         Floats p({n}, misalign, 1), m({n}, misalign), v({n}, misalign);
         m.fill(0);
         v.fill(0);
-        TwinArray<double> tp(p), tm(m), tv(v);
+        ReferenceArray<double> tp(p), tm(m), tv(v);
         for (s.step = 1; s.step <= 3; ++s.step) {
           const auto g =
               grads.span().subspan(static_cast<size_t>((s.step - 1) * n), static_cast<size_t>(n));

@@ -80,7 +80,7 @@ class RoundedAttention : public AttentionCall {
 
 // The same attention in double, with P rounded as the kernel does it: relative to the highest score
 // up to the end of a block of 128 keys of a list.
-std::vector<double> forward_twin(const RoundedAttention& a, int64_t h, int64_t query) {
+std::vector<double> reference_forward(const RoundedAttention& a, int64_t h, int64_t query) {
   const Case& c = a.c_;
   const int64_t t = a.position(query);
   double top = -INFINITY, sum = 0;
@@ -126,7 +126,7 @@ struct Closeness {
   ~Closeness() { EXPECT_LE(apart, 1 + count / 100) << "of " << count; }
 };
 
-TEST(AttentionBf16, ForwardIsTheTwinThatRoundsProbabilities) {
+TEST(AttentionBf16, ForwardIsTheReferenceThatRoundsProbabilities) {
   for_each_kernel([](const kernels::Bf16Kernel& kernel) {
     for (const Case& c : kCases) {
       RoundedAttention a(kernel, c, 7);
@@ -134,7 +134,7 @@ TEST(AttentionBf16, ForwardIsTheTwinThatRoundsProbabilities) {
       Closeness close{5e-6, 0x1p-8};  // as in float32; a step of bfloat16
       for (int64_t h = 0; h < c.heads; ++h)
         for (int64_t i = 0; i < c.queries; ++i) {
-          const std::vector<double> o = forward_twin(a, h, i);
+          const std::vector<double> o = reference_forward(a, h, i);
           for (int64_t j = 0; j < c.d; ++j)
             close.compare(double{a.o.tensor().row(i)[h * c.d + j]}, o[static_cast<size_t>(j)], 3);
           double sum = 0;
@@ -148,7 +148,7 @@ TEST(AttentionBf16, ForwardIsTheTwinThatRoundsProbabilities) {
   });
 }
 
-TEST(AttentionBf16, BackwardIsTheTwinThatRoundsPAndDs) {
+TEST(AttentionBf16, BackwardIsTheReferenceThatRoundsPAndDs) {
   for_each_kernel([](const kernels::Bf16Kernel& kernel) {
     for (const Case& c : kCases) {
       RoundedAttention a(kernel, c, 11);

@@ -11,7 +11,7 @@ namespace {
 
 using Case = AttentionCase;
 
-TEST(Attention, ForwardIsThePlainTwins) {
+TEST(Attention, ForwardIsTheReferences) {
   for_each_target([] {
     for (const Case& c : std::vector<Case>{{1, 1, 1, 1, 2},
                                            {5, 5, 2, 2, 8},
@@ -48,7 +48,7 @@ TEST(Attention, ForwardIsThePlainTwins) {
   });
 }
 
-TEST(Attention, BackwardIsTheComplexStepOfTheTwin) {
+TEST(Attention, BackwardIsTheComplexStepOfTheReference) {
   for_each_target([] {
     for (const Case& c : std::vector<Case>{{1, 1, 1, 1, 2},
                                            {6, 6, 2, 1, 4},

@@ -93,14 +93,14 @@ class Cross {
 
   // Outputs and gradients in float64.
   std::vector<double> wanted() {
-    TwinArray<Complex> tq(*q), tk(*k), tv(*v), to({all_queries_, shape.width()});
+    ReferenceArray<Complex> tq(*q), tk(*k), tv(*v), to({all_queries_, shape.width()});
     const auto run = [&] {
       const int64_t d = shape.head_dim, D = shape.width();
       int64_t first_query = 0, first_key = 0;
       for (size_t b = 0; b < keys_.size(); ++b) {
         const int64_t n = keys_[b], m = queries_[b];
         for (int64_t h = 0; h < shape.heads; ++h) {
-          const auto head = [&](TwinArray<Complex>& from, int64_t first, int64_t rows) {
+          const auto head = [&](ReferenceArray<Complex>& from, int64_t first, int64_t rows) {
             std::vector<Complex> some;
             for (int64_t i = 0; i < rows; ++i)
               for (int64_t j = 0; j < d; ++j) some.push_back(from[(first + i) * D + h * d + j]);
@@ -122,7 +122,7 @@ class Cross {
     run();
     std::vector<double> all;
     for (const Complex& y : to.values()) all.push_back(y.real());
-    for (TwinArray<Complex>* by : {&tq, &tk, &tv})
+    for (ReferenceArray<Complex>* by : {&tq, &tk, &tv})
       for (const double g : complex_step(by->values(), run)) all.push_back(g);
     return all;
   }
@@ -135,7 +135,7 @@ class Cross {
   int64_t all_keys_ = 0, all_queries_ = 0;
 };
 
-TEST(CrossAttention, OutputsAndGradientsAreTheTwins) {
+TEST(CrossAttention, OutputsAndGradientsAreTheReferences) {
   for (const auto& [heads, d] : {std::pair<int64_t, int64_t>{1, 5}, {3, 4}, {2, 17}}) {
     Cross cross(heads, d, {7, 1, 70}, {3, 2, 5});
     const std::vector<double> want = cross.wanted();

@@ -14,7 +14,7 @@ std::vector<int32_t> some_targets(int64_t n) {
   return {0, static_cast<int32_t>(n - 1), kIgnored, static_cast<int32_t>(n / 2)};
 }
 
-TEST(CrossEntropy, LossAndGradientMatchTwinAndItsComplexStep) {
+TEST(CrossEntropy, LossAndGradientMatchReferenceAndItsComplexStep) {
   constexpr double kScale = 0.125;
   for (int64_t n : awkward_sizes()) {
     const int64_t misalign = n % 4;
@@ -22,7 +22,7 @@ TEST(CrossEntropy, LossAndGradientMatchTwinAndItsComplexStep) {
     const std::vector<int32_t> targets = some_targets(n);
     const Floats logits({kRows, n}, misalign, 1, 3.0);
     for (double smoothing : {0.0, 0.1}) {
-      TwinArray<Complex> x(logits), log_p({kRows, n}), losses({kRows});
+      ReferenceArray<Complex> x(logits), log_p({kRows, n}), losses({kRows});
       const std::vector<double> gradient = complex_step(x.values(), [&] {
         kernels::log_softmax_ref(x.tensor(), log_p.tensor());
         kernels::cross_entropy_ref(log_p.tensor(), std::span<const int32_t>(targets), smoothing,
@@ -49,12 +49,12 @@ TEST(CrossEntropy, LossAndGradientMatchTwinAndItsComplexStep) {
   }
 }
 
-TEST(CrossEntropy, SoftmaxRowsMatchTwin) {
+TEST(CrossEntropy, SoftmaxRowsMatchReference) {
   for (int64_t n : awkward_sizes()) {
     SCOPED_TRACE(n);
     const Floats logits({kRows, n}, n % 4, 1, 3.0);
     for (float temperature : {1.0f, 0.25f, 4.0f}) {
-      TwinArray<double> x(logits), log_p({kRows, n});
+      ReferenceArray<double> x(logits), log_p({kRows, n});
       kernels::log_softmax_ref(x.tensor(), log_p.tensor());
       for_each_target([&] {
         Floats got({kRows, n}, n % 4, 1, 3.0);
@@ -79,7 +79,7 @@ TEST(CrossEntropy, SoftmaxRowsMatchTwin) {
 TEST(CrossEntropy, LargeVocabularySumsStayExact) {
   constexpr int64_t n = 50257;
   const Floats logits({1, n}, 1, 1);
-  TwinArray<double> x(logits), log_p({1, n});
+  ReferenceArray<double> x(logits), log_p({1, n});
   kernels::log_softmax_ref(x.tensor(), log_p.tensor());
   for_each_target([&] {
     Floats losses({1});

@@ -8,14 +8,14 @@ namespace {
 
 constexpr uint64_t kKey = 0x0123456789abcdef;
 
-TEST(Dropout, MatchesTwin) {
+TEST(Dropout, MatchesReference) {
   // Ids that use both halves of the counter.
   const std::vector<uint64_t> ids = {0, 1, uint64_t{7} << 32 | 3, ~uint64_t{0}};
   for (int64_t n : awkward_sizes()) {
     const int64_t misalign = n % 4;
     SCOPED_TRACE(n);
     for (float p : {1e-8f, 0.1f, 0.5f, 0.999f}) {
-      TwinArray<double> want(Floats({4, n}, 0, 1).tensor());
+      ReferenceArray<double> want(Floats({4, n}, 0, 1).tensor());
       kernels::dropout_ref(want.tensor(), p, kKey, std::span<const uint64_t>(ids));
       for_each_target([&] {
         Floats x({4, n}, misalign, 1);

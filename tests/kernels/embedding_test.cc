@@ -25,7 +25,7 @@ TEST(Embedding, BackwardIsTheComplexStep) {
   for (int64_t n : {1, 3, 8, 16, 17, 33}) {
     SCOPED_TRACE(n);
     const Floats table({kVocab, n}, 0, 1), dout({kRows, n}, n % 4, 2);
-    TwinArray<Complex> ttable(table), tout({kRows, n});
+    ReferenceArray<Complex> ttable(table), tout({kRows, n});
     std::vector<double> want = complex_step(ttable.values(), [&] {
       kernels::embedding_ref(kTokens, ttable.tensor(), tout.tensor());
       return dot(dout.span(), tout.values());

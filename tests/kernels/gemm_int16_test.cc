@@ -65,7 +65,8 @@ TEST(Int16, SumsOfTheLargestProductsFit) {
   });
 }
 
-// Every layout and awkward shape against the plain twin, to the bit, and against float64.
+// Every layout and awkward shape against the reference implementation, to the bit, and against
+// float64.
 TEST(Int16, ProductsOfEveryLayout) {
   Memory memory;
   for_each_target([&] {

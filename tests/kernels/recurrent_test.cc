@@ -91,9 +91,9 @@ std::vector<T> as(std::span<const float> from) {
   return {from.begin(), from.end()};
 }
 
-// What the twin makes of piece b of a run that has not run yet.
-struct Twin {
-  Twin(const Loop& run, size_t b) {
+// What the reference makes of piece b of a run that has not run yet.
+struct Reference {
+  Reference(const Loop& run, size_t b) {
     int64_t first = 0;
     for (size_t i = 0; i < b; ++i) first += run.lengths[i];
     const int64_t T = run.lengths[b], width = run.G * run.H;
@@ -118,7 +118,7 @@ struct Twin {
   std::vector<double> h, da, dp, dstate;
 };
 
-TEST(Recurrent, MatchesTwinBothWays) {
+TEST(Recurrent, MatchesReferenceBothWays) {
   for (Cell cell : kCells)
     for (int64_t H : awkward_sizes()) {
       SCOPED_TRACE(H);
@@ -126,9 +126,9 @@ TEST(Recurrent, MatchesTwinBothWays) {
       std::vector<int64_t> lengths = {3, 0, 5, 1, 2};
       if (H < 12) lengths.insert(lengths.end(), {4, 1, 0, 1, 6, 2, 2, 3, 5, 4, 1, 1, 2, 3});
       const Loop fresh(cell, H, lengths);
-      std::vector<Twin> want;
+      std::vector<Reference> want;
       for (size_t b = 0; b < lengths.size(); ++b) want.emplace_back(fresh, b);
-      const auto expect_twins = [&](const Loop& run, double factor) {
+      const auto expect_references = [&](const Loop& run, double factor) {
         int64_t first = 0;
         for (size_t b = 0; b < lengths.size(); ++b) {
           const auto rows = [&](const Floats& all, int64_t width) {
@@ -149,10 +149,10 @@ TEST(Recurrent, MatchesTwinBothWays) {
       for_each_target([&] {
         Loop run(cell, H, lengths), rounded(cell, H, lengths, kernels::ComputeType::kInt16);
         run();
-        expect_twins(run, 1);
+        expect_references(run, 1);
         // Steps of 2^-12 of the largest instead of 2^-24 of each.
         rounded();
-        expect_twins(rounded, 0x1p12);
+        expect_references(rounded, 0x1p12);
         if (H >= 8) {
           EXPECT_FALSE(same_bits(run.h->span(), rounded.h->span()));
         }
@@ -165,7 +165,7 @@ TEST(Recurrent, PlainBackwardIsTheComplexStep) {
   constexpr int64_t H = 3, T = 5;
   for (Cell cell : kCells) {
     const Loop run(cell, H, {T});
-    const Twin twin(run, 0);
+    const Reference reference(run, 0);
     auto w = as<Complex>(run.w_hh->span()), b = as<Complex>(run.b_hh->span());
     auto a = as<Complex>(run.a->span()), initial_state = as<Complex>(run.initial_state->span());
     const auto loss = [&] {
@@ -178,12 +178,12 @@ TEST(Recurrent, PlainBackwardIsTheComplexStep) {
       ASSERT_EQ(got.size(), want.size());
       for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-13);
     };
-    near(twin.da, complex_step(a, loss));
-    near(twin.dstate, complex_step(initial_state, loss));
+    near(reference.da, complex_step(a, loss));
+    near(reference.dstate, complex_step(initial_state, loss));
     const std::vector<double> db = complex_step(b, loss);
     for (size_t j = 0; j < db.size(); ++j) {
       double sum = 0;
-      for (size_t t = 0; t < T; ++t) sum += twin.dp[t * db.size() + j];
+      for (size_t t = 0; t < T; ++t) sum += reference.dp[t * db.size() + j];
       ASSERT_NEAR(sum, db[j], 1e-13);
     }
   }

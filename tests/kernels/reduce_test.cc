@@ -49,7 +49,7 @@ TEST(Reduce, ColumnSumIsAddedToWhatIsThere) {
     for (int64_t rows : {1, 4, 7}) {
       SCOPED_TRACE(n);
       const Floats dy({rows, n}, n % 4, 1);
-      TwinArray<double> tdy(dy), want(Floats({n}, 0, 2).tensor());
+      ReferenceArray<double> tdy(dy), want(Floats({n}, 0, 2).tensor());
       kernels::column_sum_ref(tdy.tensor(), want.tensor());
       for_each_target([&] {
         Floats db({n}, n % 3, 2);

@@ -12,12 +12,12 @@ constexpr int64_t kRows = 5;
 // A row's sum is off by a few roundings of its terms, and every output is a few operations on it.
 constexpr double kUlps = 16;
 
-TEST(RmsNorm, ForwardMatchesTwin) {
+TEST(RmsNorm, ForwardMatchesReference) {
   for (int64_t n : awkward_sizes()) {
     for (int64_t misalign : {0, 1, 3}) {
       SCOPED_TRACE(testing::Message() << n << " misaligned by " << misalign);
       const Floats x({kRows, n}, misalign, 1), w({n}, misalign, 2), delta({kRows, n}, misalign, 3);
-      TwinArray<double> tx(x), tw(w), ty({kRows, n}), tr({kRows});
+      ReferenceArray<double> tx(x), tw(w), ty({kRows, n}), tr({kRows});
       kernels::rms_norm_ref(tx.tensor(), tw.tensor(), kEps, ty.tensor(), tr.tensor());
       for_each_target([&] {
         Floats y({kRows, n}, misalign), r({kRows}, misalign), again({kRows, n}, misalign);
@@ -46,7 +46,7 @@ TEST(RmsNorm, BackwardIsTheComplexStep) {
     const int64_t misalign = n % 4;
     SCOPED_TRACE(n);
     const Floats x({kRows, n}, misalign, 1), w({n}, misalign, 2), dy({kRows, n}, misalign, 3);
-    TwinArray<Complex> tx(x), tw(w), ty({kRows, n}), tr({kRows});
+    ReferenceArray<Complex> tx(x), tw(w), ty({kRows, n}), tr({kRows});
     const auto loss = [&] {
       kernels::rms_norm_ref(tx.tensor(), tw.tensor(), kEps, ty.tensor(), tr.tensor());
       return dot(dy.span(), ty.values());
@@ -101,7 +101,7 @@ TEST(RmsNorm, RowsOfAnySize) {
   const Floats x({kRows, n}, 0, 1), w({n}, 0, 2), dy({kRows, n}, 0, 3);
   Floats delta({kRows, n});
   delta.fill(0);
-  TwinArray<Complex> tx(x), tw(w), ty({kRows, n}), tr({kRows});
+  ReferenceArray<Complex> tx(x), tw(w), ty({kRows, n}), tr({kRows});
   const std::vector<double> dx = complex_step(tx.values(), [&] {
     kernels::rms_norm_ref(tx.tensor(), tw.tensor(), 0, ty.tensor(), tr.tensor());
     return dot(dy.span(), ty.values());

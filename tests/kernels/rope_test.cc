@@ -39,7 +39,7 @@ TEST(Rope, RotatesTheHeadsAndNothingElse) {
       for_each_target([&] {
         // The heads lie from the second column on; the rest of a row belongs to others.
         Floats x({kRows, row_stride}, half % 4, 1);
-        TwinArray<double> want(x);
+        ReferenceArray<double> want(x);
         for (int64_t r = 0; r < kRows; ++r)
           for (int64_t h = 0; h < kHeads; ++h)
             kernels::rope_ref(&want[r * row_stride + 1 + h * d], d, 500.0,
@@ -51,7 +51,7 @@ TEST(Rope, RotatesTheHeadsAndNothingElse) {
         const Floats was({kRows, row_stride}, 0, 1);
         kernels::rope_apply({&x[1], row_stride, kHeads, d}, positions, {cos, sin, 500}, pairing,
                             true);
-        TwinArray<double> same(was);
+        ReferenceArray<double> same(was);
         expect_close(x.span(), same.values(), 8, 4);
       });
     }
@@ -67,7 +67,7 @@ TEST(Rope, InverseIsTheComplexStep) {
   kernels::rope_table(10000, cos, sin);
   for (RopePairing pairing : kPairings) {
     const Floats dy({1, d}, 0, 2);
-    TwinArray<Complex> in(x);
+    ReferenceArray<Complex> in(x);
     const std::vector<double> dx = complex_step(in.values(), [&] {
       std::vector<Complex> turned = in.values();
       kernels::rope_ref(turned.data(), d, 10000, position[0], pairing);

@@ -87,9 +87,9 @@ struct Pass {
   std::optional<Floats> w, p, dy, initial_state, dstate, dw, y, final_state;
 };
 
-// What the twin makes of a pass that has not been made, gradients by the complex step.
-struct Twin {
-  explicit Twin(const Pass& pass) : dw(pass.dw->span().begin(), pass.dw->span().end()) {
+// What the reference makes of a pass that has not been made, gradients by the complex step.
+struct Reference {
+  explicit Reference(const Pass& pass) : dw(pass.dw->span().begin(), pass.dw->span().end()) {
     std::vector<Complex> w(pass.w->span().begin(), pass.w->span().end());
     int64_t first = 0;
     for (size_t b = 0; b < pass.lengths.size(); ++b) {
@@ -122,7 +122,7 @@ struct Twin {
   std::vector<double> y, final_state, dp, dfound, dw;
 };
 
-TEST(ShortConv, MatchesTwinAndItsComplexStep) {
+TEST(ShortConv, MatchesReferenceAndItsComplexStep) {
   for (int64_t C : awkward_sizes()) {
     if (C > 50) continue;  // the complex step takes the square of it
     for (int64_t N : {2, 3, 4, 16}) {
@@ -131,7 +131,7 @@ TEST(ShortConv, MatchesTwinAndItsComplexStep) {
         SCOPED_TRACE(testing::Message() << C << " channels, " << N << " taps");
         // Longer and shorter than the taps reach, and of nothing.
         const std::vector<int64_t> lengths = {0, 5, 1, 0, 2, 3, 0};
-        const Twin want(Pass(C, N, lengths, with_state));
+        const Reference want(Pass(C, N, lengths, with_state));
         for_each_target([&] {
           Pass pass(C, N, lengths, with_state);
           const std::vector<float> beside = pass.beside();
@@ -152,8 +152,8 @@ TEST(ShortConv, MatchesTwinAndItsComplexStep) {
 }
 
 // A sequence in pieces, forward and, from the last piece to the first, back: the bits of y, dp, the
-// rows of the final state and the gradient of the initial one are those of the sequence whole. A state
-// is advanced and its gradient goes back in place.
+// rows of the final state and the gradient of the initial one are those of the sequence whole. A
+// state is advanced and its gradient goes back in place.
 TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
   constexpr int64_t C = 37, R = 40;
   for (int64_t N : {2, 4, 16})

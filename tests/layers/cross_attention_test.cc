@@ -63,12 +63,12 @@ class Reader {
     return all;
   }
 
-  // The same by the twin; dot(d_o, o) differentiated by the complex step.
+  // The same by the reference; dot(d_o, o) differentiated by the complex step.
   std::vector<double> wanted() {
-    TwinArray<Complex> tx(*x), tm(*m), w_q(Tensor(weights[0].data(), {kWidth, kQuery})),
+    ReferenceArray<Complex> tx(*x), tm(*m), w_q(Tensor(weights[0].data(), {kWidth, kQuery})),
         w_kv(Tensor(weights[1].data(), {2 * kWidth, kMemory}));
     std::vector<Complex> out(static_cast<size_t>(queries.rows() * kWidth));
-    const auto linear = [](TwinArray<Complex>& w, int64_t row, TwinArray<Complex>& from,
+    const auto linear = [](ReferenceArray<Complex>& w, int64_t row, ReferenceArray<Complex>& from,
                            int64_t in_row, int64_t in) {
       Complex sum = 0;
       for (int64_t j = 0; j < in; ++j) sum += w[row * in + j] * from[in_row * in + j];
@@ -99,7 +99,7 @@ class Reader {
     loss();
     std::vector<double> all;
     for (const Complex& y : out) all.push_back(y.real());
-    for (TwinArray<Complex>* by : {&tx, &tm, &w_q, &w_kv})
+    for (ReferenceArray<Complex>* by : {&tx, &tm, &w_q, &w_kv})
       for (const double g : complex_step(by->values(), loss)) all.push_back(g);
     return all;
   }
@@ -113,7 +113,7 @@ class Reader {
   RaggedBatchBuilder memory_data_, query_data_;
 };
 
-TEST(CrossAttentionLayer, OutputsAndGradientsAreTheTwins) {
+TEST(CrossAttentionLayer, OutputsAndGradientsAreTheReferences) {
   const std::vector<double> want = Reader().wanted();
   for_each_target([&] {
     for (const bool keep : {false, true}) {

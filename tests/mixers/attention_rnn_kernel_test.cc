@@ -64,7 +64,7 @@ struct Span {
 const std::vector<Span> kSpans = {{0, 1},  {0, 63}, {0, 64},  {0, 65},   {7, 30},
                                   {63, 1}, {63, 2}, {64, 64}, {50, 100}, {3, 259}};
 
-TEST(AttentionScan, ForwardMatchesTwin) {
+TEST(AttentionScan, ForwardMatchesReference) {
   const std::vector<ScanShape> shapes = {{1, 1},  {1, 3},  {3, 5}, {2, 16},
                                          {17, 7}, {4, 33}, {8, 64}};
   for (const ScanShape& shape : shapes)
@@ -77,7 +77,8 @@ TEST(AttentionScan, ForwardMatchesTwin) {
         const std::vector<float> found = scan.some_state(4);
         std::vector<double> left(found.begin(), found.end());
         if (!continued) std::fill(left.begin(), left.end(), 0.0);
-        TwinArray<double> s(scan.s.tensor().slice(1, tokens)), v(scan.v.tensor().slice(1, tokens));
+        ReferenceArray<double> s(scan.s.tensor().slice(1, tokens)),
+            v(scan.v.tensor().slice(1, tokens));
         std::vector<double> o(v.values().size());
         kernels::attention_scan_ref(shape.heads, shape.head_dim, tokens, s.values().data(),
                                     v.values().data(), left.data(), o.data());
@@ -107,7 +108,7 @@ TEST(AttentionScan, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
     for (float& s : scan.s.span())
       s = static_cast<float>(size * std::floor(4 * random.uniform() - 2)) +
           static_cast<float>(std::floor(3 * random.uniform()));
-    TwinArray<Complex> s(scan.s), v(scan.v);
+    ReferenceArray<Complex> s(scan.s), v(scan.v);
     std::vector<Complex> o(v.values().size());
     const auto run = [&] {
       std::vector<Complex> state(static_cast<size_t>(shape.state_size()));
@@ -142,7 +143,7 @@ TEST(AttentionScan, BackwardIsTheComplexStep) {
       if (!continued) std::fill(found.begin(), found.end(), 0.0f);
       // In the second head nothing is higher than what was found.
       if (continued) found.back() = 50;
-      TwinArray<Complex> s(scan.s), v(scan.v);
+      ReferenceArray<Complex> s(scan.s), v(scan.v);
       std::vector<Complex> state(found.begin(), found.end());
       const auto loss = [&] {
         std::vector<Complex> left = state, o(v.values().size());
@@ -212,7 +213,7 @@ TEST(AttentionScan, ThreadsAndCutsAtBlocksDoNotChangeABit) {
 TEST(AttentionScan, IterativeAndParallelAgree) {
   constexpr int64_t T = 100, d = 3;
   Scan scan({1, d}, T, T);
-  TwinArray<double> s(scan.s), v(scan.v);
+  ReferenceArray<double> s(scan.s), v(scan.v);
   std::vector<double> state(d + 2), o(T * d);
   kernels::attention_scan_ref(1, d, T, s.values().data(), v.values().data(), state.data(),
                               o.data());
@@ -238,7 +239,7 @@ TEST(AttentionScan, ScoresFarFromZero) {
            {-150}, {10000}, {-1e30f}, {-150, 10000}, {10000, -150}, {0, 80, -80, 200}}) {
     Scan scan({1, d}, T, 3, 0, 1);
     for (int64_t t = 0; t < T; ++t) scan.s[t] += offsets[static_cast<size_t>(t) % offsets.size()];
-    TwinArray<double> s(scan.s), v(scan.v);
+    ReferenceArray<double> s(scan.s), v(scan.v);
     std::vector<double> left(d + 2), o(T * d);
     kernels::attention_scan_ref(1, d, T, s.values().data(), v.values().data(), left.data(),
                                 o.data());

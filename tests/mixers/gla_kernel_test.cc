@@ -174,7 +174,7 @@ std::vector<int64_t> random_cuts(int64_t tokens, uint64_t key) {
   return pieces;
 }
 
-TEST(Gla, TheTwinsBackwardIsTheComplexStepOfItsForward) {
+TEST(Gla, TheReferencesBackwardIsTheComplexStepOfItsForward) {
   constexpr int64_t T = 5, K = 3, V = 2;
   const kernels::GlaHeadRef ref{T, K, V, 0.3, 2};
   Random random(9);
@@ -209,7 +209,7 @@ TEST(Gla, TheTwinsBackwardIsTheComplexStepOfItsForward) {
   }
 }
 
-TEST(Gla, ForwardAndBackwardAreThePlainTwins) {
+TEST(Gla, ForwardAndBackwardAreTheReferences) {
   for_each_target([] {
     for (const Case& c : std::vector<Case>{{1, 0, 1, 1, 1},
                                            {1, 31, 2, 4, 8, 16},

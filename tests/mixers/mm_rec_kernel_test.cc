@@ -72,7 +72,7 @@ std::vector<T> part(const Floats& all, int64_t begin, int64_t count) {
   return {from, from + count};
 }
 
-TEST(MmRec, MatchesTwinBothWays) {
+TEST(MmRec, MatchesReferenceBothWays) {
   for (const bool full : {true, false})
     for (const int64_t D : {1, 3, 8, 17, 33, 40}) {
       SCOPED_TRACE(D);
@@ -180,24 +180,24 @@ TEST(MmRec, ThreadsAndCompanyDoNotChangeABit) {
       });
 }
 
-TEST(MmRec, DecayMatchesTwinAndStaysInItsBounds) {
+TEST(MmRec, DecayMatchesReferenceAndStaysInItsBounds) {
   const int64_t R = 7, D = 37;
   const auto mu = static_cast<double>(kMu);
   for_each_target([&] {
     const Floats s({R, 2 * D}, 1, 1, 6), d({R, D}, 0, 2);
     for (int64_t j = 0; j < D; ++j) s[j] = s[D + j] = j % 2 == 0 ? 30.0f : -30.0f;
-    auto twin = part<Complex>(s, 0, R * 2 * D);
+    auto reference = part<Complex>(s, 0, R * 2 * D);
     std::vector<double> value, slope;
     for (int64_t row = 0; row < R; ++row)
       for (int64_t j = 0; j < D; ++j) {
-        Complex &a = twin[static_cast<size_t>(row * 2 * D + j)], &b = (&a)[D];
+        Complex &a = reference[static_cast<size_t>(row * 2 * D + j)], &b = (&a)[D];
         value.push_back(kernels::mm_rec_decay_ref(mu, a, b).real());
       }
     for (int64_t row = 0; row < R; ++row)
       for (int64_t half = 0; half < 2; ++half)
         for (int64_t j = 0; j < D; ++j) {
           const auto at = static_cast<size_t>(row * 2 * D + j);
-          Complex a = twin[at], b = twin[at + static_cast<size_t>(D)];
+          Complex a = reference[at], b = reference[at + static_cast<size_t>(D)];
           (half == 0 ? a : b) += Complex(0, 1e-30);
           slope.push_back(static_cast<double>(d[row * D + j]) *
                           kernels::mm_rec_decay_ref(mu, a, b).imag() / 1e-30);

@@ -43,8 +43,8 @@ struct Attention {
     });
   }
 
-  std::vector<Complex> twin(const std::vector<Complex>& q,
-                            const std::vector<Complex>& slots) const {
+  std::vector<Complex> reference(const std::vector<Complex>& q,
+                                 const std::vector<Complex>& slots) const {
     std::vector<Complex> o(q.size());
     const int64_t D = width(), d = shape.head_dim;
     for (const kernels::SlotGroup& g : groups)
@@ -85,7 +85,7 @@ std::vector<T> as(std::span<const float> from) {
   return {from.begin(), from.end()};
 }
 
-TEST(MemoryAttention, MatchesTwinBothWays) {
+TEST(MemoryAttention, MatchesReferenceBothWays) {
   for (const auto& [heads, d, most] :
        {std::tuple{1, 1, 2}, {2, 3, 5}, {1, 8, 16}, {3, 5, 33}, {2, 17, 9}}) {
     SCOPED_TRACE(d);
@@ -94,8 +94,8 @@ TEST(MemoryAttention, MatchesTwinBothWays) {
     const Floats q({R, D}, 1, 1, 2), slots({S, 2 * D}, 0, 2, 2), d_o({R, D}, 2, 3);
     auto cq = as<Complex>(q.span()), cs = as<Complex>(slots.span());
     std::vector<double> want;
-    for (const Complex& v : attention.twin(cq, cs)) want.push_back(v.real());
-    const auto loss = [&] { return dot(d_o.span(), attention.twin(cq, cs)); };
+    for (const Complex& v : attention.reference(cq, cs)) want.push_back(v.real());
+    const auto loss = [&] { return dot(d_o.span(), attention.reference(cq, cs)); };
     // Every eleventh of each, from another place on.
     const auto some = [&](std::vector<Complex>& by, size_t from) {
       std::vector<double> slope;

@@ -118,7 +118,7 @@ class AttentionCall {
     });
   }
 
-  // sum(d_o * attention) of head h by the plain twin; q, k, v of that head as given.
+  // sum(d_o * attention) of head h by the reference implementation; q, k, v of that head as given.
   Complex loss(int64_t h, const std::vector<Complex>& q_, const std::vector<Complex>& k_,
                const std::vector<Complex>& v_) const {
     std::vector<Complex> out(q_.size());

@@ -1,6 +1,6 @@
 // What every kernel test needs: each SIMD target in turn, arrays that catch what is written beside
-// them, comparison with a plain twin in float64, gradients by the complex step, and the law that no
-// result depends on threads or on how rows are cut into calls.
+// them, comparison with a reference implementation in float64, gradients by the complex step, and
+// the law that no result depends on threads or on how rows are cut into calls.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -94,22 +94,22 @@ class Floats {
   std::vector<float> memory_;
 };
 
-// The same array for a twin, in another number type.
+// The same array for a reference, in another number type.
 template <class T>
-class TwinArray {
+class ReferenceArray {
  public:
-  explicit TwinArray(std::initializer_list<int64_t> shape) : view_(nullptr, shape) {
+  explicit ReferenceArray(std::initializer_list<int64_t> shape) : view_(nullptr, shape) {
     values_.resize(static_cast<size_t>(view_.size()));
     view_.data = values_.data();
   }
-  explicit TwinArray(ConstTensor from) {
+  explicit ReferenceArray(ConstTensor from) {
     values_.assign(from.begin(), from.end());
     view_.data = values_.data();
     view_.dim = from.dim;
     view_.rank = from.rank;
   }
-  TwinArray(const TwinArray&) = delete;
-  TwinArray& operator=(const TwinArray&) = delete;
+  ReferenceArray(const ReferenceArray&) = delete;
+  ReferenceArray& operator=(const ReferenceArray&) = delete;
 
   operator TensorOf<T>() const { return view_; }
   TensorOf<T> tensor() const { return view_; }

@@ -511,7 +511,7 @@ double rms_ratio(const A& got, const B& want) {
 }
 
 // A long sequence: whole, cut at random and token by token give the same in float32, and so does
-// the twin in float64, each in its precision.
+// the reference in float64, each in its precision.
 template <class M, template <class> class Ref, class Config>
 void long_contract(const MixerDims& shape, const Config& config, int32_t T = 4096) {
   const int64_t D = shape.d_model;
@@ -542,7 +542,7 @@ void long_contract(const MixerDims& shape, const Config& config, int32_t T = 409
   std::vector<std::vector<double>> weights;
   for (const auto& w : m.weights) weights.emplace_back(w.begin(), w.end());
   const std::vector<double> input(x.tensor().begin(), x.tensor().end());
-  const auto twin = [&](const std::vector<int32_t>& pieces) {
+  const auto reference = [&](const std::vector<int32_t>& pieces) {
     std::vector<double> y(input.size());
     const std::vector<float>& from = found.floats(0);
     std::vector<double> state(from.begin(), from.end());
@@ -555,8 +555,8 @@ void long_contract(const MixerDims& shape, const Config& config, int32_t T = 409
     y.insert(y.end(), state.begin(), state.end());
     return y;
   };
-  const std::vector<double> exact = twin({T});
-  EXPECT_LE(rms_ratio(twin(cuts), exact), 1e-12);
+  const std::vector<double> exact = reference({T});
+  EXPECT_LE(rms_ratio(reference(cuts), exact), 1e-12);
   std::vector<float> both = whole.y;
   both.insert(both.end(), whole.state.begin(),
               whole.state.begin() + static_cast<int64_t>(bytes / 4));

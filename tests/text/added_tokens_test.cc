@@ -28,7 +28,7 @@ Entry entry(const std::string& content, int32_t id, bool special = false) {
 }
 
 // Tries every token at every place.
-std::string plain_twin(const std::vector<Entry>& entries, std::string_view text, bool special) {
+std::string by_reference(const std::vector<Entry>& entries, std::string_view text, bool special) {
   std::string all;
   for (size_t at = 0; at < text.size();) {
     const Entry* best = nullptr;
@@ -63,7 +63,7 @@ TEST(AddedTokenFinder, FindsWhatTryingEverythingFinds) {
     const std::string text = word(40);
     // Nothing is looked for where only special tokens are there and not asked for.
     for (const bool special : {false, true})
-      ASSERT_EQ(shown(finder, text, special), plain_twin(entries, text, special)) << text;
+      ASSERT_EQ(shown(finder, text, special), by_reference(entries, text, special)) << text;
   }
 }
 

@@ -1,5 +1,5 @@
-// What plain twins need to work for float, double and std::complex<double> alike. Comparisons look
-// at the real part: the complex step leaves it as it is.
+// What reference implementations need to work for float, double and std::complex<double> alike.
+// Comparisons look at the real part: the complex step leaves it as it is.
 #pragma once
 #include <complex>
 

@@ -11,7 +11,7 @@
 namespace refrain {
 namespace {
 
-// The twins take views that may write, and do not write to what they read.
+// The references take views that may write, and do not write to what they read.
 template <class T>
 TensorOf<T> view(const std::vector<T>& values, int64_t columns) {
   return {const_cast<T*>(values.data()), {static_cast<int64_t>(values.size()) / columns, columns}};

@@ -1,7 +1,7 @@
-// The plain twin of a whole model: one sequence, plain loops over weights that are known by their
-// names in files, for any number type. In float64 it is what the fast forms are measured against;
-// in std::complex<double> a step along the imaginary axis gives exact gradients. It stands on the
-// twins of the kernels and shares no code with the forms it judges.
+// The reference implementation of a whole model: one sequence, plain loops over weights that are
+// known by their names in files, for any number type. In float64 it is what the fast forms are
+// measured against; in std::complex<double> a step along the imaginary axis gives exact gradients.
+// It stands on the references of the kernels and shares no code with the forms it judges.
 #pragma once
 #include <complex>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The plain twin of activation.h, for double and std::complex<double>. Its complex step is the
-// gradient.
+// The reference implementation of activation.h, for double and std::complex<double>. Its complex
+// step is the gradient.
 #pragma once
 #include <cmath>
 #include <numbers>

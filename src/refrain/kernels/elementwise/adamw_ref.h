@@ -1,4 +1,4 @@
-// The plain twin of adamw.h, one parameter at a time.
+// The reference implementation of adamw.h, one parameter at a time.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-// The plain twin of dropout.h, for any number type.
+// The reference implementation of dropout.h, for any number type.
 #pragma once
 #include <cstdint>
 #include <span>

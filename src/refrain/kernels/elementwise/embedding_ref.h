@@ -1,4 +1,5 @@
-// The plain twin of embedding.h, for any number type. Its complex step is the gradient.
+// The reference implementation of embedding.h, for any number type. Its complex step is the
+// gradient.
 #pragma once
 #include <cstdint>
 #include <span>

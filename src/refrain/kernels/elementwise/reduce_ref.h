@@ -1,4 +1,4 @@
-// The plain twin of what is more than a line in reduce.h, for any number type.
+// The reference implementation of what is more than a line in reduce.h, for any number type.
 #pragma once
 #include "refrain/base/tensor.h"
 

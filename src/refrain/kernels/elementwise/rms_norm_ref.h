@@ -1,4 +1,5 @@
-// The plain twin of rms_norm.h, for any number type. Its complex step is the gradient.
+// The reference implementation of rms_norm.h, for any number type. Its complex step is the
+// gradient.
 #pragma once
 #include <cmath>
 

@@ -1,4 +1,4 @@
-// The plain twin of rope.h, for any number type: the angles themselves, no table.
+// The reference implementation of rope.h, for any number type: the angles themselves, no table.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -1,4 +1,5 @@
-// The plain twin of cross_entropy.h, for any number type. Its complex step is the gradient.
+// The reference implementation of cross_entropy.h, for any number type. Its complex step is the
+// gradient.
 #pragma once
 #include <algorithm>
 #include <cmath>

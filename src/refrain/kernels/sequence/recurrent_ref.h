@@ -1,5 +1,5 @@
-// The plain twin of recurrent.h: one sequence, step by step, for double and std::complex<double>;
-// and its plain backward, for sequences too long for the complex step.
+// The reference implementation of recurrent.h: one sequence, step by step, for double and
+// std::complex<double>; and its plain backward, for sequences too long for the complex step.
 #pragma once
 #include <cmath>
 #include <vector>

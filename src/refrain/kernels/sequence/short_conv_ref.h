@@ -1,5 +1,5 @@
-// The plain twin of short_conv.h, for double and std::complex<double>. Its complex step is the
-// gradient.
+// The reference implementation of short_conv.h, for double and std::complex<double>. Its complex
+// step is the gradient.
 #pragma once
 #include <algorithm>
 #include <cstdint>

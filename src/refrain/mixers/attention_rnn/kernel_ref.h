@@ -1,5 +1,5 @@
-// The plain twins of attention_scan.h, for any number type: the recurrence, and the scan over the
-// associative combination that the blocks rest on. The specification, both.
+// The reference implementations of attention_scan.h, for any number type: the recurrence, and the
+// scan over the associative combination that the blocks rest on. The specification, both.
 #pragma once
 #include <cmath>
 #include <cstdint>

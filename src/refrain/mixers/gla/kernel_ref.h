@@ -1,5 +1,6 @@
-// The plain twin of gla.h: the recurrence step by step, forward for any number type, and its plain
-// backward for real ones, so that long sequences have exact gradients to compare with.
+// The reference implementation of gla.h: the recurrence step by step, forward for any number type,
+// and its plain backward for real ones, so that long sequences have exact gradients to compare
+// with.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -1,4 +1,5 @@
-// The plain twin of mm_rec.h: one sequence, step by step, for double and std::complex<double>.
+// The reference implementation of mm_rec.h: one sequence, step by step, for double and
+// std::complex<double>.
 #pragma once
 #include <vector>
 

@@ -1,5 +1,5 @@
-// The plain twin of memory_attention.h: one query and one head over slots, for double and
-// std::complex<double>.
+// The reference implementation of memory_attention.h: one query and one head over slots, for double
+// and std::complex<double>.
 #pragma once
 #include <algorithm>
 #include <cmath>
