@@ -1,14 +1,14 @@
-// A sequence autoencoder: a window of vectors goes through a recurrent encoder, whose last state is
-// squeezed into a few numbers, the bottleneck; a recurrent decoder makes the window again.
+// A sequence autoencoder. A recurrent encoder reads a window of vectors. Its last state is squeezed
+// into a few numbers, the bottleneck. A recurrent decoder makes the window again.
 //
 //   m[t] = encoder(x[0 .. t])                 rnn, lstm or gru, some layers
 //   z = W_z m[last] + b_z, or its RMS norm    [B, Z]
 //   y = decoder(z; m; x where it is forced)   autoencoder/decoder.h
 //
-// Vectors x are given (an embedding of words) or rows of a table that is learned with the model.
-// The loss is per token (kernels/loss/reconstruction_loss.h). There is no padding: what a mask
-// hides is not in the window, so the last state is the last valid one. A decoder with cross
-// attention can read the encoder's states past the bottleneck: docs/models/autoencoder.md.
+// Vectors x are given (an embedding of words), or they are rows of a table that is learned with the
+// model. The loss is per token (kernels/loss/reconstruction_loss.h). There is no padding: words
+// that a mask hides are not in the window, so the last state is the last valid one. A decoder with
+// cross attention can read the encoder's states past the bottleneck: docs/models/autoencoder.md.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -24,7 +24,8 @@ namespace refrain {
 
 class Autoencoder {
  public:
-  // kLater: memory is taken by load_weights(), once the file was found to fill it.
+  // kLater: load_weights() allocates memory, after it has checked that the file contains the whole
+  // model.
   enum class Memory { kTaken, kLater };
 
   // Weights are zero until initialised or loaded.
@@ -45,13 +46,13 @@ class Autoencoder {
     float scale = 1;                    // of the loss
     std::span<const int32_t> tokens{};  // [R]: x's rows of the learned table, to teach it too
   };
-  // Adds to the gradients those of scale * (sum of the rows' losses); losses and cosines [R].
-  // As target x is given: the table is taught by what x is as an input only.
+  // Adds the gradients of scale * (sum of the rows' losses); losses and cosines [R]. As a target x
+  // is constant: the table only gets the gradient of x as an input.
   void train(const ExecutionContext&, const RaggedBatch&, const TrainingBatch&, Tensor losses,
              Tensor cosines, Arena& saved);
 
-  // y [R, E] from x with no step forced. `map`, if given, takes row by row what each has read of
-  // its own sequence's rows, mean over the heads (cross attention only).
+  // y [R, E] from x with no forced step. `map`, if given, gets for each row how much it has read of
+  // the rows of its own sequence, as a mean over the heads (cross attention only).
   void reconstruct(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y,
                    std::vector<std::vector<float>>* map = nullptr) const;
   // Losses and cosines of rows of y.
@@ -73,7 +74,7 @@ class Autoencoder {
   };
   Encoded encode(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena* saved,
                  Arena& rows) const;
-  // What the decoder reads: m, or m[t] + code(t). The gradient by either is the same.
+  // What the decoder reads: m, or m[t] + code(t). The gradient is the same for both.
   ConstTensor memory(ExecutionContext&, const RaggedBatch&, const Encoded&, Arena&) const;
   void encode_backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Encoded&,
                        Tensor dcode, Tensor dm, Tensor dx) const;

@@ -1,5 +1,5 @@
-// A sequence autoencoder with the words that it reads: its directory, what it makes of windows of
-// words, and how well.
+// A sequence autoencoder together with its words: its directory, reconstruction of windows of
+// words, and scores.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -25,7 +25,7 @@ struct ReconstructionScores {
   bool stopped = false;  // before its end: the other numbers say nothing
 };
 
-// A model with all that it needs to read words.
+// A model with everything that it needs to read words.
 struct WordAutoencoder {
   std::unique_ptr<Autoencoder> model;
   Embeddings words;
@@ -35,7 +35,7 @@ struct WordAutoencoder {
   ConstTensor table() const {
     return model->config().vocab_size > 0 ? model->table() : words.table();
   }
-  // To train the model on words `ids` [R]; their vectors are taken from `saved`.
+  // A training batch of the words `ids` [R]; their vectors are allocated from `saved`.
   Autoencoder::TrainingBatch training_batch(const ExecutionContext&, std::span<const int32_t> ids,
                                             Arena& saved) const;
 
@@ -44,11 +44,11 @@ struct WordAutoencoder {
   static WordAutoencoder load(const std::string& directory);
 };
 
-// Windows of a document, one after another; a rest that is too short is left out.
+// The windows of a document, one after another; a rest that is too short is left out.
 std::vector<std::span<const int32_t>> cut_windows(std::span<const int32_t> document, int64_t window,
                                                   int64_t shortest);
 
-// Windows end to end, as a model takes them.
+// Windows laid end to end, as a model takes them.
 class WindowRows {
  public:
   // The first is window `first` of its optimiser batch.
@@ -60,26 +60,26 @@ class WindowRows {
   RaggedBatchBuilder builder_;
 };
 
-// What the model makes of windows without being given a word: outputs [words, width], row by row.
-// `map` as in Autoencoder::reconstruct.
+// Reconstructs windows without forced steps: outputs [words, width], row by row. `map` as in
+// Autoencoder::reconstruct.
 std::vector<float> reconstruct_windows(const WordAutoencoder&,
                                        std::span<const std::span<const int32_t>> windows,
                                        Workspace&, std::vector<std::vector<float>>* map = nullptr);
 
-// For every row of y [n, width] the word whose vector has the highest cosine to it. So many rows
-// `together`, which bounds memory.
+// For every row of y [n, width] the word whose vector has the highest cosine to it. `together` rows
+// at a time, which limits memory.
 std::vector<int32_t> nearest_words(ConstTensor y, ConstTensor table, Workspace&,
                                    int64_t together = 256);
 
-// Windows that are reconstructed together, where nothing else is query for.
+// The default number of windows that are reconstructed together.
 inline constexpr int64_t kWindowsTogether = 32;
 
-// An Error when no document has a whole window. What comes out does not depend on `together`, which
-// bounds memory.
+// An Error if no document has a whole window. The result does not depend on `together`, which
+// limits memory.
 ReconstructionScores score_reconstruction(const WordAutoencoder&, const Documents&, Workspace&,
                                           int64_t together = kWindowsTogether,
                                           const ShouldStop& = {});
-// Most of the memory that it takes with windows of the model's length.
+// Most of the memory that scoring needs, with windows of the model's length.
 size_t scoring_bytes(const WordAutoencoder&, int64_t together);
 
 }  // namespace refrain

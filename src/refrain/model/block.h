@@ -4,8 +4,8 @@
 //
 // or, bare:  y = mixer(x)
 //
-// Dropout, when the context asks for it, falls on what is added to the residual stream (bare: on
-// what the mixer gives).
+// Dropout, if the context asks for it, applies to what is added to the residual stream (bare: to
+// the output of the mixer).
 #pragma once
 #include <memory>
 #include <optional>
@@ -17,20 +17,20 @@
 
 namespace refrain {
 
-// What backward computes again from x and, where there are states, from copies of those that
-// forward found.
+// What backward computes again from x and, if there are states, from copies of the initial states.
 struct BlockRecompute {
   bool all = false;
   bool mixer = false, feed_forward = false;  // of a block that is not bare
 };
 
-// Where forward saves for backward, and what not; without an arena, in inference, it does not.
+// Where forward saves for backward, and what it leaves out. Without an arena (inference) it saves
+// nothing.
 struct SaveOptions {
   Arena* arena = nullptr;
   BlockRecompute recompute{};
 };
 
-// Of a block; null: no states, no gradients of them. As in Mixer::backward.
+// The states of a block and their gradients; null: none. As in Mixer::backward.
 struct BlockStates {
   const State* value = nullptr;
   const State* gradient = nullptr;
@@ -65,12 +65,12 @@ class Block {
   };
   Activations layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
                      BlockRecompute) const;
-  // forward() and backward(), but for `recompute.all`.
+  // forward() and backward() without `recompute.all`.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
            SaveOptions) const;
   void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, BlockStates,
                 SaveOptions) const;
-  // The gradient of what dropout fell on; d itself where none did.
+  // The gradient before dropout; d itself without dropout.
   ConstTensor dropped(ExecutionContext&, const RaggedBatch&, ConstTensor d, uint64_t site) const;
 
   std::unique_ptr<Mixer> mixer_;

@@ -1,8 +1,9 @@
-// Tokens as vectors: x = E[token], with dropout where the execution context asks for it.
+// The embedding, tokens as vectors: x = E[token], with dropout if the execution context asks for
+// it.
 //
-// A tied table is the matrix of the head too and has two chains of gradients, as input and as
-// output. That of the input is kept here until finish_gradients() adds it to the other, so that it
-// does not matter how the rows came.
+// A tied table is also the matrix of the head, and has two chains of gradients, as input and as
+// output. The gradient as input is stored here until finish_gradients() adds it to the other. So
+// the sums do not depend on how the rows were split into calls.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -25,11 +26,11 @@ class Embedding {
   // x [R, D].
   void forward(const ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                Tensor x) const;
-  // d [R, D] = dL/dx, which it changes.
+  // d [R, D] = dL/dx; it is overwritten.
   void backward(const ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                 Tensor d);
 
-  // The gradient that ParameterStore does not have.
+  // Memory of the gradient as input, which ParameterStore does not have.
   size_t gradient_bytes() const;
   void allocate_gradient();
   void clear_gradient();

@@ -1,8 +1,8 @@
-// From what the stack gives to logits and losses:
+// The head: from the output of the stack to logits and losses.
 //
 //   logits = rms_norm(x) Wᵀ, W = E when tied;  after mixer-only blocks: logits = x Wᵀ + b
 //
-// It works on the rows that are asked for, in slices: in training and evaluation the logits of a
+// It works on the rows that need logits, in slices. In training and evaluation the logits of a
 // batch never exist whole.
 #pragma once
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace refrain {
 
 class Head {
  public:
-  // `tied`: the table that is its matrix; null: it has its own.
+  // `tied`: the table that is also the head's matrix; null: the head has its own.
   Head(const ModelConfig&, const Param* tied);
 
   void visit(const ParamVisitor&);
@@ -29,8 +29,8 @@ class Head {
   void losses(ExecutionContext&, const RaggedBatch&, ConstTensor x,
               std::span<const int32_t> targets, Tensor losses) const;
 
-  // The losses, and the gradients of scale * (their sum): its weights' are added to, d [R, D] is
-  // dL/dx.
+  // The losses, and the gradients of scale * (their sum): those of the weights are added to; d [R,
+  // D] is dL/dx.
   struct Outputs {
     Tensor losses, d;
   };
@@ -38,7 +38,7 @@ class Head {
              std::span<const int32_t> targets, const TrainingOptions&, const Outputs&);
 
  private:
-  // What is needed of rows whose logits are wanted: normed [n, D] = norm(x[rows]).
+  // The input of the rows whose logits are needed: normed [n, D] = norm(x[rows]).
   struct Input {
     Tensor x, r, normed;  // [n, D], [n] reciprocal root mean squares, [n, D]
   };

@@ -37,8 +37,8 @@ class LanguageModel {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
-  // Keeps a second copy of the matrices, as products read them: what steps of few rows need to be
-  // fast. For inference: it is not kept up to date, and allocate_gradients() drops it.
+  // Makes a second copy of the matrices in the form that products read. Steps of few rows need it
+  // to be fast. For inference only: training does not update it, and allocate_gradients() drops it.
   void pack_weights();
 
   // Those of parameters(), and a tied embedding's second gradient.
@@ -48,8 +48,8 @@ class LanguageModel {
   // After the last train() of an optimiser step.
   void finish_gradients();
 
-  // Adds to the gradients those of scale * (sum of the cross entropies of the batch's targets);
-  // writes each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
+  // Adds the gradients of scale * (sum of the cross entropies of the batch's targets), and writes
+  // each row's unscaled loss in nats (0 where the target is negative) to `losses` [R].
   void train(const ExecutionContext&, const RaggedBatch&, const TrainingBatch&,
              const TrainingOptions&, Tensor losses, Arena& saved);
 
@@ -78,7 +78,7 @@ class LanguageModel {
                       const TrainingOptions&, Arena& saved) const;
   void backward(const ExecutionContext&, const Chunk&, const StackStates&, const TrainingOptions&,
                 const Stack::Pass&);
-  // Of sequence b, a long one: forward and backward, chunk by chunk.
+  // Forward and backward of the long sequence b, chunk by chunk.
   void train_chunks(const ExecutionContext&, const Chunk& all, int64_t b, const TrainingOptions&,
                     Arena& saved);
 

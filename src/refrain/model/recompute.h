@@ -1,5 +1,5 @@
-// What backward computes again instead of reading what forward saved: less memory for more time,
-// the same gradients to the bit.
+// What backward computes again instead of reading saved activations: less memory for more time,
+// with the same gradients to the bit.
 #pragma once
 #include <cstdint>
 #include <limits>
@@ -17,8 +17,8 @@ struct Recompute {
   int64_t checkpoint_interval =
       0;  // inside mixers: states every so many tokens (ExecutionContext::checkpoint_interval)
   std::vector<std::string> parts{};  // of mixers, by name (RecomputePart)
-  // Of a sequence that is trained chunk by chunk (TrainingOptions::chunk_length): all but the
-  // states that chunks begin with.
+  // For a sequence that is trained chunk by chunk (TrainingOptions::chunk_length): everything
+  // except the initial states of the chunks.
   bool chunks = false;
 
   bool operator==(const Recompute&) const = default;

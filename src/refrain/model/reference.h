@@ -1,7 +1,7 @@
-// The reference implementation of a whole model: one sequence, plain loops over weights that are
-// known by their names in files, for any number type. In float64 it is what the fast forms are
-// measured against; in std::complex<double> a step along the imaginary axis gives exact gradients.
-// It stands on the references of the kernels and shares no code with the forms it judges.
+// The reference implementation of a whole model: one sequence, plain loops, for any number type.
+// Weights have their names in files. In float64 it is what the fast forms are compared with. In
+// std::complex<double> a step along the imaginary axis gives exact gradients. It uses the
+// references of the kernels and shares no code with the forms that it checks.
 #pragma once
 #include <complex>
 #include <cstdint>
@@ -24,8 +24,8 @@ class ReferenceModel {
   // By the names of ParameterStore::file_tensors().
   std::map<std::string, std::vector<T>>& weights() { return weights_; }
 
-  // Logits [tokens, V]. `states`, if given, becomes what each block carries at the end, number by
-  // number as the mixer's state holds it.
+  // Logits [tokens, V]. `states`, if given, gets the final state of each block, in the order of
+  // numbers in the mixer's state.
   std::vector<T> logits(std::span<const int32_t> tokens,
                         std::vector<std::vector<T>>* states = nullptr) const;
 
@@ -43,7 +43,8 @@ class ReferenceModel {
 
   ModelConfig config_;
   std::map<std::string, Vector> weights_;
-  // Names of each block's mixer: tensor by tensor in visiting order, of the parts files hold.
+  // For each block, the names of the mixer's tensors in visiting order, and of their parts in
+  // files.
   std::vector<std::vector<std::vector<std::string>>> mixer_weights_;
   std::function<size_t(size_t block, size_t tokens)> state_size_;
 };

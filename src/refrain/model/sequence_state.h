@@ -1,5 +1,5 @@
-// What one sequence carries through all blocks of a model: the states of its mixers and its
-// position. Plain bytes: a copy is a fork.
+// The state of one sequence in all blocks of a model, and its position. It is plain bytes: a copy
+// is a fork.
 #pragma once
 #include <span>
 #include <vector>
@@ -36,7 +36,7 @@ class SequenceState {
                   model_->state_bytes(static_cast<int64_t>(l), position_));
   }
 
-  // Back to a sequence's start.
+  // Resets to the start of a sequence.
   void reset() {
     position_ = 0;
     std::memset(bytes_.data(), 0, bytes_.size());

@@ -11,7 +11,8 @@
 
 namespace refrain {
 
-// Of every block, or empty: `values` are read and advanced, `gradients` as in Mixer::backward.
+// The states of every block, or empty: `values` are read and advanced, `gradients` as in
+// Mixer::backward.
 struct StackStates {
   std::span<const State> values{}, gradients{};
 };
@@ -30,16 +31,16 @@ class Stack {
   }
   bool bounded_state() const;  // no block's state grows with the sequence
 
-  // A batch on its way through the blocks.
+  // The activations of a batch between the blocks.
   struct Pass {
     std::vector<Tensor> x{};      // [L + 1] of [R, D]: what block l reads; last, what L - 1 gives
     Arena* saved = nullptr;       // what backward will read; null in inference
     std::vector<size_t> marks{};  // [L]: where in `saved` block l's part begins
     const Recompute* recompute = nullptr;  // what is not saved
   };
-  // Every block's input stays for backward.
+  // A pass that saves every block's input for backward.
   Pass training_pass(int64_t rows, const Recompute&, Arena& saved) const;
-  // Two buffers take turns.
+  // A pass with two alternating buffers.
   Pass inference_pass(int64_t rows, Arena& scratch) const;
 
   // From x.front(), which is filled, to x.back().

@@ -1,4 +1,4 @@
-// What one mixer's states hold before a batch, for running the batch again.
+// A copy of one mixer's states before a batch, to run the batch again.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -10,7 +10,7 @@ namespace refrain {
 
 class StateSnapshot {
  public:
-  // Takes room for what the states hold after the batch; what is there stays.
+  // Allocates room for the states after the batch; existing content stays.
   StateSnapshot(const RaggedBatch& w, const Mixer& mixer, Arena& arena) {
     for (int64_t b = 0; b < w.sequences(); ++b)
       rows_.push_back(arena

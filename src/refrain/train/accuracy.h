@@ -1,4 +1,4 @@
-// How often a model's likeliest token is the right one, where one is asked for.
+// How often a model's likeliest token is the target, over supervised rows.
 #pragma once
 #include "refrain/data/batches.h"
 #include "refrain/model/language_model.h"

@@ -1,4 +1,4 @@
-// A language model's training: batches in, gradients out, and its loss on held-out data.
+// The training task of a language model: from batches to gradients, and the loss on held-out data.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -17,19 +17,19 @@
 namespace refrain {
 
 // Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
-// which only bounds memory. `chunk_length`: run sequences so many tokens at a time, the state
-// carried between; 0 = whole.
+// which only limits memory. `chunk_length`: run sequences in chunks of so many tokens and carry the
+// state; 0 = whole.
 EvaluationResult evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
                           Workspace&, int64_t chunk_length = 0, const ShouldStop& = {});
 
-// The batch as the optimiser sees it: all of its micro-batches together.
+// The batch of the optimiser: all of its micro-batches together.
 data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
 
 class LanguageModelTask : public TrainingTask {
  public:
   using WriteModelFiles = std::function<void(const std::string& directory)>;
 
-  // The model has its gradients. `write_model_files` as TrainingTask's.
+  // The model must have its gradients. `write_model_files` as in TrainingTask.
   LanguageModelTask(LanguageModel&, const data::DataSet& train, std::optional<data::DataSet> valid,
                     const TrainConfig&, const Plan&, WriteModelFiles write_model_files);
 

@@ -14,13 +14,13 @@ class Optimizer {
  public:
   Optimizer(ParameterStore&, const TrainConfig&);
 
-  // One step from the gradients that have been gathered. Returns the global norm of the gradients
-  // before clipping; when it is not finite nothing is changed.
+  // One step with the accumulated gradients. Returns their global norm before clipping. If it is
+  // not finite, nothing is changed.
   double step(double learning_rate);
 
   int64_t steps() const { return steps_; }
 
-  // A finite gradient can lead to weights that are not: a learning rate or a decay without measure.
+  // Finite gradients can lead to infinite weights, if the learning rate or the decay is too large.
   bool weights_are_finite() const;
 
   // Both moments, float32, as "m.<name>" and "v.<name>" in visiting order.

@@ -1,14 +1,14 @@
-// The training loop, whatever task is trained: steps of the optimiser, what is told and recorded,
-// when held-out data is looked at, when checkpoints are written, and when the run ends.
+// The training loop for any task: steps of the optimiser, progress and records, evaluations on
+// held-out data, checkpoints, and the end of the run (by max_steps, patience, or a stop).
 //
 // Weights after n steps are a function of the data, the settings and the seed. Threads,
 // micro-batches, recomputation, and where a run was stopped and resumed change the speed and the
 // memory, never a bit (docs/decisions/0003-fixed-order-products.md).
 //
-// No step that was made is lost to what comes after it. Where a checkpoint and an evaluation are
-// due together the checkpoint is first; the state says which step was evaluated last, so a run that
-// ended in between evaluates when it goes on. After an error in an evaluation, a record or the
-// making of the next gradient, the last whole step is saved before the error goes its way.
+// A finished step is never lost. If a checkpoint and an evaluation are due together, the checkpoint
+// comes first. The state records the step of the last evaluation, so a run that ended in between
+// evaluates when it is resumed. After an error in an evaluation, a record or the next gradient, the
+// last whole step is saved before the error is thrown on.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -24,7 +24,7 @@
 
 namespace refrain {
 
-// What a listener is told after a step, an evaluation, a checkpoint.
+// What a listener gets after a step, an evaluation, a checkpoint.
 struct Progress {
   int64_t step = 0, total_steps = 0;
   double epoch = 0;
@@ -39,20 +39,22 @@ struct TrainerEvents {
   std::function<void(int64_t step, const EvaluationResult&, bool best)> on_evaluation =
       [](int64_t, const EvaluationResult&, bool) {};
   std::function<void(int64_t step)> on_save = [](int64_t) {};
-  // Asked after every step, and all through an evaluation, which is left to the run that goes on.
+  // Asked after every step and during evaluations. A stopped evaluation is repeated by the resumed
+  // run.
   ShouldStop should_stop = [] { return false; };
 };
 
-// The whole run; too many evaluations without gain; `stop_after`; should_stop().
+// In this order: the whole run; `patience`, too many evaluations without a better loss;
+// `stop_after`; should_stop().
 enum class TrainingEnd { kFinished, kPatience, kStopped, kInterrupted };
 
 class Trainer {
  public:
-  // With a budget in the plan all memory for activations is taken now. An Error when the settings
-  // ask for evaluations and there is nothing to evaluate on.
+  // With a budget in the plan, all memory for activations is allocated now. An Error if the
+  // settings ask for evaluations and there is no held-out data.
   Trainer(TrainingTask&, const TrainConfig&, const RunDirectory&, const Plan&);
 
-  // Goes on from the newest checkpoint; false when there is none.
+  // Continues from the newest checkpoint; false if there is none.
   bool resume();
 
   // Trains to the end, or for at most `stop_after` steps of the whole run (0 = no such limit);

@@ -1,5 +1,5 @@
-// What a run needs beside weights and moments to go on as if it had never stopped: the
-// trainer_state.json of a checkpoint.
+// The progress of a run, beside weights and moments: all that it needs to continue as if it had
+// never stopped. It is the trainer_state.json of a checkpoint.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -20,10 +20,10 @@ struct TrainerState {
 };
 
 io::Json to_json(const TrainerState&);
-// Each value is held against what a run of so many steps can have; an Error begins with `name`.
+// Checks each value against what a run of so many steps can have; an Error begins with `name`.
 TrainerState parse_trainer_state(const io::Json&, const std::string& name);
 
-// Likewise, of a run whose steps take at most so many tokens each.
+// The same for a run whose steps have at most so many tokens each.
 void check_tokens_seen(const TrainerState&, int64_t most_of_step, const std::string& name);
 
 }  // namespace refrain

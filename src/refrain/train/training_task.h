@@ -1,4 +1,4 @@
-// What a Trainer trains: a model, the data that it learns from, and how it is evaluated.
+// What a Trainer trains: a model, its training data, and its evaluation.
 //
 // The Trainer owns the loop, the optimiser, the run's state and the memory of its steps. A task
 // turns the step's number and its data into gradients, and knows its model's files.
@@ -18,7 +18,7 @@ namespace refrain {
 
 using ShouldStop = std::function<bool()>;  // asked now and then; none = go on
 
-// What a trainer lends its task.
+// Memory that a trainer lends its task.
 struct TaskMemory {
   Workspace workspace;           // for activations
   io::ScratchFile scratch_file;  // in the run directory; no file until it is written to
@@ -46,17 +46,17 @@ class TrainingTask {
   virtual ParameterStore& parameters() = 0;
   virtual int64_t total_steps() const = 0;
 
-  // Leaves in the parameters' gradients those of the step that comes after `state.step`.
+  // Writes the gradients of the step after `state.step` into the parameters.
   virtual StepGradient next_gradient(const TrainerState& state, TaskMemory&) = 0;
-  // Passes over the data until this state.
+  // Passes over the data up to this state.
   virtual double epoch(const TrainerState&) const = 0;
 
   virtual bool has_held_out() const = 0;
-  // On the data that is held out.
+  // Evaluates on the held-out data.
   virtual EvaluationResult evaluate(TaskMemory&, const ShouldStop&) = 0;
 
-  // Of a state that steps of this task cannot have come to: an Error that begins with `name`. After
-  // any other the next gradient is that of the step which follows it.
+  // Continues from this state: the next gradient is that of the step after it. If steps of this
+  // task cannot lead to the state: an Error that begins with `name`.
   virtual void resume_from(const TrainerState&, const std::string& name) = 0;
 
   virtual void write_weights(const std::string& path) const = 0;

@@ -33,9 +33,9 @@ inline double attention_dropout_ref(AttentionDropout dropout, int64_t window, in
   return kept ? 1 / (1 - double{dropout.rate}) : 0;
 }
 
-// One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i stands at key
-// position keys - queries + i. factor(i, j): what the probability of query i and key j, which it
-// sees, is multiplied by.
+// One head: q [queries, d], k and v [keys, d], o [queries, d], all dense; query i has key position
+// keys - queries + i. factor(i, j): the factor of the probability of query i and key j, which it
+// sees.
 template <class T, class Factor>
 void attention_ref(int64_t queries, int64_t keys, int64_t d, double scale, const T* q, const T* k,
                    const T* v, T* o, int64_t window, int64_t stride, const Factor& factor) {

@@ -1,4 +1,5 @@
-// The reference implementation of what is more than a line in reduce.h, for any number type.
+// The reference implementation of those functions of reduce.h that are more than a line, for any
+// number type.
 #pragma once
 #include "refrain/base/tensor.h"
 

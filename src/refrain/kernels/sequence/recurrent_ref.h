@@ -9,8 +9,8 @@
 
 namespace refrain::kernels {
 
-// One step. a [G H] becomes the gates; p [G H] is what w_hh and b_hh made of the state's h; the
-// state [S H] goes on.
+// One step. a [G H] becomes the gates; p [G H] is the product of w_hh and the state's h, with b_hh;
+// the state [S H] is advanced.
 template <class T>
 void recurrent_step_ref(Cell cell, int64_t H, T* a, const T* p, T* state) {
   for (int64_t j = 0; j < H; ++j) {
@@ -35,7 +35,7 @@ void recurrent_step_ref(Cell cell, int64_t H, T* a, const T* p, T* state) {
   }
 }
 
-// What backward wants of a step: its gates, p, and the state before it.
+// What backward needs of a step: its gates, p, and the state before it.
 template <class T>
 struct RecurrentStepRef {
   std::vector<T> gates, p, before;

@@ -9,8 +9,8 @@
 
 namespace refrain::kernels {
 
-// One sequence. w [channels, taps]; p, y [rows, channels]; past [taps - 1, channels]: found, then
-// left.
+// One sequence. w [channels, taps]; p, y [rows, channels]; past [taps - 1, channels]: initial, then
+// final.
 template <class T>
 void short_conv_ref(int64_t channels, int64_t taps, int64_t rows, const T* w, const T* p, T* past,
                     T* y) {

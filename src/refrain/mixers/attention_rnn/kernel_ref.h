@@ -1,5 +1,5 @@
-// The reference implementations of attention_scan.h, for any number type: the recurrence, and the
-// scan over the associative combination that the blocks rest on. The specification, both.
+// The reference implementations of kernel.h, for any number type: the recurrence, and the scan with
+// the associative combination that the blocks use. Both are the specification.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace refrain::kernels {
 
-// What a head knows of a span of tokens.
+// The state of a head over a span of tokens.
 template <class T>
 struct ScanState {
   T m = 0, c = 0;
@@ -19,7 +19,7 @@ struct ScanState {
   bool empty() const { return !(real_part(c) > 0); }
 };
 
-// Of a span and the span after it.
+// Combines a span with the span after it.
 template <class T>
 ScanState<T> combine(const ScanState<T>& left, const ScanState<T>& right) {
   if (left.empty()) return right;

@@ -1,6 +1,5 @@
-// The reference implementation of gla.h: the recurrence step by step, forward for any number type,
-// and its plain backward for real ones, so that long sequences have exact gradients to compare
-// with.
+// The reference implementation of kernel.h: the recurrence step by step. Forward is for any number
+// type. A plain backward for real numbers gives exact gradients of long sequences for comparison.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -10,7 +9,7 @@
 
 namespace refrain::kernels {
 
-// log σ(z), from the logit: no rounding of σ near 1 or 0 comes in.
+// log σ(z), from the logit, without the rounding of σ near 1 or 0.
 template <class T>
 T log_sigmoid_ref(T z) {
   return real_part(z) < 0 ? z - std::log(1.0 + std::exp(z)) : -std::log(1.0 + std::exp(-z));

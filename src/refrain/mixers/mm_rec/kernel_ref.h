@@ -1,4 +1,4 @@
-// The reference implementation of mm_rec.h: one sequence, step by step, for double and
+// The reference implementation of kernel.h: one sequence, step by step, for double and
 // std::complex<double>.
 #pragma once
 #include <vector>

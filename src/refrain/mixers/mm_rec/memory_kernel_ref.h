@@ -1,4 +1,4 @@
-// The reference implementation of memory_attention.h: one query and one head over slots, for double
+// The reference implementation of memory_kernel.h: one query and one head over slots, for double
 // and std::complex<double>.
 #pragma once
 #include <algorithm>
