@@ -41,7 +41,7 @@ HWY_INLINE FloatVec pair_of(BitsVec low, BitsVec high) {
                      hn::Or(hn::ShiftRight<16>(low), hn::And(high, hn::Set(d, 0xffff0000u))));
 }
 
-// to[p] = the pair (low[p], high[p]) for p < 16; zeros for those beyond n_low, n_high.
+// Packs bf16 operands: to[p] = the pair (low[p], high[p]) for p < 16; zeros beyond n_low, n_high.
 HWY_INLINE void pack_pairs(const float* low, int64_t n_low, const float* high, int64_t n_high,
                            float* to) {
   const FloatTag d;
