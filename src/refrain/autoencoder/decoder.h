@@ -15,7 +15,7 @@
 // at once (not with self-attention: the order of its gradients is the loop's); otherwise the loop
 // holds everything, for it depends on y[t-1].
 //
-// Rows are the window's, sequence by sequence; sequences are whole and have at least one row.
+// Rows are those of the batch, sequence by sequence; sequences are whole and have at least one row.
 // Weight gradients are products over all rows at the end, each a chain in the order of the rows.
 #pragma once
 #include <optional>
@@ -126,7 +126,7 @@ class Decoder {
 
 // Sine and cosine of every position before `positions`, [positions, width].
 void position_codes(Tensor codes);
-// To every row of the window the code of its position.
+// Adds to every row of the batch the code of its position.
 void add_position_codes(ExecutionContext&, const RaggedBatch&, ConstTensor rows,
                         kernels::SpacedRows<float> out);
 

@@ -55,7 +55,7 @@ class CrossAttention {
   // Rows [first, first + count), of one sequence.
   kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count) const;
 
-  // o of all rows of the window: its piece b reads sequence b of the memory.
+  // o of all rows of the batch: its chunk b reads sequence b of the memory.
   void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const PackedKeyValues&,
                const QueryState&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.

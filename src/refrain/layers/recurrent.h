@@ -27,7 +27,7 @@ class Recurrent {
   // The activations of a run; rows.h is its output. They are in the arenas that the run got.
   struct Activations {
     kernels::RecurrentRows rows;
-    std::vector<kernels::RecurrentPiece> pieces;    // the window's
+    std::vector<kernels::RecurrentPiece> pieces;    // the batch's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
     Tensor initial_state;  // [segments, state_floats()]: the state before each segment
   };

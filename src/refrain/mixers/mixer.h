@@ -19,7 +19,7 @@ namespace refrain {
 // forking, saving or rolling back a sequence is a memcpy of them. Each sequence has its own row,
 // because the sequences of a batch come and go independently.
 struct State {
-  std::span<std::byte* const> rows;  // one per piece of the window
+  std::span<std::byte* const> rows;  // one per chunk of the batch
   float* row(int64_t b) const { return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]); }
 };
 

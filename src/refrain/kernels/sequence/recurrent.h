@@ -42,7 +42,7 @@ constexpr int64_t gates_of(Cell cell) {
 // S: h, and an lstm's c
 constexpr int64_t states_of(Cell cell) { return cell == Cell::kLstm ? 2 : 1; }
 
-// A stretch of a sequence: rows first .. first + length of every [R, ...] tensor.
+// A chunk of a sequence: rows first .. first + length of every [R, ...] tensor.
 struct RecurrentPiece {
   int64_t first, length;
   const float* initial_state;  // [S H]: the state before it, h first
@@ -65,7 +65,7 @@ struct RecurrentWeights {
 
 struct RecurrentGradients {
   ConstTensor dh;  // [R, H]: from what reads h
-  // Per piece [S H], or none: in, of the state it left; out, of the state it found.
+  // Per chunk [S H], or none: in, of the final state; out, of the initial state.
   std::span<float* const> dstate{};
   Tensor dp{};  // [R, G H], gru only: of p. The others' is da.
 };

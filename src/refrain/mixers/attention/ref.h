@@ -19,7 +19,7 @@ struct AttentionRef {
 
   // One sequence: `tokens` tokens from position `start`. weights: in visiting order. x, y:
   // [tokens, D]. state: rows of rotated keys and values, initial, then final: of all positions, or
-  // of the window's in a ring and, behind it, of the stride's.
+  // of the window's in a ring, followed by the stride's.
   void forward(std::span<const std::vector<T>> weights, int64_t start, int64_t tokens, const T* x,
                T* y, T* state) const {
     const int64_t D = s.d_model, d = s.head_dim, q_width = s.heads * d, kv = s.kv_heads * d;

@@ -52,7 +52,7 @@ struct ScanRows {
   Tensor s;            // [R, heads]
   Tensor v, o;         // [R, width]
   Tensor keep, share;  // [R, heads]
-  Tensor carries;      // [blocks of all pieces, state_size]: the state that each block found
+  Tensor carries;      // [blocks of all chunks, state_size]: the initial state of each
 };
 
 // Writes o, keep, share, carries and the final states. Takes scratch; if scratch only counts, does
@@ -60,7 +60,7 @@ struct ScanRows {
 void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                             Arena& scratch);
 
-// d_o [R, width]; ds [R, heads] and dv [R, width] are overwritten; dv may be v. A piece with a
+// d_o [R, width]; ds [R, heads] and dv [R, width] are overwritten; dv may be v. A chunk with a
 // dstate has `final_state` as forward wrote it.
 void attention_scan_backward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                              ConstTensor d_o, Tensor ds, Tensor dv, Arena& scratch);

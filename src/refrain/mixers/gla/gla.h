@@ -137,10 +137,10 @@ class Gla final : public Mixer {
     Tensor o;       // [R, heads V]
   };
   struct History {
-    Tensor kept;           // piece after piece, the states at multiples of `every`
+    Tensor kept;           // chunk after chunk, the states at multiples of `every`
     Tensor initial_state;  // [B, state]: the initial states, when there are any
     // Backward runs the recurrence again from one kept state to the next: with 64 rows between them
-    // states take less memory than the rows do, and a stretch of them fits the cache.
+    // states take less memory than the rows do, and 64 rows fit the cache.
     int64_t every = 64;
   };
   struct Range {

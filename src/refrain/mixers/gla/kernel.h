@@ -65,7 +65,7 @@ void gla_forward(const GlaShape&, std::span<const GlaSequence>, std::span<const 
 struct GlaGradients {
   const float* d_o;
   float *dq, *dk, *dv, *dgate;
-  const float* kept;        // as forward left it
+  const float* kept;        // as forward wrote it
   float* dstate = nullptr;  // [heads, K, V]: of the final state, then of the initial state; or null
 };
 

@@ -38,7 +38,7 @@ struct GlaHeadRef {
 
   // dC[t] = scale q[t]ᵀ do[t] + diag(g[t+1]) dC[t+1];  dq = scale do Cᵀ, dk = v dCᵀ, dv = k dC,
   // dlog g = g rowsum(dC ⊙ C[t-1]), dz = dlog g σ(-z) / divisor. dstate: of the final state, then
-  // of `state`, the one found.
+  // of `state`, the initial one.
   void backward(const double* q, const double* k, const double* v, const double* z,
                 const double* state, const double* d_o, double* dstate, double* dq, double* dk,
                 double* dv, double* dz) const {

@@ -79,8 +79,8 @@ class MmRecMemory {
   struct Piece {
     int64_t b, first, start, end;  // its rows begin at `first`, positions start .. end
     int64_t null_slot, null_mean;  // rows; -1: none
-    int64_t mean;                  // the row of the first stretch that ends here
-    std::array<int64_t, MmRecLayout::kLevels> slot;  // the row of the oldest slot found
+    int64_t mean;                  // the row of the first chunk of c tokens that ends here
+    std::array<int64_t, MmRecLayout::kLevels> slot;  // the row of the oldest initial slot
   };
   int64_t slot_row(const Piece& p, int64_t level, int64_t i) const {
     const auto l = static_cast<size_t>(level);

@@ -84,7 +84,7 @@ class MmRec final : public Mixer {
   };
   // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
   struct Activations {
-    std::vector<kernels::RecurrentPiece> pieces;    // the window's
+    std::vector<kernels::RecurrentPiece> pieces;    // the batch's
     std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
     std::vector<int64_t> begins;                    // the first segment of each piece
     Tensor initial_state;                           // [segments, D]: the h before each
