@@ -1,4 +1,4 @@
-// Trains a model whose blocks mix by a mixer that the library does not have, and generates with it.
+// Trains a model with a mixer that the library does not have, and generates with it.
 //
 // usage: custom_mixer TEXT_FILE OUT
 #include <filesystem>

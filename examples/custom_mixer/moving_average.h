@@ -1,10 +1,10 @@
 // A mixer that is not part of the library: an exponential moving average with a learned decay for
-// each channel. It shows all that a mixer is asked for (refrain/mixers/mixer.h).
+// each channel. It shows everything that a mixer must have (refrain/mixers/mixer.h).
 //
 //   v = x W_vᵀ,   s[t] = a ⊙ s[t-1] + (1 - a) ⊙ v[t],   a = σ(p),   y = s W_oᵀ
 //
-// Shapes: x, y [R, D]; v, s [R, D]; p [D]. Its state is s [D], the same size after any number of
-// tokens. Backward, with ds the sum of what y gives and of what the next token gives:
+// Shapes: x, y [R, D]; v, s [R, D]; p [D]. The state is s [D], of the same size after any number of
+// tokens. Backward, with ds the sum of the gradients from y and from the next token:
 //
 //   ds[t] = (dy[t] W_o) + a ⊙ ds[t+1],   dv[t] = (1 - a) ⊙ ds[t],
 //   dp = a (1 - a) ⊙ Σ_t ds[t] ⊙ (s[t-1] - v[t])
@@ -89,7 +89,7 @@ class MovingAverage final : public refrain::Mixer {
             arena.take({w.sequences(), D_})};
   }
 
-  // Channels are independent, so that threads change no sum.
+  // Channels are independent, so threads change no sum.
   template <class F>
   void each_channel(F&& f) const {
     refrain::parallel_ranges(D_, 8, [&](int64_t begin, int64_t end) {
@@ -110,7 +110,7 @@ class MovingAverage final : public refrain::Mixer {
     }
   }
 
-  // ds: dL/ds by y in, dL/dv out.
+  // ds: in, the gradient of s from y; out, dL/dv.
   void average_backward(const refrain::RaggedBatch& w, const Rows& rows, refrain::Tensor ds,
                         const refrain::State* dstate, int64_t j) const {
     const float a = decay(j), slope = a * (1 - a);
@@ -122,7 +122,7 @@ class MovingAverage final : public refrain::Mixer {
         later = a * ds.row(i)[j];
       }
       if (dstate) dstate->row(b)[j] = later;
-      // Row after row: the order of this sum must not depend on how rows come.
+      // Row after row: the order of this sum must not depend on how the batch is split.
       float s = rows.found.row(b)[j];
       for (int64_t i = first; i < first + n; ++i) {
         if (p_.g) p_.g.data[j] += slope * ds.row(i)[j] * (s - rows.v.row(i)[j]);
@@ -138,7 +138,7 @@ class MovingAverage final : public refrain::Mixer {
   refrain::Param p_;
 };
 
-// The specification, in plain loops, for any number type.
+// The reference implementation, in plain loops, for any number type.
 template <class T>
 struct MovingAverageRef {
   refrain::MixerDims shape;

@@ -1,5 +1,5 @@
-// The library inside of another program: loads a model directory, goes on with a text, and trains
-// the model on that text for a few steps.
+// Uses the library in another program: loads a model directory, continues a text, and trains the
+// model on that text for a few steps.
 //
 // usage: embed MODEL TEXT
 #include <iostream>
@@ -20,7 +20,8 @@ void go_on(const refrain::LanguageModel& model, const refrain::text::Tokenizer& 
   std::cout << text.finish() << "\n";
 }
 
-// The mean loss of each token of the text but the first, in nats, before each step.
+// Trains on the text. Prints the mean loss per token, without the first token, in nats, before each
+// step.
 void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int steps) {
   const std::span<const int32_t> tokens(text);
   const int64_t n = std::ssize(text) - 1;
