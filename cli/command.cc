@@ -200,11 +200,7 @@ void limit_instructions() {
   const char* name = std::getenv("REFRAIN_ISA");
   if (!name) return;
   const auto isa = kernels::isa_named(name);
-  if (!isa)
-    throw_error(
-        "REFRAIN_ISA: expected scalar, sse4, avx2, avx512, avx512-vnni, avx512-bf16 or amx, found "
-        "'{}'",
-        name);
+  if (!isa) throw_error("REFRAIN_ISA: expected {}, found '{}'", kernels::isa_names(), name);
   kernels::limit_isa(*isa);
 }
 

@@ -447,18 +447,21 @@ class Runs(SettingsCase):
         self.assertTrue((kept / "optimizer.safetensors").exists())
 
     def test_another_instruction_set(self):
-        self.begin("--stop-after", 2, env={"REFRAIN_ISA": "scalar"})
+        least, better, *_ = [*cli_test.instruction_sets(), None]
+        if not better:
+            self.skipTest("this processor's kernels know one alone")
+        self.begin("--stop-after", 2, env={"REFRAIN_ISA": least})
         machine = self.dir / "run" / "machine.json"
-        self.assertEqual(json.loads(machine.read_text()), {"instruction_sets": ["scalar"]})
-        told = lambda **environment: [
+        self.assertEqual(json.loads(machine.read_text()), {"instruction_sets": [least]})
+        told = lambda isa: [
             line for line in self.call("train", "--resume", "run", "--max-steps", 6,
-                                       env=environment).stderr.decode().splitlines()
+                                       env={"REFRAIN_ISA": isa}).stderr.decode().splitlines()
             if "trained by" in line]
-        self.assertEqual(told(REFRAIN_ISA="scalar"), [])
-        line, = told(REFRAIN_ISA="sse4")
-        self.assertIn("trained by scalar until now, goes on by sse4", line)
-        self.assertEqual(told(REFRAIN_ISA="sse4"), [])
-        self.assertEqual(json.loads(machine.read_text())["instruction_sets"], ["scalar", "sse4"])
+        self.assertEqual(told(least), [])
+        line, = told(better)
+        self.assertIn(f"trained by {least} until now, goes on by {better}", line)
+        self.assertEqual(told(better), [])
+        self.assertEqual(json.loads(machine.read_text())["instruction_sets"], [least, better])
         machine.write_text('{"instruction_sets": 5}')
         self.fails("train", "--resume", "run", says=["machine.json", "instruction_sets"])
 

@@ -1,42 +1,57 @@
 #include "refrain/kernels/isa.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "hwy/highway.h"
+#include "refrain/base/error.h"
 
 namespace refrain::kernels {
 namespace {
 
-Isa limit = Isa::kAmx;
+struct Known {
+  std::string_view name;
+  Isa isa;
+  int64_t target;  // Highway's, which kernels of float32 take
+};
 
-// Highway's targets beyond the limit. A better one has a lower bit.
-int64_t targets_beyond(Isa most) {
-  switch (most) {
-    case Isa::kScalar:
-      return (HWY_SSE4 << 1) - 1;
-    case Isa::kSse4:
-      return (HWY_AVX2 << 1) - 1;
-    case Isa::kAvx2:
-      return (HWY_AVX3 << 1) - 1;
-    default:
-      return 0;
-  }
-}
+#if HWY_ARCH_X86
+constexpr Known kKnown[] = {{"scalar", Isa::kScalar, HWY_SCALAR},
+                            {"sse4", Isa::kSse4, HWY_SSE4},
+                            {"avx2", Isa::kAvx2, HWY_AVX2},
+                            {"avx512", Isa::kAvx512, HWY_AVX3},
+                            {"avx512-vnni", Isa::kAvx512Vnni, HWY_AVX3},
+                            {"avx512-bf16", Isa::kAvx512Bf16, HWY_AVX3},
+                            {"amx", Isa::kAmx, HWY_AVX3}};
+#elif HWY_ARCH_ARM
+constexpr Known kKnown[] = {{"neon", Isa::kNeon, HWY_NEON}};
+#else
+constexpr Known kKnown[] = {{"scalar", Isa::kScalar, HWY_SCALAR}};
+#endif
+
+Isa limit = std::rbegin(kKnown)->isa;
 
 }  // namespace
 
 std::optional<Isa> isa_named(std::string_view name) {
-  if (name == "scalar") return Isa::kScalar;
-  if (name == "sse4") return Isa::kSse4;
-  if (name == "avx2") return Isa::kAvx2;
-  if (name == "avx512") return Isa::kAvx512;
-  if (name == "avx512-vnni") return Isa::kAvx512Vnni;
-  if (name == "avx512-bf16") return Isa::kAvx512Bf16;
-  if (name == "amx") return Isa::kAmx;
-  return std::nullopt;
+  const auto* known = std::ranges::find(kKnown, name, &Known::name);
+  return known == std::end(kKnown) ? std::nullopt : std::optional(known->isa);
+}
+
+std::string isa_names() {
+  std::string all;
+  for (const Known& known : kKnown) {
+    if (!all.empty()) all += &known == &*std::rbegin(kKnown) ? " or " : ", ";
+    all += known.name;
+  }
+  return all;
 }
 
 void limit_isa(Isa most) {
+  const auto* known = std::ranges::find(kKnown, most, &Known::isa);
+  REFRAIN_CHECK(known != std::end(kKnown) && "this processor's");
   limit = most;
-  hwy::DisableTargets(targets_beyond(most));
+  hwy::DisableTargets(known->target - 1);  // a better one has a lower bit
 }
 
 Isa isa_limit() { return limit; }
@@ -45,8 +60,10 @@ std::string_view float_isa() {
   const int64_t targets = hwy::SupportedTargets();
   // Asking makes Highway choose among all that the machine has, whatever was disabled.
   hwy::GetChosenTarget().Update(targets);
-  const auto has = [&](int64_t target) { return (targets & ((target << 1) - 1)) != 0; };
-  return has(HWY_AVX3) ? "avx512" : has(HWY_AVX2) ? "avx2" : has(HWY_SSE4) ? "sse4" : "scalar";
+  const Known* best = kKnown;
+  for (const Known& known : kKnown)
+    if (known.target < best->target && (targets & ((known.target << 1) - 1)) != 0) best = &known;
+  return best->name;
 }
 
 }  // namespace refrain::kernels

@@ -1,10 +1,9 @@
 #include "refrain/mixers/gla/kernel.h"
 
-#include <immintrin.h>
-
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/flush_denormals.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/mixers/gla/kernel.cc"
@@ -218,19 +217,6 @@ HWY_EXPORT(gla_backward_task);
 
 namespace {
 
-// Products of gates run down into denormal numbers, on which processors are a hundred times slower
-// and which no sum here would notice: while one of these lives they are zero.
-class FlushDenormals {
- public:
-  FlushDenormals() { _mm_setcsr(control_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(control_); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-  unsigned control_ = _mm_getcsr();
-};
-
 // task(sequence, head, worker) for all of them. `operations`: per element of the state and token.
 template <class F>
 void for_each_head(const GlaShape& shape, std::span<const GlaSequence> sequences,
@@ -240,7 +226,7 @@ void for_each_head(const GlaShape& shape, std::span<const GlaSequence> sequences
   parallel_for(
       static_cast<int64_t>(sequences.size()) * shape.heads,
       [&](int64_t i, int worker) {
-        const FlushDenormals guard;
+        const FlushDenormals guard;  // products of gates run down there; no sum would notice
         task(static_cast<size_t>(i / shape.heads), i % shape.heads, worker);
       },
       operations * tokens * shape.state_size());
