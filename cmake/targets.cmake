@@ -4,11 +4,14 @@ add_library(refrain_flags INTERFACE)
 # -fno-semantic-interposition: code that may go into a shared library is as fast as any other.
 target_compile_options(refrain_flags INTERFACE -Wall -Wextra -Wno-psabi -ffp-contract=off
                                                -fno-semantic-interposition)
-# Highway's targets: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline. Under
-# sanitizers, what has SSE4 does too: compiling kernels takes minutes a file, and no line of ours is
-# for SSE4 alone.
+# Highway's targets on x86: baseline, SSE4, AVX2, AVX-512. What only has SSSE3 takes the baseline.
+# Under sanitizers, what has SSE4 does too: compiling kernels takes minutes a file, and no line of
+# ours is for SSE4 alone. On ARM: NEON; SVE's vectors have no size that a register tile could have.
 if(REFRAIN_FUZZ)  # whose parsers compute nothing
   target_compile_definitions(refrain_flags INTERFACE HWY_COMPILE_ONLY_SCALAR)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  target_compile_definitions(refrain_flags INTERFACE
+                             HWY_DISABLED_TARGETS=HWY_SVE|HWY_SVE2|HWY_SVE_256|HWY_SVE2_128)
 elseif(REFRAIN_SANITIZE)
   target_compile_definitions(refrain_flags INTERFACE HWY_DISABLED_TARGETS=HWY_SSSE3|HWY_SSE4)
 else()
