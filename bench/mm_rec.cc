@@ -232,9 +232,9 @@ void print_projections(const Setup& setup) {
   const auto product = [&](int64_t row, int64_t rows, int64_t part, int64_t columns,
                            const float* from, std::vector<float>& to) {
     Arena scratch(memory.data(), memory.size());
-    kernels::gemm({x.data() + row * D, D, 1}, {w.data() + part * D * D, 1, D},
-                  to.data() + row * 4 * D + part * D, 4 * D, rows, columns, D, false, scratch,
-                  from);
+    kernels::linear_forward({x.data() + row * D, rows, D}, {w.data() + part * D * D, columns, D},
+                            {to.data() + row * 4 * D + part * D, rows, columns, 4 * D}, scratch,
+                            from);
   };
   const auto fused = [&] { product(0, T, 0, 4 * D, nullptr, once); };
   const auto stepped = [&] {
@@ -246,7 +246,8 @@ void print_projections(const Setup& setup) {
   stepped();
   if (!setup.plant.empty()) bench::plant_in(steps);
   bench::Check check;
-  bench::check_product(check, {x.data(), D, 1}, {w.data(), 1, D}, D, {once.data(), {T, 4 * D}});
+  bench::check_product(check, {x.data(), T, D}, {w.data(), D, 4 * D, 1, D},
+                       {once.data(), {T, 4 * D}});
   check.that("the forms differ", once == steps);
   if (!check.passed()) {
     std::fprintf(stderr, "projections: %s: refused\n", check.reason().c_str());

@@ -23,15 +23,14 @@ void Check::finite(const std::string& what, ConstTensor values) {
       reason_ = fmt::format("{}: number {} is {}", what, i, values.data[i]);
 }
 
-void check_product(Check& check, kernels::Strided a, kernels::Strided b, int64_t depth,
+void check_product(Check& check, MatrixView<const float> a, MatrixView<const float> b,
                    ConstTensor c, double rounding) {
   constexpr int64_t kElements = 127;
   sample(c.size(), kElements, [&](int64_t at) {
     const int64_t i = at / c.cols(), j = at % c.cols();
     double sum = 0, squares = 0, terms = 1;
-    for (int64_t k = 0; k < depth; ++k) {
-      const double term = static_cast<double>(a.data[i * a.row + k * a.col]) *
-                          static_cast<double>(b.data[k * b.row + j * b.col]);
+    for (int64_t k = 0; k < a.cols; ++k) {
+      const double term = static_cast<double>(a.at(i, k)) * static_cast<double>(b.at(k, j));
       sum += term;
       squares += sum * sum;
       terms += term * term;

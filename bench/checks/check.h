@@ -25,7 +25,7 @@ class Check {
 
 // Elements of c = a b, spread over it, against sums in float64; `depth` is the length of a sum.
 // rounding: what else a term errs by, as a share of it: that of its operands.
-void check_product(Check&, kernels::Strided a, kernels::Strided b, int64_t depth, ConstTensor c,
+void check_product(Check&, MatrixView<const float> a, MatrixView<const float> b, ConstTensor c,
                    double rounding = 0);
 
 // f(i) for up to `count` of the indices [0, n), the first and the last among them.

@@ -78,7 +78,7 @@ double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t
   Check check;
   work();
   setup.planted.in_output(ty);
-  check_product(check, {x.data(), K, 1}, {w.data(), 1, K}, K, ty);
+  check_product(check, tx, MatrixView<const float>(tw).transposed(), ty);
   double rate = 0;
   if (check.passed()) {
     row.timing = time_of(setup.repetitions, work);

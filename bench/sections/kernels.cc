@@ -172,8 +172,7 @@ void Kernels::rope() {
   for (size_t i = 0; i < positions.size(); ++i)
     positions[i] = static_cast<int32_t>(i % static_cast<size_t>(kPositions));
   const auto apply = [&](bool inverse) {
-    kernels::rope_apply({x.data(), row, heads, d}, positions, table, kernels::RopePairing::kHalf,
-                        inverse);
+    kernels::rope_apply({x.data(), R, row}, positions, table, kernels::RopePairing::kHalf, inverse);
   };
   for (const bool inverse : {false, true}) {
     std::vector<std::vector<double>> want;  // first heads of some rows

@@ -26,10 +26,10 @@ double PlainAttention::bytes(int64_t tokens, int64_t heads) {
 
 void PlainAttention::forward(const float* q, const float* k, const float* v, float* o,
                              Arena& scratch) {
-  const int64_t T = tokens_, d = head_dim_, row = heads_ * d;
+  const int64_t T = tokens_;
   for (int64_t h = 0; h < heads_; ++h) {
     float* p = p_.data() + h * T * T;
-    gemm({q + h * d, row, 1}, {k + h * d, 1, row}, p, T, T, T, d, false, scratch);
+    gemm(head(q, h), head(k, h).transposed(), {p, T, T}, scratch);
     if (!scratch.planning()) {
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
@@ -37,7 +37,7 @@ void PlainAttention::forward(const float* q, const float* k, const float* v, flo
       });
       kernels::softmax_rows({p, {T, T}}, 1 / scale_);
     }
-    gemm({p, T, 1}, {v + h * d, row, 1}, o + h * d, row, T, d, T, false, scratch);
+    gemm({p, T, T}, head(v, h), head(o, h), scratch);
   }
 }
 
@@ -48,8 +48,8 @@ void PlainAttention::backward(const float* q, const float* k, const float* v, co
     const float* p = p_.data() + h * T * T;
     float* ds = ds_.data();
     const int64_t at = h * d;
-    gemm({p, 1, T}, {d_o + at, row, 1}, dv + at, row, T, d, T, false, scratch);
-    gemm({d_o + at, row, 1}, {v + at, 1, row}, ds, T, T, T, d, false, scratch);
+    gemm({p, T, T, 1, T}, head(d_o, h), head(dv, h), scratch);
+    gemm(head(d_o, h), head(v, h).transposed(), {ds, T, T}, scratch);
     if (!scratch.planning())
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
@@ -59,8 +59,8 @@ void PlainAttention::backward(const float* q, const float* k, const float* v, co
             ds[i * T + j] = scale_ * p[i * T + j] * (ds[i * T + j] - sum);
         }
       });
-    gemm({ds, T, 1}, {k + at, row, 1}, dq + at, row, T, d, T, false, scratch);
-    gemm({ds, 1, T}, {q + at, row, 1}, dk + at, row, T, d, T, false, scratch);
+    gemm({ds, T, T}, head(k, h), head(dq, h), scratch);
+    gemm({ds, T, T, 1, T}, head(q, h), head(dk, h), scratch);
   }
 }
 

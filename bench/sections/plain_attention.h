@@ -6,6 +6,7 @@
 #pragma once
 #include "refrain/base/arena.h"
 #include "refrain/base/buffer.h"
+#include "refrain/base/matrix_view.h"
 
 namespace refrain::bench {
 
@@ -23,6 +24,11 @@ class PlainAttention {
                 float* dq, float* dk, float* dv, Arena& scratch);
 
  private:
+  template <class T>
+  MatrixView<T> head(T* rows, int64_t h) const {
+    return {rows + h * head_dim_, tokens_, head_dim_, heads_ * head_dim_};
+  }
+
   int64_t tokens_, heads_, head_dim_;
   float scale_;
   Buffer<float> p_, ds_;  // [heads, T, T], [T, T]

@@ -14,8 +14,7 @@ struct Map {
 
 struct Product {
   const char* name;
-  kernels::Strided a, b;
-  int64_t depth;
+  MatrixView<const float> a, b;
   Tensor c;
   std::function<void(Arena&)> run;
 };
@@ -30,25 +29,14 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
   const kernels::MatmulOptions features{setup.compute_type, {}}, rows{setup.compute_type, piece};
   const bool exact = setup.compute_type == kernels::ComputeType::kFloat32;
   const double operations = 2 * static_cast<double>(R * out) * static_cast<double>(in);
+  using view = MatrixView<const float>;
   Workspace workspace;
   for (const Product& p : {
-           Product{"forward",
-                   {x.data(), in, 1},
-                   {w.data(), 1, in},
-                   in,
-                   ty,
+           Product{"forward", tx, view(tw).transposed(), ty,
                    [&](Arena& s) { kernels::linear_forward(tx, tw, ty, s, nullptr, features); }},
-           Product{"backward, input",
-                   {dy.data(), out, 1},
-                   {w.data(), in, 1},
-                   out,
-                   tdx,
+           Product{"backward, input", tdy, tw, tdx,
                    [&](Arena& s) { kernels::linear_backward_input(tdy, tw, tdx, s, features); }},
-           Product{"backward, weight",
-                   {dy.data(), 1, out},
-                   {x.data(), in, 1},
-                   R,
-                   tdw,
+           Product{"backward, weight", view(tdy).transposed(), tx, tdw,
                    [&](Arena& s) { kernels::linear_backward_weight(tdy, tx, tdw, s, rows); }},
        }) {
     const Work work = [&] {
@@ -60,7 +48,7 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
     Check check;
     work();  // a weight's gradient, which is added to, starts at zero here
     setup.planted.in_output(p.c);
-    check_product(check, p.a, p.b, p.depth, p.c, exact ? 0 : 0x1p-10);
+    check_product(check, p.a, p.b, p.c, exact ? 0 : 0x1p-10);
     if (check.passed()) {
       row.timing = time_of(setup.repetitions, work);
       row.rate = operations / row.timing.median / 1e9;

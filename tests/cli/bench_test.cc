@@ -39,11 +39,11 @@ TEST(BenchCheck, LooksAtProductsThroughStrides) {
   const float c[] = {14, 32, 32, 77};    // a aᵀ
   const float other[] = {14, 32, 32.1f, 77};
   Check right, wrong, transposed;
-  check_product(right, {a, 3, 1}, {a, 1, 3}, 3, {c, {2, 2}});
+  check_product(right, {a, 2, 3}, {a, 3, 2, 1, 3}, {c, {2, 2}});
   EXPECT_TRUE(right.passed()) << right.reason();
-  check_product(wrong, {a, 3, 1}, {a, 1, 3}, 3, {other, {2, 2}});
+  check_product(wrong, {a, 2, 3}, {a, 3, 2, 1, 3}, {other, {2, 2}});
   EXPECT_TRUE(wrong.reason().starts_with("element (1, 0): expected 32 ")) << wrong.reason();
-  check_product(transposed, {a, 1, 2}, {a, 1, 3}, 3, {c, {2, 2}});
+  check_product(transposed, {a, 2, 3, 1, 2}, {a, 3, 2, 1, 3}, {c, {2, 2}});
   EXPECT_FALSE(transposed.passed());
 }
 

@@ -53,8 +53,8 @@ class Cross {
       const int64_t n = keys_[b];
       memory.push_back({n, {pack(n), pack(n)}, {pack(n), pack(n)}});
       const auto row = static_cast<int64_t>(first);
-      kernels::cross_pack(shape, {k->tensor().row(row), D}, n, memory.back().keys);
-      kernels::cross_pack(shape, {v->tensor().row(row), D}, n, memory.back().values);
+      kernels::cross_pack(shape, {k->tensor().row(row), n, D}, memory.back().keys);
+      kernels::cross_pack(shape, {v->tensor().row(row), n, D}, memory.back().values);
       first += static_cast<size_t>(n);
     }
     Buffer<std::byte> bytes(1 << 20);
@@ -67,16 +67,15 @@ class Cross {
         for (size_t b = 0; b < keys_.size(); ++b) {
           const int64_t from = std::min(at, queries_[b]), row = first_query + from;
           const int64_t count = std::min(at_once, queries_[b] - from);
-          asked.push_back({count,
-                           {q->tensor().row(row), D},
-                           {o->tensor().row(row), D},
+          asked.push_back({{q->tensor().row(row), count, D},
+                           {o->tensor().row(row), count, D},
                            softmax.data() + 2 * row * H,
-                           {keep ? kept.data() + row * H * longest : nullptr, H * longest},
+                           {keep ? kept.data() + row * H * longest : nullptr, count, H * longest},
                            longest});
-          gradients.push_back({{d_o->tensor().row(row), D},
-                               {dq->tensor().row(row), D},
-                               {dk->tensor().row(first_key), D},
-                               {dv->tensor().row(first_key), D}});
+          gradients.push_back({{d_o->tensor().row(row), count, D},
+                               {dq->tensor().row(row), count, D},
+                               {dk->tensor().row(first_key), keys_[b], D},
+                               {dv->tensor().row(first_key), keys_[b], D}});
           first_query += queries_[b];
           first_key += keys_[b];
         }

@@ -14,7 +14,7 @@
 namespace refrain {
 namespace {
 
-using kernels::Strided;
+using View = MatrixView<const float>;
 
 struct Memory {
   Buffer<std::byte> bytes{size_t{8} << 20};
@@ -31,14 +31,12 @@ std::vector<kernels::Bf16Kernel> all_kernels() {
 }
 
 // C += A B against sums in double of rounded operands.
-void expect_product(Strided a, Strided b, ConstTensor got, int64_t M, int64_t N, int64_t K,
-                    float before, double ulps) {
-  for (int64_t i = 0; i < M; ++i)
-    for (int64_t j = 0; j < N; ++j) {
+void expect_product(View a, View b, View got, float before, double ulps) {
+  for (int64_t i = 0; i < a.rows; ++i)
+    for (int64_t j = 0; j < b.cols; ++j) {
       double sum = static_cast<double>(before), size = 1;
-      for (int64_t k = 0; k < K; ++k) {
-        const double term =
-            rounded(a.data[i * a.row + k * a.col]) * rounded(b.data[k * b.row + j * b.col]);
+      for (int64_t k = 0; k < a.cols; ++k) {
+        const double term = rounded(a.at(i, k)) * rounded(b.at(k, j));
         sum += term;
         size += std::abs(term);
       }
@@ -110,17 +108,13 @@ TEST(Bf16, ProductsOfEveryLayout) {
                                                                        {2090, 33, 40}}) {
         const Floats a({M, K}, 1, ++key), at({K, M}, 0, ++key), b({K, N}, 1, ++key),
             bt({N, K}, 0, ++key);
-        for (const Strided& left :
-             {Strided{a.tensor().data, K, 1}, Strided{at.tensor().data, 1, M}})
-          for (const Strided& right :
-               {Strided{b.tensor().data, N, 1}, Strided{bt.tensor().data, 1, K}})
+        for (const View& left : {View(a), View(at).transposed()})
+          for (const View& right : {View(b), View(bt).transposed()})
             for (bool add : {false, true}) {
               Floats c({M, N}, 1);
               c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
-              kernels::gemm_bf16(kernel, left, right, c.tensor().data, N, M, N, K, add, {},
-                                 memory.arena);
-              expect_product(left, right, c, M, N, K, add ? 0.5f : 0.0f,
-                             2 * static_cast<double>(K + 1));
+              kernels::gemm_bf16(kernel, left, right, c, {.add = add}, memory.arena);
+              expect_product(left, right, c, add ? 0.5f : 0.0f, 2 * static_cast<double>(K + 1));
             }
       }
     });
@@ -137,8 +131,9 @@ TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
     const int64_t K = pieces.back();
     const Floats dy({K, M}, 0, 1), x({K, N}, 0, 2);
     const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
-      kernels::gemm_bf16(kernel, {dy.tensor().row(first), 1, M}, {x.tensor().row(first), N, 1},
-                         c.tensor().data, N, M, N, part.back(), true, part, memory.arena);
+      kernels::gemm_bf16(kernel, View(dy).row_range(first, part.back()).transposed(),
+                         View(x).row_range(first, part.back()), c, {.pieces = part, .add = true},
+                         memory.arena);
     };
     Floats whole({M, N});
     whole.fill(0.25f);
@@ -170,10 +165,9 @@ TEST(Bf16, GemmRoundsItsOperands) {
     kernels::linear_forward(x, w, y, memory.arena, nullptr, {kernels::ComputeType::kBf16});
     kernels::linear_backward_input(dy, w, dx, memory.arena, {kernels::ComputeType::kBf16});
     kernels::linear_backward_weight(dy, x, dw, memory.arena, {kernels::ComputeType::kBf16, pieces});
-    const Strided X{x.tensor().data, K, 1}, dY{dy.tensor().data, N, 1};
-    expect_product(X, {w.tensor().data, 1, K}, y, M, N, K, 0, 2.0 * (K + 1));
-    expect_product(dY, {w.tensor().data, K, 1}, dx, M, K, N, 0, 2.0 * (N + 1));
-    expect_product({dy.tensor().data, 1, N}, X, dw, N, K, M, 0.5f, 2.0 * (M + 1));
+    expect_product(x, View(w).transposed(), y, 0, 2.0 * (K + 1));
+    expect_product(dy, w, dx, 0, 2.0 * (N + 1));
+    expect_product(View(dy).transposed(), x, dw, 0.5f, 2.0 * (M + 1));
   });
 }
 
@@ -183,8 +177,7 @@ TEST(Bf16, ACountingArenaMeasuresWhatACallTakes) {
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    kernels::gemm_bf16(plain, {a.tensor().data, 1, 50}, {b.tensor().data, 60, 1}, c.tensor().data,
-                       60, 50, 60, 40, false, pieces, arena);
+    kernels::gemm_bf16(plain, View(a).transposed(), b, c, {.pieces = pieces}, arena);
   };
   Arena counts;
   call(counts);

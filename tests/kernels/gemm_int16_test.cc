@@ -14,7 +14,7 @@
 namespace refrain {
 namespace {
 
-using kernels::Strided;
+using View = MatrixView<const float>;
 
 struct Memory {
   Buffer<std::byte> bytes{size_t{32} << 20};
@@ -25,16 +25,15 @@ struct Memory {
 bool fuses() { return (hwy::SupportedTargets() & ((HWY_AVX2 << 1) - 1)) != 0; }
 
 // What rounding both operands may do to an element: half a step of each number.
-double rounding(Strided a, Strided b, int64_t i, int64_t j, int64_t K, int64_t grain, int64_t from,
-                int64_t to) {
+double rounding(View row, View column, int64_t grain, int64_t from, int64_t to) {
   const double largest = kernels::int16_largest(grain);
   double error = 0, size = 0;
   for (int64_t k = from; k < to; k += grain) {
     double most_a = 0, most_b = 0, sum_a = 0, sum_b = 0;
     const int64_t end = std::min(to, k + grain);
     for (int64_t m = k; m < end; ++m) {
-      const double x = std::abs(static_cast<double>(a.data[i * a.row + m * a.col]));
-      const double y = std::abs(static_cast<double>(b.data[m * b.row + j * b.col]));
+      const double x = std::abs(static_cast<double>(row.at(0, m)));
+      const double y = std::abs(static_cast<double>(column.at(m, 0)));
       most_a = std::max(most_a, x), most_b = std::max(most_b, y);
       sum_a += x, sum_b += y;
       size += x * y;
@@ -42,7 +41,7 @@ double rounding(Strided a, Strided b, int64_t i, int64_t j, int64_t K, int64_t g
     const double half_a = most_a / largest / 2, half_b = most_b / largest / 2;
     error += half_a * sum_b + half_b * sum_a + static_cast<double>(end - k) * half_a * half_b;
   }
-  return 1.01 * error + 1e-6 * size + 1e-30 * static_cast<double>(K);
+  return 1.01 * error + 1e-6 * size + 1e-30 * static_cast<double>(row.cols);
 }
 
 TEST(Int16, SumsOfTheLargestProductsFit) {
@@ -59,8 +58,7 @@ TEST(Int16, SumsOfTheLargestProductsFit) {
     Floats a({M, K}), b({K, N}), c({M, N});
     a.fill(3.0f);
     b.fill(-0.5f);
-    kernels::gemm_int16({a.tensor().data, K, 1}, {b.tensor().data, N, 1}, c.tensor().data, N, M, N,
-                        K, false, {}, memory.arena);
+    kernels::gemm_int16(a, b, c, {}, memory.arena);
     for (const float v : c.span()) EXPECT_NEAR(v, -1.5f * static_cast<float>(K), 1e-4f);
   });
 }
@@ -84,31 +82,29 @@ TEST(Int16, ProductsOfEveryLayout) {
           bt({N, K}, 0, ++key);
       const std::vector<int32_t> pieces = {0, static_cast<int32_t>(K / 3),
                                            static_cast<int32_t>(K / 3), static_cast<int32_t>(K)};
-      for (const Strided& left : {Strided{a.tensor().data, K, 1}, Strided{at.tensor().data, 1, M}})
-        for (const Strided& right :
-             {Strided{b.tensor().data, N, 1}, Strided{bt.tensor().data, 1, K}})
+      for (const View& left : {View(a), View(at).transposed()})
+        for (const View& right : {View(b), View(bt).transposed()})
           for (const std::span<const int32_t> cut :
                {std::span<const int32_t>(), std::span<const int32_t>(pieces)}) {
             const bool add = !cut.empty();
             Floats c({M, N}, 1);
             c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
-            kernels::gemm_int16(left, right, c.tensor().data, N, M, N, K, add, cut, memory.arena);
+            kernels::gemm_int16(left, right, c, {.pieces = cut, .add = add}, memory.arena);
             const int64_t step = std::max<int64_t>(1, M * N / 60);
             for (int64_t e = 0; e < M * N; e += step) {
               const int64_t i = e / N, j = e % N;
               const float got = c.tensor().row(i)[j];
-              ASSERT_EQ(got,
-                        kernels::gemm_int16_ref(left, right, i, j, K, add ? 0.5f : 0, cut, fused))
+              const View row = left.row_range(i, 1), column = right.col_range(j, 1);
+              ASSERT_EQ(got, kernels::gemm_int16_ref(row, column, add ? 0.5f : 0, cut, fused))
                   << "at " << i << ", " << j << " of " << M << " x " << N << " x " << K;
               double want = add ? 0.5 : 0, error = 0;
               for (int64_t k = 0; k < K; ++k)
-                want += static_cast<double>(left.data[i * left.row + k * left.col]) *
-                        static_cast<double>(right.data[k * right.row + j * right.col]);
+                want += static_cast<double>(row.at(0, k)) * static_cast<double>(column.at(k, 0));
               if (!add) {
-                error = rounding(left, right, i, j, K, kernels::kInt16Features, 0, K);
+                error = rounding(row, column, kernels::kInt16Features, 0, K);
               } else {
                 for (size_t p = 0; p + 1 < cut.size(); ++p)
-                  error += rounding(left, right, i, j, K, kernels::kInt16Rows, cut[p], cut[p + 1]);
+                  error += rounding(row, column, kernels::kInt16Rows, cut[p], cut[p + 1]);
               }
               ASSERT_NEAR(static_cast<double>(got), want, error + 1e-6);
             }
@@ -126,8 +122,9 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
   const std::vector<int32_t> pieces = {0, 5, 5, 170, 202, 439, 440};
   const Floats dy({pieces.back(), M}, 0, 1), x({pieces.back(), N}, 0, 2);
   const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
-    kernels::gemm_int16({dy.tensor().row(first), 1, M}, {x.tensor().row(first), N, 1},
-                        c.tensor().data, N, M, N, part.back(), true, part, memory.arena);
+    kernels::gemm_int16(View(dy).row_range(first, part.back()).transposed(),
+                        View(x).row_range(first, part.back()), c, {.pieces = part, .add = true},
+                        memory.arena);
   };
   Floats whole({M, N});
   whole.fill(0.25f);
@@ -157,7 +154,7 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
   Floats y({M, N}), one({1, N});
   kernels::linear_forward(a, w, y, memory.arena, nullptr, {kernels::ComputeType::kInt16});
   for (const int64_t i : {int64_t{0}, int64_t{13}, M - 1}) {
-    kernels::linear_forward({a.tensor().row(i), {1, K}}, w, one, memory.arena, nullptr,
+    kernels::linear_forward(View(a).row_range(i, 1), w, one, memory.arena, nullptr,
                             {kernels::ComputeType::kInt16});
     EXPECT_EQ(0, std::memcmp(y.tensor().row(i), one.span().data(), one.span().size_bytes()));
   }
@@ -209,8 +206,7 @@ TEST(Int16, ACountingArenaMeasuresWhatACallTakes) {
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    kernels::gemm_int16({a.tensor().data, 1, 50}, {b.tensor().data, 60, 1}, c.tensor().data, 60, 50,
-                        60, 40, false, pieces, arena);
+    kernels::gemm_int16(View(a).transposed(), b, c, {.pieces = pieces}, arena);
   };
   Arena counts;
   call(counts);

@@ -44,13 +44,13 @@ TEST(Rope, RotatesTheHeadsAndNothingElse) {
           for (int64_t h = 0; h < kHeads; ++h)
             kernels::rope_ref(&want[r * row_stride + 1 + h * d], d, 500.0,
                               positions[static_cast<size_t>(r)], pairing);
-        kernels::rope_apply({&x[1], row_stride, kHeads, d}, positions, {cos, sin, 500}, pairing,
-                            false);
+        kernels::rope_apply({&x[1], kRows, kHeads * d, row_stride}, positions, {cos, sin, 500},
+                            pairing, false);
         expect_close(x.span(), want.values(), 4, 4);
         // There and back: every step rounds.
         const Floats was({kRows, row_stride}, 0, 1);
-        kernels::rope_apply({&x[1], row_stride, kHeads, d}, positions, {cos, sin, 500}, pairing,
-                            true);
+        kernels::rope_apply({&x[1], kRows, kHeads * d, row_stride}, positions, {cos, sin, 500},
+                            pairing, true);
         ReferenceArray<double> same(was);
         expect_close(x.span(), same.values(), 8, 4);
       });
@@ -75,7 +75,7 @@ TEST(Rope, InverseIsTheComplexStep) {
     });
     for_each_target([&] {
       Floats got({1, d}, 0, 2);
-      kernels::rope_apply({&got[0], d, 1, d}, position, {cos, sin, 10000}, pairing, true);
+      kernels::rope_apply(got, position, {cos, sin, 10000}, pairing, true);
       expect_close(got.span(), dx, 4, 4);
     });
   }
@@ -94,9 +94,9 @@ TEST(Rope, ThreadsAndCallsDoNotChangeABit) {
       const auto some =
           std::span<const int32_t>(positions).subspan(first, static_cast<size_t>(rows));
       const int64_t at = static_cast<int64_t>(first) * row_stride;
-      kernels::rope_apply({&half[at], row_stride, kHeads, d}, some, {cos, sin, 10000},
+      kernels::rope_apply({&half[at], rows, row_stride}, some, {cos, sin, 10000},
                           RopePairing::kHalf, false);
-      kernels::rope_apply({&adjacent[at], row_stride, kHeads, d}, some, {cos, sin, 10000},
+      kernels::rope_apply({&adjacent[at], rows, row_stride}, some, {cos, sin, 10000},
                           RopePairing::kAdjacent, true);
       first += static_cast<size_t>(rows);
     }
@@ -113,9 +113,8 @@ TEST(Rope, PositionsBeyondTheTableAreComputedTheSame) {
   for (RopePairing pairing : kPairings) {
     for_each_target([&] {
       Floats x({4, d}, 0, 1), want({4, d}, 0, 1);
-      kernels::rope_apply({&x[0], d, 1, d}, positions, {cos, sin, 10000}, pairing, false);
-      kernels::rope_apply({&want[0], d, 1, d}, positions, {long_cos, long_sin, 10000}, pairing,
-                          false);
+      kernels::rope_apply(x, positions, {cos, sin, 10000}, pairing, false);
+      kernels::rope_apply(want, positions, {long_cos, long_sin, 10000}, pairing, false);
       EXPECT_TRUE(same_bits(x.span(), want.span()));
     });
   }
@@ -127,9 +126,9 @@ TEST(Rope, RefusesNegativePositionsAndOddHeads) {
   const RopeTable table{cos, sin, 10000};
   Floats x({1, 5}, 0, 1);
   const std::array<int32_t, 1> negative{-1}, zero{0};
-  EXPECT_THROW(kernels::rope_apply({&x[0], 4, 1, 4}, negative, table, RopePairing::kHalf, false),
+  EXPECT_THROW(kernels::rope_apply({&x[0], 1, 4}, negative, table, RopePairing::kHalf, false),
                std::logic_error);
-  EXPECT_THROW(kernels::rope_apply({&x[0], 5, 1, 5}, zero, table, RopePairing::kHalf, false),
+  EXPECT_THROW(kernels::rope_apply({&x[0], 1, 5}, zero, table, RopePairing::kHalf, false),
                std::logic_error);
 }
 

@@ -45,7 +45,7 @@ struct Pass {
         first += n;
       }
       const auto columns = [&](const std::optional<Floats>& all) {
-        return kernels::Columns{all->tensor().row(row), C + kBeside};
+        return MatrixView<float>(*all).row_range(row, R - row).col_range(0, C);
       };
       Arena count_only;
       kernels::short_conv_forward(*w, pieces, columns(p), columns(y), count_only);
@@ -173,7 +173,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
           return one;
         };
         const auto columns = [&](const std::optional<Floats>& all, int64_t first) {
-          return kernels::Columns{all->tensor().row(first), C + kBeside};
+          return MatrixView<float>(*all).row_range(first, R - first).col_range(0, C);
         };
         std::vector<std::vector<float>> initial_state;
         int64_t at = 0;

@@ -41,8 +41,7 @@ TEST(StepProduct, GivesTheBitsOfTheProductOfAllRows) {
       for (const int threads : {1, 2, 3}) {
         set_threads(threads);
         const StepWeights weights{packed.data(), N, K, b.tensor().data};
-        kernels::step_product(weights, {x.tensor().data, K}, n,
-                              {.y = {y.tensor().data, N}, .also = rows});
+        kernels::step_product(weights, x, {.y = y, .also = rows});
         EXPECT_TRUE(same_bits(y.span(), want));
         EXPECT_TRUE(same_bits(also.span(), want));
 
@@ -50,12 +49,12 @@ TEST(StepProduct, GivesTheBitsOfTheProductOfAllRows) {
         const int64_t half = K / 2;
         StepWeights part{packed.data(), N, half, nullptr, K};
         if (half > 0)
-          kernels::step_product(part, {x.tensor().data, K}, n, {.y = {y.tensor().data, N}});
+          kernels::step_product(part, MatrixView<float>(x).col_range(0, half), {.y = y});
         else
           y.fill(0);
         part = {packed.data() + half * kernels::kWeightPanel, N, K - half, b.tensor().data, K};
-        kernels::step_product(part, {x.tensor().data + half, K}, n,
-                              {.y = {y.tensor().data, N}, .relu = true, .add = true});
+        kernels::step_product(part, MatrixView<float>(x).col_range(half, K - half),
+                              {.y = y, .relu = true, .add = true});
         for (size_t i = 0; i < want.size(); ++i)
           ASSERT_EQ(y[static_cast<int64_t>(i)], std::max(0.0f, want[i]));
       }
@@ -75,11 +74,9 @@ TEST(StepProduct, ByColumnsIsTheGradientByTheInput) {
       kernels::pack_columns(w, packed.data());
       std::vector<const float*> gates;
       for (int64_t i = 0; i < n; ++i) gates.push_back(gate.tensor().row(i));
-      kernels::step_product({packed.data(), K, N}, {dy.tensor().data, N}, n,
-                            {.y = {dx.tensor().data, K}});
+      kernels::step_product({packed.data(), K, N}, dy, {.y = dx});
       EXPECT_TRUE(same_bits(dx.span(), want.span()));
-      kernels::step_product({packed.data(), K, N}, {dy.tensor().data, N}, n,
-                            {.y = {dx.tensor().data, K}, .where_positive = gates});
+      kernels::step_product({packed.data(), K, N}, dy, {.y = dx, .where_positive = gates});
       for (int64_t i = 0; i < n * K; ++i) ASSERT_EQ(dx[i], gate[i] > 0 ? want[i] : 0.0f);
     }
   });

@@ -42,13 +42,11 @@ class Reader {
     const auto step = [&](Arena& saved, Arena& scratch) {
       ExecutionContext ctx{scratch};
       const auto projected = layer.project(ctx, memory, *m, true, saved);
-      const auto query =
-          layer.layout(saved, queries.rows(), {o.tensor().data, kWidth}, memory, keep);
+      const auto query = layer.layout(saved, queries.rows(), o, memory, keep);
       layer.forward(ctx, queries, *x, projected, query);
       const Tensor dkv = saved.take({memory.rows(), 2 * kWidth});
       if (!ctx.planning()) std::fill(dkv.begin(), dkv.end(), 0.0f);
-      layer.backward(ctx, queries, memory, *x, projected, query, {d_o->tensor().data, kWidth}, dx,
-                     dkv);
+      layer.backward(ctx, queries, memory, *x, projected, query, *d_o, dx, dkv);
       layer.finish(ctx, *m, dkv, dm);
     };
     Arena count_saved, count_scratch;

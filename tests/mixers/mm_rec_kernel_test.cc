@@ -46,14 +46,14 @@ class Loop {
     }
     const kernels::MmRecCell cell{kMu, *b, full ? ConstTensor(*w) : ConstTensor(),
                                   packed.empty() ? nullptr : packed.data()};
-    const kernels::MmRecRows rows{{z->tensor().data, D}, *decay, *gates, *h};
+    const kernels::MmRecRows rows{*z, *decay, *gates, *h};
     Arena count;
     kernels::mm_rec_forward(cell, pieces, rows, count);
-    kernels::mm_rec_backward(cell, pieces, rows, {*dh, {dz->tensor().data, D}, dstates}, count);
+    kernels::mm_rec_backward(cell, pieces, rows, {*dh, *dz, dstates}, count);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
     kernels::mm_rec_forward(cell, pieces, rows, scratch);
-    kernels::mm_rec_backward(cell, pieces, rows, {*dh, {dz->tensor().data, D}, dstates}, scratch);
+    kernels::mm_rec_backward(cell, pieces, rows, {*dh, *dz, dstates}, scratch);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 

@@ -16,8 +16,8 @@
 
 #include "hwy/highway.h"
 #include "hwy/targets.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/base/random.h"
-#include "refrain/base/tensor.h"
 #include "support/threads.h"
 
 namespace refrain {
@@ -76,6 +76,8 @@ class Floats {
   void fill(float value) { std::fill(view_.begin(), view_.end(), value); }
   operator Tensor() const { return view_; }
   operator ConstTensor() const { return view_; }
+  operator MatrixView<float>() const { return view_; }
+  operator MatrixView<const float>() const { return view_; }
   Tensor tensor() const { return view_; }
   std::span<float> span() const { return {view_.data, static_cast<size_t>(size_)}; }
   float& operator[](int64_t i) const { return view_.data[i]; }

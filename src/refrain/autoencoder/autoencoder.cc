@@ -76,7 +76,7 @@ ConstTensor Autoencoder::memory(ExecutionContext& ctx, const RaggedBatch& w, con
                                 Arena& arena) const {
   if (!config_.reads_positions()) return e.m();
   const Tensor m = arena.take({w.rows(), config_.hidden});
-  add_position_codes(ctx, w, e.m(), {m.data, m.cols()});
+  add_position_codes(ctx, w, e.m(), m);
   return m;
 }
 

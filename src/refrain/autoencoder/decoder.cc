@@ -34,7 +34,7 @@ void position_codes(Tensor codes) {
 }
 
 void add_position_codes(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor rows,
-                        kernels::SpacedRows<float> out) {
+                        MatrixView<float> out) {
   Arena::Frame frame(ctx.scratch);
   int64_t longest = 0;
   for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
@@ -43,7 +43,7 @@ void add_position_codes(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   position_codes(codes);
   for (int64_t row = 0; row < rows.rows(); ++row) {
     const float *from = rows.row(row), *code = codes.row(w.position[static_cast<size_t>(row)]);
-    for (int64_t j = 0; j < rows.cols(); ++j) out[row][j] = from[j] + code[j];
+    for (int64_t j = 0; j < rows.cols(); ++j) out.row(row)[j] = from[j] + code[j];
   }
 }
 
@@ -91,8 +91,7 @@ Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
   if (!config_.has_attention()) return run;
   run.joined = a.take({R, joined_width()});
   run.s = a.take({R, H});
-  if (cross_)
-    run.query = cross_->layout(a, R, {run.joined.data + H, joined_width()}, w, !config_.flash);
+  if (cross_) run.query = cross_->layout(a, R, attention_columns(run.joined), w, !config_.flash);
   if (self_) {
     run.qkv = a.take({R, self_->out});
     run.softmax = a.take({2 * R * config_.heads});
@@ -105,8 +104,8 @@ void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t parts = config_.fused ? 1 : start_.out / hidden(), n = start_.out / parts;
   for (int64_t i = 0; i < parts; ++i)
-    kernels::gemm({z.data, z.cols(), 1}, {start_.w.w.data + i * n * start_.in, 1, start_.in},
-                  start.data + i * n, start_.out, z.rows(), n, start_.in, false, ctx.scratch);
+    kernels::linear_forward(z, start_.w.w.slice(i * n, n),
+                            MatrixView<float>(start).col_range(i * n, n), ctx.scratch);
   if (ctx.planning()) return;
   kernels::add_row(start, start_.b.w);
   kernels::activation_forward(kernels::Activation::kTanh, start, start);
@@ -164,7 +163,6 @@ Decoder::Activations Decoder::forward(ExecutionContext& ctx, const RaggedBatch& 
 void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                            const Activations& run) const {
   Arena::Frame frame(ctx.scratch);
-  const int64_t R = w.rows(), H = hidden(), J = joined_width();
   ConstTensor x = inputs(ctx, w, in, run);
   for (size_t l = 0; l < cells_.size(); ++l) {
     const auto layer = static_cast<int64_t>(l);
@@ -174,10 +172,9 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
     x = run.cells[l].h;
   }
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
-  add_position_codes(ctx, w, x, {run.joined.data, J});
-  const Linear& query = cross_->query();
-  kernels::gemm({run.joined.data, J, 1}, {query.w.w.data, 1, H}, run.query.q.data, query.out, R,
-                query.out, H, false, ctx.scratch);
+  const MatrixView<float> queried = state_columns(run.joined);
+  add_position_codes(ctx, w, x, queried);
+  kernels::linear_forward(queried, cross_->query().w.w, run.query.q, ctx.scratch);
   std::vector<kernels::CrossQueries> queries;
   for (int64_t b = 0; b < w.sequences(); ++b)
     queries.push_back(cross_->queries(run.query, w.first(b), w.length(b)));
@@ -219,7 +216,7 @@ void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input&
 void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Activations& run,
                             const Gradients& g, ConstTensor dy, Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
-  const int64_t R = w.rows(), H = hidden(), J = joined_width(), E = config_.width;
+  const int64_t R = w.rows(), H = hidden(), E = config_.width;
   const Tensor dh = ctx.scratch.take({R, H});
   if (!config_.has_attention()) {
     kernels::linear_backward_input(dy, out_.w.w, dh, ctx.scratch);
@@ -231,14 +228,17 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     std::vector<kernels::CrossQueries> queries;
     std::vector<kernels::CrossGradients> gradients;
     for (int64_t b = 0; b < w.sequences(); ++b) {
-      const int64_t first = w.first(b);
-      queries.push_back(cross_->queries(run.query, first, w.length(b)));
-      gradients.push_back({{g.joined.row(first) + H, J}, {g.q.row(first), g.q.cols()}, {}, {}});
+      const int64_t first = w.first(b), n = w.length(b);
+      queries.push_back(cross_->queries(run.query, first, n));
+      gradients.push_back({attention_columns(g.joined).row_range(first, n),
+                           MatrixView<float>(g.q).row_range(first, n),
+                           {},
+                           {}});
     }
     kernels::cross_backward_queries(cross_->shape(), run.memory[0].sequences, queries, gradients,
                                     ctx.scratch);
-    kernels::gemm({g.q.data, g.q.cols(), 1}, {cross_->query().w.w.data, H, 1}, g.joined.data, J, R,
-                  H, g.q.cols(), true, ctx.scratch);
+    kernels::linear_backward_input(g.q, cross_->query().w.w, state_columns(g.joined), ctx.scratch,
+                                   {.add = true});
     for (int64_t row = 0; row < R && !ctx.planning(); ++row)
       std::copy_n(g.joined.row(row), H, dh.row(row));
   }
@@ -262,17 +262,14 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
 void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                                const Activations& run, const Gradients& g, ConstTensor dy,
                                Tensor dz, Tensor dm) const {
-  const int64_t R = w.rows(), H = hidden(), J = joined_width();
   out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
   if (config_.has_attention()) {
     context_.backward_weight(ctx, run.joined, g.context);
     const Tensor dq = cross_ ? g.q : g.qkv;
-    if (query_proj().w.g)
-      kernels::gemm({dq.data, 1, dq.cols()}, {run.joined.data, J, 1}, query_proj().w.g.data, H,
-                    dq.cols(), H, R, true, ctx.scratch);
+    kernels::linear_backward_weight(dq, state_columns(run.joined), query_proj().w.g, ctx.scratch);
   }
   if (cross_ && config_.cached) {
-    cross_->backward_memory(ctx, w, w, run.memory[0], run.query, {g.joined.data + H, J}, g.kv);
+    cross_->backward_memory(ctx, w, w, run.memory[0], run.query, attention_columns(g.joined), g.kv);
     cross_->finish(ctx, in.m, g.kv, dm);
   }
   for (size_t l = 0; l < cells_.size(); ++l) {

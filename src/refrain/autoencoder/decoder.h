@@ -81,6 +81,13 @@ class Decoder {
   int64_t hidden() const { return config_.hidden; }
   int64_t attention_width() const { return config_.attention_width(); }
   int64_t joined_width() const { return hidden() + attention_width(); }
+  // Of rows [h with its position | what attention read].
+  MatrixView<float> state_columns(const Tensor& joined) const {
+    return MatrixView<float>(joined).col_range(0, hidden());
+  }
+  MatrixView<float> attention_columns(const Tensor& joined) const {
+    return MatrixView<float>(joined).col_range(hidden(), attention_width());
+  }
   kernels::AttentionShape self_shape() const;
   const Linear& query_proj() const { return cross_ ? cross_->query() : *self_; }
 
@@ -128,6 +135,6 @@ class Decoder {
 void position_codes(Tensor codes);
 // Adds to every row of the batch the code of its position.
 void add_position_codes(ExecutionContext&, const RaggedBatch&, ConstTensor rows,
-                        kernels::SpacedRows<float> out);
+                        MatrixView<float> out);
 
 }  // namespace refrain

@@ -13,7 +13,6 @@
 namespace refrain {
 
 using kernels::Cell;
-using kernels::SpacedRows;
 using kernels::StepOutput;
 using kernels::StepWeights;
 
@@ -52,14 +51,15 @@ class ActiveSequences {
 // Copying a number takes as long as so many operations.
 constexpr int64_t kCopy = 32;
 
-void gather(std::span<float* const> from, int64_t width, SpacedRows<float> to) {
+void gather(std::span<float* const> from, int64_t width, MatrixView<float> to) {
   const auto n = static_cast<int64_t>(from.size());
   parallel_for(
-      n, [&](int64_t i) { std::copy_n(from[static_cast<size_t>(i)], width, to[i]); },
+      n, [&](int64_t i) { std::copy_n(from[static_cast<size_t>(i)], width, to.row(i)); },
       kCopy * n * width);
 }
-void scatter(SpacedRows<float> from, int64_t width, std::span<float* const> to) {
-  for (size_t i = 0; i < to.size(); ++i) std::copy_n(from[static_cast<int64_t>(i)], width, to[i]);
+void scatter(MatrixView<float> from, int64_t width, std::span<float* const> to) {
+  for (size_t i = 0; i < to.size(); ++i)
+    std::copy_n(from.row(static_cast<int64_t>(i)), width, to[i]);
 }
 
 std::vector<const float*> to_read(const std::vector<float*>& rows) {
@@ -70,9 +70,9 @@ std::vector<const float*> to_read(const std::vector<float*>& rows) {
 struct PackedWeights {
   ExecutionContext& ctx;
 
-  SpacedRows<float> rows(int64_t n, int64_t width) const {
+  MatrixView<float> rows(int64_t n, int64_t width) const {
     const int64_t row = kernels::spaced(width);
-    return {ctx.scratch.take({n, row}).data, row};
+    return {ctx.scratch.take({n, row}).data, n, width, row};
   }
   // y = x wᵀ + b
   StepWeights by_rows(const Linear& linear) const {
@@ -95,13 +95,11 @@ struct PackedWeights {
   const float* given(const StepWeights& w, const Linear& linear) const {
     return ctx.planning() ? linear.w.w.data : w.packed;
   }
-  void product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
+  void product(const StepWeights& w, MatrixView<const float> x, int64_t n,
                const StepOutput& out) const {
-    if (!ctx.planning()) kernels::step_product(w, x, n, out);
+    if (!ctx.planning()) kernels::step_product(w, x.row_range(0, n), out);
   }
 };
-
-SpacedRows<const float> read(SpacedRows<float> rows) { return {rows.data, rows.row}; }
 
 }  // namespace
 
@@ -113,7 +111,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
   const int64_t state_floats = cells_[0].state_floats();
   std::vector<StepWeights> to_gates, recurrent;
-  std::vector<SpacedRows<float>> state;
+  std::vector<MatrixView<float>> state;
   for (const Recurrent& cell : cells_) {
     to_gates.push_back(weights.by_rows(cell.input()));
     recurrent.push_back(weights.by_rows(cell.recurrence()));
@@ -121,7 +119,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   }
   const StepWeights to_y = weights.by_rows(out_);
   StepWeights to_q{}, to_s{};
-  const SpacedRows<float> u = weights.rows(B, E), joined = weights.rows(B, J),
+  const MatrixView<float> u = weights.rows(B, E), joined = weights.rows(B, J),
                           s = weights.rows(B, H);
   Tensor codes;
   if (config_.has_attention()) {
@@ -134,7 +132,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     for (int64_t i = 0; i < B; ++i)
       for (size_t l = 0; l < state.size(); ++l)
         std::copy_n(start_of(run.start, places.sequence(i), static_cast<int64_t>(l)), state_floats,
-                    state[l][i]);
+                    state[l].row(i));
   }
 
   for (int64_t t = 0; t < places.steps(); ++t) {
@@ -143,37 +141,36 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     for (int64_t i = 0; i < n && !ctx.planning(); ++i) {
       const int64_t before = places.row(i, t) - 1;
       if (t == 0)
-        std::fill_n(u[i], E, 0.0f);
+        std::fill_n(u.row(i), E, 0.0f);
       else
-        std::copy_n(in.is_forced(t) ? in.x.row(before) : run.y.row(before), E, u[i]);
+        std::copy_n(in.is_forced(t) ? in.x.row(before) : run.y.row(before), E, u.row(i));
     }
     for (size_t l = 0; l < cells_.size(); ++l) {
       const kernels::RecurrentRows& rows = run.cells[l];
-      weights.product(to_gates[l], read(l == 0 ? u : state[l - 1]), n,
+      weights.product(to_gates[l], l == 0 ? u : state[l - 1].col_range(0, H), n,
                       {.also = places.rows(rows.gates, t, n)});
       std::vector<kernels::RecurrentPiece> pieces;
-      for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l][i]});
+      for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l].row(i)});
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_forward(cells_[l].cell(), pieces,
                                  {w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
                                  ctx.scratch);
       if (ctx.planning()) continue;
       gather(places.rows(rows.h, t, n), H, state[l]);
-      if (state_floats > H)
-        gather(places.rows(rows.extra, t, n), H, {state[l].data + H, state[l].row});
+      if (state_floats > H) gather(places.rows(rows.extra, t, n), H, state[l].col_range(H, H));
     }
-    const SpacedRows<float> h = state.back();
+    const MatrixView<float> h = state.back().col_range(0, H);
     const std::vector<float*> y = places.rows(run.y, t, n);
     if (!config_.has_attention()) {
-      weights.product(to_y, read(h), n, {.also = y});
+      weights.product(to_y, h, n, {.also = y});
       continue;
     }
     const std::vector<float*> joined_rows = places.rows(run.joined, t, n);
     for (int64_t i = 0; i < n && !ctx.planning(); ++i) {
-      for (int64_t j = 0; j < H; ++j) joined[i][j] = h[i][j] + codes.row(t)[j];
-      std::copy_n(joined[i], H, joined_rows[static_cast<size_t>(i)]);
+      for (int64_t j = 0; j < H; ++j) joined.row(i)[j] = h.row(i)[j] + codes.row(t)[j];
+      std::copy_n(joined.row(i), H, joined_rows[static_cast<size_t>(i)]);
     }
-    weights.product(to_q, read(joined), n,
+    weights.product(to_q, joined.col_range(0, H), n,
                     {.also = places.rows(cross_ ? run.query.q : run.qkv, t, n)});
     if (cross_) {
       if (!config_.cached) {
@@ -193,23 +190,23 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       kernels::attention_forward(self_shape(), self_steps(w, run, t), ctx.scratch);
     }
     if (!ctx.planning())
-      gather(places.rows(run.joined, t, n, H), J - H, {joined.data + H, joined.row});
+      gather(places.rows(run.joined, t, n, H), J - H, joined.col_range(H, J - H));
     const std::vector<float*> s_rows = places.rows(run.s, t, n);
     if (config_.fused) {
-      weights.product(to_s, read(joined), n, {.y = s, .also = s_rows, .relu = true});
+      weights.product(to_s, joined, n, {.y = s, .also = s_rows, .relu = true});
     } else {
       StepWeights part = to_s;
       part.bias = nullptr;
       part.panel_depth = J;
       part.K = H;
-      weights.product(part, read(joined), n, {.y = s});
+      weights.product(part, joined.col_range(0, H), n, {.y = s});
       part.bias = to_s.bias;
       part.packed = to_s.packed + H * kernels::kWeightPanel;
       part.K = J - H;
-      weights.product(part, {joined.data + H, joined.row}, n,
+      weights.product(part, joined.col_range(H, J - H), n,
                       {.y = s, .also = s_rows, .relu = true, .add = true});
     }
-    weights.product(to_y, read(s), n, {.also = y});
+    weights.product(to_y, s, n, {.also = y});
   }
 }
 
@@ -248,10 +245,10 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
   const StepWeights from_y = weights.by_columns(out_);
   StepWeights from_q{}, from_s{};
   const int64_t gates = cells_[0].input().out;
-  const SpacedRows<float> dy_now = weights.rows(B, E), du = weights.rows(B, E);
-  const SpacedRows<float> ds = weights.rows(B, H), djoined = weights.rows(B, J);
-  const SpacedRows<float> dq = weights.rows(B, config_.has_attention() ? query_proj().out : 0);
-  const SpacedRows<float> da = weights.rows(B, gates), before = weights.rows(B, state_floats);
+  const MatrixView<float> dy_now = weights.rows(B, E), du = weights.rows(B, E);
+  const MatrixView<float> ds = weights.rows(B, H), djoined = weights.rows(B, J);
+  const MatrixView<float> dq = weights.rows(B, config_.has_attention() ? query_proj().out : 0);
+  const MatrixView<float> da = weights.rows(B, gates), before = weights.rows(B, state_floats);
   const Tensor dh = ctx.scratch.take({w.rows(), H});
   if (config_.has_attention()) {
     from_q = weights.by_columns(query_proj());
@@ -265,23 +262,23 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       // Those whose next step read this one's output.
       const int64_t fed = in.is_forced(t + 1) ? 0 : places.running(t + 1);
       for (int64_t i = 0; i < fed; ++i)
-        for (int64_t j = 0; j < E; ++j) dy_rows[static_cast<size_t>(i)][j] += du[i][j];
+        for (int64_t j = 0; j < E; ++j) dy_rows[static_cast<size_t>(i)][j] += du.row(i)[j];
       gather(dy_rows, E, dy_now);
     }
     if (!config_.has_attention()) {
-      weights.product(from_y, read(dy_now), n, {.also = dh_rows});
+      weights.product(from_y, dy_now, n, {.also = dh_rows});
     } else {
-      weights.product(from_y, read(dy_now), n,
+      weights.product(from_y, dy_now, n,
                       {.y = ds,
                        .also = places.rows(g.context, t, n),
                        .where_positive = to_read(places.rows(run.s, t, n))});
-      weights.product(from_s, read(ds), n, {.y = djoined, .also = places.rows(g.joined, t, n)});
+      weights.product(from_s, ds, n, {.y = djoined, .also = places.rows(g.joined, t, n)});
       if (cross_)
         backward_cross_step(ctx, w, in, run, g, t, dm);
       else
         backward_self_step(ctx, w, run, g, t);
       if (!ctx.planning()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), query_proj().out, dq);
-      weights.product(from_q, read(dq), n, {.y = djoined, .add = true});
+      weights.product(from_q, dq, n, {.y = djoined.col_range(0, H), .add = true});
       if (!ctx.planning()) scatter(djoined, H, dh_rows);
     }
     for (size_t l = cells_.size(); l-- > 0;) {
@@ -292,11 +289,11 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       for (int64_t i = 0; i < n; ++i) {
         const int64_t row = places.row(i, t);
         pieces.push_back(
-            {row, 1, t == 0 ? start_of(run.start, places.sequence(i), layer) : before[i]});
+            {row, 1, t == 0 ? start_of(run.start, places.sequence(i), layer) : before.row(i)});
         dstate.push_back(start_of(g.start, places.sequence(i), layer));
         if (ctx.planning() || t == 0) continue;
-        std::copy_n(rows.h.row(row - 1), H, before[i]);
-        if (state_floats > H) std::copy_n(rows.extra.row(row - 1), H, before[i] + H);
+        std::copy_n(rows.h.row(row - 1), H, before.row(i));
+        if (state_floats > H) std::copy_n(rows.extra.row(row - 1), H, before.row(i) + H);
       }
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_backward(cells_[l].cell(), pieces,
@@ -305,20 +302,20 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       if (l == 0 && (t == 0 || (in.is_forced(t) && dx.rank == 0))) continue;
       if (!ctx.planning()) gather(places.rows(rows.gates, t, n), gates, da);
       if (l > 0)
-        weights.product(from_gates[l], read(da), n, {.also = dh_rows});
+        weights.product(from_gates[l], da, n, {.also = dh_rows});
       else
-        weights.product(from_gates[0], read(da), n, {.y = du});
+        weights.product(from_gates[0], da, n, {.y = du});
     }
     if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < E; ++j) dx.row(places.row(i, t) - 1)[j] += du[i][j];
+      for (int64_t j = 0; j < E; ++j) dx.row(places.row(i, t) - 1)[j] += du.row(i)[j];
   }
 }
 
 void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                                   const Activations& run, const Gradients& g, int64_t t,
                                   Tensor dm) const {
-  const int64_t J = joined_width(), width = attention_width();
+  const int64_t width = attention_width();
   Arena::Frame frame(ctx.scratch);
   const CrossAttention::PackedKeyValues projected =
       config_.cached
@@ -330,13 +327,12 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) <= t) continue;
     const int64_t row = w.first(b) + t;
-    float* dk = g.kv.row(w.first(b));
+    const auto memory_gradient = MatrixView<float>(g.kv).row_range(w.first(b), w.length(b));
     memory.push_back(projected.sequences[static_cast<size_t>(b)]);
     queries.push_back(cross_->queries(run.query, row, 1));
-    gradients.push_back({{g.joined.row(row) + hidden(), J},
-                         {g.q.row(row), width},
-                         {dk, 2 * width},
-                         {dk + width, 2 * width}});
+    gradients.push_back(
+        {attention_columns(g.joined).row_range(row, 1), MatrixView<float>(g.q).row_range(row, 1),
+         memory_gradient.col_range(0, width), memory_gradient.col_range(width, width)});
   }
   kernels::cross_backward_queries(cross_->shape(), memory, queries, gradients, ctx.scratch);
   if (config_.cached) return;  // keys and values get theirs from all steps at once

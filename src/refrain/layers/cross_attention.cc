@@ -7,8 +7,6 @@
 
 namespace refrain {
 
-using kernels::SpacedRows;
-
 namespace {
 
 kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim) {
@@ -71,15 +69,16 @@ CrossAttention::PackedKeyValues CrossAttention::pack_kv(ExecutionContext& ctx, c
       w.sequences(),
       [&](int64_t b) {
         const kernels::CrossMemory& one = memory.sequences[static_cast<size_t>(b)];
-        const float* from = memory.kv.row(w.first(b));
-        kernels::cross_pack(shape_, {from, kv_.out}, one.rows, one.keys);
-        kernels::cross_pack(shape_, {from + shape_.width(), kv_.out}, one.rows, one.values);
+        const int64_t width = shape_.width();
+        const auto rows = MatrixView<const float>(memory.kv).row_range(w.first(b), one.rows);
+        kernels::cross_pack(shape_, rows.col_range(0, width), one.keys);
+        kernels::cross_pack(shape_, rows.col_range(width, width), one.values);
       },
       16 * memory.kv.size());
   return memory;
 }
 
-CrossAttention::QueryState CrossAttention::layout(Arena& arena, int64_t rows, SpacedRows<float> o,
+CrossAttention::QueryState CrossAttention::layout(Arena& arena, int64_t rows, MatrixView<float> o,
                                                   const RaggedBatch& memory, bool keep) const {
   QueryState query{arena.take({rows, q_.out}), arena.take({rows, 2 * shape_.heads}), o, {}};
   if (keep) query.kept = arena.take({rows, shape_.heads, longest(memory)});
@@ -89,11 +88,10 @@ CrossAttention::QueryState CrossAttention::layout(Arena& arena, int64_t rows, Sp
 kernels::CrossQueries CrossAttention::queries(const QueryState& query, int64_t first,
                                               int64_t count) const {
   const int64_t kept_row = query.kept.rank > 0 ? shape_.heads * query.kept.cols() : 0;
-  return {count,
-          {query.q.row(first), q_.out},
-          {query.o[first], query.o.row},
+  return {MatrixView<const float>(query.q).row_range(first, count),
+          query.o.row_range(first, count),
           query.softmax.row(first),
-          {query.kept.data ? query.kept.data + first * kept_row : nullptr, kept_row},
+          {query.kept.data ? query.kept.data + first * kept_row : nullptr, count, kept_row},
           query.kept.cols()};
 }
 
@@ -107,15 +105,15 @@ std::vector<kernels::CrossQueries> CrossAttention::pieces(const RaggedBatch& w,
 
 std::vector<kernels::CrossGradients> CrossAttention::gradients(const RaggedBatch& w,
                                                                const RaggedBatch& memory,
-                                                               SpacedRows<const float> d_o,
+                                                               MatrixView<const float> d_o,
                                                                Tensor dq, Tensor dkv) const {
   std::vector<kernels::CrossGradients> all;
   for (int64_t b = 0; b < w.sequences(); ++b) {
-    float* dk = dkv.row(memory.first(b));
-    all.push_back({{d_o[w.first(b)], d_o.row},
-                   {dq.row(w.first(b)), q_.out},
-                   {dk, kv_.out},
-                   {dk + shape_.width(), kv_.out}});
+    const int64_t width = shape_.width();
+    const auto rows = MatrixView<float>(dkv).row_range(memory.first(b), memory.length(b));
+    all.push_back({d_o.row_range(w.first(b), w.length(b)),
+                   MatrixView<float>(dq).row_range(w.first(b), w.length(b)),
+                   rows.col_range(0, width), rows.col_range(width, width)});
   }
   return all;
 }
@@ -128,7 +126,7 @@ void CrossAttention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstT
 
 void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const RaggedBatch& of,
                               ConstTensor x, const PackedKeyValues& memory, const QueryState& query,
-                              SpacedRows<const float> d_o, Tensor dx, Tensor dkv) const {
+                              MatrixView<const float> d_o, Tensor dx, Tensor dkv) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor dq = ctx.scratch.take({x.rows(), q_.out});
   const auto all = pieces(w, query);
@@ -140,7 +138,7 @@ void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const
 
 void CrossAttention::backward_memory(ExecutionContext& ctx, const RaggedBatch& w,
                                      const RaggedBatch& of, const PackedKeyValues& memory,
-                                     const QueryState& query, SpacedRows<const float> d_o,
+                                     const QueryState& query, MatrixView<const float> d_o,
                                      Tensor dkv) const {
   const Tensor dq = query.q;  // which this does not write
   kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, query),

@@ -46,11 +46,11 @@ class CrossAttention {
 
   // What rows that ask leave.
   struct QueryState {
-    Tensor q, softmax;             // [R, width], [R, 2 heads]
-    kernels::SpacedRows<float> o;  // [R, width], where the caller wants it
-    Tensor kept{};                 // [R, heads, longest memory]: P, if it is kept
+    Tensor q, softmax;    // [R, width], [R, 2 heads]
+    MatrixView<float> o;  // [R, width], where the caller wants it
+    Tensor kept{};        // [R, heads, longest memory]: P, if it is kept
   };
-  QueryState layout(Arena&, int64_t rows, kernels::SpacedRows<float> o, const RaggedBatch& memory,
+  QueryState layout(Arena&, int64_t rows, MatrixView<float> o, const RaggedBatch& memory,
                     bool keep) const;
   // Rows [first, first + count), of one sequence.
   kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count) const;
@@ -60,12 +60,12 @@ class CrossAttention {
                const QueryState&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
   void backward(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
-                const PackedKeyValues&, const QueryState&, kernels::SpacedRows<const float> d_o,
-                Tensor dx, Tensor dkv) const;
+                const PackedKeyValues&, const QueryState&, MatrixView<const float> d_o, Tensor dx,
+                Tensor dkv) const;
   // Only what keys and values get, for a loop that has dealt with the queries row by row.
   void backward_memory(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory,
-                       const PackedKeyValues&, const QueryState&,
-                       kernels::SpacedRows<const float> d_o, Tensor dkv) const;
+                       const PackedKeyValues&, const QueryState&, MatrixView<const float> d_o,
+                       Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
   void finish(ExecutionContext& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
     kv_.backward(ctx, m, dkv, dm);
@@ -74,7 +74,7 @@ class CrossAttention {
  private:
   std::vector<kernels::CrossQueries> pieces(const RaggedBatch&, const QueryState&) const;
   std::vector<kernels::CrossGradients> gradients(const RaggedBatch&, const RaggedBatch& memory,
-                                                 kernels::SpacedRows<const float> d_o, Tensor dq,
+                                                 MatrixView<const float> d_o, Tensor dq,
                                                  Tensor dkv) const;
 
   kernels::CrossShape shape_;

@@ -113,7 +113,7 @@ void attention_forward_task(const ForwardTask& task, float* work) {
     copy_rows(s.q + i * shape.q_row + g * group * d, d, group, d, d,
               queries + (i - first) * group * d);
   std::fill_n(unit, rows, shape.scale * kLog2E);
-  queries_in_range({queries, d}, rows, d, unit, {queries, d});
+  queries_in_range({queries, rows, d}, unit, {queries, rows, d});
 
   const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions

@@ -52,7 +52,7 @@ struct AttentionShape {
 // a row, heads lie one after another.
 template <class T>
 struct AttentionKeys {
-  struct Rows {
+  struct Rows {  // no matrix view: two of them that always have one stride
     T *k = nullptr, *v = nullptr;
     int64_t row = 0;  // floats from one to the next
   };

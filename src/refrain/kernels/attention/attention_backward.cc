@@ -183,7 +183,8 @@ QueriesOfHead load_queries(const BackwardTask& task, const BackwardMemory& m, Ra
     m.delta[i] =
         output_slope(m.d_o + i * wide, s.o + (i0 + i) * shape.o_row + h * d, d, log_sum[i]);
   std::fill_n(m.unit, n, shape.scale * kLog2E);
-  return {positions, h, queries_in_range({m.q, wide}, n, d, m.unit, {m.q_divided, wide}).data};
+  return {positions, h,
+          queries_in_range({m.q, n, d, wide}, m.unit, {m.q_divided, n, d, wide}).data};
 }
 
 void attention_backward_task(const BackwardTask& task, float* work) {

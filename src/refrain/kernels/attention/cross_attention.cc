@@ -33,13 +33,13 @@ HWY_INLINE int64_t head_floats(const CrossShape& shape, int64_t rows) {
   return cross_pack_floats(shape, rows) / shape.heads;
 }
 
-void cross_pack_head(const CrossShape& shape, SpacedRows<const float> from, int64_t rows,
-                     const CrossPack& to, int64_t h) {
-  const int64_t d = shape.head_dim, at = h * head_floats(shape, rows);
-  if (to.rows) copy_rows(from.data + h * d, from.row, rows, d, padded_head(d), to.rows + at);
+void cross_pack_head(const CrossShape& shape, MatrixView<const float> from, const CrossPack& to,
+                     int64_t h) {
+  const int64_t d = shape.head_dim, rows = from.rows, at = h * head_floats(shape, rows);
+  if (to.rows) copy_rows(from.data + h * d, from.row_stride, rows, d, padded_head(d), to.rows + at);
   if (!to.panels) return;
   clear_panels(rows, d, to.panels + at);
-  transpose_rows(from.data + h * d, from.row, 0, rows, d, to.panels + at);
+  transpose_rows(from.data + h * d, from.row_stride, 0, rows, d, to.panels + at);
 }
 
 // One head of a sequence.
@@ -59,7 +59,7 @@ struct CrossHead {
     const int64_t wide = padded_head(d());
     return row_panels(at(pack.rows) + first * wide, wide);
   }
-  float* kept(int64_t i) const { return asked.kept[i] + h * asked.kept_head; }
+  float* kept(int64_t i) const { return asked.kept.row(i) + h * asked.kept_head; }
   float& maximum(int64_t i) const { return asked.softmax[2 * i * shape.heads + h]; }
   float& log_sum(int64_t i) const { return asked.softmax[(2 * i + 1) * shape.heads + h]; }
   // Columns of a block of keys, as whole vectors.
@@ -70,19 +70,19 @@ struct CrossHead {
 struct QueryTile {
   HWY_INLINE QueryTile(const CrossHead& x, int64_t i0, int64_t m, float* memory) : count(m) {
     std::fill_n(unit, m, x.shape.scale * kLog2E);
-    rows = queries_in_range({x.asked.q[i0] + x.h * x.d(), x.asked.q.row}, m, x.d(), unit,
-                            {memory, x.d()});
+    rows = queries_in_range(x.asked.q.row_range(i0, m).col_range(x.h * x.d(), x.d()), unit,
+                            {memory, m, x.d()});
   }
   int64_t count;
-  SpacedRows<const float> rows;
+  MatrixView<const float> rows;
   float unit[kMaxTileRows];
 };
 
-// scores [m, row] of a tile of queries against n keys from k0 on.
-HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0, int64_t n,
-                            SpacedRows<float> scores) {
-  tile_row<Rows::kApart>(q.count, {0, n}, x.d(), q.rows.data, q.rows.row,
-                         x.across(x.memory.keys, k0), scores.data, scores.row, false);
+// scores [m, n] of a tile of queries against n keys from k0 on.
+HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0,
+                            MatrixView<float> scores) {
+  tile_row<Rows::kApart>(q.count, {0, scores.cols}, x.d(), q.rows.data, q.rows.row_stride,
+                         x.across(x.memory.keys, k0), scores.data, scores.row_stride, false);
 }
 
 // Queries i0 .. i0 + m. work: scores [kCrossBlock], sums [d] and the query [d] a row.
@@ -98,7 +98,7 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
     const int64_t n = x.columns(k0);
     const Range seen{0, n};
-    score_block(x, q, k0, n, {scores, kCrossBlock});
+    score_block(x, q, k0, {scores, m, n, kCrossBlock});
     for (int64_t i = 0; i < m; ++i) {
       float* s = scores + i * kCrossBlock;
       const FloatVec unit = constant(q.unit[i]);
@@ -129,7 +129,7 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
   for (int64_t i = 0; i < m; ++i) {
     const FloatVec inverse = constant(1.0f / sum[i]);
     const float* from = out + i * wide;
-    float* o = x.asked.o[i0 + i] + x.h * d;
+    float* o = x.asked.o.row(i0 + i) + x.h * d;
     each(d, [&](auto at, int64_t j)
                 HWY_ATTR { at.store(hn::Mul(at.load(from + j), inverse), o + j); });
     x.maximum(i0 + i) = maximum[i];
@@ -141,7 +141,7 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
 HWY_INLINE void probability_block(const CrossHead& x, const QueryTile& q, int64_t i0, int64_t k0,
                                   float* p) {
   const int64_t n = x.columns(k0);
-  score_block(x, q, k0, n, {p, kCrossBlock});
+  score_block(x, q, k0, {p, q.count, n, kCrossBlock});
   for (int64_t i = 0; i < q.count; ++i) {
     float* s = p + i * kCrossBlock;
     const FloatVec unit = constant(q.unit[i]), highest = constant(x.maximum(i0 + i));
@@ -157,7 +157,7 @@ HWY_INLINE void probability_block(const CrossHead& x, const QueryTile& q, int64_
 HWY_INLINE void forward_rows_kept(const CrossHead& x, int64_t i0, int64_t m, float* work) {
   const int64_t d = x.d(), wide = padded_head(d), n = x.memory.rows;
   const QueryTile q(x, i0, m, work + kMaxTileRows * wide);
-  score_block(x, q, 0, n, {x.kept(i0), x.asked.kept.row});
+  score_block(x, q, 0, {x.kept(i0), m, n, x.asked.kept.row_stride});
   for (int64_t i = 0; i < m; ++i) {
     float* s = x.kept(i0 + i);
     const FloatVec unit = constant(q.unit[i]);
@@ -173,9 +173,9 @@ HWY_INLINE void forward_rows_kept(const CrossHead& x, int64_t i0, int64_t m, flo
     x.maximum(i0 + i) = high;
     x.log_sum(i0 + i) = static_cast<float>(std::log2(sum));
   }
-  tile_row<Rows::kApart>(m, {0, d}, n, x.kept(i0), x.asked.kept.row, x.along(x.memory.values, 0),
-                         work, wide, false);
-  for (int64_t i = 0; i < m; ++i) std::copy_n(work + i * wide, d, x.asked.o[i0 + i] + x.h * d);
+  tile_row<Rows::kApart>(m, {0, d}, n, x.kept(i0), x.asked.kept.row_stride,
+                         x.along(x.memory.values, 0), work, wide, false);
+  for (int64_t i = 0; i < m; ++i) std::copy_n(work + i * wide, d, x.asked.o.row(i0 + i) + x.h * d);
 }
 
 // A tile of queries in backward, from i0 on.
@@ -183,10 +183,10 @@ struct GradientTile {
   // memory: [kMaxTileRows, d]
   HWY_INLINE GradientTile(const CrossHead& head, const CrossGradients& gradients, int64_t first,
                           int64_t m, float* memory)
-      : x(head), g(gradients), i0(first), q(head, first, x.asked.kept.data ? 0 : m, memory) {
+      : x(head), g(gradients), i0(first), q(head, first, x.asked.kept ? 0 : m, memory) {
     for (int64_t i = 0; i < m; ++i)
-      sums[i] = output_slope(g.d_o[i0 + i] + x.h * x.d(), x.asked.o[i0 + i] + x.h * x.d(), x.d(),
-                             x.log_sum(i0 + i));
+      sums[i] = output_slope(g.d_o.row(i0 + i) + x.h * x.d(), x.asked.o.row(i0 + i) + x.h * x.d(),
+                             x.d(), x.log_sum(i0 + i));
   }
   const CrossHead& x;
   const CrossGradients& g;
@@ -201,11 +201,11 @@ HWY_INLINE void gradient_block(const GradientTile& tile, int64_t m, int64_t k0, 
   const CrossHead& x = tile.x;
   const CrossGradients& g = tile.g;
   const int64_t n = x.columns(k0), i0 = tile.i0;
-  if (x.asked.kept.data)
+  if (x.asked.kept)
     for (int64_t i = 0; i < m; ++i) std::copy_n(x.kept(i0 + i) + k0, n, p + i * kCrossBlock);
   else
     probability_block(x, tile.q, i0, k0, p);
-  tile_row<Rows::kApart>(m, {0, n}, x.d(), g.d_o[i0] + x.h * x.d(), g.d_o.row,
+  tile_row<Rows::kApart>(m, {0, n}, x.d(), g.d_o.row(i0) + x.h * x.d(), g.d_o.row_stride,
                          x.across(x.memory.values, k0), ds, kCrossBlock, false);
   const FloatVec scale = constant(x.shape.scale);
   for (int64_t i = 0; i < m; ++i) {
@@ -230,15 +230,14 @@ HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g,
     tile_row<Rows::kApart>(m, {0, d}, x.columns(k0), ds, kCrossBlock, x.along(x.memory.keys, k0),
                            dq, wide, true);
   }
-  for (int64_t i = 0; i < m; ++i) std::copy_n(dq + i * wide, d, g.dq[i0 + i] + x.h * d);
+  for (int64_t i = 0; i < m; ++i) std::copy_n(dq + i * wide, d, g.dq.row(i0 + i) + x.h * d);
 }
 
 // to [n, d] += aᵀ b with a [m, kCrossBlock], b [m, wide].
-HWY_INLINE void add_outer(const float* a, const float* b, int64_t m, int64_t n, int64_t d,
-                          SpacedRows<float> to, int64_t first, int64_t column) {
-  each_tile({0, n}, [&](int64_t j, int64_t rows) HWY_ATTR {
-    tile_row<Rows::kAdjacent>(rows, {0, d}, m, a + j, kCrossBlock, row_panels(b, padded_head(d)),
-                              to[first + j] + column, to.row, true);
+HWY_INLINE void add_outer(const float* a, const float* b, int64_t m, MatrixView<float> to) {
+  each_tile({0, to.rows}, [&](int64_t j, int64_t rows) HWY_ATTR {
+    tile_row<Rows::kAdjacent>(rows, {0, to.cols}, m, a + j, kCrossBlock,
+                              row_panels(b, padded_head(to.cols)), to.row(j), to.row_stride, true);
   });
 }
 
@@ -248,12 +247,13 @@ HWY_INLINE void memory_gradient_rows(const CrossHead& x, const CrossGradients& g
   float *p = work, *ds = p + kMaxTileRows * kCrossBlock, *q = ds + kMaxTileRows * kCrossBlock;
   float* d_o = q + kMaxTileRows * wide;
   const GradientTile tile(x, g, i0, m, d_o + kMaxTileRows * wide);
-  copy_rows(x.asked.q[i0] + column, x.asked.q.row, m, d, wide, q);
-  copy_rows(g.d_o[i0] + column, g.d_o.row, m, d, wide, d_o);
+  copy_rows(x.asked.q.row(i0) + column, x.asked.q.row_stride, m, d, wide, q);
+  copy_rows(g.d_o.row(i0) + column, g.d_o.row_stride, m, d, wide, d_o);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
     gradient_block(tile, m, k0, p, ds);
-    add_outer(p, d_o, m, x.columns(k0), d, g.dv, k0, column);
-    add_outer(ds, q, m, x.columns(k0), d, g.dk, k0, column);
+    const int64_t n = x.columns(k0);
+    add_outer(p, d_o, m, g.dv.row_range(k0, n).col_range(column, d));
+    add_outer(ds, q, m, g.dk.row_range(k0, n).col_range(column, d));
   }
 }
 
@@ -261,8 +261,8 @@ HWY_INLINE void memory_gradient_rows(const CrossHead& x, const CrossGradients& g
 void cross_forward_head(const CrossShape& shape, const CrossMemory& memory,
                         const CrossQueries& asked, int64_t h, float* work) {
   const CrossHead x{shape, memory, asked, h};
-  each_tile({0, asked.count}, [&](int64_t i0, int64_t m) HWY_ATTR {
-    if (asked.kept.data)
+  each_tile({0, asked.count()}, [&](int64_t i0, int64_t m) HWY_ATTR {
+    if (asked.kept)
       forward_rows_kept(x, i0, m, work);
     else
       forward_rows(x, i0, m, work);
@@ -272,7 +272,7 @@ void cross_backward_head(const CrossShape& shape, const CrossMemory& memory,
                          const CrossQueries& asked, const CrossGradients& g, bool of_memory,
                          int64_t h, float* work) {
   const CrossHead x{shape, memory, asked, h};
-  each_tile({0, asked.count}, [&](int64_t i0, int64_t m) HWY_ATTR {
+  each_tile({0, asked.count()}, [&](int64_t i0, int64_t m) HWY_ATTR {
     if (of_memory)
       memory_gradient_rows(x, g, i0, m, work);
     else
@@ -301,8 +301,8 @@ void each_head(const CrossShape& shape, std::span<const CrossMemory> memory,
   if (scratch.planning()) return;
   int64_t scores = 0;
   for (size_t b = 0; b < asked.size(); ++b) {
-    REFRAIN_CHECK(asked[b].count == 0 || memory[b].rows > 0);
-    scores += asked[b].count * memory[b].rows;
+    REFRAIN_CHECK(asked[b].count() == 0 || memory[b].rows > 0);
+    scores += asked[b].count() * memory[b].rows;
   }
   parallel_for(
       static_cast<int64_t>(asked.size()) * shape.heads,
@@ -318,10 +318,9 @@ int64_t cross_pack_floats(const CrossShape& shape, int64_t rows) {
   return shape.heads * round_up(rows, kCrossBlock) * padded_head(shape.head_dim);
 }
 
-void cross_pack(const CrossShape& shape, SpacedRows<const float> from, int64_t rows,
-                const CrossPack& to) {
+void cross_pack(const CrossShape& shape, MatrixView<const float> from, const CrossPack& to) {
   for (int64_t h = 0; h < shape.heads; ++h)
-    HWY_DYNAMIC_DISPATCH(cross_pack_head)(shape, from, rows, to, h);
+    HWY_DYNAMIC_DISPATCH(cross_pack_head)(shape, from, to, h);
 }
 
 void cross_forward(const CrossShape& shape, std::span<const CrossMemory> memory,

@@ -33,7 +33,7 @@ struct CrossPack {
   float *rows = nullptr, *panels = nullptr;  // either may be null if nobody reads it
 };
 int64_t cross_pack_floats(const CrossShape&, int64_t rows);  // of each of the two
-void cross_pack(const CrossShape&, SpacedRows<const float> from, int64_t rows, const CrossPack& to);
+void cross_pack(const CrossShape&, MatrixView<const float> from, const CrossPack& to);
 
 // What the queries of a call see, sequence by sequence. Forward reads keys.panels and values.rows,
 // backward the others as well.
@@ -44,12 +44,13 @@ struct CrossMemory {
 
 // Queries of one sequence; heads lie side by side in a row.
 struct CrossQueries {
-  int64_t count;
-  SpacedRows<const float> q;
-  SpacedRows<float> o;
-  float* softmax;            // [count, 2, heads]: as in attention.h
-  SpacedRows<float> kept{};  // P, or null: head h at h * kept_head in a query's row
+  MatrixView<const float> q;
+  MatrixView<float> o;
+  float* softmax;            // [queries, 2, heads]: as in attention.h
+  MatrixView<float> kept{};  // P, or null: head h at h * kept_head in a query's row
   int64_t kept_head = 0;
+
+  int64_t count() const { return q.rows; }
 };
 
 // Memory and queries in pairs. A sequence with queries has a memory of at least one row.
@@ -57,9 +58,9 @@ void cross_forward(const CrossShape&, std::span<const CrossMemory>, std::span<co
                    Arena& scratch);
 
 struct CrossGradients {
-  SpacedRows<const float> d_o;
-  SpacedRows<float> dq;      // overwritten
-  SpacedRows<float> dk, dv;  // added to
+  MatrixView<const float> d_o;
+  MatrixView<float> dq;      // overwritten
+  MatrixView<float> dk, dv;  // added to
 };
 
 void cross_backward_queries(const CrossShape&, std::span<const CrossMemory>,

@@ -14,7 +14,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -24,12 +24,13 @@ namespace refrain::kernels::HWY_NAMESPACE {
 inline constexpr uint32_t kHighestExponent = 127 + 32;
 
 // The bits of the largest magnitude of queries [n, d], which say NaN where there is one.
-HWY_INLINE uint32_t largest_bits(SpacedRows<const float> q, int64_t n, int64_t d) {
+HWY_INLINE uint32_t largest_bits(MatrixView<const float> q) {
   const hn::RebindToUnsigned<FloatTag> tag;
   auto top = hn::Zero(tag);
-  for (int64_t i = 0; i < n; ++i)
-    each(d, [&](auto at, int64_t j)
-                HWY_ATTR { top = hn::Max(top, hn::BitCast(tag, hn::Abs(at.load(q[i] + j)))); });
+  for (int64_t i = 0; i < q.rows; ++i)
+    each(q.cols, [&](auto at, int64_t j) HWY_ATTR {
+      top = hn::Max(top, hn::BitCast(tag, hn::Abs(at.load(q.row(i) + j))));
+    });
   return hn::GetLane(hn::MaxOfLanes(tag, top));
 }
 
@@ -37,7 +38,7 @@ HWY_INLINE uint32_t largest_bits(SpacedRows<const float> q, int64_t n, int64_t d
 // up to 2^33, else what brings it there. A function of the query alone.
 HWY_INLINE float excess_of(const float* q, int64_t d) {
   constexpr uint32_t kBias = 127, kMost = 2 * kBias;
-  const uint32_t exponent = std::clamp(largest_bits({q, d}, 1, d) >> 23, kHighestExponent, kMost);
+  const uint32_t exponent = std::clamp(largest_bits({q, 1, d}) >> 23, kHighestExponent, kMost);
   return std::bit_cast<float>((exponent - kHighestExponent + kBias) << 23);
 }
 
@@ -49,15 +50,15 @@ HWY_INLINE void divide_query(const float* q, int64_t d, float excess, float* to)
 
 // Queries [n, d] as scores need them, where they are if none is to be divided; `unit`, of their
 // scores, is multiplied by what makes up for it. memory [n, d] may be q.
-HWY_INLINE SpacedRows<const float> queries_in_range(SpacedRows<const float> q, int64_t n, int64_t d,
-                                                    float* unit, SpacedRows<float> memory) {
-  if (largest_bits(q, n, d) >> 23 <= kHighestExponent) return q;
-  for (int64_t i = 0; i < n; ++i) {
-    const float excess = excess_of(q[i], d);
+HWY_INLINE MatrixView<const float> queries_in_range(MatrixView<const float> q, float* unit,
+                                                    MatrixView<float> memory) {
+  if (largest_bits(q) >> 23 <= kHighestExponent) return q;
+  for (int64_t i = 0; i < q.rows; ++i) {
+    const float excess = excess_of(q.row(i), q.cols);
     unit[i] *= excess;
-    divide_query(q[i], d, excess, memory[i]);
+    divide_query(q.row(i), q.cols, excess, memory.row(i));
   }
-  return {memory.data, memory.row};
+  return memory;
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE

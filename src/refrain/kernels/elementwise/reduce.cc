@@ -33,18 +33,18 @@ void scale(Tensor x, float by) {
   });
 }
 
-void add_row(Tensor y, ConstTensor b) {
-  parallel_rows(y.rows(), y.cols(), [&](int64_t r) HWY_ATTR {
+void add_row(MatrixView<float> y, ConstTensor b) {
+  parallel_rows(y.rows, y.cols, [&](int64_t r) HWY_ATTR {
     float* row = y.row(r);
-    each(y.cols(), [&](auto at, int64_t i) HWY_ATTR {
+    each(y.cols, [&](auto at, int64_t i) HWY_ATTR {
       at.store(hn::Add(at.load(row + i), at.load(b.data + i)), row + i);
     });
   });
 }
 
-void column_sum_add(ConstTensor dy, Tensor db) {
-  parallel_columns(dy.rows(), dy.cols(), [&](int64_t begin, int64_t end) HWY_ATTR {
-    chain_rows(0, dy.rows(), begin, end, db.data,
+void column_sum_add(MatrixView<const float> dy, Tensor db) {
+  parallel_columns(dy.rows, dy.cols, [&](int64_t begin, int64_t end) HWY_ATTR {
+    chain_rows(0, dy.rows, begin, end, db.data,
                [&](auto at, int64_t row, int64_t j, FloatVec acc)
                    HWY_ATTR { return hn::Add(acc, at.load(dy.row(row) + j)); });
   });
@@ -71,13 +71,13 @@ void copy(ConstTensor from, Tensor to) {
     std::copy_n(from.data + begin, end - begin, to.data + begin);
   });
 }
-void add_row(Tensor y, ConstTensor b) {
-  REFRAIN_CHECK(b.size() == y.cols());
+void add_row(MatrixView<float> y, ConstTensor b) {
+  REFRAIN_CHECK(b.size() == y.cols);
   HWY_DYNAMIC_DISPATCH(add_row)(y, b);
 }
-void column_sum_add(ConstTensor dy, Tensor db) {
+void column_sum_add(MatrixView<const float> dy, Tensor db) {
   if (!db) return;
-  REFRAIN_CHECK(db.size() == dy.cols());
+  REFRAIN_CHECK(db.size() == dy.cols);
   HWY_DYNAMIC_DISPATCH(column_sum_add)(dy, db);
 }
 

@@ -1,6 +1,6 @@
 // Sums: of two arrays, and over the rows of a matrix.
 #pragma once
-#include "refrain/base/tensor.h"
+#include "refrain/base/matrix_view.h"
 
 namespace refrain::kernels {
 
@@ -9,12 +9,12 @@ void add(ConstTensor a, ConstTensor b, Tensor out);
 // x = x * by
 void scale(Tensor x, float by);
 // y [R, N] += b [N] in every row
-void add_row(Tensor y, ConstTensor b);
+void add_row(MatrixView<float> y, ConstTensor b);
 // to = from
 void copy(ConstTensor from, Tensor to);
 
 // db [N] += sum over rows of dy [R, N], the gradient of a bias: one chain in ascending row order
 // per element, so that rows may come in several calls. db may be null: nobody wants it.
-void column_sum_add(ConstTensor dy, Tensor db);
+void column_sum_add(MatrixView<const float> dy, Tensor db);
 
 }  // namespace refrain::kernels

@@ -75,26 +75,26 @@ HWY_INLINE void rotate_row(float* x, int64_t heads, int64_t head_dim, const floa
   });
 }
 
-void rope_apply(const HeadRows& x, std::span<const int32_t> positions, const RopeTable& table,
+void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const RopeTable& table,
                 RopePairing pairing, bool inverse) {
   const float direction = inverse ? -1.0f : 1.0f;
-  parallel_rows(
-      static_cast<int64_t>(positions.size()), x.heads * x.head_dim, [&](int64_t row) HWY_ATTR {
-        const int64_t m = positions[static_cast<size_t>(row)];
-        float* at = x.data + row * x.row_stride;
-        float late_cos[kMaxPairs], late_sin[kMaxPairs];
-        const float *cos = late_cos, *sin = late_sin;
-        if (m < table.cos.rows()) {
-          cos = table.cos.row(m);
-          sin = table.sin.row(m);
-        } else {
-          angles(table.theta, m, x.head_dim / 2, late_cos, late_sin);
-        }
-        if (pairing == RopePairing::kHalf)
-          rotate_row<RopePairing::kHalf>(at, x.heads, x.head_dim, cos, sin, direction);
-        else
-          rotate_row<RopePairing::kAdjacent>(at, x.heads, x.head_dim, cos, sin, direction);
-      });
+  const int64_t head_dim = 2 * table.cos.cols(), heads = x.cols / head_dim;
+  parallel_rows(x.rows, x.cols, [&](int64_t row) HWY_ATTR {
+    const int64_t m = positions[static_cast<size_t>(row)];
+    float* at = x.row(row);
+    float late_cos[kMaxPairs], late_sin[kMaxPairs];
+    const float *cos = late_cos, *sin = late_sin;
+    if (m < table.cos.rows()) {
+      cos = table.cos.row(m);
+      sin = table.sin.row(m);
+    } else {
+      angles(table.theta, m, head_dim / 2, late_cos, late_sin);
+    }
+    if (pairing == RopePairing::kHalf)
+      rotate_row<RopePairing::kHalf>(at, heads, head_dim, cos, sin, direction);
+    else
+      rotate_row<RopePairing::kAdjacent>(at, heads, head_dim, cos, sin, direction);
+  });
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -111,11 +111,12 @@ void rope_table(double theta, Tensor cos, Tensor sin) {
   });
 }
 
-void rope_apply(const HeadRows& x, std::span<const int32_t> positions, const RopeTable& table,
+void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const RopeTable& table,
                 RopePairing pairing, bool inverse) {
-  REFRAIN_CHECK(x.head_dim % 2 == 0 && x.heads * x.head_dim <= x.row_stride);
-  REFRAIN_CHECK(table.cos.cols() == x.head_dim / 2 && table.sin.cols() == x.head_dim / 2);
-  REFRAIN_CHECK(table.cos.rows() == table.sin.rows() && x.head_dim / 2 <= kMaxPairs);
+  const int64_t pairs = table.cos.cols();
+  REFRAIN_CHECK(x.rows == static_cast<int64_t>(positions.size()) && x.cols % (2 * pairs) == 0);
+  REFRAIN_CHECK(table.sin.cols() == pairs && pairs <= kMaxPairs);
+  REFRAIN_CHECK(table.cos.rows() == table.sin.rows());
   for (int32_t m : positions) REFRAIN_CHECK(m >= 0);
   HWY_DYNAMIC_DISPATCH(rope_apply)(x, positions, table, pairing, inverse);
 }

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/base/tensor.h"
+#include "refrain/base/matrix_view.h"
 
 namespace refrain::kernels {
 
@@ -27,15 +27,9 @@ struct RopeTable {
 // Fills the table; angles are computed in double precision and rounded once.
 void rope_table(double theta, Tensor cos, Tensor sin);
 
-// The columns of a matrix that hold heads side by side: heads * head_dim columns from `data` on,
-// rows `row_stride` apart.
-struct HeadRows {
-  float* data;
-  int64_t row_stride, heads, head_dim;
-};
-
-// Rotates every head of row r by positions[r] >= 0, in place; with `inverse`, backwards.
-void rope_apply(const HeadRows& x, std::span<const int32_t> positions, const RopeTable& table,
+// Rotates every head of row r of x by positions[r] >= 0, in place; with `inverse`, backwards. A row
+// is heads side by side, as wide as the table is for.
+void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const RopeTable& table,
                 RopePairing pairing, bool inverse);
 
 }  // namespace refrain::kernels

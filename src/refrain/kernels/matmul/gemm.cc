@@ -17,6 +17,13 @@ namespace refrain::kernels {
 constexpr int64_t kDepth = 384, kWidth = 576;
 // A multiple of every target's panels.
 constexpr int64_t kPanels = 96;
+
+struct Float32Product {
+  MatrixView<const float> a, b;
+  MatrixView<float> c;
+  const float* weights;  // b as pack_weight() lays it out, or null
+  bool add, bf16;        // bf16: rounds what it packs
+};
 }  // namespace refrain::kernels
 #endif
 
@@ -70,13 +77,12 @@ HWY_INLINE void round_floats(float* x, int64_t n) {
   each(n, [&](auto at, int64_t i) HWY_ATTR { at.store(rounded_to_bf16(at.load(x + i)), x + i); });
 }
 
-// One block of a product: all M rows, `width` columns of C, `depth` of the reduced index. a, c:
-// where it begins. b_row: from one row of a panel of B to the next.
+// One block of a product: all rows, some columns of C, a part of the reduced index. b_row: from one
+// row of a panel of B to the next.
 struct Block {
-  Strided a;
+  MatrixView<const float> a;  // [M, depth]
   int64_t b_row;
-  float* c;
-  int64_t c_row, M, width, depth;
+  MatrixView<float> c;  // [M, width]
   bool add, pack_rows, bf16;
 };
 
@@ -85,45 +91,44 @@ template <int V, class Panel>
 void block_task(const Block& x, const Panel& panel, int64_t tiles, int64_t t0, int64_t t1,
                 int64_t p0, int64_t p1) {
   constexpr int64_t kRows = tile_rows<V>();
-  const int64_t NR = V * float_lanes();
+  const int64_t NR = V * float_lanes(), depth = x.a.cols, width = x.c.cols;
   HWY_ALIGN float packed_rows[kRows * kDepth + HWY_MAX_BYTES / sizeof(float)];
   for (int64_t t = t0; t < t1; ++t) {
-    const int64_t i0 = x.M * t / tiles, mr = x.M * (t + 1) / tiles - i0;
-    const float* from = x.a.data + i0 * x.a.row;
-    float* to = x.c + i0 * x.c_row;
-    if (x.a.row == 1)
-      pack_adjacent(from, x.a.col, mr, x.depth, packed_rows);
+    const int64_t M = x.a.rows, i0 = M * t / tiles, mr = M * (t + 1) / tiles - i0;
+    const float* from = x.a.row(i0);
+    float* to = x.c.row(i0);
+    if (x.a.row_stride == 1)
+      pack_adjacent(from, x.a.col_stride, mr, depth, packed_rows);
     else if (x.pack_rows)
-      transpose(from, x.a.row, mr, x.depth, packed_rows, mr);
-    if (x.bf16) round_floats(packed_rows, mr * x.depth);
+      transpose(from, x.a.row_stride, mr, depth, packed_rows, mr);
+    if (x.bf16) round_floats(packed_rows, mr * depth);
     int64_t p = p0;
     if constexpr (V == 2) {
       constexpr int kTogether = 4;
       if (mr == 1 && !x.pack_rows)
-        for (; p + kTogether <= p1 && (p + kTogether) * NR <= x.width; p += kTogether) {
+        for (; p + kTogether <= p1 && (p + kTogether) * NR <= width; p += kTogether) {
           const float* some[kTogether];
           for (int i = 0; i < kTogether; ++i) some[i] = panel(p + i);
-          row_tile<kTogether>(from, some, x.b_row, x.depth, to + p * NR, x.add);
+          row_tile<kTogether>(from, some, x.b_row, depth, to + p * NR, x.add);
         }
     }
     for (; p < p1; ++p) {
-      const int64_t n = std::min(NR, x.width - p * NR);
+      const int64_t n = std::min(NR, width - p * NR);
       if (x.pack_rows)
-        tile_of<Rows::kAdjacent, V>(mr, packed_rows, mr, panel(p), x.b_row, x.depth, to + p * NR,
-                                    x.c_row, n, x.add);
+        tile_of<Rows::kAdjacent, V>(mr, packed_rows, mr, panel(p), x.b_row, depth, to + p * NR,
+                                    x.c.row_stride, n, x.add);
       else
-        tile_of<Rows::kApart, V>(mr, from, x.a.row, panel(p), x.b_row, x.depth, to + p * NR,
-                                 x.c_row, n, x.add);
+        tile_of<Rows::kApart, V>(mr, from, x.a.row_stride, panel(p), x.b_row, depth, to + p * NR,
+                                 x.c.row_stride, n, x.add);
     }
   }
 }
 
-// C (+)= A B in panels of V vectors. B: whole, as pack_weight() lays it out (V = 2), or null: then
-// blocks of it are packed into `packed`.
+// C (+)= A B in panels of V vectors, 2 of them with weights; without, blocks of B are packed into
+// `packed`.
 template <int V>
-void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, int64_t c_row,
-                        int64_t M, int64_t N, int64_t K, bool add, bool bf16, float* packed) {
-  const int64_t NR = V * float_lanes();
+void multiply_by_panels(const Float32Product& x, float* packed) {
+  const int64_t NR = V * float_lanes(), M = x.a.rows, N = x.b.cols, K = x.a.cols;
   const int64_t tiles = (M + tile_rows<V>() - 1) / tile_rows<V>();
   const int64_t block_width = even_block(N, kWidth / NR * NR, NR);
   const int64_t block_depth = even_block(K, kDepth, 1);
@@ -131,38 +136,30 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
     const int64_t width = std::min(block_width, N - j0), panels = (width + NR - 1) / NR;
     for (int64_t k0 = 0; k0 < K; k0 += block_depth) {
       const int64_t depth = std::min(block_depth, K - k0);
-      if (!weights)
+      if (!x.weights)
         parallel_for(
             panels,
             [&](int64_t p) {
               const int64_t j = j0 + p * NR;
               float* to = packed + p * depth * NR;
-              pack_panel({b.data + k0 * b.row + j * b.col, b.row, b.col}, depth,
-                         std::min(NR, N - j), to, NR);
-              if (bf16) round_floats(to, depth * NR);
+              pack_panel(x.b.row_range(k0, depth).col_range(j, std::min(NR, N - j)), to, NR);
+              if (x.bf16) round_floats(to, depth * NR);
             },
             kPackingCost * depth * width);
       // Where a panel begins.
       const auto panel = [&](int64_t p) -> const float* {
-        if (!weights) return packed + p * depth * NR;
+        if (!x.weights) return packed + p * depth * NR;
         const int64_t j = j0 + p * NR;
-        return weights + (j / kWeightPanel * K + k0) * kWeightPanel + j % kWeightPanel;
+        return x.weights + (j / kWeightPanel * K + k0) * kWeightPanel + j % kWeightPanel;
       };
       // A task is a few row tiles against a run of panels: enough tasks to share, few enough to
       // keep the tile of A in L1 for long.
       const int64_t want = 4 * threads();
       const int64_t row_tasks = std::min(tiles, want);
       const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, panels);
-      const Block block{{a.data + k0 * a.col, a.row, a.col},
-                        weights ? kWeightPanel : NR,
-                        c + j0,
-                        c_row,
-                        M,
-                        width,
-                        depth,
-                        add || k0 > 0,
-                        a.row == 1 || bf16,
-                        bf16};
+      const Block block{x.a.col_range(k0, depth),      x.weights ? kWeightPanel : NR,
+                        x.c.col_range(j0, width),      x.add || k0 > 0,
+                        x.a.row_stride == 1 || x.bf16, x.bf16};
       parallel_for(
           row_tasks * col_tasks,
           [&](int64_t task) {
@@ -175,18 +172,17 @@ void multiply_by_panels(Strided a, Strided b, const float* weights, float* c, in
   }
 }
 
-void multiply(Strided a, Strided b, const float* weights, float* c, int64_t c_row, int64_t M,
-              int64_t N, int64_t K, bool add, bool bf16, float* packed) {
+void multiply(const Float32Product& x, float* packed) {
   // Of wide registers there are enough for three vectors and more rows than their loads cost.
 #if HWY_TARGET <= HWY_AVX3
   constexpr int kVectors = 3;
 #else
   constexpr int kVectors = 2;
 #endif
-  if (weights || M == 1)
-    multiply_by_panels<2>(a, b, weights, c, c_row, M, N, K, add, bf16, packed);
+  if (x.weights || x.a.rows == 1)
+    multiply_by_panels<2>(x, packed);
   else
-    multiply_by_panels<kVectors>(a, b, weights, c, c_row, M, N, K, add, bf16, packed);
+    multiply_by_panels<kVectors>(x, packed);
 }
 
 void pack_weight(ConstTensor w, float* to) {
@@ -210,15 +206,16 @@ namespace refrain::kernels {
 HWY_EXPORT(multiply);
 HWY_EXPORT(pack_weight);
 
-void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed, const MatmulOptions& options) {
+void gemm(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c, Arena& scratch,
+          const float* packed, const MatmulOptions& options) {
+  const int64_t M = a.rows, N = b.cols, K = a.cols;
+  REFRAIN_CHECK(b.rows == K && c.rows == M && c.cols == N && c.col_stride == 1);
   REFRAIN_CHECK(options.pieces.empty() || options.pieces.back() == K);
-  if (options.compute_type == ComputeType::kInt16)
-    return gemm_int16(a, b, c, c_row, M, N, K, add, options.pieces, scratch);
+  if (options.compute_type == ComputeType::kInt16) return gemm_int16(a, b, c, options, scratch);
   const bool bf16 = options.compute_type == ComputeType::kBf16;
   if (bf16) {
     if (const Bf16Kernel* kernel = bf16_kernel())
-      return gemm_bf16(*kernel, a, b, c, c_row, M, N, K, add, options.pieces, scratch);
+      return gemm_bf16(*kernel, a, b, c, options, scratch);
     packed = nullptr;  // not rounded
   }
   Arena::Frame frame(scratch);
@@ -226,26 +223,25 @@ void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, i
   if (!packed) blocks = scratch.take({std::min(K, kDepth), round_up(std::min(N, kWidth), kPanels)});
   if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply)
-  (a, b, packed, c, c_row, M, N, K, add, bf16, blocks.data);
+  ({a, b, c, packed, options.add, bf16}, blocks.data);
 }
 
 void pack_weight(ConstTensor w, float* to) { HWY_DYNAMIC_DISPATCH(pack_weight)(w, to); }
 
-void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch, const float* packed,
-                    const MatmulOptions& options) {
-  gemm({x.data, x.cols(), 1}, {w.data, 1, w.cols()}, y.data, y.cols(), x.rows(), w.rows(), x.cols(),
-       false, scratch, packed, options);
+void linear_forward(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
+                    Arena& scratch, const float* packed, const MatmulOptions& options) {
+  gemm(x, w.transposed(), y, scratch, packed, options);
 }
-void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
-                           const MatmulOptions& options) {
-  gemm({dy.data, dy.cols(), 1}, {w.data, w.cols(), 1}, dx.data, dx.cols(), dy.rows(), w.cols(),
-       w.rows(), false, scratch, nullptr, options);
+void linear_backward_input(MatrixView<const float> dy, MatrixView<const float> w,
+                           MatrixView<float> dx, Arena& scratch, const MatmulOptions& options) {
+  gemm(dy, w, dx, scratch, nullptr, options);
 }
-void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
-                            const MatmulOptions& options) {
+void linear_backward_weight(MatrixView<const float> dy, MatrixView<const float> x,
+                            MatrixView<float> dw, Arena& scratch, const MatmulOptions& options) {
   if (!dw) return;
-  gemm({dy.data, 1, dy.cols()}, {x.data, x.cols(), 1}, dw.data, dw.cols(), dy.cols(), x.cols(),
-       x.rows(), true, scratch, nullptr, options);
+  MatmulOptions adding = options;
+  adding.add = true;
+  gemm(dy.transposed(), x, dw, scratch, nullptr, adding);
 }
 
 }  // namespace refrain::kernels

@@ -11,15 +11,10 @@
 #include <span>
 
 #include "refrain/base/arena.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/base/tensor.h"
 
 namespace refrain::kernels {
-
-// An operand read through strides: element (i, j) is data[i * row + j * col].
-struct Strided {
-  const float* data;
-  int64_t row, col;
-};
 
 // How operands enter a product. It comes out as float32 in any case.
 enum class ComputeType : uint8_t {
@@ -40,21 +35,23 @@ struct MatmulOptions {
   ComputeType compute_type = ComputeType::kFloat32;
   // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: features are.
   std::span<const int32_t> pieces{};
+  bool add = false;  // to what the product's place holds
 };
 
-// C[M, N] = A[M, K] B[K, N], or C + A B with `add`; C has row stride c_row. Takes a packing buffer
-// from `scratch`; does nothing else when scratch only counts. `packed`: Bᵀ by pack_weight(), or
-// null, which gives the same numbers: packing B anew for every call costs more than the product
-// itself when A has few rows. One of the steps of A is 1.
-void gemm(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K, bool add,
-          Arena& scratch, const float* packed = nullptr, const MatmulOptions& = {});
+// C [M, N] = A [M, K] B [K, N], or C + A B. Takes a packing buffer from `scratch`; does nothing
+// else when scratch only counts. `packed`: Bᵀ by pack_weight(), or null, which gives the same
+// numbers: packing B anew for every call costs more than the product itself when A has few rows.
+// One of A's strides is 1, and so is C's from column to column.
+void gemm(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c, Arena& scratch,
+          const float* packed = nullptr, const MatmulOptions& = {});
 
-void linear_forward(ConstTensor x, ConstTensor w, Tensor y, Arena& scratch,
-                    const float* packed = nullptr, const MatmulOptions& = {});
-void linear_backward_input(ConstTensor dy, ConstTensor w, Tensor dx, Arena& scratch,
-                           const MatmulOptions& = {});
-void linear_backward_weight(ConstTensor dy, ConstTensor x, Tensor dw, Arena& scratch,
-                            const MatmulOptions& = {});
+void linear_forward(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
+                    Arena& scratch, const float* packed = nullptr, const MatmulOptions& = {});
+void linear_backward_input(MatrixView<const float> dy, MatrixView<const float> w,
+                           MatrixView<float> dx, Arena& scratch, const MatmulOptions& = {});
+// Adds in any case.
+void linear_backward_weight(MatrixView<const float> dy, MatrixView<const float> x,
+                            MatrixView<float> dw, Arena& scratch, const MatmulOptions& = {});
 
 // Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
 // every instruction set.

@@ -19,17 +19,10 @@ namespace refrain::kernels {
 // KiB. Where A is packed ahead of the tasks, 2,048 rows at a time.
 constexpr int64_t kGrainsDeep = 16, kBlocksWide = 24, kBlocksTall = 64;
 
-// An operand seen as items (rows of A, columns of B) of numbers along the reduced index.
-struct Items {
-  const float* data;
-  int64_t item, along;  // steps from one item to the next, and along the reduced index
-};
-
 struct Bf16Product {
   const Bf16Kernel& kernel;
-  Items a, b;
-  float* c;
-  int64_t c_row, M, N;
+  MatrixView<const float> a, b;  // b transposed: rows of either lie along the reduced index
+  MatrixView<float> c;
   bool add;
   const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
   int64_t grains;
@@ -52,11 +45,11 @@ namespace refrain::kernels::HWY_NAMESPACE {
 
 // 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
 // over the grains [g0, g1): as Bf16Kernel takes A.
-void pack_along(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
-                float* to) {
+void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+                int64_t g0, int64_t g1, float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
     const bool there = item + i < end;
-    const float* row = x.data + (there ? item + i : item) * x.item;
+    const float* row = x.row(there ? item + i : item);
     for (int64_t g = g0; g < g1; ++g) {
       const float* from = row + edges[g];
       const int64_t n = there ? edges[g + 1] - edges[g] : 0;
@@ -65,8 +58,8 @@ void pack_along(Items x, int64_t item, int64_t end, const int32_t* edges, int64_
   }
 }
 // The same as it takes B.
-void pack_along_turned(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0,
-                       int64_t g1, float* to) {
+void pack_along_turned(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+                       int64_t g0, int64_t g1, float* to) {
   HWY_ALIGN float rows[kGrainsDeep * kGrainPairs];
   pack_along(x, item, end, edges, g0, g1, rows);
   for (int64_t at = 0; at < (g1 - g0) * kGrainPairs; at += 16 * 16)
@@ -76,11 +69,11 @@ void pack_along_turned(Items x, int64_t item, int64_t end, const int32_t* edges,
 // Items [item, end) that lie across the reduced index, over the grain [k, k + n): a block of 32 of
 // them `step` floats after another, as Bf16Kernel takes A, or B with `turned`.
 template <bool turned>
-void pack_across(Items x, int64_t item, int64_t end, int64_t k, int64_t n, float* to,
-                 int64_t step) {
+void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
+                 float* to, int64_t step) {
   const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
-    const float* low = x.data + (k + std::min(p, n - 1)) * x.along + item + j;
-    const float* high = p + kHalf < n ? low + kHalf * x.along : low;
+    const float* low = x.data + (k + std::min(p, n - 1)) * x.col_stride + item + j;
+    const float* high = p + kHalf < n ? low + kHalf * x.col_stride : low;
     const int64_t left = end - item - j;
     pack_pairs(low, p < n ? left : 0, high, p + kHalf < n ? left : 0, pairs);
   };
@@ -100,11 +93,11 @@ void pack_across(Items x, int64_t item, int64_t end, int64_t k, int64_t n, float
 
 // Items [item, end) over the grains [g0, g1), block by block.
 template <bool turned>
-void pack_all(Items x, int64_t item, int64_t end, const int32_t* edges, int64_t g0, int64_t g1,
-              float* to) {
+void pack_all(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+              int64_t g0, int64_t g1, float* to) {
   const int64_t step = (g1 - g0) * kGrainPairs;
   const int64_t blocks = (end - item + kBf16Block - 1) / kBf16Block, work = blocks * step;
-  if (x.along == 1)
+  if (x.col_stride == 1)
     parallel_for(
         blocks,
         [&](int64_t q) {
@@ -136,39 +129,40 @@ void rows_task(const Bf16Product& x, const Bf16Part& part, int64_t i, int64_t q0
   if (x.packed_a)
     a = x.packed_a + i * deep * kGrainPairs;
   else
-    pack_along(x.a, first, x.M, x.edges, part.g0, part.g1, own);
+    pack_along(x.a, first, x.a.rows, x.edges, part.g0, part.g1, own);
   const bool add = x.add || part.g0 > 0;
   for (int64_t q = q0; q < q1; ++q) {
     const float* b = x.packed_b + q * deep * kGrainPairs;
     const int64_t j = part.j0 + q * kBf16Block;
-    const int64_t rows = std::min(kBf16Block, x.M - first), cols = std::min(kBf16Block, x.N - j);
-    float* c = x.c + first * x.c_row + j;
+    const int64_t rows = std::min(kBf16Block, x.c.rows - first);
+    const int64_t cols = std::min(kBf16Block, x.c.cols - j), c_row = x.c.row_stride;
+    float* c = x.c.row(first) + j;
     if (rows == kBf16Block && cols == kBf16Block) {
-      x.kernel.block(a, b, deep, c, x.c_row, add);
+      x.kernel.block(a, b, deep, c, c_row, add);
       continue;
     }
     for (int64_t r = 0; r < rows && add; ++r)
-      std::copy_n(c + r * x.c_row, cols, edge + r * kBf16Block);
+      std::copy_n(c + r * c_row, cols, edge + r * kBf16Block);
     x.kernel.block(a, b, deep, edge, kBf16Block, add);
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * x.c_row);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * c_row);
   }
 }
 
 void multiply_bf16(const Bf16Product& x) {
-  const int64_t row_blocks = (x.M + kBf16Block - 1) / kBf16Block;
-  const int64_t col_blocks = (x.N + kBf16Block - 1) / kBf16Block;
+  const int64_t M = x.c.rows, N = x.c.cols;
+  const int64_t row_blocks = (M + kBf16Block - 1) / kBf16Block;
+  const int64_t col_blocks = (N + kBf16Block - 1) / kBf16Block;
   const int64_t tall = x.packed_a ? std::min(kBlocksTall, row_blocks) : row_blocks;
   const int64_t wide = bf16_blocks_wide(col_blocks);
   for (int64_t n0 = 0; n0 < col_blocks; n0 += wide)
     for (int64_t g0 = 0; g0 < x.grains; g0 += kGrainsDeep) {
       const int64_t g1 = std::min(x.grains, g0 + kGrainsDeep), j0 = n0 * kBf16Block;
       const int64_t columns = std::min(wide, col_blocks - n0);
-      pack_all<true>(x.b, j0, std::min(x.N, j0 + columns * kBf16Block), x.edges, g0, g1,
-                     x.packed_b);
+      pack_all<true>(x.b, j0, std::min(N, j0 + columns * kBf16Block), x.edges, g0, g1, x.packed_b);
       for (int64_t m0 = 0; m0 < row_blocks; m0 += tall) {
         const int64_t i0 = m0 * kBf16Block, rows = std::min(tall, row_blocks - m0);
         if (x.packed_a)
-          pack_all<false>(x.a, i0, std::min(x.M, i0 + rows * kBf16Block), x.edges, g0, g1,
+          pack_all<false>(x.a, i0, std::min(M, i0 + rows * kBf16Block), x.edges, g0, g1,
                           x.packed_a);
         const int64_t want = 4 * threads(), row_tasks = std::min(rows, want);
         const int64_t col_tasks = std::clamp<int64_t>(want / row_tasks, 1, columns);
@@ -195,30 +189,21 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(multiply_bf16);
 
-void gemm_bf16(const Bf16Kernel& kernel, Strided a, Strided b, float* c, int64_t c_row, int64_t M,
-               int64_t N, int64_t K, bool add, std::span<const int32_t> pieces, Arena& scratch) {
+void gemm_bf16(const Bf16Kernel& kernel, MatrixView<const float> a, MatrixView<const float> b,
+               MatrixView<float> c, const MatmulOptions& options, Arena& scratch) {
   Arena::Frame frame(scratch);
-  const auto edges = take_grains(K, pieces, kGrain, scratch);
+  const int64_t M = a.rows, N = b.cols, K = a.cols;
+  const auto edges = take_grains(K, options.pieces, kGrain, scratch);
   const int64_t grains = edges.size() - 1;
   const int64_t deep = std::min(grains, kGrainsDeep);
   const auto blocks = [](int64_t n) { return (n + kBf16Block - 1) / kBf16Block; };
   const Tensor packed_b = scratch.take({bf16_blocks_wide(blocks(N)), deep, kGrainPairs});
   // Rows of A that lie along the reduced index are packed where they are used.
-  const int64_t tall = a.col == 1 ? 0 : std::min(kBlocksTall, blocks(M));
+  const int64_t tall = a.col_stride == 1 ? 0 : std::min(kBlocksTall, blocks(M));
   const Tensor packed_a = scratch.take({tall, deep, kGrainPairs});
   if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
   HWY_DYNAMIC_DISPATCH(multiply_bf16)
-  ({kernel,
-    {a.data, a.row, a.col},
-    {b.data, b.col, b.row},
-    c,
-    c_row,
-    M,
-    N,
-    add,
-    edges.data,
-    grains,
-    packed_b.data,
+  ({kernel, a, b.transposed(), c, options.add, edges.data, grains, packed_b.data,
     tall > 0 ? packed_a.data : nullptr});
 }
 

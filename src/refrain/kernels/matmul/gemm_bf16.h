@@ -33,9 +33,8 @@ const Bf16Kernel* bf16_kernel();
 // All of these that the machine has: for tests.
 std::span<const Bf16Kernel> bf16_kernels();
 
-// As gemm(). `pieces`: offsets of what the reduced index is made of, [pieces + 1] from 0 to K;
-// empty for one piece.
-void gemm_bf16(const Bf16Kernel&, Strided a, Strided b, float* c, int64_t c_row, int64_t M,
-               int64_t N, int64_t K, bool add, std::span<const int32_t> pieces, Arena& scratch);
+// As gemm(), by this kernel whatever the options say.
+void gemm_bf16(const Bf16Kernel&, MatrixView<const float> a, MatrixView<const float> b,
+               MatrixView<float> c, const MatmulOptions&, Arena& scratch);
 
 }  // namespace refrain::kernels

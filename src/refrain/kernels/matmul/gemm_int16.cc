@@ -30,9 +30,8 @@ struct GrainRun : Grains {
 };
 
 struct Int16Product {
-  Int16Items a, b;
-  float* c;
-  int64_t c_row, M, N;
+  MatrixView<const float> a, b;  // b transposed: rows of either lie along the reduced index
+  MatrixView<float> c;
   bool add;
   std::span<const GrainRun> runs;
   int32_t largest;
@@ -119,17 +118,18 @@ inline int64_t a_scales_at(const GrainRun& run, int64_t t) {
 
 // A's items, whole rows of it: tile after tile, each [mr][pairs] with numbers along the reduced
 // index side by side, else [pairs][mr].
-void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
+void pack_int16_rows(MatrixView<const float> x, const GrainRun& run, int32_t largest,
                      const TileRows& tiles, Pair* to, float* scales) {
   const int64_t N = float_lanes(), first = tiles.row(0);
-  if (x.along == 1) {
+  if (x.col_stride == 1) {
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
       Pair* row = to + tiles.at(run, t);
       float* scale = scales + a_scales_at(run, t);
       for (int64_t i = tiles.row(t); i < tiles.row(t + 1); ++i, row += run.pairs, ++scale) {
-        const float* from = x.data + i * x.item;
+        const float* from = x.row(i);
         if (i + kRowsAhead < tiles.row(tiles.tiles()))
-          ask_for(from + kRowsAhead * x.item + run.begin(0), run.begin(run.count) - run.begin(0));
+          ask_for(from + kRowsAhead * x.row_stride + run.begin(0),
+                  run.begin(run.count) - run.begin(0));
         for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g)
           scale[g * kMostLanes] =
               round_along(from + run.begin(g), run.length(g), largest, row + pair);
@@ -145,7 +145,7 @@ void pack_int16_rows(const Int16Items& x, const GrainRun& run, int32_t largest,
   const PairTag di;
   const int64_t width = round_up(tiles.rows(), N);
   for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g) {
-    round_across(x.data + first * x.item + run.begin(g) * x.along, x.along, tiles.rows(),
+    round_across(x.row(first) + run.begin(g) * x.col_stride, x.col_stride, tiles.rows(),
                  run.length(g), largest, found, width, [&](int64_t i) { return wide + i; });
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
       const int64_t i = tiles.row(t) - first, mr = tiles.row(t + 1) - tiles.row(t);
@@ -171,12 +171,13 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
                 int64_t p0, int64_t p1, int worker) {
   constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
   const int64_t NR = V * float_lanes(), blocks = blocks_of(t1 - t0, kBlockTiles);
-  const bool along = x.a.along == 1;
+  const bool along = x.a.col_stride == 1;
+  const int64_t M = x.c.rows, c_row = x.c.row_stride;
   Pair* rows = x.a_pairs.row(worker);
   float* scales = x.a_scales.row(worker);
   const auto block_of = [&](int64_t b) {
     const int64_t first = t0 + (t1 - t0) * b / blocks, last = t0 + (t1 - t0) * (b + 1) / blocks;
-    return TileRows{x.M * first / tiles, x.M * last / tiles - x.M * first / tiles, last - first};
+    return TileRows{M * first / tiles, M * last / tiles - M * first / tiles, last - first};
   };
   const GrainRun &front = part.runs.front(), &back = part.runs.back();
   const int64_t k0 = front.begin(0), depth = back.begin(back.count) - k0;
@@ -188,9 +189,9 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
     if (b + 1 < blocks) {
       const TileRows next = block_of(b + 1);
       const int64_t calls = (p1 - p0) * runs * block.tiles();
-      const float* from = x.a.data + next.row(0) * x.a.item + k0 * x.a.along;
-      next_block = along ? Ahead(from, next.rows(), depth * kFloat, x.a.item * kFloat, calls)
-                         : Ahead(from, depth, next.rows() * kFloat, x.a.along * kFloat, calls);
+      const float* from = x.a.row(next.row(0)) + k0 * x.a.col_stride;
+      next_block = along ? Ahead(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
+                         : Ahead(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
     }
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t n = std::min(NR, part.width - p * NR);
@@ -205,12 +206,12 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
         const bool first = &run == &front;
         for (int64_t t = 0; t < block.tiles(); ++t) {
           const int64_t i = block.row(t), mr = block.row(t + 1) - i;
-          float* c = x.c + i * x.c_row + part.j0 + p * NR;
+          float* c = x.c.row(i) + part.j0 + p * NR;
           const char* ask[kPairsDeep + kMostLanes];
           const char **next = ask, **const end = ask + run.pairs;
           if (first && t + 1 < block.tiles())
-            next = Ahead(c + mr * x.c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
-                         x.c_row * kFloat, 1)
+            next = Ahead(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
+                         c_row * kFloat, 1)
                        .put(next, end);
           next = next_run.put(next, end);
           next = next_block.put(next, end);
@@ -219,11 +220,11 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
           const float* a_scales = scales + a_scales_at(run, t);
           const bool add = part.add || !first;
           if (along)
-            int16_tile_of<Dot, Rows::kApart, V, true>(
-                mr, a, run.pairs, a_scales, panel, panel_scales, NR, run, ask, c, x.c_row, n, add);
+            int16_tile_of<Dot, Rows::kApart, V, true>(mr, a, run.pairs, a_scales, panel,
+                                                      panel_scales, NR, run, ask, c, c_row, n, add);
           else
             int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
-                                                         NR, run, ask, c, x.c_row, n, add);
+                                                         NR, run, ask, c, c_row, n, add);
         }
       }
     }
@@ -232,12 +233,13 @@ void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int
 
 template <class Dot, int V>
 void multiply_int16_by(const Int16Product& x) {
-  const int64_t NR = V * float_lanes(), tiles = blocks_of(x.M, tile_rows<V>());
+  const int64_t M = x.c.rows, N = x.c.cols, NR = V * float_lanes();
+  const int64_t tiles = blocks_of(M, tile_rows<V>());
   const int64_t most = kMostPacked / NR * NR;
-  const int64_t block_width = std::min(most, round_up(blocks_of(x.N, blocks_of(x.N, most)), NR));
+  const int64_t block_width = std::min(most, round_up(blocks_of(N, blocks_of(N, most)), NR));
   const int64_t row_tasks = std::min(tiles, 4 * int64_t{threads()});
-  for (int64_t j0 = 0; j0 < x.N; j0 += block_width) {
-    const int64_t width = std::min(block_width, x.N - j0), panels = blocks_of(width, NR);
+  for (int64_t j0 = 0; j0 < N; j0 += block_width) {
+    const int64_t width = std::min(block_width, N - j0), panels = blocks_of(width, NR);
     const int64_t col_tasks = std::clamp<int64_t>(4 * threads() / row_tasks, 1, panels);
     for (size_t first = 0, last = 0; first < x.runs.size(); first = last) {
       do ++last;
@@ -252,14 +254,14 @@ void multiply_int16_by(const Int16Product& x) {
       // Of a run, a task packs one panel, or many when B's rows are read: the longer, the better.
       const auto count = static_cast<int64_t>(runs.size());
       const int64_t enough = std::min(panels, blocks_of(4 * threads(), count));
-      const int64_t groups = x.b.along == 1 ? panels : enough;
+      const int64_t groups = x.b.col_stride == 1 ? panels : enough;
       parallel_for(
           count * groups,
           [&](int64_t task) {
             const GrainRun& run = runs[static_cast<size_t>(task / groups)];
             const int64_t q = task % groups, p0 = panels * q / groups, j = p0 * NR;
             const int64_t end = std::min(width, panels * (q + 1) / groups * NR);
-            pack_int16_panels(x.b, run, x.largest, j0 + j, end - j,
+            pack_int16_panels(x.b.row_range(j0 + j, end - j), run, x.largest,
                               {x.b_pairs + (p0 * part.pairs + run.pairs_before) * NR,
                                x.b_scales + (p0 * part.grains + run.grains_before) * NR, NR,
                                part.pairs * NR, part.grains * NR});
@@ -272,7 +274,7 @@ void multiply_int16_by(const Int16Product& x) {
             int16_task<Dot, V>(x, part, tiles, tiles * r / row_tasks, tiles * (r + 1) / row_tasks,
                                panels * q / col_tasks, panels * (q + 1) / col_tasks, worker);
           },
-          2 * x.M * width * part.pairs);
+          2 * M * width * part.pairs);
     }
   }
 }
@@ -302,11 +304,12 @@ bool int16_is_fast() {
 #endif
 }
 
-void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K,
-                bool add, std::span<const int32_t> pieces, Arena& scratch) {
+void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
+                const MatmulOptions& options, Arena& scratch) {
   Arena::Frame frame(scratch);
-  const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
-  const auto edges = take_grains(K, pieces, most, scratch);
+  const int64_t M = a.rows, N = b.cols, K = a.cols;
+  const int64_t most = options.pieces.empty() ? kInt16Features : kInt16Rows;
+  const auto edges = take_grains(K, options.pieces, most, scratch);
   const int64_t grains = edges.size() - 1;
   const auto runs = scratch.take<GrainRun>({grains});
   const int64_t columns = round_up(std::min(N, kMostPacked), 3 * kMostLanes);
@@ -341,13 +344,10 @@ void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_
   constexpr int32_t kOfFeatures = int16_largest(kInt16Features),
                     kOfRows = int16_largest(kInt16Rows);
   HWY_DYNAMIC_DISPATCH(multiply_int16)
-  ({{a.data, a.row, a.col},
-    {b.data, b.col, b.row},
+  ({a,
+    b.transposed(),
     c,
-    c_row,
-    M,
-    N,
-    add,
+    options.add,
     {runs.data, static_cast<size_t>(found)},
     most == kInt16Features ? kOfFeatures : kOfRows,
     b_pairs.data,

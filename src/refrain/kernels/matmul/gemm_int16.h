@@ -30,10 +30,9 @@ constexpr int32_t int16_largest(int64_t n) {
   return largest;
 }
 
-// As gemm(). `pieces`: offsets of the pieces whose rows are reduced, [pieces + 1] from 0 to K;
-// empty where features are.
-void gemm_int16(Strided a, Strided b, float* c, int64_t c_row, int64_t M, int64_t N, int64_t K,
-                bool add, std::span<const int32_t> pieces, Arena& scratch);
+// As gemm(), in integers whatever the options say.
+void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
+                const MatmulOptions&, Arena& scratch);
 
 // Whether this machine multiplies pairs of 16-bit integers at twice the rate of float32.
 bool int16_is_fast();

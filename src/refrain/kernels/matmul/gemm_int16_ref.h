@@ -34,17 +34,18 @@ struct Int16Grain {
   }
 };
 
-// C[i, j] of A B, or of c + A B.
-inline float gemm_int16_ref(Strided a, Strided b, int64_t i, int64_t j, int64_t K, float c,
+// c + A B of one row and one column.
+inline float gemm_int16_ref(MatrixView<const float> a, MatrixView<const float> b, float c,
                             std::span<const int32_t> pieces, bool fused) {
+  const int64_t K = a.cols;
   const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
   const int32_t largest = int16_largest(most), whole[] = {0, static_cast<int32_t>(K)};
   if (pieces.empty()) pieces = whole;
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
     for (int64_t k = pieces[p]; k < pieces[p + 1]; k += most) {
       const int64_t n = std::min<int64_t>(most, pieces[p + 1] - k);
-      const Int16Grain x{a.data + i * a.row + k * a.col, a.col, n, largest, fused};
-      const Int16Grain y{b.data + k * b.row + j * b.col, b.row, n, largest, fused};
+      const Int16Grain x{&a.at(0, k), a.col_stride, n, largest, fused};
+      const Int16Grain y{&b.at(k, 0), b.row_stride, n, largest, fused};
       int64_t sum = 0;
       for (int64_t m = 0; m < n; ++m) sum += x.integer(m) * y.integer(m);
       const float scale = x.scale() * y.scale();

@@ -25,12 +25,6 @@ inline constexpr int64_t kMostPacked = 2304;  // columns that are packed in one 
 // Two neighbours along the reduced index, the first in the lower half.
 using Pair = int32_t;
 
-// An operand seen as items (rows of A, columns of B) of numbers along the reduced index.
-struct Int16Items {
-  const float* data;
-  int64_t item, along;  // steps from one item to the next, and along the reduced index
-};
-
 // Grains that are worked at a time.
 struct Grains {
   const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
@@ -184,15 +178,16 @@ HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, in
   });
 }
 
-// Columns [item, item + count) of B, up to kMostPacked: panels of `columns`, zero beyond the last.
+// Where columns of B go: panels of `columns`, zero beyond the last.
 struct PackedPanels {
   Pair* pairs;
   float* scales;
   int64_t columns, pairs_apart, scales_apart;  // from a panel to the next
 };
-inline void pack_int16_panels(const Int16Items& x, const Grains& run, int32_t largest, int64_t item,
-                              int64_t count, PackedPanels to) {
-  const int64_t columns = to.columns;
+// x: columns of B, up to kMostPacked, as rows.
+inline void pack_int16_panels(MatrixView<const float> x, const Grains& run, int32_t largest,
+                              PackedPanels to) {
+  const int64_t columns = to.columns, count = x.rows;
   if (const int64_t last = count / columns; count % columns > 0) {
     Pair* pairs = to.pairs + last * to.pairs_apart;
     float* scales = to.scales + last * to.scales_apart;
@@ -203,21 +198,21 @@ inline void pack_int16_panels(const Int16Items& x, const Grains& run, int32_t la
   HWY_ALIGN float found[kMostPacked + kMostLanes];
   for (int64_t g = 0; g < run.count; ++g) {
     const int64_t pairs = run.pairs_of(g), n = run.length(g);
-    const float* from = x.data + item * x.item + run.begin(g) * x.along;
+    const float* from = x.data + run.begin(g) * x.col_stride;
     const auto pairs_at = [&](int64_t j) {
       return to.pairs + j / columns * to.pairs_apart + j % columns;
     };
-    if (x.along == 1) {
+    if (x.col_stride == 1) {
       const int64_t step = std::min(kMostLanes, columns);
       for (int64_t j = 0; j < count; j += step) {
         const int64_t some = std::min(count - j, step);
         for (int64_t i = 0; i < some; ++i)
-          found[j + i] = round_along(from + (j + i) * x.item, n, largest, rows + i * pairs);
+          found[j + i] = round_along(from + (j + i) * x.row_stride, n, largest, rows + i * pairs);
         transpose(reinterpret_cast<const float*>(rows), pairs, some, pairs,
                   reinterpret_cast<float*>(pairs_at(j)), columns);
       }
     } else {
-      round_across(from, x.along, count, n, largest, found, columns, pairs_at);
+      round_across(from, x.col_stride, count, n, largest, found, columns, pairs_at);
     }
     for (int64_t j = 0; j < count; j += columns)
       std::copy_n(found + j, std::min(columns, count - j),

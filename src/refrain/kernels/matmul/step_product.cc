@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -20,7 +21,7 @@ constexpr int64_t kRowsTogether = 4 * kTileRows;
 HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t i, int64_t j,
                            int64_t n, const float* p) {
   const size_t row = static_cast<size_t>(i);
-  float* y = out.y.data ? out.y[i] + j : nullptr;
+  float* y = out.y ? out.y.row(i) + j : nullptr;
   float* also = out.also.empty() ? nullptr : out.also[row] + j;
   const float* gate = out.where_positive.empty() ? nullptr : out.where_positive[row] + j;
   const float* bias = w.bias ? w.bias + j : nullptr;
@@ -37,13 +38,13 @@ HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t 
 
 // Rows [i0, i0 + n), n <= kRowsTogether, and one panel, a stretch of K at a time: it comes from far
 // with the first tile of rows and is near for the others, while they ask for the next panel's.
-HWY_INLINE void step_panel(const StepWeights& w, SpacedRows<const float> x, int64_t i0, int64_t n,
+HWY_INLINE void step_panel(const StepWeights& w, MatrixView<const float> x, int64_t i0, int64_t n,
                            const StepOutput& out, int64_t j, int64_t cols, const float* panel,
                            const float* next) {
   constexpr int64_t kStretch = 64, kLine = 64 / sizeof(float);
   const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
   HWY_ALIGN float p[kRowsTogether * kMaxPanel];
-  for (int64_t i = 0; i < n && out.add; ++i) std::copy_n(out.y[i0 + i] + j, cols, p + i * NR);
+  for (int64_t i = 0; i < n && out.add; ++i) std::copy_n(out.y.row(i0 + i) + j, cols, p + i * NR);
   for (int64_t k = 0; k < w.K; k += kStretch) {
     const int64_t depth = std::min(kStretch, w.K - k);
     for (int64_t t = 0; t < tiles; ++t) {
@@ -51,16 +52,17 @@ HWY_INLINE void step_panel(const StepWeights& w, SpacedRows<const float> x, int6
       for (int64_t r = depth * t / tiles; next && r < depth * (t + 1) / tiles; ++r)
         for (int64_t line = 0; line < NR; line += kLine)
           hwy::Prefetch(next + (k + r) * kWeightPanel + line);
-      tile_of<Rows::kApart>(rows, x[i0 + first] + k, x.row, panel + k * kWeightPanel, kWeightPanel,
-                            depth, p + first * NR, NR, NR, out.add || k > 0);
+      tile_of<Rows::kApart>(rows, x.row(i0 + first) + k, x.row_stride, panel + k * kWeightPanel,
+                            kWeightPanel, depth, p + first * NR, NR, NR, out.add || k > 0);
     }
   }
   for (int64_t i = 0; i < n; ++i) finish_row(w, out, i0 + i, j, cols, p + i * NR);
 }
 
-void step_panels(const StepWeights& w, SpacedRows<const float> x, int64_t n, const StepOutput& out,
+void step_panels(const StepWeights& w, MatrixView<const float> x, const StepOutput& out,
                  int64_t first, int64_t last) {
-  const int64_t NR = tile_cols(), depth = w.panel_depth > 0 ? w.panel_depth : w.K;
+  const int64_t n = x.rows, NR = tile_cols();
+  const int64_t depth = w.panel_depth > 0 ? w.panel_depth : w.K;
   const auto at = [&](int64_t panel) {
     const int64_t j = panel * NR;
     return w.packed + j / kWeightPanel * depth * kWeightPanel + j % kWeightPanel;
@@ -73,16 +75,15 @@ void step_panels(const StepWeights& w, SpacedRows<const float> x, int64_t n, con
   }
 }
 
-void step_product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
-                  const StepOutput& out) {
+void step_product(const StepWeights& w, MatrixView<const float> x, const StepOutput& out) {
   const int64_t panels = (w.N + tile_cols() - 1) / tile_cols();
   const int64_t tasks = std::min<int64_t>(panels, threads());
   parallel_for(
       tasks,
       [&](int64_t task) {
-        step_panels(w, x, n, out, panels * task / tasks, panels * (task + 1) / tasks);
+        step_panels(w, x, out, panels * task / tasks, panels * (task + 1) / tasks);
       },
-      2 * n * w.N * w.K);
+      2 * x.rows * w.N * w.K);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -92,9 +93,9 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(step_product);
 
-void step_product(const StepWeights& w, SpacedRows<const float> x, int64_t n,
-                  const StepOutput& out) {
-  if (n > 0) HWY_DYNAMIC_DISPATCH(step_product)(w, x, n, out);
+void step_product(const StepWeights& w, MatrixView<const float> x, const StepOutput& out) {
+  REFRAIN_CHECK(x.cols == w.K && (!out.y || (out.y.rows >= x.rows && out.y.cols == w.N)));
+  if (x.rows > 0) HWY_DYNAMIC_DISPATCH(step_product)(w, x, out);
 }
 
 void pack_columns(ConstTensor w, float* to) {

@@ -11,17 +11,9 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/base/tensor.h"
+#include "refrain/base/matrix_view.h"
 
 namespace refrain::kernels {
-
-// Rows at a distance: row i at data + i * row.
-template <class T>
-struct SpacedRows {
-  T* data = nullptr;
-  int64_t row = 0;
-  T* operator[](int64_t i) const { return data + i * row; }
-};
 
 // Floats from a row to the next that keep rows out of the same few cache sets.
 inline int64_t spaced(int64_t width) { return (width + 15) / 16 * 16 + 16; }
@@ -35,7 +27,7 @@ struct StepWeights {
 };
 
 struct StepOutput {
-  SpacedRows<float> y{};           // row i of the result; or nothing
+  MatrixView<float> y{};           // [n, N], or null
   std::span<float* const> also{};  // where row i goes besides, or empty
   bool relu = false;               // f = max(0, .)
   bool add = false;                // to what y holds, which continues its chains: y += x wᵀ
@@ -43,7 +35,7 @@ struct StepOutput {
   std::span<const float* const> where_positive{};
 };
 
-void step_product(const StepWeights&, SpacedRows<const float> x, int64_t n, const StepOutput&);
+void step_product(const StepWeights&, MatrixView<const float> x, const StepOutput&);
 
 // w [N, K] -> what pack_weight() makes of its transpose, of packed_size(K, N) floats: for y = x w.
 void pack_columns(ConstTensor w, float* to);

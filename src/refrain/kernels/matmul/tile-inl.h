@@ -153,26 +153,27 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t from_row, int6
     for (int64_t c = 0; c < cols; ++c) to[c * to_row + r] = from[r * from_row + c];
 }
 
-// One panel of B, [depth][NR], zero beyond n columns. NR: whole vectors.
-inline void pack_panel(Strided b, int64_t depth, int64_t n, float* to, int64_t NR) {
+// One panel of B, [b.rows][NR], zero beyond b's columns. NR: whole vectors.
+inline void pack_panel(MatrixView<const float> b, float* to, int64_t NR) {
+  const int64_t depth = b.rows, n = b.cols;
   if (n < NR)
     for (int64_t i = 0; i < depth * NR; ++i) to[i] = 0;
-  if (b.col == 1) {
+  if (b.col_stride == 1) {
     const FloatTag d;
     const int64_t N = float_lanes();
     for (int64_t k = 0; k < depth; ++k, to += NR) {
-      const float* from = b.data + k * b.row;
+      const float* from = b.row(k);
       if (n == NR) {
         for (int64_t j = 0; j < NR; j += N) hn::StoreU(hn::LoadU(d, from + j), d, to + j);
       } else {
         for (int64_t j = 0; j < n; ++j) to[j] = from[j];
       }
     }
-  } else if (b.row == 1) {
-    transpose(b.data, b.col, n, depth, to, NR);
+  } else if (b.row_stride == 1) {
+    transpose(b.data, b.col_stride, n, depth, to, NR);
   } else {
     for (int64_t k = 0; k < depth; ++k)
-      for (int64_t j = 0; j < n; ++j) to[k * NR + j] = b.data[k * b.row + j * b.col];
+      for (int64_t j = 0; j < n; ++j) to[k * NR + j] = b.at(k, j);
   }
 }
 

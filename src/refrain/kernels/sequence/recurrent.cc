@@ -120,15 +120,16 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
   }
 }
 
-// Panels of `columns` of the items [0, n) of w, from panel `first` of the run's on.
-void pack_int16_units(const RecurrentRun& run, const Int16Items& w, int64_t n, int64_t first) {
+// The rows of w as panels of columns, from panel `first` of the run's on.
+void pack_int16_units(const RecurrentRun& run, MatrixView<const float> w, int64_t first) {
   const RecurrentRun::Int16& x = run.int16;
+  const int64_t n = w.rows;
   const int64_t NR = tile_cols(), panels = blocks_of(n, NR), pairs = x.grains.pairs;
   constexpr int32_t kLargest = int16_largest(kInt16Features);
   parallel_for(
       panels,
       [&](int64_t p) {
-        pack_int16_panels(w, x.grains, kLargest, p * NR, std::min(NR, n - p * NR),
+        pack_int16_panels(w.row_range(p * NR, std::min(NR, n - p * NR)), x.grains, kLargest,
                           {x.w_pairs + (first + p) * pairs * NR,
                            x.w_scales + (first + p) * x.grains.count * NR, NR, 0, 0});
       },
@@ -178,7 +179,7 @@ void forward_steps(const RecurrentRun& run) {
   const int64_t H = run.H, NR = tile_cols(), panels = blocks_of(H, NR);
   const bool int16{run.int16};
   for (int64_t g = 0; int16 && g < G; ++g)
-    pack_int16_units(run, {run.int16.w_hh.row(g * H), H, 1}, H, g * panels);
+    pack_int16_units(run, run.int16.w_hh.slice(g * H, H), g * panels);
   time_loop(
       run.places, G, H, true, 0, int16 ? sizeof(int16_t) : sizeof(float),
       [&](int64_t t, int64_t i0, int64_t i1, int worker) {
@@ -302,7 +303,7 @@ void backward_steps(const RecurrentRun& run) {
   constexpr int64_t G = gates_of(kCell);
   const int64_t H = run.H, NR = tile_cols(), last = run.places[0].dstate ? -1 : 0;
   const bool int16{run.int16};
-  if (int16) pack_int16_units(run, {run.int16.w_hh.data, 1, H}, H, 0);
+  if (int16) pack_int16_units(run, MatrixView<const float>(run.int16.w_hh).transposed(), 0);
   const auto running_at = [&](int64_t t, int64_t i0, int64_t i1) {
     int64_t n = 0;
     while (n < i1 - i0 && run.places[static_cast<size_t>(i0 + n)].length > t) ++n;

@@ -30,7 +30,7 @@ struct Filters {
 
 // Rows t, t - 1, ... of a piece, one for each tap.
 struct TapRows {
-  TapRows(const Filters& f, const ShortConvPiece& piece, Columns p, int64_t t) {
+  TapRows(const Filters& f, const ShortConvPiece& piece, MatrixView<float> p, int64_t t) {
     for (int64_t i = 0; i < f.taps; ++i) {
       const float*& at = row[static_cast<size_t>(i)];
       if (t >= i)
@@ -69,8 +69,8 @@ HWY_INLINE void parallel_piece_rows(std::span<const ShortConvPiece> pieces, int6
   });
 }
 
-void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns y,
-                  float* memory) {
+void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+                  MatrixView<float> y, float* memory) {
   const Filters filters(w, memory);
   parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
     const TapRows rows(filters, piece, p, t);
@@ -83,8 +83,8 @@ void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns
 }
 
 // dz = dy silu'(z), in the place of dy, and dw [taps, channels] += dz[t] p[t-i].
-void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, Columns p,
-                      Columns dy, float* dw) {
+void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+                      MatrixView<float> dy, float* dw) {
   const int64_t rows = pieces.empty() ? 0 : pieces.back().first + pieces.back().rows;
   parallel_columns(rows * f.taps, f.channels, [&](int64_t begin, int64_t end) HWY_ATTR {
     for (const ShortConvPiece& piece : pieces)
@@ -110,8 +110,8 @@ void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, 
 // to = dp of row t, which may be one of those found (t < 0): what rows after the piece gave it,
 // then w_i dz[t+i] of the piece's rows, the last first. That is the order of time, backward, so
 // that a cut between them changes nothing.
-HWY_INLINE void give_row(const Filters& f, const ShortConvPiece& piece, Columns dz, int64_t t,
-                         float* to) {
+HWY_INLINE void give_row(const Filters& f, const ShortConvPiece& piece, MatrixView<float> dz,
+                         int64_t t, float* to) {
   const int64_t left = t - (piece.rows - (f.taps - 1));  // its place among the rows left
   const float* later = left >= 0 && piece.dstate ? piece.dstate + left * f.channels : f.zeros;
   const int64_t first = std::max<int64_t>(0, -t), end = std::min(f.taps, piece.rows - t);
@@ -123,8 +123,8 @@ HWY_INLINE void give_row(const Filters& f, const ShortConvPiece& piece, Columns 
   });
 }
 
-void backward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns dy,
-                   float* memory, float* dw) {
+void backward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+                   MatrixView<float> dy, float* memory, float* dw) {
   const Filters filters(w, memory);
   backward_filters(filters, pieces, p, dy, dw);
   parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
@@ -149,7 +149,7 @@ HWY_EXPORT(backward_rows);
 namespace {
 
 // The last rows before what follows: some may be ones that the piece itself found.
-void leave_rows(const ShortConvPiece& piece, Columns p, int64_t past, int64_t channels) {
+void leave_rows(const ShortConvPiece& piece, MatrixView<float> p, int64_t past, int64_t channels) {
   for (int64_t j = 0; j < past; ++j) {
     const int64_t t = piece.rows - past + j;
     float* to = piece.final_state + j * channels;
@@ -168,8 +168,8 @@ void check(ConstTensor w) {
 
 }  // namespace
 
-void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, Columns p, Columns y,
-                        Arena& scratch) {
+void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+                        MatrixView<float> y, Arena& scratch) {
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
@@ -180,7 +180,7 @@ void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, C
 }
 
 void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece> pieces,
-                         Columns p, Columns dy, Arena& scratch) {
+                         MatrixView<float> p, MatrixView<float> dy, Arena& scratch) {
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});

@@ -11,18 +11,12 @@
 #include <span>
 
 #include "refrain/base/arena.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/base/tensor.h"
 
 namespace refrain::kernels {
 
 inline constexpr int64_t kShortConvMaxTaps = 16;
-
-// Some columns of a matrix, `stride` floats from row to row.
-struct Columns {
-  float* data;
-  int64_t stride;
-  float* row(int64_t r) const { return data + r * stride; }
-};
 
 // Rows first .. first + rows of every matrix, a stretch of a sequence. The N - 1 rows of p before
 // it, [N-1, channels], the oldest first, are what it carries; null: zeros, or not wanted.
@@ -35,11 +29,11 @@ struct ShortConvPiece {
 
 // w [channels, N], N from 2 to kShortConvMaxTaps; pieces end to end from row 0. Both take their
 // buffers from `scratch` and do nothing else when it only counts.
-void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece>, Columns p, Columns y,
-                        Arena& scratch);
+void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece>, MatrixView<float> p,
+                        MatrixView<float> y, Arena& scratch);
 // dp takes the place of p, and dy is used up. dw, which may be null, is added to: one chain per
 // element down all rows.
-void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece>, Columns p,
-                         Columns dy, Arena& scratch);
+void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece>,
+                         MatrixView<float> p, MatrixView<float> dy, Arena& scratch);
 
 }  // namespace refrain::kernels

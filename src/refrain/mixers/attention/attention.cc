@@ -121,8 +121,9 @@ void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
                        bool inverse) const {
   if (ctx.planning()) return;
   // q's heads and then k's lie at the front of each row.
-  kernels::rope_apply({qkv.data, qkv.cols(), shape_.heads + shape_.kv_heads, shape_.head_dim},
-                      w.position, table(), pairing_, inverse);
+  const int64_t rotated = (shape_.heads + shape_.kv_heads) * shape_.head_dim;
+  kernels::rope_apply(MatrixView<float>(qkv).col_range(0, rotated), w.position, table(), pairing_,
+                      inverse);
 }
 
 template <class F>

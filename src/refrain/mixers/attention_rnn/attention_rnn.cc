@@ -73,8 +73,8 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
     else if (!ctx.planning())
       std::copy_n(q.row(h), d, map.w.w.row(h) + h * d);
     if (map.bias)
-      kernels::linear_forward(q.slice(h, 1), {k_.b.w.data + h * d, {1, d}},
-                              {map.b.w.data + h, {1, 1}}, ctx.scratch);
+      kernels::linear_forward(q.slice(h, 1), {k_.b.w.data + h * d, 1, d}, {map.b.w.data + h, 1, 1},
+                              ctx.scratch);
   }
   return map;
 }
@@ -149,8 +149,9 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
     k_.backward(ctx, x, dk, dx);
   }
   v_.backward_weight(ctx, x, dv);
-  kernels::gemm({dv.data, v_.out, 1}, {v_.w.w.data, v_.in, 1}, dx.data, v_.in, w.rows(), v_.in,
-                v_.out, true, ctx.scratch, nullptr, ctx.over_features());
+  kernels::MatmulOptions options = ctx.over_features();
+  options.add = true;
+  kernels::linear_backward_input(dv, v_.w.w, dx, ctx.scratch, options);
 }
 
 void AttentionRnn::finish_gradients() {

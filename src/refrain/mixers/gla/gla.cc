@@ -197,10 +197,11 @@ std::vector<Gla::Range> Gla::products() const {
 void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const {
   Arena::Frame frame(ctx.scratch);
   const GlaLayout& l = layout_;
-  const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
+  const int64_t P = l.columns;
   for (const auto& [first, count] : products())
-    kernels::gemm({x.data, D, 1}, {w_.w.row(first), 1, D}, rows.x.data + first, P, R, count, D,
-                  false, ctx.scratch, count == P ? w_.packed : nullptr, ctx.over_features());
+    kernels::linear_forward(x, w_.w.slice(first, count),
+                            MatrixView<float>(rows.x).col_range(first, count), ctx.scratch,
+                            count == P ? w_.packed : nullptr, ctx.over_features());
   const Tensor bias = ctx.scratch.take({P});
   if (!ctx.planning()) {
     std::fill(bias.begin(), bias.end(), 0.0f);
@@ -209,9 +210,9 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
     kernels::add_row(rows.x, bias);
   }
   if (l.low_rank) {
-    kernels::gemm({rows.x.data + l.gate, P, 1}, {gate_w_.w.data, 1, l.gate_columns},
-                  rows.logits.data, l.keys(), R, l.keys(), l.gate_columns, false, ctx.scratch,
-                  gate_w_.packed, ctx.over_features());
+    kernels::linear_forward(MatrixView<const float>(rows.x).col_range(l.gate, l.gate_columns),
+                            gate_w_.w, rows.logits, ctx.scratch, gate_w_.packed,
+                            ctx.over_features());
     if (!ctx.planning()) kernels::add_row(rows.logits, gate_b_.w);
   }
 }
@@ -234,8 +235,9 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
     for (size_t b = 0; advance && b < all.size(); ++b) all[b].final_state = found[b] + f.past;
-    kernels::short_conv_forward(f.w.w, all, {rows.x.data + f.from, l.columns},
-                                {rows.qkv.data + f.to, l.qkv_columns()}, ctx.scratch);
+    kernels::short_conv_forward(f.w.w, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
+                                MatrixView<float>(rows.qkv).col_range(f.to, f.channels),
+                                ctx.scratch);
   }
   if (ctx.planning()) return;
   kernels::activate_columns(kernel_.key_act, rows.qkv, l.k, l.keys());
@@ -249,8 +251,9 @@ void Gla::convolve_backward(ExecutionContext& ctx, const RaggedBatch& w, const R
     std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
     for (int64_t b = 0; dstate && b < w.sequences(); ++b)
       all[static_cast<size_t>(b)].dstate = dstate->row(b) + f.past;
-    kernels::short_conv_backward(f.w.w, f.w.g, all, {rows.x.data + f.from, layout_.columns},
-                                 {rows.qkv.data + f.to, layout_.qkv_columns()}, ctx.scratch);
+    kernels::short_conv_backward(
+        f.w.w, f.w.g, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
+        MatrixView<float>(rows.qkv).col_range(f.to, f.channels), ctx.scratch);
   }
 }
 
@@ -259,28 +262,24 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
                            Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const GlaLayout& l = layout_;
-  const int64_t R = x.rows(), P = l.columns, D = shape_.d_model;
+  const MatrixView<float> projected = rows.x;
   if (l.low_rank) {
-    const int64_t rank = l.gate_columns;
-    float* small = rows.x.data + l.gate;
-    if (gate_w_.g)
-      kernels::gemm({rows.logits.data, 1, l.keys()}, {small, P, 1}, gate_w_.g.data, rank, l.keys(),
-                    rank, R, true, ctx.scratch, nullptr, ctx.over_rows());
+    const MatrixView<float> small = projected.col_range(l.gate, l.gate_columns);
+    kernels::linear_backward_weight(rows.logits, small, gate_w_.g, ctx.scratch, ctx.over_rows());
     if (!ctx.planning()) kernels::column_sum_add(rows.logits, gate_b_.g);
-    kernels::gemm({rows.logits.data, l.keys(), 1}, {gate_w_.w.data, rank, 1}, small, P, R, rank,
-                  l.keys(), false, ctx.scratch, nullptr, ctx.over_features());
+    kernels::linear_backward_input(rows.logits, gate_w_.w, small, ctx.scratch, ctx.over_features());
   }
-  bool add = false;
+  kernels::MatmulOptions options = ctx.over_features();
   for (const auto& [first, count] : products()) {
-    kernels::gemm({rows.x.data + first, P, 1}, {w_.w.row(first), D, 1}, dx.data, D, R, D, count,
-                  add, ctx.scratch, nullptr, ctx.over_features());
+    const MatrixView<float> part = projected.col_range(first, count);
+    kernels::linear_backward_input(part, w_.w.slice(first, count), dx, ctx.scratch, options);
     if (w_.g)
-      kernels::gemm({rows.x.data + first, 1, P}, {x.data, D, 1}, w_.g.row(first), D, count, D, R,
-                    true, ctx.scratch, nullptr, ctx.over_rows());
-    add = true;
+      kernels::linear_backward_weight(part, x, w_.g.slice(first, count), ctx.scratch,
+                                      ctx.over_rows());
+    options.add = true;
   }
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
-  const Tensor bias = ctx.scratch.take({P});
+  const Tensor bias = ctx.scratch.take({l.columns});
   if (ctx.planning()) return;
   std::fill(bias.begin(), bias.end(), 0.0f);
   for (const Section& s : sections_)

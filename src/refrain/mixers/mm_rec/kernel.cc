@@ -5,6 +5,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/matmul/step_product.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/mixers/mm_rec/kernel.cc"
@@ -29,7 +30,7 @@ struct MmRecRun {
   float* edge[2];
   int64_t edge_row;
   ConstTensor dh;
-  SpacedRows<float> dz;
+  MatrixView<float> dz;
   float* carry;  // [places, D]: what of dL/dh goes by the factor of h[t-1]
 };
 
@@ -83,7 +84,7 @@ HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t
                               const float* p, int64_t apart) {
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t row = place.first + t, D = run.D;
-  const float *b = run.b + u, *z = run.rows.z[row] + u, *decay = run.rows.decay.row(row) + u;
+  const float *b = run.b + u, *z = run.rows.z.row(row) + u, *decay = run.rows.decay.row(row) + u;
   const float* h_before = before(run, place, t) + u;
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
   float* next = p ? run.edge[(t + 1) & 1] + i * run.edge_row + u : nullptr;
@@ -182,10 +183,10 @@ HWY_INLINE void backward_units(const MmRecRun& run, int64_t t, int64_t i, int64_
                                const float* later) {
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t row = place.first + t, D = run.D;
-  const float *dh_read = run.dh.row(row) + u, *z = run.rows.z[row] + u;
+  const float *dh_read = run.dh.row(row) + u, *z = run.rows.z.row(row) + u;
   const float* h_before = before(run, place, t) + u;
   float *gates = run.rows.gates.row(row) + u, *decay = run.rows.decay.row(row) + u;
-  float *dz = run.dz[row] + u, *carry = run.carry + i * D + u;
+  float *dz = run.dz.row(row) + u, *carry = run.carry + i * D + u;
   float* edge = run.panels ? run.edge[t & 1] + i * run.edge_row + u : nullptr;
   const auto mu = constant(run.mu), one_mu = constant(1 + run.mu);
   each(n, [&](auto at, int64_t j) HWY_ATTR {

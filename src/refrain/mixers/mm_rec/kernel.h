@@ -17,8 +17,7 @@
 #include <span>
 
 #include "refrain/base/arena.h"
-#include "refrain/base/tensor.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/kernels/sequence/recurrent.h"
 
 namespace refrain::kernels {
@@ -40,8 +39,8 @@ struct MmRecCell {
 
 // One row for every step of every chunk.
 struct MmRecRows {
-  SpacedRows<const float> z;
-  Tensor decay;  // [R, D]; backward leaves its gradient
+  MatrixView<const float> z;  // [R, D]
+  Tensor decay;               // [R, D]; backward leaves its gradient
   Tensor gates;  // [R, 2D]: forward finds a_r, and for linear a_p, and leaves r, p; backward leaves
                  // the gradients by what σ was taken of
   Tensor h;      // [R, D]
@@ -49,7 +48,7 @@ struct MmRecRows {
 
 struct MmRecGradients {
   ConstTensor dh;        // [R, D]: from what reads h
-  SpacedRows<float> dz;  // overwritten
+  MatrixView<float> dz;  // [R, D], overwritten
   // Per piece [D], or none: in, of the h it left; out, of the h it found.
   std::span<float* const> dstate{};
 };

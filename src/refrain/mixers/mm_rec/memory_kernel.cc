@@ -140,18 +140,19 @@ struct SlotKeys {
   const float* panels;
 };
 
-// P of n queries of a group, the first at q: p [n, whole_panels(keys)]. work: d + 1 floats each.
-HWY_INLINE void probabilities(const SlotRun& run, SlotKeys keys, SpacedRows<const float> q,
-                              int64_t n, SlotMemory work, float* p) {
-  const int64_t d = run.shape.head_dim, NR = tile_cols(), m = keys.count, row = whole_panels(m);
+// P of some queries of a group: p [queries, whole_panels(keys)]. work: d + 1 floats each.
+HWY_INLINE void probabilities(const SlotRun& run, SlotKeys keys, MatrixView<const float> q,
+                              SlotMemory work, float* p) {
+  const int64_t n = q.rows, d = q.cols, NR = tile_cols(), m = keys.count, row = whole_panels(m);
   float *in_range = work.take(n * d), *unit = work.take(n);
   std::fill_n(unit, n, run.shape.scale);
-  const SpacedRows<const float> rows = queries_in_range(q, n, d, unit, {in_range, d});
-  product<Rows::kApart>(n, m, d, rows.data, rows.row, keys.panels, NR, d * NR, p, row, false);
+  const MatrixView<const float> rows = queries_in_range(q, unit, {in_range, n, d});
+  product<Rows::kApart>(n, m, d, rows.data, rows.row_stride, keys.panels, NR, d * NR, p, row,
+                        false);
   for (int64_t i = 0; i < n; ++i) softmax(unit[i], m, p + i * row);
 }
 
-void forward_tasks(const SlotRun& run, SpacedRows<const float> q, SpacedRows<float> o,
+void forward_tasks(const SlotRun& run, MatrixView<const float> q, MatrixView<float> o,
                    int64_t operations) {
   const int64_t d = run.shape.head_dim, wide = whole_panels(d), heads = run.shape.heads;
   parallel_for(
@@ -167,16 +168,16 @@ void forward_tasks(const SlotRun& run, SpacedRows<const float> q, SpacedRows<flo
         for (int64_t done = 0; done < group.queries.count; done += kTileRows) {
           const int64_t n = std::min(kTileRows, group.queries.count - done);
           const int64_t first = group.queries.first + done;
-          probabilities(run, {m, keys}, {q[first] + column, q.row}, n, memory, p);
-          product<Rows::kApart>(n, d, m, p, row, values, wide, tile_cols(), o[first] + column,
-                                o.row, false);
+          probabilities(run, {m, keys}, q.row_range(first, n).col_range(column, d), memory, p);
+          product<Rows::kApart>(n, d, m, p, row, values, wide, tile_cols(), o.row(first) + column,
+                                o.row_stride, false);
         }
       },
       operations);
 }
 
 void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, float* memory_at,
-                    SpacedRows<float> q, ConstTensor d_o, Tensor dslots) {
+                    MatrixView<float> q, ConstTensor d_o, Tensor dslots) {
   const int64_t d = run.shape.head_dim, wide = whole_panels(d), NR = tile_cols();
   const int64_t m = slots_of(group), row = whole_panels(m), of_v = run.slots.cols() / 2;
   SlotMemory memory{memory_at};
@@ -191,17 +192,18 @@ void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, 
     const int64_t n = std::min(kSlotQueries, group.queries.count - done);
     const int64_t first = group.queries.first + done;
     for (int64_t i = 0; i < n; ++i)
-      for (const auto& [from, to] :
-           {std::pair<const float*, float*>{q[first + i], own_q}, {d_o.row(first + i), own_do}}) {
+      for (const auto& [from, to] : {std::pair<const float*, float*>{q.row(first + i), own_q},
+                                     {d_o.row(first + i), own_do}}) {
         std::copy_n(from + column, d, to + i * wide);
         std::fill(to + i * wide + d, to + (i + 1) * wide, 0.0f);
       }
-    probabilities(run, {m, keys}, {own_q, wide}, n, memory, p);
+    probabilities(run, {m, keys}, {own_q, n, d, wide}, memory, p);
     product<Rows::kAdjacent>(m, d, n, p, row, own_do, wide, NR, dv, wide, done > 0);
     product<Rows::kApart>(n, m, d, own_do, wide, values, NR, d * NR, dp, row, false);
     for (int64_t i = 0; i < n; ++i) softmax_backward(run.shape.scale, m, p + i * row, dp + i * row);
     product<Rows::kAdjacent>(m, d, n, dp, row, own_q, wide, NR, dk, wide, done > 0);
-    product<Rows::kApart>(n, d, m, dp, row, key_rows, wide, NR, q[first] + column, q.row, false);
+    product<Rows::kApart>(n, d, m, dp, row, key_rows, wide, NR, q.row(first) + column, q.row_stride,
+                          false);
   }
   each_slot(group, [&](int64_t i, int64_t slot) HWY_ATTR {
     for (const auto& [from, to] : {std::pair<const float*, float*>{dk, dslots.row(slot) + column},
@@ -212,7 +214,7 @@ void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, 
   });
 }
 
-void backward_tasks(const SlotRun& run, std::span<const size_t> ends, SpacedRows<float> q,
+void backward_tasks(const SlotRun& run, std::span<const size_t> ends, MatrixView<float> q,
                     ConstTensor d_o, Tensor dslots, int64_t operations) {
   const int64_t heads = run.shape.heads;
   parallel_for(
@@ -251,7 +253,7 @@ int64_t operations_of(const MemoryAttentionShape& shape, std::span<const SlotGro
 }  // namespace
 
 void memory_attention_forward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
-                              SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
+                              MatrixView<const float> q, ConstTensor slots, MatrixView<float> o,
                               Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t memory_row =
@@ -264,7 +266,7 @@ void memory_attention_forward(const MemoryAttentionShape& shape, std::span<const
 }
 
 void memory_attention_backward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
-                               std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
+                               std::span<const size_t> ends, MatrixView<float> q, ConstTensor slots,
                                ConstTensor d_o, Tensor dslots, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t memory_row =

@@ -14,8 +14,7 @@
 #include <span>
 
 #include "refrain/base/arena.h"
-#include "refrain/base/tensor.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/base/matrix_view.h"
 
 namespace refrain::kernels {
 
@@ -34,13 +33,13 @@ struct SlotGroup {
 
 // q and o: a row per query, heads side by side; o may not be q. slots [S, 2 heads head_dim].
 void memory_attention_forward(const MemoryAttentionShape&, std::span<const SlotGroup>,
-                              SpacedRows<const float> q, ConstTensor slots, SpacedRows<float> o,
+                              MatrixView<const float> q, ConstTensor slots, MatrixView<float> o,
                               Arena& scratch);
 
 // Groups of one sequence after another's: those of sequence i are ends[i - 1] .. ends[i]. No two
 // sequences have slots in common. dq takes the place of q; dslots [S, ...] is added to.
 void memory_attention_backward(const MemoryAttentionShape&, std::span<const SlotGroup>,
-                               std::span<const size_t> ends, SpacedRows<float> q, ConstTensor slots,
+                               std::span<const size_t> ends, MatrixView<float> q, ConstTensor slots,
                                ConstTensor d_o, Tensor dslots, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -130,41 +130,42 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
   return run;
 }
 
-void MmRec::product(ExecutionContext& ctx, int64_t R, Operand x, const Param& w, int64_t first,
-                    int64_t outputs, Target y) const {
+void MmRec::product(ExecutionContext& ctx, MatrixView<const float> x, const Param& w,
+                    MatrixView<float> y, int64_t first, bool add) const {
   Arena::Frame frame(ctx.scratch);
-  const int64_t K = w.w.cols();
-  const ConstTensor part = w.w.slice(first, outputs);
+  const ConstTensor part = w.w.slice(first, y.cols);
   const float* packed = nullptr;
-  if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * K;
+  if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * x.cols;
   if (!config_.hoisted && !packed &&
       ctx.compute_type == kernels::ComputeType::kFloat32) {  // once, or each row would pack it
-    const Tensor once = ctx.scratch.take({kernels::packed_size(outputs, K)});
+    const Tensor once = ctx.scratch.take({kernels::packed_size(y.cols, x.cols)});
     if (ctx.planning()) return;  // a product with it takes nothing
     kernels::pack_weight(part, once.data);
     packed = once.data;
   }
-  const int64_t rows = config_.hoisted ? R : 1;
-  for (int64_t row = 0; row < R; row += rows)
-    kernels::gemm({x.data + row * x.row, x.row, 1}, {part.data, 1, K}, y.data + row * y.row, y.row,
-                  rows, outputs, K, y.add, ctx.scratch, packed, ctx.over_features());
+  kernels::MatmulOptions options = ctx.over_features();
+  options.add = add;
+  const int64_t rows = config_.hoisted ? x.rows : 1;
+  for (int64_t row = 0; row < x.rows; row += rows)
+    kernels::linear_forward(x.row_range(row, rows), part, y.row_range(row, rows), ctx.scratch,
+                            packed, options);
 }
 
-void MmRec::input_gradient(ExecutionContext& ctx, int64_t R, Operand dy, const Param& w,
-                           int64_t first, int64_t outputs, Target dx) const {
-  const int64_t K = w.w.cols();
-  kernels::gemm({dy.data, dy.row, 1}, {w.w.row(first), K, 1}, dx.data, dx.row, R, K, outputs,
-                dx.add, ctx.scratch, nullptr, ctx.over_features());
+void MmRec::input_gradient(ExecutionContext& ctx, MatrixView<const float> dy, const Param& w,
+                           MatrixView<float> dx, int64_t first, bool add) const {
+  kernels::MatmulOptions options = ctx.over_features();
+  options.add = add;
+  kernels::linear_backward_input(dy, w.w.slice(first, dy.cols), dx, ctx.scratch, options);
 }
 
-void MmRec::weight_gradient(ExecutionContext& ctx, int64_t R, Operand dy, Operand x, const Param& w,
-                            int64_t first, int64_t outputs) const {
+void MmRec::weight_gradient(ExecutionContext& ctx, MatrixView<const float> dy,
+                            MatrixView<const float> x, const Param& w, int64_t first) const {
   if (!w.g) return;
-  const int64_t K = w.w.cols(), rows = config_.hoisted ? R : 1;
-  for (int64_t row = 0; row < R; row += rows)
-    kernels::gemm({dy.data + row * dy.row, 1, dy.row}, {x.data + row * x.row, x.row, 1},
-                  w.g.row(first), K, outputs, K, rows, true, ctx.scratch, nullptr,
-                  config_.hoisted ? ctx.over_rows() : ctx.over_features());
+  const int64_t rows = config_.hoisted ? x.rows : 1;
+  for (int64_t row = 0; row < x.rows; row += rows)
+    kernels::linear_backward_weight(dy.row_range(row, rows), x.row_range(row, rows),
+                                    w.g.slice(first, dy.cols), ctx.scratch,
+                                    config_.hoisted ? ctx.over_rows() : ctx.over_features());
 }
 
 // What products make the columns [first, end) of the projections.
@@ -178,7 +179,7 @@ std::vector<std::pair<int64_t, int64_t>> MmRec::projections(int64_t first, int64
 void MmRec::project(ExecutionContext& ctx, ConstTensor x, Tensor qkvz, int64_t first,
                     int64_t end) const {
   for (const auto& [column, count] : projections(first, end))
-    product(ctx, x.rows(), at(x, 0), qkvz_, column, count, {qkvz.data + column, columns(), false});
+    product(ctx, x, qkvz_, MatrixView<float>(qkvz).col_range(column, count), column);
 }
 
 MmRec::Decay MmRec::carve_decay(Arena& a, int64_t rows) const {
@@ -189,11 +190,12 @@ void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to)
   Arena::Frame frame(ctx.scratch);
   const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;
   const Tensor a = ctx.scratch.take({R, 2 * I});
-  product(ctx, R, at(qkvz, z_column()), z_in_, 0, I, {to.inner.data, 2 * I, false});
-  product(ctx, R, at(qkvz, k_column()), k_in_, 0, I, {to.inner.data + I, 2 * I, false});
+  const MatrixView<float> inner = to.inner, activated = a;
+  product(ctx, at(qkvz, z_column()), z_in_, inner.col_range(0, I));
+  product(ctx, at(qkvz, k_column()), k_in_, inner.col_range(I, I));
   if (!ctx.planning()) kernels::activation_forward(kernels::Activation::kGelu, to.inner, a);
-  product(ctx, R, at(a, 0), z_out_, 0, D, {to.outer.data, 2 * D, false});
-  product(ctx, R, at(a, I), k_out_, 0, D, {to.outer.data + D, 2 * D, false});
+  product(ctx, activated.col_range(0, I), z_out_, at(to.outer, 0));
+  product(ctx, activated.col_range(I, I), k_out_, at(to.outer, D));
   if (!ctx.planning())
     kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
 }
@@ -214,29 +216,26 @@ kernels::MmRecCell MmRec::cell() const {
 }
 
 kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
-  return {{rows.qkvz.data + z_column(), columns()}, decay, rows.gates, rows.h};
+  return {at(rows.qkvz, z_column()), decay, rows.gates, rows.h};
 }
 
 // What gates read of the input, then step after step.
 void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece> pieces,
                   const Rows& rows, Tensor decay) const {
-  const int64_t R = rows.h.rows(), D = shape_.d_model;
-  const Target gates{rows.gates.data, 2 * D, false};
   if (is_full())
-    product(ctx, R, at(rows.qkvz, z_column()), r_of_z_, 0, D, gates);
+    product(ctx, at(rows.qkvz, z_column()), r_of_z_, at(rows.gates, 0));
   else
-    product(ctx, R, at(rows.qkvz, z_column()), gates_, 0, 2 * D, gates);
+    product(ctx, at(rows.qkvz, z_column()), gates_, rows.gates);
   kernels::mm_rec_forward(cell(), pieces, loop_rows(rows, decay), ctx.scratch);
 }
 
 // Leaves the query in q's place and what it got in v's.
 void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor slots,
                    const Rows& rows) const {
-  const int64_t D = shape_.d_model, P = columns();
-  if (!ctx.planning()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, D, kQueryShare);
-  product(ctx, rows.h.rows(), at(rows.h, 0), q_of_h_, 0, D, {rows.qkvz.data, P, true});
-  kernels::memory_attention_forward(attention_, memory.groups(), {rows.qkvz.data, P}, slots,
-                                    {rows.qkvz.data + v_column(), P}, ctx.scratch);
+  if (!ctx.planning()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, shape_.d_model, kQueryShare);
+  product(ctx, rows.h, q_of_h_, at(rows.qkvz, 0), 0, true);
+  kernels::memory_attention_forward(attention_, memory.groups(), at(rows.qkvz, 0), slots,
+                                    at(rows.qkvz, v_column()), ctx.scratch);
 }
 
 void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
@@ -280,7 +279,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   kernels::linear_forward(run.means, kv_.w, kv, ctx.scratch, kv_.packed, ctx.over_features());
   if (!ctx.planning()) memory.fill(kv, state, run.slots);
   attend(ctx, memory, run.slots, rows);
-  product(ctx, R, at(rows.qkvz, v_column()), o_, 0, D, {y.data, D, true});
+  product(ctx, at(rows.qkvz, v_column()), o_, y, 0, true);
 }
 
 // What forward left, and what it did not leave once more.
@@ -330,8 +329,9 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     copy_columns(dy, 0, qkvz, v_column(), D, kValueShare);
   }
   for (const auto& [column, count] : projections(0, P)) {
-    input_gradient(ctx, R, at(qkvz, column), qkvz_, column, count, {dx.data, D, column > 0});
-    weight_gradient(ctx, R, at(qkvz, column), at(x, 0), qkvz_, column, count);
+    const auto part = MatrixView<const float>(qkvz).col_range(column, count);
+    input_gradient(ctx, part, qkvz_, dx, column, column > 0);
+    weight_gradient(ctx, part, x, qkvz_, column);
   }
 }
 
@@ -341,23 +341,23 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
                             const State* dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
-  const int64_t R = rows.h.rows(), D = shape_.d_model, P = columns();
+  const int64_t D = shape_.d_model;
   const Tensor d_o = dh;  // whose turn comes later
-  weight_gradient(ctx, R, at(dy, 0), at(rows.qkvz, v_column()), o_, 0, D);
-  input_gradient(ctx, R, at(dy, 0), o_, 0, D, {d_o.data, D, false});
+  weight_gradient(ctx, dy, at(rows.qkvz, v_column()), o_);
+  input_gradient(ctx, dy, o_, d_o);
   const Tensor dslots = ctx.scratch.take({memory.slot_rows(), 2 * D});
   const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
   if (!ctx.planning()) memory.begin_backward(dstate, dslots);
-  kernels::memory_attention_backward(attention_, memory.groups(), memory.ends(),
-                                     {rows.qkvz.data, P}, run.slots, d_o, dslots, ctx.scratch);
+  kernels::memory_attention_backward(attention_, memory.groups(), memory.ends(), at(rows.qkvz, 0),
+                                     run.slots, d_o, dslots, ctx.scratch);
   if (!ctx.planning()) memory.end_backward(dslots, dkv, dstate);
   kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
   kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
                                   {ctx.compute_type, memory.mean_offset()});
   if (!ctx.planning()) kernels::copy(dy, dh);
-  input_gradient(ctx, R, at(rows.qkvz, 0), q_of_h_, 0, D, {dh.data, D, true});
-  weight_gradient(ctx, R, at(rows.qkvz, 0), at(rows.h, 0), q_of_h_, 0, D);
+  input_gradient(ctx, at(rows.qkvz, 0), q_of_h_, dh, 0, true);
+  weight_gradient(ctx, at(rows.qkvz, 0), rows.h, q_of_h_);
   if (!ctx.planning()) memory.average_backward(dmeans, dh, null_.g, dstate);
 }
 
@@ -367,11 +367,11 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstT
                            Tensor h_before, Tensor decay, std::span<float* const> dstate) const {
   Arena::Frame frame(ctx.scratch);
   const Rows& rows = run.rows;
-  const int64_t R = rows.h.rows(), D = shape_.d_model;
-  const kernels::SpacedRows<float> dz{rows.qkvz.data + v_column(), columns()};
+  const int64_t D = shape_.d_model;
+  const MatrixView<float> dz = at(rows.qkvz, v_column());
   kernels::mm_rec_backward(cell(), run.pieces, loop_rows(rows, decay), {dh, dz, dstate},
                            ctx.scratch);
-  const Operand z = at(rows.qkvz, z_column()), dgates = at(rows.gates, 0);
+  const MatrixView<const float> z = at(rows.qkvz, z_column());
   if (is_full()) {
     for (const kernels::RecurrentPiece& piece : run.pieces) {
       if (ctx.planning() || piece.length == 0) continue;
@@ -379,12 +379,12 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstT
       std::copy_n(piece.initial_state, D, to);
       std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
     }
-    weight_gradient(ctx, R, dgates, at(h_before, 0), gates_, 0, 2 * D);
-    weight_gradient(ctx, R, dgates, z, r_of_z_, 0, D);
-    input_gradient(ctx, R, dgates, r_of_z_, 0, D, {dz.data, dz.row, true});
+    weight_gradient(ctx, rows.gates, h_before, gates_);
+    weight_gradient(ctx, at(rows.gates, 0), z, r_of_z_);
+    input_gradient(ctx, at(rows.gates, 0), r_of_z_, dz, 0, true);
   } else {
-    weight_gradient(ctx, R, dgates, z, gates_, 0, 2 * D);
-    input_gradient(ctx, R, dgates, gates_, 0, 2 * D, {dz.data, dz.row, true});
+    weight_gradient(ctx, rows.gates, z, gates_);
+    input_gradient(ctx, rows.gates, gates_, dz, 0, true);
   }
   if (!ctx.planning()) kernels::column_sum_add(rows.gates, gates_bias_.g);
 }
@@ -403,16 +403,20 @@ void MmRec::decay_backward(ExecutionContext& ctx, const Activations& run,
     kernels::mm_rec_decay_backward(mu_, outer, ddecay);
     kernels::activation_forward(kernels::Activation::kGelu, inner, a);
   }
-  weight_gradient(ctx, R, at(outer, 0), at(a, 0), z_out_, 0, D);
-  weight_gradient(ctx, R, at(outer, D), at(a, I), k_out_, 0, D);
+  const MatrixView<float> a_z = MatrixView<float>(a).col_range(0, I);
+  const MatrixView<float> a_k = MatrixView<float>(a).col_range(I, I);
+  weight_gradient(ctx, at(outer, 0), a_z, z_out_);
+  weight_gradient(ctx, at(outer, D), a_k, k_out_);
   const Tensor da = a;  // in its place
-  input_gradient(ctx, R, at(outer, 0), z_out_, 0, D, {da.data, 2 * I, false});
-  input_gradient(ctx, R, at(outer, D), k_out_, 0, D, {da.data + I, 2 * I, false});
+  input_gradient(ctx, at(outer, 0), z_out_, a_z);
+  input_gradient(ctx, at(outer, D), k_out_, a_k);
   if (!ctx.planning()) kernels::activation_backward(kernels::Activation::kGelu, inner, da, inner);
-  weight_gradient(ctx, R, at(inner, 0), at(qkvz, z_column()), z_in_, 0, I);
-  weight_gradient(ctx, R, at(inner, I), at(qkvz, k_column()), k_in_, 0, I);
-  input_gradient(ctx, R, at(inner, 0), z_in_, 0, I, {qkvz.data + v_column(), columns(), true});
-  input_gradient(ctx, R, at(inner, I), k_in_, 0, I, {qkvz.data + k_column(), columns(), false});
+  const MatrixView<float> of_z = MatrixView<float>(inner).col_range(0, I);
+  const MatrixView<float> of_k = MatrixView<float>(inner).col_range(I, I);
+  weight_gradient(ctx, of_z, at(qkvz, z_column()), z_in_);
+  weight_gradient(ctx, of_k, at(qkvz, k_column()), k_in_);
+  input_gradient(ctx, of_z, z_in_, at(qkvz, v_column()), 0, true);
+  input_gradient(ctx, of_k, k_in_, at(qkvz, k_column()));
 }
 
 }  // namespace refrain

@@ -93,22 +93,15 @@ class MmRec final : public Mixer {
     Rows rows;
     Decay decay;  // none where it is made again
   };
-  // Columns of wider rows.
-  struct Operand {
-    const float* data;
-    int64_t row;
-  };
-  struct Target {
-    float* data;
-    int64_t row;
-    bool add;
-  };
-
   int64_t columns() const { return (config_.memory ? 4 : 3) * shape_.d_model; }
   int64_t k_column() const { return columns() - 3 * shape_.d_model; }
   int64_t v_column() const { return columns() - 2 * shape_.d_model; }
   int64_t z_column() const { return columns() - shape_.d_model; }
-  Operand at(ConstTensor rows, int64_t column) const { return {rows.data + column, rows.cols()}; }
+  // D columns of wider rows.
+  template <class T>
+  MatrixView<T> at(const TensorOf<T>& rows, int64_t column) const {
+    return MatrixView<T>(rows).col_range(column, shape_.d_model);
+  }
 
   MmRecMemory memory_of(const RaggedBatch& w) const {
     return {layout_, config_.memory ? w : RaggedBatch()};
@@ -118,13 +111,14 @@ class MmRec final : public Mixer {
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
                                 ConstTensor x, Tensor decay, Arena& saved) const;
 
-  // Of rows [first, first + outputs) of w: y = x wᵀ,  dx = dy w,  dw += dyᵀ x.
-  void product(ExecutionContext&, int64_t R, Operand x, const Param& w, int64_t first,
-               int64_t outputs, Target y) const;
-  void input_gradient(ExecutionContext&, int64_t R, Operand dy, const Param& w, int64_t first,
-                      int64_t outputs, Target dx) const;
-  void weight_gradient(ExecutionContext&, int64_t R, Operand dy, Operand x, const Param& w,
-                       int64_t first, int64_t outputs) const;
+  // Of w's rows from `first` on, as many as y and dy have columns: y = x wᵀ,  dx = dy w,
+  // dw += dyᵀ x; y and dx added to with `add`.
+  void product(ExecutionContext&, MatrixView<const float> x, const Param& w, MatrixView<float> y,
+               int64_t first = 0, bool add = false) const;
+  void input_gradient(ExecutionContext&, MatrixView<const float> dy, const Param& w,
+                      MatrixView<float> dx, int64_t first = 0, bool add = false) const;
+  void weight_gradient(ExecutionContext&, MatrixView<const float> dy, MatrixView<const float> x,
+                       const Param& w, int64_t first = 0) const;
   std::vector<std::pair<int64_t, int64_t>> projections(int64_t first, int64_t end) const;
 
   bool is_full() const { return config_.recurrence == "full"; }
