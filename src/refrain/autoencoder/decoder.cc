@@ -104,10 +104,8 @@ void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t parts = config_.fused ? 1 : start_.out / hidden(), n = start_.out / parts;
   for (int64_t i = 0; i < parts; ++i)
-    kernels::linear_forward(z, start_.w.w.slice(i * n, n),
-                            MatrixView<float>(start).col_range(i * n, n), ctx.scratch);
+    start_.outputs(i * n, n).forward(ctx, z, MatrixView<float>(start).col_range(i * n, n));
   if (ctx.planning()) return;
-  kernels::add_row(start, start_.b.w);
   kernels::activation_forward(kernels::Activation::kTanh, start, start);
 }
 
@@ -174,7 +172,7 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
   const MatrixView<float> queried = state_columns(run.joined);
   add_position_codes(ctx, w, x, queried);
-  kernels::linear_forward(queried, cross_->query().w.w, run.query.q, ctx.scratch);
+  cross_->query().forward(ctx, queried, run.query.q);
   std::vector<kernels::CrossQueries> queries;
   for (int64_t b = 0; b < w.sequences(); ++b)
     queries.push_back(cross_->queries(run.query, w.first(b), w.length(b)));
@@ -219,12 +217,12 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
   const int64_t R = w.rows(), H = hidden(), E = config_.width;
   const Tensor dh = ctx.scratch.take({R, H});
   if (!config_.has_attention()) {
-    kernels::linear_backward_input(dy, out_.w.w, dh, ctx.scratch);
+    out_.backward_input(ctx, dy, dh);
   } else {
-    kernels::linear_backward_input(dy, out_.w.w, g.context, ctx.scratch);
+    out_.backward_input(ctx, dy, g.context);
     for (int64_t i = 0; i < g.context.size() && !ctx.planning(); ++i)
       if (!(run.s.data[i] > 0)) g.context.data[i] = 0;
-    kernels::linear_backward_input(g.context, context_.w.w, g.joined, ctx.scratch);
+    context_.backward_input(ctx, g.context, g.joined);
     std::vector<kernels::CrossQueries> queries;
     std::vector<kernels::CrossGradients> gradients;
     for (int64_t b = 0; b < w.sequences(); ++b) {
@@ -237,8 +235,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     }
     kernels::cross_backward_queries(cross_->shape(), run.memory[0].sequences, queries, gradients,
                                     ctx.scratch);
-    kernels::linear_backward_input(g.q, cross_->query().w.w, state_columns(g.joined), ctx.scratch,
-                                   {.add = true});
+    cross_->query().backward_input(ctx, g.q, state_columns(g.joined), true);
     for (int64_t row = 0; row < R && !ctx.planning(); ++row)
       std::copy_n(g.joined.row(row), H, dh.row(row));
   }
@@ -248,12 +245,11 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     for (int64_t b = 0; b < w.sequences(); ++b) dstate.push_back(start_of(g.start, b, layer));
     kernels::recurrent_backward(cells_[l].cell(), pieces(w, run, layer), weights(layer),
                                 run.cells[l], {dh, dstate, g.p[l]}, ctx.scratch);
-    if (l > 0)
-      kernels::linear_backward_input(run.cells[l].gates, cells_[l].input().w.w, dh, ctx.scratch);
+    if (l > 0) cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
   }
   if (dx.rank == 0) return;
   const Tensor du = ctx.scratch.take({R, E});
-  kernels::linear_backward_input(run.cells[0].gates, cells_[0].input().w.w, du, ctx.scratch);
+  cells_[0].input().backward_input(ctx, run.cells[0].gates, du);
   for (int64_t row = 1; row < R && !ctx.planning(); ++row)
     if (w.position[static_cast<size_t>(row)] > 0)
       for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
@@ -266,7 +262,7 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   if (config_.has_attention()) {
     context_.backward_weight(ctx, run.joined, g.context);
     const Tensor dq = cross_ ? g.q : g.qkv;
-    kernels::linear_backward_weight(dq, state_columns(run.joined), query_proj().w.g, ctx.scratch);
+    query_proj().backward_weight(ctx, state_columns(run.joined), dq);
   }
   if (cross_ && config_.cached) {
     cross_->backward_memory(ctx, w, w, run.memory[0], run.query, attention_columns(g.joined), g.kv);

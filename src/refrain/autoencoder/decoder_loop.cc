@@ -76,13 +76,8 @@ struct PackedWeights {
   }
   // y = x wᵀ + b
   StepWeights by_rows(const Linear& linear) const {
-    const float* packed = linear.w.packed;
-    if (!packed) {
-      const Tensor to = ctx.scratch.take({kernels::packed_size(linear.out, linear.in)});
-      if (!ctx.planning()) kernels::pack_weight(linear.w.w, to.data);
-      packed = to.data;
-    }
-    return {packed, linear.out, linear.in, linear.bias ? linear.b.w.data : nullptr};
+    return {linear.packed(ctx).w.packed, linear.out, linear.in,
+            linear.bias ? linear.b.w.data : nullptr};
   }
   // y = x w
   StepWeights by_columns(const Linear& linear) const {

@@ -29,7 +29,9 @@ void find_nearest(ConstTensor y, ConstTensor table, ExecutionContext& ctx,
     const auto to_unit = static_cast<float>(squares > 0 ? 1 / std::sqrt(squares) : 0);
     for (int64_t i = 0; i < E; ++i) units.row(v)[i] = to_unit * table.row(v)[i];
   }
-  kernels::linear_forward(y, units, scores, ctx.scratch);
+  Linear compare{E, V};
+  compare.w.w = units;
+  compare.forward(ctx, y, scores);
   for (int64_t r = 0; r < y.rows() && !ctx.planning(); ++r)
     nearest->push_back(
         static_cast<int32_t>(std::max_element(scores.row(r), scores.row(r) + V) - scores.row(r)));

@@ -35,8 +35,19 @@ struct ExecutionContext {
   // them.
   std::span<const int32_t> pieces{};
 
-  kernels::MatmulOptions over_features() const { return {compute_type, {}}; }
+  kernels::MatmulOptions over_features(bool add = false) const { return {compute_type, {}, add}; }
   kernels::MatmulOptions over_rows() const { return {compute_type, pieces}; }
+  // The same call with products in float32, or over the rows of other pieces.
+  ExecutionContext in_float32() const {
+    ExecutionContext ctx = *this;
+    ctx.compute_type = kernels::ComputeType::kFloat32;
+    return ctx;
+  }
+  ExecutionContext over(std::span<const int32_t> rows) const {
+    ExecutionContext ctx = *this;
+    ctx.pieces = rows;
+    return ctx;
+  }
   bool recomputes(std::string_view part) const {
     return std::ranges::find(recompute, part) != recompute.end();
   }

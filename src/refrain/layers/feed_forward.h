@@ -77,7 +77,7 @@ class FeedForward {
     }
     down_.backward_weight(ctx, a, dy);
     const Tensor da = a;  // in its place
-    kernels::linear_backward_input(dy, down_.w.w, da, ctx.scratch, ctx.over_features());
+    down_.backward_input(ctx, dy, da);
     if (!ctx.planning()) {
       if (narrow)
         kernels::swiglu_backward(s.narrow, da, gate_up);

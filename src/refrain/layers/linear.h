@@ -1,4 +1,5 @@
-// A linear map: y = x wᵀ (+ b), w [out, in], b [out].
+// A linear map: y = x wᵀ (+ b), w [out, in], b [out]. All products of layers, mixers and models go
+// through it: how their operands enter them is known here and in kernels/matmul alone.
 #pragma once
 #include <string>
 #include <vector>
@@ -24,20 +25,50 @@ struct Linear {
     for (ParamPart& part : parts) part.name = bias_name(part.name);
     v({bias_name(name), {out}, Init::bias(in), false, std::move(parts)}, b);
   }
-  // x [R, in], y [R, out]
-  void forward(ExecutionContext& ctx, ConstTensor x, Tensor y) const {
-    kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features());
+  // The outputs [first, first + count) alone. Gradients go where this map's go.
+  Linear outputs(int64_t first, int64_t count) const {
+    Linear part = *this;
+    part.out = count;
+    part.w.w = w.w.slice(first, count);
+    if (w.g) part.w.g = w.g.slice(first, count);
+    const bool begins_a_panel = first % kernels::kWeightPanel == 0;
+    part.w.packed = w.packed && begins_a_panel ? w.packed + first * in : nullptr;
+    if (bias) part.b.w = b.w.slice(first, count);
+    if (bias && b.g) part.b.g = b.g.slice(first, count);
+    return part;
+  }
+  // With w packed, in scratch if it is not yet: for a map that meets few rows again and again.
+  Linear packed(const ExecutionContext& ctx) const {
+    Linear map = *this;
+    if (w.packed) return map;
+    const Tensor to = ctx.scratch.take({kernels::packed_size(out, in)});
+    if (!ctx.planning()) kernels::pack_weight(w.w, to.data);
+    map.w.packed = to.data;
+    return map;
+  }
+
+  // x [R, in], y [R, out]; with `add`, the product is added to what y holds.
+  void forward(const ExecutionContext& ctx, MatrixView<const float> x, MatrixView<float> y,
+               bool add = false) const {
+    kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features(add));
     if (bias && !ctx.planning()) kernels::add_row(y, b.w);
   }
-  // dx = dy w (overwritten); w.g += dyᵀ x; b.g += the sum of dy's rows
-  void backward(ExecutionContext& ctx, ConstTensor x, ConstTensor dy, Tensor dx) const {
-    kernels::linear_backward_input(dy, w.w, dx, ctx.scratch, ctx.over_features());
-    backward_weight(ctx, x, dy);
+  // dx = dy w, or dx + dy w
+  void backward_input(const ExecutionContext& ctx, MatrixView<const float> dy, MatrixView<float> dx,
+                      bool add = false) const {
+    kernels::linear_backward_input(dy, w.w, dx, ctx.scratch, ctx.over_features(add));
   }
-  // Only what the weights get.
-  void backward_weight(ExecutionContext& ctx, ConstTensor x, ConstTensor dy) const {
+  // w.g += dyᵀ x; b.g += the sum of dy's rows
+  void backward_weight(const ExecutionContext& ctx, MatrixView<const float> x,
+                       MatrixView<const float> dy) const {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
     if (bias && !ctx.planning()) kernels::column_sum_add(dy, b.g);
+  }
+  // Both.
+  void backward(const ExecutionContext& ctx, MatrixView<const float> x, MatrixView<const float> dy,
+                MatrixView<float> dx, bool add = false) const {
+    backward_input(ctx, dy, dx, add);
+    backward_weight(ctx, x, dy);
   }
 
  private:

@@ -120,7 +120,7 @@ void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Activations
   const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
   kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
                               ctx.compute_type);
-  kernels::linear_backward_input(da, w_ih_.w.w, dx, ctx.scratch, ctx.over_features());
+  w_ih_.backward_input(ctx, da, dx);
   backward_weights(ctx, x, h_before, da, dp);
 }
 

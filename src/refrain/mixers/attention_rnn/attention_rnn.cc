@@ -61,20 +61,22 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
   if (map.bias) map.b = {ctx.scratch.take({H}), bias_sums_};
   Arena::Frame frame(ctx.scratch);
   const Tensor q = ctx.scratch.take({H, d});
-  q_.forward(ctx, {token_.w.data, {1, q_.in}}, {q.data, {1, q_.out}});
+  q_.forward(ctx, {token_.w.data, 1, q_.in}, {q.data, 1, q_.out});
   if (!ctx.planning()) {
     kernels::scale(q, scale_);
     std::fill(map.w.w.begin(), map.w.w.end(), 0.0f);
   }
+  const ExecutionContext exact = ctx.in_float32();
   for (int64_t h = 0; h < H; ++h) {
     if (config_.fused)
-      kernels::linear_backward_input(q.slice(h, 1), k_.w.w.slice(h * d, d), map.w.w.slice(h, 1),
-                                     ctx.scratch);
+      k_.outputs(h * d, d).backward_input(exact, q.slice(h, 1), map.w.w.slice(h, 1));
     else if (!ctx.planning())
       std::copy_n(q.row(h), d, map.w.w.row(h) + h * d);
-    if (map.bias)
-      kernels::linear_forward(q.slice(h, 1), {k_.b.w.data + h * d, 1, d}, {map.b.w.data + h, 1, 1},
-                              ctx.scratch);
+    if (map.bias) {
+      Linear of_bias{d, 1};
+      of_bias.w.w = {k_.b.w.data + h * d, {1, d}};
+      of_bias.forward(exact, q.slice(h, 1), map.b.w.slice(h, 1));
+    }
   }
   return map;
 }
@@ -149,9 +151,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
     k_.backward(ctx, x, dk, dx);
   }
   v_.backward_weight(ctx, x, dv);
-  kernels::MatmulOptions options = ctx.over_features();
-  options.add = true;
-  kernels::linear_backward_input(dv, v_.w.w, dx, ctx.scratch, options);
+  v_.backward_input(ctx, dv, dx, true);
 }
 
 void AttentionRnn::finish_gradients() {

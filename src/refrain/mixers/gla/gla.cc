@@ -71,7 +71,12 @@ GlaLayout::GlaLayout(const MixerDims& s, const GlaConfig& c)
 }
 
 Gla::Gla(const MixerDims& s, const GlaConfig& c)
-    : shape_(s), config_(c), layout_(s, c), o_{layout_.values(), s.d_model, c.bias} {
+    : shape_(s),
+      config_(c),
+      layout_(s, c),
+      qkgv_{s.d_model, layout_.columns},
+      gate_{layout_.gate_columns, layout_.keys(), true},
+      o_{layout_.values(), s.d_model, c.bias} {
   const GlaLayout& l = layout_;
   kernel_ = {l.heads,
              l.key_dim,
@@ -102,8 +107,7 @@ void Gla::visit(const ParamVisitor& v) {
   const GlaLayout& l = layout_;
   std::vector<ParamPart> parts;
   for (const Section& s : sections_) parts.push_back({s.name + ".weight", s.columns});
-  v({"qkgv_proj.weight", {l.columns, shape_.d_model}, Init::matrix(shape_.d_model), true, parts},
-    w_);
+  qkgv_.visit(v, "qkgv_proj.weight", Init::matrix(qkgv_.in), parts);
   // Channels start with memories of every length: a few tokens to some hundred.
   for (Section& s : sections_)
     if (s.biased)
@@ -121,9 +125,8 @@ void Gla::visit(const ParamVisitor& v) {
        true},
       f.w);
   if (l.low_rank) {
-    v({"gk_proj.1.weight", {l.keys(), l.gate_columns}, Init::matrix(l.gate_columns), true},
-      gate_w_);
-    v({"gk_proj.1.bias", {l.keys()}, Init::normal(6, -4), false}, gate_b_);
+    v({"gk_proj.1.weight", {gate_.out, gate_.in}, Init::matrix(gate_.in), true}, gate_.w);
+    v({"gk_proj.1.bias", {gate_.out}, Init::normal(6, -4), false}, gate_.b);
   }
   if (config_.output_norm) v({"g_norm.weight", {l.value_dim}, Init::constant(1), false}, norm_);
   o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks, first_output_size()));
@@ -197,24 +200,17 @@ std::vector<Gla::Range> Gla::products() const {
 void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const {
   Arena::Frame frame(ctx.scratch);
   const GlaLayout& l = layout_;
-  const int64_t P = l.columns;
+  const MatrixView<float> projected = rows.x;
   for (const auto& [first, count] : products())
-    kernels::linear_forward(x, w_.w.slice(first, count),
-                            MatrixView<float>(rows.x).col_range(first, count), ctx.scratch,
-                            count == P ? w_.packed : nullptr, ctx.over_features());
-  const Tensor bias = ctx.scratch.take({P});
+    qkgv_.outputs(first, count).forward(ctx, x, projected.col_range(first, count));
+  const Tensor bias = ctx.scratch.take({l.columns});
   if (!ctx.planning()) {
     std::fill(bias.begin(), bias.end(), 0.0f);
     for (const Section& s : sections_)
       if (s.biased) std::copy(s.b.w.begin(), s.b.w.end(), bias.data + s.first);
     kernels::add_row(rows.x, bias);
   }
-  if (l.low_rank) {
-    kernels::linear_forward(MatrixView<const float>(rows.x).col_range(l.gate, l.gate_columns),
-                            gate_w_.w, rows.logits, ctx.scratch, gate_w_.packed,
-                            ctx.over_features());
-    if (!ctx.planning()) kernels::add_row(rows.logits, gate_b_.w);
-  }
+  if (l.low_rank) gate_.forward(ctx, projected.col_range(l.gate, l.gate_columns), rows.logits);
 }
 
 // What a filter runs over. `initial_state`: a state for each piece, or none.
@@ -265,19 +261,11 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
   const MatrixView<float> projected = rows.x;
   if (l.low_rank) {
     const MatrixView<float> small = projected.col_range(l.gate, l.gate_columns);
-    kernels::linear_backward_weight(rows.logits, small, gate_w_.g, ctx.scratch, ctx.over_rows());
-    if (!ctx.planning()) kernels::column_sum_add(rows.logits, gate_b_.g);
-    kernels::linear_backward_input(rows.logits, gate_w_.w, small, ctx.scratch, ctx.over_features());
+    gate_.backward_weight(ctx, small, rows.logits);
+    gate_.backward_input(ctx, rows.logits, small);
   }
-  kernels::MatmulOptions options = ctx.over_features();
-  for (const auto& [first, count] : products()) {
-    const MatrixView<float> part = projected.col_range(first, count);
-    kernels::linear_backward_input(part, w_.w.slice(first, count), dx, ctx.scratch, options);
-    if (w_.g)
-      kernels::linear_backward_weight(part, x, w_.g.slice(first, count), ctx.scratch,
-                                      ctx.over_rows());
-    options.add = true;
-  }
+  for (const auto& [first, count] : products())
+    qkgv_.outputs(first, count).backward(ctx, x, projected.col_range(first, count), dx, first > 0);
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
   const Tensor bias = ctx.scratch.take({l.columns});
   if (ctx.planning()) return;

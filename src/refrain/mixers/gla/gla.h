@@ -175,9 +175,9 @@ class Gla final : public Mixer {
   kernels::GlaShape kernel_;
   std::vector<Section> sections_;
   std::vector<Filter> filters_;
-  Param w_;                // [columns, D]
-  Param gate_w_, gate_b_;  // [heads K, rank], [heads K]
-  Param norm_;             // [V]
+  Linear qkgv_;  // D -> columns; biases are the sections'
+  Linear gate_;  // rank -> heads K, of a low_rank gate
+  Param norm_;   // [V]
   Linear o_;
 };
 

@@ -48,7 +48,17 @@ MmRec::MmRec(const MixerDims& s, const MmRecConfig& c)
       config_(c),
       layout_{s.d_model, c.slots, c.stretch, c.memory},
       inner_(c.inner == 0 ? std::max<int64_t>(1, s.d_model / 4) : c.inner),
-      mu_(static_cast<float>(c.mu)) {
+      mu_(static_cast<float>(c.mu)),
+      qkvz_{s.d_model, columns()},
+      z_in_{s.d_model, inner_},
+      z_out_{inner_, s.d_model},
+      k_in_(z_in_),
+      k_out_(z_out_),
+      r_of_z_{s.d_model, s.d_model},
+      gates_{s.d_model, 2 * s.d_model},
+      q_of_h_(r_of_z_),
+      kv_(gates_),
+      o_(r_of_z_) {
   const int64_t heads = c.heads == 0 ? s.heads : c.heads;
   check_range("heads", heads, 1, 4096);
   if (s.d_model % heads != 0)
@@ -71,26 +81,21 @@ void MmRec::visit(const ParamVisitor& v) {
   if (config_.memory) parts.push_back({"q_proj.weight", D});
   for (const char* name : {"k_proj.weight", "v_proj.weight", "z_proj.weight"})
     parts.push_back({name, D});
-  v({"qkvz_proj.weight", {columns(), D}, matrix, true, parts}, qkvz_);
-  v({"z_decay.0.weight", {inner_, D}, matrix, true}, z_in_);
-  v({"z_decay.1.weight", {D, inner_}, narrow, true}, z_out_);
-  v({"k_decay.0.weight", {inner_, D}, matrix, true}, k_in_);
-  v({"k_decay.1.weight", {D, inner_}, narrow, true}, k_out_);
+  qkvz_.visit(v, "qkvz_proj.weight", matrix, parts);
+  z_in_.visit(v, "z_decay.0.weight", matrix);
+  z_out_.visit(v, "z_decay.1.weight", narrow);
+  k_in_.visit(v, "k_decay.0.weight", matrix);
+  k_out_.visit(v, "k_decay.1.weight", narrow);
   const bool full = config_.recurrence == "full";
-  if (full) v({"r_of_z.weight", {D, D}, matrix, true}, r_of_z_);
+  if (full) r_of_z_.visit(v, "r_of_z.weight", matrix);
   const std::string r = full ? "r_of_h" : "r_of_z", p = full ? "p_of_h" : "p_of_z";
-  v({"gates.weight", {2 * D, D}, matrix, true, {{r + ".weight", D}, {p + ".weight", D}}}, gates_);
+  gates_.visit(v, "gates.weight", matrix, {{r + ".weight", D}, {p + ".weight", D}});
   v({"gates.bias", {2 * D}, Init::bias(D), false}, gates_bias_);
   if (!config_.memory) return;
   v({"memory_null", {D}, matrix, false}, null_);
-  v({"memory_q.weight", {D, D}, matrix, true}, q_of_h_);
-  v({"memory_kv.weight",
-     {2 * D, D},
-     matrix,
-     true,
-     {{"memory_k.weight", D}, {"memory_v.weight", D}}},
-    kv_);
-  v({"o_proj.weight", {D, D}, Init::output(D, shape_.blocks), true}, o_);
+  q_of_h_.visit(v, "memory_q.weight", matrix);
+  kv_.visit(v, "memory_kv.weight", matrix, {{"memory_k.weight", D}, {"memory_v.weight", D}});
+  o_.visit(v, "o_proj.weight", Init::output(D, shape_.blocks));
 }
 
 size_t MmRec::state_bytes(int64_t) const {
@@ -130,42 +135,21 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
   return run;
 }
 
-void MmRec::product(ExecutionContext& ctx, MatrixView<const float> x, const Param& w,
-                    MatrixView<float> y, int64_t first, bool add) const {
+void MmRec::forward_map(ExecutionContext& ctx, const Linear& map, MatrixView<const float> x,
+                        MatrixView<float> y, bool add) const {
+  if (config_.hoisted) return map.forward(ctx, x, y, add);
   Arena::Frame frame(ctx.scratch);
-  const ConstTensor part = w.w.slice(first, y.cols);
-  const float* packed = nullptr;
-  if (w.packed && first % kernels::kWeightPanel == 0) packed = w.packed + first * x.cols;
-  if (!config_.hoisted && !packed &&
-      ctx.compute_type == kernels::ComputeType::kFloat32) {  // once, or each row would pack it
-    const Tensor once = ctx.scratch.take({kernels::packed_size(y.cols, x.cols)});
-    if (ctx.planning()) return;  // a product with it takes nothing
-    kernels::pack_weight(part, once.data);
-    packed = once.data;
-  }
-  kernels::MatmulOptions options = ctx.over_features();
-  options.add = add;
-  const int64_t rows = config_.hoisted ? x.rows : 1;
-  for (int64_t row = 0; row < x.rows; row += rows)
-    kernels::linear_forward(x.row_range(row, rows), part, y.row_range(row, rows), ctx.scratch,
-                            packed, options);
+  const Linear once = map.packed(ctx);  // or each row would pack it
+  for (int64_t row = 0; row < x.rows; ++row)
+    once.forward(ctx, x.row_range(row, 1), y.row_range(row, 1), add);
 }
 
-void MmRec::input_gradient(ExecutionContext& ctx, MatrixView<const float> dy, const Param& w,
-                           MatrixView<float> dx, int64_t first, bool add) const {
-  kernels::MatmulOptions options = ctx.over_features();
-  options.add = add;
-  kernels::linear_backward_input(dy, w.w.slice(first, dy.cols), dx, ctx.scratch, options);
-}
-
-void MmRec::weight_gradient(ExecutionContext& ctx, MatrixView<const float> dy,
-                            MatrixView<const float> x, const Param& w, int64_t first) const {
-  if (!w.g) return;
-  const int64_t rows = config_.hoisted ? x.rows : 1;
-  for (int64_t row = 0; row < x.rows; row += rows)
-    kernels::linear_backward_weight(dy.row_range(row, rows), x.row_range(row, rows),
-                                    w.g.slice(first, dy.cols), ctx.scratch,
-                                    config_.hoisted ? ctx.over_rows() : ctx.over_features());
+void MmRec::backward_weight(ExecutionContext& ctx, const Linear& map, MatrixView<const float> x,
+                            MatrixView<const float> dy) const {
+  if (config_.hoisted) return map.backward_weight(ctx, x, dy);
+  const ExecutionContext of_row = ctx.over({});
+  for (int64_t row = 0; row < x.rows; ++row)
+    map.backward_weight(of_row, x.row_range(row, 1), dy.row_range(row, 1));
 }
 
 // What products make the columns [first, end) of the projections.
@@ -179,7 +163,8 @@ std::vector<std::pair<int64_t, int64_t>> MmRec::projections(int64_t first, int64
 void MmRec::project(ExecutionContext& ctx, ConstTensor x, Tensor qkvz, int64_t first,
                     int64_t end) const {
   for (const auto& [column, count] : projections(first, end))
-    product(ctx, x, qkvz_, MatrixView<float>(qkvz).col_range(column, count), column);
+    forward_map(ctx, qkvz_.outputs(column, count), x,
+                MatrixView<float>(qkvz).col_range(column, count));
 }
 
 MmRec::Decay MmRec::carve_decay(Arena& a, int64_t rows) const {
@@ -191,11 +176,11 @@ void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to)
   const int64_t R = qkvz.rows(), D = shape_.d_model, I = inner_;
   const Tensor a = ctx.scratch.take({R, 2 * I});
   const MatrixView<float> inner = to.inner, activated = a;
-  product(ctx, at(qkvz, z_column()), z_in_, inner.col_range(0, I));
-  product(ctx, at(qkvz, k_column()), k_in_, inner.col_range(I, I));
+  forward_map(ctx, z_in_, at(qkvz, z_column()), inner.col_range(0, I));
+  forward_map(ctx, k_in_, at(qkvz, k_column()), inner.col_range(I, I));
   if (!ctx.planning()) kernels::activation_forward(kernels::Activation::kGelu, to.inner, a);
-  product(ctx, activated.col_range(0, I), z_out_, at(to.outer, 0));
-  product(ctx, activated.col_range(I, I), k_out_, at(to.outer, D));
+  forward_map(ctx, z_out_, activated.col_range(0, I), at(to.outer, 0));
+  forward_map(ctx, k_out_, activated.col_range(I, I), at(to.outer, D));
   if (!ctx.planning())
     kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
 }
@@ -212,7 +197,7 @@ void MmRec::find_decay(ExecutionContext& ctx, const Activations& run, bool kept,
 
 kernels::MmRecCell MmRec::cell() const {
   if (!is_full()) return {mu_, gates_bias_.w};
-  return {mu_, gates_bias_.w, gates_.w, gates_.packed};
+  return {mu_, gates_bias_.w, gates_.w.w, gates_.w.packed};
 }
 
 kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
@@ -223,9 +208,9 @@ kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
 void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece> pieces,
                   const Rows& rows, Tensor decay) const {
   if (is_full())
-    product(ctx, at(rows.qkvz, z_column()), r_of_z_, at(rows.gates, 0));
+    forward_map(ctx, r_of_z_, at(rows.qkvz, z_column()), at(rows.gates, 0));
   else
-    product(ctx, at(rows.qkvz, z_column()), gates_, rows.gates);
+    forward_map(ctx, gates_, at(rows.qkvz, z_column()), rows.gates);
   kernels::mm_rec_forward(cell(), pieces, loop_rows(rows, decay), ctx.scratch);
 }
 
@@ -233,7 +218,7 @@ void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece
 void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor slots,
                    const Rows& rows) const {
   if (!ctx.planning()) copy_columns(rows.qkvz, 0, rows.qkvz, 0, shape_.d_model, kQueryShare);
-  product(ctx, rows.h, q_of_h_, at(rows.qkvz, 0), 0, true);
+  forward_map(ctx, q_of_h_, rows.h, at(rows.qkvz, 0), true);
   kernels::memory_attention_forward(attention_, memory.groups(), at(rows.qkvz, 0), slots,
                                     at(rows.qkvz, v_column()), ctx.scratch);
 }
@@ -276,10 +261,10 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   if (!config_.memory) return;
   const Tensor kv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   if (!ctx.planning()) memory.average(null_.w, rows.h, state, run.means);
-  kernels::linear_forward(run.means, kv_.w, kv, ctx.scratch, kv_.packed, ctx.over_features());
+  kv_.forward(ctx, run.means, kv);
   if (!ctx.planning()) memory.fill(kv, state, run.slots);
   attend(ctx, memory, run.slots, rows);
-  product(ctx, at(rows.qkvz, v_column()), o_, y, 0, true);
+  forward_map(ctx, o_, at(rows.qkvz, v_column()), y, true);
 }
 
 // What forward left, and what it did not leave once more.
@@ -330,8 +315,9 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   }
   for (const auto& [column, count] : projections(0, P)) {
     const auto part = MatrixView<const float>(qkvz).col_range(column, count);
-    input_gradient(ctx, part, qkvz_, dx, column, column > 0);
-    weight_gradient(ctx, part, x, qkvz_, column);
+    const Linear map = qkvz_.outputs(column, count);
+    map.backward_input(ctx, part, dx, column > 0);
+    backward_weight(ctx, map, x, part);
   }
 }
 
@@ -343,8 +329,8 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
   const Rows& rows = run.rows;
   const int64_t D = shape_.d_model;
   const Tensor d_o = dh;  // whose turn comes later
-  weight_gradient(ctx, dy, at(rows.qkvz, v_column()), o_);
-  input_gradient(ctx, dy, o_, d_o);
+  backward_weight(ctx, o_, at(rows.qkvz, v_column()), dy);
+  o_.backward_input(ctx, dy, d_o);
   const Tensor dslots = ctx.scratch.take({memory.slot_rows(), 2 * D});
   const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
@@ -352,12 +338,10 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
   kernels::memory_attention_backward(attention_, memory.groups(), memory.ends(), at(rows.qkvz, 0),
                                      run.slots, d_o, dslots, ctx.scratch);
   if (!ctx.planning()) memory.end_backward(dslots, dkv, dstate);
-  kernels::linear_backward_input(dkv, kv_.w, dmeans, ctx.scratch, ctx.over_features());
-  kernels::linear_backward_weight(dkv, run.means, kv_.g, ctx.scratch,
-                                  {ctx.compute_type, memory.mean_offset()});
+  kv_.backward(ctx.over(memory.mean_offset()), run.means, dkv, dmeans);
   if (!ctx.planning()) kernels::copy(dy, dh);
-  input_gradient(ctx, at(rows.qkvz, 0), q_of_h_, dh, 0, true);
-  weight_gradient(ctx, at(rows.qkvz, 0), rows.h, q_of_h_);
+  q_of_h_.backward_input(ctx, at(rows.qkvz, 0), dh, true);
+  backward_weight(ctx, q_of_h_, rows.h, at(rows.qkvz, 0));
   if (!ctx.planning()) memory.average_backward(dmeans, dh, null_.g, dstate);
 }
 
@@ -379,12 +363,12 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstT
       std::copy_n(piece.initial_state, D, to);
       std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
     }
-    weight_gradient(ctx, rows.gates, h_before, gates_);
-    weight_gradient(ctx, at(rows.gates, 0), z, r_of_z_);
-    input_gradient(ctx, at(rows.gates, 0), r_of_z_, dz, 0, true);
+    backward_weight(ctx, gates_, h_before, rows.gates);
+    backward_weight(ctx, r_of_z_, z, at(rows.gates, 0));
+    r_of_z_.backward_input(ctx, at(rows.gates, 0), dz, true);
   } else {
-    weight_gradient(ctx, rows.gates, z, gates_);
-    input_gradient(ctx, rows.gates, gates_, dz, 0, true);
+    backward_weight(ctx, gates_, z, rows.gates);
+    gates_.backward_input(ctx, rows.gates, dz, true);
   }
   if (!ctx.planning()) kernels::column_sum_add(rows.gates, gates_bias_.g);
 }
@@ -405,18 +389,18 @@ void MmRec::decay_backward(ExecutionContext& ctx, const Activations& run,
   }
   const MatrixView<float> a_z = MatrixView<float>(a).col_range(0, I);
   const MatrixView<float> a_k = MatrixView<float>(a).col_range(I, I);
-  weight_gradient(ctx, at(outer, 0), a_z, z_out_);
-  weight_gradient(ctx, at(outer, D), a_k, k_out_);
+  backward_weight(ctx, z_out_, a_z, at(outer, 0));
+  backward_weight(ctx, k_out_, a_k, at(outer, D));
   const Tensor da = a;  // in its place
-  input_gradient(ctx, at(outer, 0), z_out_, a_z);
-  input_gradient(ctx, at(outer, D), k_out_, a_k);
+  z_out_.backward_input(ctx, at(outer, 0), a_z);
+  k_out_.backward_input(ctx, at(outer, D), a_k);
   if (!ctx.planning()) kernels::activation_backward(kernels::Activation::kGelu, inner, da, inner);
   const MatrixView<float> of_z = MatrixView<float>(inner).col_range(0, I);
   const MatrixView<float> of_k = MatrixView<float>(inner).col_range(I, I);
-  weight_gradient(ctx, of_z, at(qkvz, z_column()), z_in_);
-  weight_gradient(ctx, of_k, at(qkvz, k_column()), k_in_);
-  input_gradient(ctx, of_z, z_in_, at(qkvz, v_column()), 0, true);
-  input_gradient(ctx, of_k, k_in_, at(qkvz, k_column()));
+  backward_weight(ctx, z_in_, at(qkvz, z_column()), of_z);
+  backward_weight(ctx, k_in_, at(qkvz, k_column()), of_k);
+  z_in_.backward_input(ctx, of_z, at(qkvz, v_column()), true);
+  k_in_.backward_input(ctx, of_k, at(qkvz, k_column()));
 }
 
 }  // namespace refrain

@@ -111,14 +111,11 @@ class MmRec final : public Mixer {
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
                                 ConstTensor x, Tensor decay, Arena& saved) const;
 
-  // Of w's rows from `first` on, as many as y and dy have columns: y = x wᵀ,  dx = dy w,
-  // dw += dyᵀ x; y and dx added to with `add`.
-  void product(ExecutionContext&, MatrixView<const float> x, const Param& w, MatrixView<float> y,
-               int64_t first = 0, bool add = false) const;
-  void input_gradient(ExecutionContext&, MatrixView<const float> dy, const Param& w,
-                      MatrixView<float> dx, int64_t first = 0, bool add = false) const;
-  void weight_gradient(ExecutionContext&, MatrixView<const float> dy, MatrixView<const float> x,
-                       const Param& w, int64_t first = 0) const;
+  // Linear's, over all rows or, not `hoisted`, row by row.
+  void forward_map(ExecutionContext&, const Linear&, MatrixView<const float> x, MatrixView<float> y,
+                   bool add = false) const;
+  void backward_weight(ExecutionContext&, const Linear&, MatrixView<const float> x,
+                       MatrixView<const float> dy) const;
   std::vector<std::pair<int64_t, int64_t>> projections(int64_t first, int64_t end) const;
 
   bool is_full() const { return config_.recurrence == "full"; }
@@ -145,13 +142,14 @@ class MmRec final : public Mixer {
   kernels::MemoryAttentionShape attention_;
   int64_t inner_;
   float mu_;
-  Param qkvz_;                // [columns, D]
-  Param z_in_, z_out_;        // G_1 [inner, D], G_2 [D, inner]
-  Param k_in_, k_out_;        // X_1, X_2
-  Param r_of_z_;              // [D, D]: W_m's half for z; none if linear
-  Param gates_, gates_bias_;  // [2D, D], [2D]: of r and p; they read h, or z if linear
-  Param null_;                // [D]: what the memory holds while it is empty
-  Param q_of_h_, kv_, o_;     // [D, D], [2D, D], [D, D]
+  Linear qkvz_;             // D -> columns
+  Linear z_in_, z_out_;     // G_1, G_2: D -> inner -> D
+  Linear k_in_, k_out_;     // X_1, X_2
+  Linear r_of_z_;           // D -> D: W_m's half for z; none if linear
+  Linear gates_;            // D -> 2D: of r and p; they read h, or z if linear
+  Param gates_bias_;        // [2D]
+  Param null_;              // [D]: what the memory holds while it is empty
+  Linear q_of_h_, kv_, o_;  // D -> D, 2D, D
 };
 
 }  // namespace refrain
