@@ -7,7 +7,7 @@
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 #include "refrain/kernels/isa.h"
-#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
 
 namespace refrain::cli {
 

@@ -5,7 +5,7 @@
 #include "bench/sections/sections.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/bf16.h"
-#include "refrain/kernels/matmul/gemm_int16.h"
+#include "refrain/kernels/matmul/format_int16.h"
 #include "refrain/kernels/peak.h"
 #include "refrain/model/workspace.h"
 

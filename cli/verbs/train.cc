@@ -14,8 +14,8 @@
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
-#include "refrain/kernels/matmul/gemm_bf16.h"
-#include "refrain/kernels/matmul/gemm_int16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
+#include "refrain/kernels/matmul/format_int16.h"
 #include "refrain/train/language_model_task.h"
 
 namespace refrain::cli {

@@ -5,7 +5,7 @@
 #include "refrain/kernels/attention/attention_pattern.h"
 #include "refrain/kernels/attention/attention_ref.h"
 #include "refrain/kernels/matmul/bf16.h"
-#include "refrain/kernels/matmul/gemm_bf16_ref.h"
+#include "refrain/kernels/matmul/format_bf16_ref.h"
 #include "support/attention_case.h"
 #include "support/threads.h"
 

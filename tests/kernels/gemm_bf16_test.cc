@@ -1,5 +1,3 @@
-#include "refrain/kernels/matmul/gemm_bf16.h"
-
 #include <array>
 #include <cmath>
 #include <limits>
@@ -7,7 +5,9 @@
 
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/matmul/bf16.h"
-#include "refrain/kernels/matmul/gemm_bf16_ref.h"
+#include "refrain/kernels/matmul/format_bf16.h"
+#include "refrain/kernels/matmul/format_bf16_ref.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "support/kernel_testing.h"
 #include "support/threads.h"
 
@@ -113,7 +113,7 @@ TEST(Bf16, ProductsOfEveryLayout) {
             for (bool add : {false, true}) {
               Floats c({M, N}, 1);
               c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
-              kernels::gemm_bf16(kernel, left, right, c, {.add = add}, memory.arena);
+              kernels::multiply_bf16({left, right, c, nullptr, {}, add}, kernel, memory.arena);
               expect_product(left, right, c, add ? 0.5f : 0.0f, 2 * static_cast<double>(K + 1));
             }
       }
@@ -131,9 +131,9 @@ TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
     const int64_t K = pieces.back();
     const Floats dy({K, M}, 0, 1), x({K, N}, 0, 2);
     const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
-      kernels::gemm_bf16(kernel, View(dy).row_range(first, part.back()).transposed(),
-                         View(x).row_range(first, part.back()), c, {.pieces = part, .add = true},
-                         memory.arena);
+      kernels::multiply_bf16({View(dy).row_range(first, part.back()).transposed(),
+                              View(x).row_range(first, part.back()), c, nullptr, part, true},
+                             kernel, memory.arena);
     };
     Floats whole({M, N});
     whole.fill(0.25f);
@@ -177,7 +177,7 @@ TEST(Bf16, ACountingArenaMeasuresWhatACallTakes) {
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    kernels::gemm_bf16(plain, View(a).transposed(), b, c, {.pieces = pieces}, arena);
+    kernels::multiply_bf16({View(a).transposed(), b, c, nullptr, pieces, false}, plain, arena);
   };
   Arena counts;
   call(counts);

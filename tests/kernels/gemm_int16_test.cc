@@ -1,5 +1,3 @@
-#include "refrain/kernels/matmul/gemm_int16.h"
-
 #include <array>
 #include <cmath>
 #include <limits>
@@ -7,7 +5,9 @@
 
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/isa.h"
-#include "refrain/kernels/matmul/gemm_int16_ref.h"
+#include "refrain/kernels/matmul/format_int16.h"
+#include "refrain/kernels/matmul/format_int16_ref.h"
+#include "refrain/kernels/matmul/gemm.h"
 #include "support/kernel_testing.h"
 #include "support/threads.h"
 
@@ -15,6 +15,11 @@ namespace refrain {
 namespace {
 
 using View = MatrixView<const float>;
+
+void multiply(View a, View b, MatrixView<float> c, std::span<const int32_t> pieces, bool add,
+              Arena& arena) {
+  kernels::gemm(a, b, c, arena, nullptr, {kernels::ComputeType::kInt16, pieces, add});
+}
 
 struct Memory {
   Buffer<std::byte> bytes{size_t{32} << 20};
@@ -58,7 +63,7 @@ TEST(Int16, SumsOfTheLargestProductsFit) {
     Floats a({M, K}), b({K, N}), c({M, N});
     a.fill(3.0f);
     b.fill(-0.5f);
-    kernels::gemm_int16(a, b, c, {}, memory.arena);
+    multiply(a, b, c, {}, false, memory.arena);
     for (const float v : c.span()) EXPECT_NEAR(v, -1.5f * static_cast<float>(K), 1e-4f);
   });
 }
@@ -89,13 +94,13 @@ TEST(Int16, ProductsOfEveryLayout) {
             const bool add = !cut.empty();
             Floats c({M, N}, 1);
             c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
-            kernels::gemm_int16(left, right, c, {.pieces = cut, .add = add}, memory.arena);
+            multiply(left, right, c, cut, add, memory.arena);
             const int64_t step = std::max<int64_t>(1, M * N / 60);
             for (int64_t e = 0; e < M * N; e += step) {
               const int64_t i = e / N, j = e % N;
               const float got = c.tensor().row(i)[j];
               const View row = left.row_range(i, 1), column = right.col_range(j, 1);
-              ASSERT_EQ(got, kernels::gemm_int16_ref(row, column, add ? 0.5f : 0, cut, fused))
+              ASSERT_EQ(got, kernels::multiply_int16_ref(row, column, add ? 0.5f : 0, cut, fused))
                   << "at " << i << ", " << j << " of " << M << " x " << N << " x " << K;
               double want = add ? 0.5 : 0, error = 0;
               for (int64_t k = 0; k < K; ++k)
@@ -121,23 +126,22 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
   const int64_t M = 70, N = 100;
   const std::vector<int32_t> pieces = {0, 5, 5, 170, 202, 439, 440};
   const Floats dy({pieces.back(), M}, 0, 1), x({pieces.back(), N}, 0, 2);
-  const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
-    kernels::gemm_int16(View(dy).row_range(first, part.back()).transposed(),
-                        View(x).row_range(first, part.back()), c, {.pieces = part, .add = true},
-                        memory.arena);
+  const auto add_product = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
+    multiply(View(dy).row_range(first, part.back()).transposed(),
+             View(x).row_range(first, part.back()), c, part, true, memory.arena);
   };
   Floats whole({M, N});
   whole.fill(0.25f);
   set_threads(1);
-  multiply(whole, 0, pieces);
+  add_product(whole, 0, pieces);
   for (int threads : {1, 2, 3}) {
     set_threads(threads);
     Floats cut({M, N});
     cut.fill(0.25f);
-    multiply(cut, 0, {0, 5});
-    multiply(cut, 5, {0, 0, 128});  // 128 of the piece [5, 170)
-    multiply(cut, 133, {0, 37, 69, 306});
-    multiply(cut, 439, {0, 1});
+    add_product(cut, 0, {0, 5});
+    add_product(cut, 5, {0, 0, 128});  // 128 of the piece [5, 170)
+    add_product(cut, 133, {0, 37, 69, 306});
+    add_product(cut, 439, {0, 1});
     EXPECT_EQ(0, std::memcmp(whole.span().data(), cut.span().data(), cut.span().size_bytes()));
   }
   set_threads(0);
@@ -145,7 +149,7 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
     if (!fuses()) return;
     Floats other({M, N});
     other.fill(0.25f);
-    multiply(other, 0, pieces);
+    add_product(other, 0, pieces);
     EXPECT_EQ(0, std::memcmp(whole.span().data(), other.span().data(), other.span().size_bytes()));
   });
   // Rows of A alone and beside others.
@@ -206,7 +210,7 @@ TEST(Int16, ACountingArenaMeasuresWhatACallTakes) {
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    kernels::gemm_int16(View(a).transposed(), b, c, {.pieces = pieces}, arena);
+    multiply(View(a).transposed(), b, c, pieces, false, arena);
   };
   Arena counts;
   call(counts);

@@ -2,7 +2,7 @@
 // every pattern, on every instruction set and with every kernel for bfloat16.
 #include "support/large_scores.h"
 
-#include "refrain/kernels/matmul/gemm_bf16_ref.h"
+#include "refrain/kernels/matmul/format_bf16_ref.h"
 #include "support/attention_case.h"
 
 namespace refrain {

@@ -1,4 +1,4 @@
-// attention.h on units for bfloat16 (gemm_bf16.h): what enters a product, q, k, v, dO, the
+// attention.h on units for bfloat16 (format_bf16.h): what enters a product, q, k, v, dO, the
 // probabilities and dS, is rounded; scores, softmax, and all sums stay float32.
 //
 // Of what a product reduces, grains stand at absolute places: features from 0 on, keys by their
@@ -9,7 +9,7 @@
 #include <span>
 
 #include "refrain/kernels/attention/attention.h"
-#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
 
 namespace refrain::kernels {
 

@@ -1,4 +1,4 @@
-// Rounding and pairing of what Bf16Kernel (gemm_bf16.h) multiplies, on one instruction set.
+// Rounding and pairing of what Bf16Kernel (format_bf16.h) multiplies, on one instruction set.
 //
 // Which two of a grain's 32 numbers make a pair is free as long as both operands agree: they stand
 // 16 apart, so that a pair is made of the same lane of two vectors. Included once per SIMD target
@@ -11,7 +11,7 @@
 #endif
 
 #include "hwy/highway.h"
-#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
 #include "refrain/kernels/simd-inl.h"
 
 #ifndef REFRAIN_KERNELS_BF16_PAIRS_INL_ONCE

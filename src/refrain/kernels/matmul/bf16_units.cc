@@ -1,4 +1,4 @@
-// The kernels of gemm_bf16.h, and which of them this machine can run. They are compiled for their
+// The kernels of format_bf16.h, and which of them this machine can run. They are compiled for their
 // instructions function by function; nothing else of the program needs them.
 #include <algorithm>
 #include <array>
@@ -6,8 +6,8 @@
 
 #include "refrain/kernels/isa.h"
 #include "refrain/kernels/matmul/bf16.h"
-#include "refrain/kernels/matmul/gemm_bf16.h"
-#include "refrain/kernels/matmul/gemm_bf16_ref.h"
+#include "refrain/kernels/matmul/format_bf16.h"
+#include "refrain/kernels/matmul/format_bf16_ref.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define REFRAIN_BF16_UNITS 1

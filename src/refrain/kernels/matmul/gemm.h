@@ -20,10 +20,10 @@ namespace refrain::kernels {
 enum class ComputeType : uint8_t {
   kFloat32,
   // Rounded to bfloat16, and multiplied by the units there are for that
-  // (kernels/matmul/gemm_bf16.h), or as float32 where there are none: slower than those, and not
+  // (kernels/matmul/format_bf16.h), or as float32 where there are none: slower than those, and not
   // the same to the last bit.
   kBf16,
-  // Rounded to 16-bit integers with scales that many numbers share (kernels/matmul/gemm_int16.h).
+  // Rounded to 16-bit integers with scales that many numbers share (kernels/matmul/format_int16.h).
   kInt16,
 };
 

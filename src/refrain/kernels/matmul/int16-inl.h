@@ -1,5 +1,5 @@
 // Numbers rounded to 16-bit integers with shared scales, and the register tile of their products
-// (gemm_int16.h says what they are), on one instruction set. Included once per SIMD target by the
+// (format_int16.h says what they are), on one instruction set. Included once per SIMD target by the
 // kernel files.
 #if defined(REFRAIN_KERNELS_INT16_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef REFRAIN_KERNELS_INT16_INL_H_
@@ -13,7 +13,8 @@
 #include <type_traits>
 
 #include "hwy/highway.h"
-#include "refrain/kernels/matmul/gemm_int16.h"
+#include "refrain/kernels/matmul/driver.h"
+#include "refrain/kernels/matmul/format_int16.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_INT16_ONCE
@@ -34,8 +35,6 @@ struct Grains {
   int64_t length(int64_t g) const { return edges[g + 1] - edges[g]; }
   int64_t pairs_of(int64_t g) const { return (length(g) + 1) / 2; }
 };
-
-inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 }  // namespace refrain::kernels
 #endif

@@ -71,7 +71,7 @@ struct RecurrentGradients {
 };
 
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
-// With ComputeType::kInt16, the operands of the product with w_hh are rounded (gemm_int16.h); with
+// With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h); with
 // kBf16 they are not.
 void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "refrain/kernels/matmul/gemm_bf16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
 
 namespace refrain::kernels {
 

@@ -1,4 +1,4 @@
-// gemm_int16() in plain loops, element by element. `fused`: whether the instruction set at hand
+// multiply_int16() in plain loops, element by element. `fused`: whether the instruction set at hand
 // rounds a product and a sum together.
 #pragma once
 #include <algorithm>
@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/kernels/matmul/gemm_int16.h"
+#include "refrain/base/matrix_view.h"
+#include "refrain/kernels/matmul/format_int16.h"
 
 namespace refrain::kernels {
 
@@ -35,8 +36,8 @@ struct Int16Grain {
 };
 
 // c + A B of one row and one column.
-inline float gemm_int16_ref(MatrixView<const float> a, MatrixView<const float> b, float c,
-                            std::span<const int32_t> pieces, bool fused) {
+inline float multiply_int16_ref(MatrixView<const float> a, MatrixView<const float> b, float c,
+                                std::span<const int32_t> pieces, bool fused) {
   const int64_t K = a.cols;
   const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
   const int32_t largest = int16_largest(most), whole[] = {0, static_cast<int32_t>(K)};

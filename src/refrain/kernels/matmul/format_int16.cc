@@ -1,4 +1,4 @@
-#include "refrain/kernels/matmul/gemm_int16.h"
+#include "refrain/kernels/matmul/format_int16.h"
 
 #include <algorithm>
 
@@ -7,13 +7,13 @@
 #include "refrain/kernels/matmul/grains.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/gemm_int16.cc"
+#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_int16.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/matmul/int16-inl.h"
 
-#ifndef REFRAIN_KERNELS_GEMM_INT16_ONCE
-#define REFRAIN_KERNELS_GEMM_INT16_ONCE
+#ifndef REFRAIN_KERNELS_FORMAT_INT16_ONCE
+#define REFRAIN_KERNELS_FORMAT_INT16_ONCE
 namespace refrain::kernels {
 // Blocking: a run of kPairsDeep pairs of a panel of B stays in the first-level cache while a block
 // of A, kBlockTiles tiles of the same pairs, passes by, and with it a panel of C. In the second are
@@ -29,11 +29,9 @@ struct GrainRun : Grains {
   int64_t runs_before, grains_before, pairs_before;
 };
 
-struct Int16Product {
-  MatrixView<const float> a, b;  // b transposed: rows of either lie along the reduced index
-  MatrixView<float> c;
-  bool add;
+struct Int16Product : Product {
   std::span<const GrainRun> runs;
+  std::span<const int32_t> parts;  // part p of the reduced index is runs [parts[p], parts[p + 1])
   int32_t largest;
   // Of the part of B that is packed: panels of [pairs][columns], and of [grains][columns].
   Pair* b_pairs;
@@ -158,128 +156,147 @@ void pack_int16_rows(MatrixView<const float> x, const GrainRun& run, int32_t lar
   }
 }
 
-// A part of a product: all rows of A, `width` columns of B from j0 on, packed over some runs.
-struct Int16Part {
-  std::span<const GrainRun> runs;
-  int64_t j0, width, grains, pairs;
-  bool add;
-};
-
-// Tiles [t0, t1) of `tiles` against the panels [p0, p1) of B.
 template <class Dot, int V>
-void int16_task(const Int16Product& x, const Int16Part& part, int64_t tiles, int64_t t0, int64_t t1,
-                int64_t p0, int64_t p1, int worker) {
-  constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-  const int64_t NR = V * float_lanes(), blocks = blocks_of(t1 - t0, kBlockTiles);
-  const bool along = x.a.col_stride == 1;
-  const int64_t M = x.c.rows, c_row = x.c.row_stride;
-  Pair* rows = x.a_pairs.row(worker);
-  float* scales = x.a_scales.row(worker);
-  const auto block_of = [&](int64_t b) {
-    const int64_t first = t0 + (t1 - t0) * b / blocks, last = t0 + (t1 - t0) * (b + 1) / blocks;
-    return TileRows{M * first / tiles, M * last / tiles - M * first / tiles, last - first};
-  };
-  const GrainRun &front = part.runs.front(), &back = part.runs.back();
-  const int64_t k0 = front.begin(0), depth = back.begin(back.count) - k0;
-  const auto runs = static_cast<int64_t>(part.runs.size());
-  for (int64_t b = 0; b < blocks; ++b) {
-    const TileRows block = block_of(b);
-    for (const GrainRun& run : part.runs) pack_int16_rows(x.a, run, x.largest, block, rows, scales);
-    Ahead next_block;
-    if (b + 1 < blocks) {
-      const TileRows next = block_of(b + 1);
-      const int64_t calls = (p1 - p0) * runs * block.tiles();
-      const float* from = x.a.row(next.row(0)) + k0 * x.a.col_stride;
-      next_block = along ? Ahead(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
+class Int16Blocks final : public BlockedProduct {
+ public:
+  explicit Int16Blocks(const Int16Product& x)
+      : x_(x), columns_(x.b.transposed()), tiles_(blocks_of(x.c.rows, tile_rows<V>())) {}
+
+  Blocking blocking() const {
+    const int64_t N = x_.c.cols, most = kMostPacked / NR_ * NR_;
+    const int64_t width = std::min(most, round_up(blocks_of(N, blocks_of(N, most)), NR_));
+    return {tiles_, blocks_of(N, NR_), tiles_, width / NR_,
+            static_cast<int64_t>(x_.parts.size()) - 1};
+  }
+
+  TaskCount packing_b(const Block& block) const override {
+    const Part part(*this, block);
+    return {part.count() * slices(block, part), kPackingCost * 2 * part.pairs * part.width};
+  }
+  void pack_b(const Block& block, int64_t task) const override {
+    const Part part(*this, block);
+    const int64_t slices = this->slices(block, part), q = task % slices;
+    const GrainRun& run = part.runs[static_cast<size_t>(task / slices)];
+    const int64_t p0 = block.panels * q / slices, j = p0 * NR_;
+    const int64_t end = std::min(part.width, block.panels * (q + 1) / slices * NR_);
+    pack_int16_panels(columns_.row_range(part.j0 + j, end - j), run, x_.largest,
+                      {x_.b_pairs + (p0 * part.pairs + run.pairs_before) * NR_,
+                       x_.b_scales + (p0 * part.grains + run.grains_before) * NR_, NR_,
+                       part.pairs * NR_, part.grains * NR_});
+  }
+
+  int64_t operations(const Block& block) const override {
+    const Part part(*this, block);
+    return 2 * x_.c.rows * part.width * part.pairs;
+  }
+  void multiply(const Block& of, const TaskRange& task, int worker) const override {
+    constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
+    const Part part(*this, of);
+    const Int16Product& x = x_;
+    const int64_t NR = NR_, M = x.c.rows, c_row = x.c.row_stride;
+    const int64_t t0 = task.first_tile, t1 = task.last_tile;
+    const int64_t p0 = task.first_panel, p1 = task.last_panel;
+    const int64_t blocks = blocks_of(t1 - t0, kBlockTiles);
+    const bool along = x.a.col_stride == 1;
+    Pair* rows = x.a_pairs.row(worker);
+    float* scales = x.a_scales.row(worker);
+    const auto block_of = [&](int64_t b) {
+      const int64_t first = t0 + (t1 - t0) * b / blocks, last = t0 + (t1 - t0) * (b + 1) / blocks;
+      return TileRows{M * first / tiles_, M * last / tiles_ - M * first / tiles_, last - first};
+    };
+    const GrainRun &front = part.runs.front(), &back = part.runs.back();
+    const int64_t k0 = front.begin(0), depth = back.begin(back.count) - k0;
+    for (int64_t b = 0; b < blocks; ++b) {
+      const TileRows block = block_of(b);
+      for (const GrainRun& run : part.runs)
+        pack_int16_rows(x.a, run, x.largest, block, rows, scales);
+      Ahead next_block;
+      if (b + 1 < blocks) {
+        const TileRows next = block_of(b + 1);
+        const int64_t calls = (p1 - p0) * part.count() * block.tiles();
+        const float* from = x.a.row(next.row(0)) + k0 * x.a.col_stride;
+        next_block = along
+                         ? Ahead(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
                          : Ahead(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
-    }
-    for (int64_t p = p0; p < p1; ++p) {
-      const int64_t n = std::min(NR, part.width - p * NR);
-      for (const GrainRun& run : part.runs) {
-        const Pair* panel = x.b_pairs + (p * part.pairs + run.pairs_before) * NR;
-        const float* panel_scales = x.b_scales + (p * part.grains + run.grains_before) * NR;
-        // What comes next of B lies behind this.
-        const bool last = p + 1 == p1 && &run == &back;
-        Ahead next_run;
-        if (!last)
-          next_run = Ahead(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
-        const bool first = &run == &front;
-        for (int64_t t = 0; t < block.tiles(); ++t) {
-          const int64_t i = block.row(t), mr = block.row(t + 1) - i;
-          float* c = x.c.row(i) + part.j0 + p * NR;
-          const char* ask[kPairsDeep + kMostLanes];
-          const char **next = ask, **const end = ask + run.pairs;
-          if (first && t + 1 < block.tiles())
-            next = Ahead(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
-                         c_row * kFloat, 1)
-                       .put(next, end);
-          next = next_run.put(next, end);
-          next = next_block.put(next, end);
-          const Pair* a = rows + block.at(run, t);
-          Ahead::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
-          const float* a_scales = scales + a_scales_at(run, t);
-          const bool add = part.add || !first;
-          if (along)
-            int16_tile_of<Dot, Rows::kApart, V, true>(mr, a, run.pairs, a_scales, panel,
-                                                      panel_scales, NR, run, ask, c, c_row, n, add);
-          else
-            int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
-                                                         NR, run, ask, c, c_row, n, add);
+      }
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t n = std::min(NR, part.width - p * NR);
+        for (const GrainRun& run : part.runs) {
+          const Pair* panel = x.b_pairs + (p * part.pairs + run.pairs_before) * NR;
+          const float* panel_scales = x.b_scales + (p * part.grains + run.grains_before) * NR;
+          // What comes next of B lies behind this.
+          const bool last = p + 1 == p1 && &run == &back;
+          Ahead next_run;
+          if (!last)
+            next_run = Ahead(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
+          const bool first = &run == &front;
+          for (int64_t t = 0; t < block.tiles(); ++t) {
+            const int64_t i = block.row(t), mr = block.row(t + 1) - i;
+            float* c = x.c.row(i) + part.j0 + p * NR;
+            const char* ask[kPairsDeep + kMostLanes];
+            const char **next = ask, **const end = ask + run.pairs;
+            if (first && t + 1 < block.tiles())
+              next = Ahead(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
+                           c_row * kFloat, 1)
+                         .put(next, end);
+            next = next_run.put(next, end);
+            next = next_block.put(next, end);
+            const Pair* a = rows + block.at(run, t);
+            Ahead::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
+            const float* a_scales = scales + a_scales_at(run, t);
+            const bool add = part.add || !first;
+            if (along)
+              int16_tile_of<Dot, Rows::kApart, V, true>(
+                  mr, a, run.pairs, a_scales, panel, panel_scales, NR, run, ask, c, c_row, n, add);
+            else
+              int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
+                                                           NR, run, ask, c, c_row, n, add);
+          }
         }
       }
     }
   }
-}
+
+ private:
+  // What a block packs: `width` columns of B from j0 on, over some runs.
+  struct Part {
+    Part(const Int16Blocks& product, const Block& block)
+        : j0(block.panel * product.NR_),
+          width(std::min(block.panels * product.NR_, product.x_.c.cols - j0)),
+          add(product.x_.add || block.part > 0) {
+      const Int16Product& x = product.x_;
+      const auto p = static_cast<size_t>(block.part);
+      runs = x.runs.subspan(static_cast<size_t>(x.parts[p]),
+                            static_cast<size_t>(x.parts[p + 1] - x.parts[p]));
+      grains = runs.back().grains_before + runs.back().count;
+      pairs = runs.back().pairs_before + runs.back().pairs;
+    }
+    int64_t count() const { return static_cast<int64_t>(runs.size()); }
+
+    int64_t j0, width;
+    bool add;
+    std::span<const GrainRun> runs;
+    int64_t grains, pairs;
+  };
+  // Of a run, a task packs one panel, or many when B's rows are read: the longer, the better.
+  int64_t slices(const Block& block, const Part& part) const {
+    if (columns_.col_stride == 1) return block.panels;
+    return std::min(block.panels, blocks_of(4 * threads(), part.count()));
+  }
+
+  const Int16Product& x_;
+  const MatrixView<const float> columns_;  // of B
+  const int64_t NR_ = V * float_lanes();   // columns of a panel
+  const int64_t tiles_;
+};
 
 template <class Dot, int V>
 void multiply_int16_by(const Int16Product& x) {
-  const int64_t M = x.c.rows, N = x.c.cols, NR = V * float_lanes();
-  const int64_t tiles = blocks_of(M, tile_rows<V>());
-  const int64_t most = kMostPacked / NR * NR;
-  const int64_t block_width = std::min(most, round_up(blocks_of(N, blocks_of(N, most)), NR));
-  const int64_t row_tasks = std::min(tiles, 4 * int64_t{threads()});
-  for (int64_t j0 = 0; j0 < N; j0 += block_width) {
-    const int64_t width = std::min(block_width, N - j0), panels = blocks_of(width, NR);
-    const int64_t col_tasks = std::clamp<int64_t>(4 * threads() / row_tasks, 1, panels);
-    for (size_t first = 0, last = 0; first < x.runs.size(); first = last) {
-      do ++last;
-      while (last < x.runs.size() && x.runs[last].pairs_before > 0);
-      const auto runs = x.runs.subspan(first, last - first);
-      const Int16Part part{runs,
-                           j0,
-                           width,
-                           runs.back().grains_before + runs.back().count,
-                           runs.back().pairs_before + runs.back().pairs,
-                           x.add || first > 0};
-      // Of a run, a task packs one panel, or many when B's rows are read: the longer, the better.
-      const auto count = static_cast<int64_t>(runs.size());
-      const int64_t enough = std::min(panels, blocks_of(4 * threads(), count));
-      const int64_t groups = x.b.col_stride == 1 ? panels : enough;
-      parallel_for(
-          count * groups,
-          [&](int64_t task) {
-            const GrainRun& run = runs[static_cast<size_t>(task / groups)];
-            const int64_t q = task % groups, p0 = panels * q / groups, j = p0 * NR;
-            const int64_t end = std::min(width, panels * (q + 1) / groups * NR);
-            pack_int16_panels(x.b.row_range(j0 + j, end - j), run, x.largest,
-                              {x.b_pairs + (p0 * part.pairs + run.pairs_before) * NR,
-                               x.b_scales + (p0 * part.grains + run.grains_before) * NR, NR,
-                               part.pairs * NR, part.grains * NR});
-          },
-          kPackingCost * 2 * part.pairs * width);
-      parallel_for(
-          row_tasks * col_tasks,
-          [&](int64_t task, int worker) {
-            const int64_t r = task / col_tasks, q = task % col_tasks;
-            int16_task<Dot, V>(x, part, tiles, tiles * r / row_tasks, tiles * (r + 1) / row_tasks,
-                               panels * q / col_tasks, panels * (q + 1) / col_tasks, worker);
-          },
-          2 * M * width * part.pairs);
-    }
-  }
+  const Int16Blocks<Dot, V> blocks(x);
+  run_blocks(blocks.blocking(), blocks);
 }
 
-void multiply_int16(const Int16Product& x) {
+void multiply(const Int16Product& x) {
 #if HWY_TARGET <= HWY_AVX3
   if (int16_is_fast()) return multiply_int16_by<Vnni, 3>(x);
   multiply_int16_by<MultiplyAdd, 3>(x);
@@ -293,7 +310,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace refrain::kernels {
-HWY_EXPORT(multiply_int16);
+HWY_EXPORT(multiply);
 
 bool int16_is_fast() {
 #if defined(__x86_64__)
@@ -304,14 +321,14 @@ bool int16_is_fast() {
 #endif
 }
 
-void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
-                const MatmulOptions& options, Arena& scratch) {
+void multiply_int16(const Product& product, Arena& scratch) {
   Arena::Frame frame(scratch);
-  const int64_t M = a.rows, N = b.cols, K = a.cols;
-  const int64_t most = options.pieces.empty() ? kInt16Features : kInt16Rows;
-  const auto edges = take_grains(K, options.pieces, most, scratch);
+  const int64_t N = product.c.cols, K = product.a.cols;
+  const int64_t most = product.pieces.empty() ? kInt16Features : kInt16Rows;
+  const auto edges = take_grains(K, product.pieces, most, scratch);
   const int64_t grains = edges.size() - 1;
   const auto runs = scratch.take<GrainRun>({grains});
+  const auto parts = scratch.take<int32_t>({grains + 1});
   const int64_t columns = round_up(std::min(N, kMostPacked), 3 * kMostLanes);
   const int64_t far = std::min(blocks_of(K + grains, 2), kPairsFar);
   const int64_t far_grains = std::min(grains, kGrainsFar);
@@ -320,8 +337,8 @@ void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView
   const int64_t spare = far_grains * kBlockTiles * kMostLanes;  // a run has a grain at least
   const auto a_pairs = scratch.take<Pair>({threads(), kBlockRows * far + spare});
   const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsFar * kMostLanes});
-  if (scratch.planning() || M == 0 || N == 0 || K == 0) return;
-  int64_t found = 0;
+  if (scratch.planning() || product.is_empty()) return;
+  int64_t found = 0, part_count = 0;
   for (int64_t g = 0; g < grains;) {
     GrainRun run{{edges.data + g, 0, 0}, 0, 0, 0};
     for (; g < grains && run.count < kGrainsDeep; ++g, ++run.count) {
@@ -339,16 +356,16 @@ void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView
         run.pairs_before = pairs;
       }
     }
+    if (run.pairs_before == 0) parts.data[part_count++] = static_cast<int32_t>(found);
     runs.data[found++] = run;
   }
+  parts.data[part_count] = static_cast<int32_t>(found);
   constexpr int32_t kOfFeatures = int16_largest(kInt16Features),
                     kOfRows = int16_largest(kInt16Rows);
-  HWY_DYNAMIC_DISPATCH(multiply_int16)
-  ({a,
-    b.transposed(),
-    c,
-    options.add,
+  HWY_DYNAMIC_DISPATCH(multiply)
+  ({product,
     {runs.data, static_cast<size_t>(found)},
+    {parts.data, static_cast<size_t>(part_count) + 1},
     most == kInt16Features ? kOfFeatures : kOfRows,
     b_pairs.data,
     b_scales.data,

@@ -7,8 +7,7 @@
 #pragma once
 #include <span>
 
-#include "refrain/base/arena.h"
-#include "refrain/kernels/matmul/gemm.h"
+#include "refrain/kernels/matmul/driver.h"
 
 namespace refrain::kernels {
 
@@ -33,8 +32,7 @@ const Bf16Kernel* bf16_kernel();
 // All of these that the machine has: for tests.
 std::span<const Bf16Kernel> bf16_kernels();
 
-// As gemm(), by this kernel whatever the options say.
-void gemm_bf16(const Bf16Kernel&, MatrixView<const float> a, MatrixView<const float> b,
-               MatrixView<float> c, const MatmulOptions&, Arena& scratch);
+// As the format does, by this kernel: for tests.
+void multiply_bf16(const Product&, const Bf16Kernel&, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -12,10 +12,7 @@
 // the same on all instruction sets that fuse. An infinite or undefined operand gives undefined
 // elements.
 #pragma once
-#include <span>
-
-#include "refrain/base/arena.h"
-#include "refrain/kernels/matmul/gemm.h"
+#include <cstdint>
 
 namespace refrain::kernels {
 
@@ -29,10 +26,6 @@ constexpr int32_t int16_largest(int64_t n) {
   while (n * (largest + 1) * (largest + 1) < (int64_t{1} << 31)) ++largest;
   return largest;
 }
-
-// As gemm(), in integers whatever the options say.
-void gemm_int16(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
-                const MatmulOptions&, Arena& scratch);
 
 // Whether this machine multiplies pairs of 16-bit integers at twice the rate of float32.
 bool int16_is_fast();

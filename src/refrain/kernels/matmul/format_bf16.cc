@@ -1,0 +1,216 @@
+#include "refrain/kernels/matmul/format_bf16.h"
+
+#include <algorithm>
+
+#include "refrain/base/parallel.h"
+#include "refrain/kernels/matmul/grains.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_bf16.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "refrain/kernels/matmul/bf16_pairs-inl.h"
+#include "refrain/kernels/matmul/tile-inl.h"
+
+#ifndef REFRAIN_KERNELS_FORMAT_BF16_ONCE
+#define REFRAIN_KERNELS_FORMAT_BF16_ONCE
+namespace refrain::kernels {
+// Blocking: of B [512, 768] in L2; 32 rows of A, and 32 columns of B, of that depth each take 32
+// KiB. Where A is packed ahead of the tasks, 2,048 rows at a time.
+constexpr int64_t kGrainsDeep = 16, kBlocksWide = 24, kBlocksTall = 64;
+
+struct Bf16Product : Product {
+  const Bf16Kernel& kernel;
+  const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
+  int64_t grains;
+  float* packed_b;  // [blocks][grains][kGrainPairs] of what is worked on
+  float* packed_a;  // likewise; null where tasks pack A themselves
+};
+// Of B's blocks, how many are packed at a time.
+inline int64_t bf16_blocks_wide(int64_t blocks) {
+  return blocks_of(blocks, std::max<int64_t>(1, blocks_of(blocks, kBlocksWide)));
+}
+}  // namespace refrain::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace refrain::kernels::HWY_NAMESPACE {
+
+// Packing reads an operand row by row of its memory, for that is what prefetchers follow, and
+// writes where each pair belongs. Rounding is what remains.
+
+// 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
+// over the grains [g0, g1): as Bf16Kernel takes A.
+void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+                int64_t g0, int64_t g1, float* to) {
+  for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
+    const bool there = item + i < end;
+    const float* row = x.row(there ? item + i : item);
+    for (int64_t g = g0; g < g1; ++g) {
+      const float* from = row + edges[g];
+      const int64_t n = there ? edges[g + 1] - edges[g] : 0;
+      pack_pairs(from, n, from + kHalf, n - kHalf, to + (g - g0) * kGrainPairs);
+    }
+  }
+}
+// The same as it takes B.
+void pack_along_turned(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+                       int64_t g0, int64_t g1, float* to) {
+  HWY_ALIGN float rows[kGrainsDeep * kGrainPairs];
+  pack_along(x, item, end, edges, g0, g1, rows);
+  for (int64_t at = 0; at < (g1 - g0) * kGrainPairs; at += 16 * 16)
+    transpose(rows + at, 16, 16, 16, to + at, 16);
+}
+
+// Items [item, end) that lie across the reduced index, over the grain [k, k + n): a block of 32 of
+// them `step` floats after another, as Bf16Kernel takes A, or B with `turned`.
+template <bool turned>
+void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
+                 float* to, int64_t step) {
+  const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
+    const float* low = x.data + (k + std::min(p, n - 1)) * x.col_stride + item + j;
+    const float* high = p + kHalf < n ? low + kHalf * x.col_stride : low;
+    const int64_t left = end - item - j;
+    pack_pairs(low, p < n ? left : 0, high, p + kHalf < n ? left : 0, pairs);
+  };
+  const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
+  const int64_t all = round_up(end - item, kBf16Block);
+  if constexpr (turned) {
+    for (int64_t p = 0; p < kHalf; ++p)
+      for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, half_block(j) + p * 16);
+  } else {
+    HWY_ALIGN float pairs[16 * 16];
+    for (int64_t j = 0; j < all; j += 16) {
+      for (int64_t p = 0; p < kHalf; ++p) pairs_of(p, j, pairs + p * 16);
+      transpose(pairs, 16, 16, 16, half_block(j), 16);
+    }
+  }
+}
+
+// Tiles and panels are blocks of kBf16Block rows and columns.
+class Bf16Blocks final : public BlockedProduct {
+ public:
+  explicit Bf16Blocks(const Bf16Product& x) : x_(x), columns_(x.b.transposed()) {}
+
+  Blocking blocking() const {
+    const int64_t tiles = blocks_of(x_.c.rows, kBf16Block);
+    const int64_t panels = blocks_of(x_.c.cols, kBf16Block);
+    return {tiles, panels, x_.packed_a ? std::min(kBlocksTall, tiles) : tiles,
+            bf16_blocks_wide(panels), blocks_of(x_.grains, kGrainsDeep)};
+  }
+
+  TaskCount packing_b(const Block& block) const override {
+    return {along() ? block.panels : grains(block),
+            kPackingCost * block.panels * grains(block) * kGrainPairs};
+  }
+  void pack_b(const Block& block, int64_t task) const override {
+    const int64_t item = block.panel * kBf16Block, step = grains(block) * kGrainPairs;
+    const int64_t g0 = first(block);
+    if (along())
+      pack_along_turned(columns_, item + task * kBf16Block, x_.c.cols, x_.edges, g0,
+                        g0 + grains(block), x_.packed_b + task * step);
+    else
+      pack_grain<true>(columns_, item, std::min(x_.c.cols, item + block.panels * kBf16Block),
+                       g0 + task, x_.packed_b + task * kGrainPairs, step);
+  }
+  TaskCount packing_a(const Block& block) const override {
+    if (!x_.packed_a) return {0, 0};
+    return {grains(block), kPackingCost * block.tiles * grains(block) * kGrainPairs};
+  }
+  void pack_a(const Block& block, int64_t task) const override {
+    const int64_t item = block.tile * kBf16Block;
+    pack_grain<false>(x_.a, item, std::min(x_.c.rows, item + block.tiles * kBf16Block),
+                      first(block) + task, x_.packed_a + task * kGrainPairs,
+                      grains(block) * kGrainPairs);
+  }
+
+  // As float32 units would have them, of which these do about eight at a time.
+  int64_t operations(const Block& block) const override {
+    return 2 * block.tiles * block.panels * kBf16Block * kBf16Block * grains(block) * kGrain / 8;
+  }
+  void multiply(const Block& block, const TaskRange& task, int) const override {
+    if (x_.kernel.begin) x_.kernel.begin();
+    for (int64_t i = task.first_tile; i < task.last_tile; ++i) multiply_tile(block, task, i);
+    if (x_.kernel.end) x_.kernel.end();
+  }
+
+ private:
+  bool along() const { return columns_.col_stride == 1; }
+  int64_t first(const Block& block) const { return block.part * kGrainsDeep; }
+  int64_t grains(const Block& block) const {
+    return std::min(kGrainsDeep, x_.grains - first(block));
+  }
+  template <bool turned>
+  void pack_grain(MatrixView<const float> x, int64_t item, int64_t end, int64_t g, float* to,
+                  int64_t step) const {
+    pack_across<turned>(x, item, end, x_.edges[g], x_.edges[g + 1] - x_.edges[g], to, step);
+  }
+
+  // Tile i of the block.
+  void multiply_tile(const Block& block, const TaskRange& task, int64_t i) const {
+    HWY_ALIGN float own[kGrainsDeep * kGrainPairs];
+    HWY_ALIGN float edge[kBf16Block * kBf16Block];
+    const int64_t deep = grains(block), g0 = first(block), c_row = x_.c.row_stride;
+    const int64_t row = (block.tile + i) * kBf16Block;
+    const float* a = own;
+    if (x_.packed_a)
+      a = x_.packed_a + i * deep * kGrainPairs;
+    else
+      pack_along(x_.a, row, x_.c.rows, x_.edges, g0, g0 + deep, own);
+    const bool add = x_.add || g0 > 0;
+    for (int64_t q = task.first_panel; q < task.last_panel; ++q) {
+      const float* b = x_.packed_b + q * deep * kGrainPairs;
+      const int64_t column = (block.panel + q) * kBf16Block;
+      const int64_t rows = std::min(kBf16Block, x_.c.rows - row);
+      const int64_t cols = std::min(kBf16Block, x_.c.cols - column);
+      float* c = x_.c.row(row) + column;
+      if (rows == kBf16Block && cols == kBf16Block) {
+        x_.kernel.block(a, b, deep, c, c_row, add);
+        continue;
+      }
+      for (int64_t r = 0; r < rows && add; ++r)
+        std::copy_n(c + r * c_row, cols, edge + r * kBf16Block);
+      x_.kernel.block(a, b, deep, edge, kBf16Block, add);
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * c_row);
+    }
+  }
+
+  const Bf16Product& x_;
+  const MatrixView<const float> columns_;  // of B
+};
+
+void multiply(const Bf16Product& x) {
+  const Bf16Blocks blocks(x);
+  run_blocks(blocks.blocking(), blocks);
+}
+
+}  // namespace refrain::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace refrain::kernels {
+HWY_EXPORT(multiply);
+
+void multiply_bf16(const Product& product, const Bf16Kernel& kernel, Arena& scratch) {
+  Arena::Frame frame(scratch);
+  const int64_t M = product.c.rows, N = product.c.cols;
+  const auto edges = take_grains(product.a.cols, product.pieces, kGrain, scratch);
+  const int64_t grains = edges.size() - 1, deep = std::min(grains, kGrainsDeep);
+  const Tensor packed_b =
+      scratch.take({bf16_blocks_wide(blocks_of(N, kBf16Block)), deep, kGrainPairs});
+  // Rows of A that lie along the reduced index are packed where they are used.
+  const int64_t tall =
+      product.a.col_stride == 1 ? 0 : std::min(kBlocksTall, blocks_of(M, kBf16Block));
+  const Tensor packed_a = scratch.take({tall, deep, kGrainPairs});
+  if (scratch.planning() || product.is_empty()) return;
+  HWY_DYNAMIC_DISPATCH(multiply)
+  ({product, kernel, edges.data, grains, packed_b.data, tall > 0 ? packed_a.data : nullptr});
+}
+
+void multiply_bf16(const Product& product, Arena& scratch) {
+  if (const Bf16Kernel* kernel = bf16_kernel()) return multiply_bf16(product, *kernel, scratch);
+  multiply_rounded(product, scratch);
+}
+
+}  // namespace refrain::kernels
+#endif  // HWY_ONCE
