@@ -42,7 +42,7 @@ double multiply_adds(const Setup& setup, Report& report) {
 }
 
 // Numbers that 16-bit integers with shared scales hold: multiples of 1 / largest, a 1 among each
-// grain of a row's K.
+// reduction group of a row's K.
 void to_int16_grid(std::span<float> values, int64_t K) {
   constexpr auto kLargest = static_cast<float>(kernels::int16_largest(kernels::kInt16Features));
   for (size_t i = 0; i < values.size(); ++i)

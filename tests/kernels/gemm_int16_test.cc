@@ -30,12 +30,12 @@ struct Memory {
 bool fuses() { return (hwy::SupportedTargets() & ((HWY_AVX2 << 1) - 1)) != 0; }
 
 // What rounding both operands may do to an element: half a step of each number.
-double rounding(View row, View column, int64_t grain, int64_t from, int64_t to) {
-  const double largest = kernels::int16_largest(grain);
+double rounding(View row, View column, int64_t group, int64_t from, int64_t to) {
+  const double largest = kernels::int16_largest(group);
   double error = 0, size = 0;
-  for (int64_t k = from; k < to; k += grain) {
+  for (int64_t k = from; k < to; k += group) {
     double most_a = 0, most_b = 0, sum_a = 0, sum_b = 0;
-    const int64_t end = std::min(to, k + grain);
+    const int64_t end = std::min(to, k + group);
     for (int64_t m = k; m < end; ++m) {
       const double x = std::abs(static_cast<double>(row.at(0, m)));
       const double y = std::abs(static_cast<double>(column.at(m, 0)));
@@ -56,7 +56,7 @@ TEST(Int16, SumsOfTheLargestProductsFit) {
     EXPECT_GE(n * (largest + 1) * (largest + 1), int64_t{1} << 31);
   }
   EXPECT_EQ(kernels::int16_largest(kernels::kInt16Features), 4095);
-  // All numbers of a grain at their largest, of one sign and of both.
+  // All numbers of a group at their largest, of one sign and of both.
   Memory memory;
   for_each_target([&] {
     const int64_t M = 3, N = 4, K = kernels::kInt16Features;
@@ -118,10 +118,10 @@ TEST(Int16, ProductsOfEveryLayout) {
   });
 }
 
-// Rows may be cut between pieces, within them at multiples of kRowGroup, and shared among any
-// threads; and what multiplies pairs at twice the rate gives the same bits as what does not.
+// Rows may be cut between pieces, within them at multiples of kReductionGroupRows, and shared among
+// any threads; and what multiplies pairs at twice the rate gives the same bits as what does not.
 TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
-  static_assert(kernels::kRowGroup % kernels::kInt16Rows == 0);
+  static_assert(kernels::kReductionGroupRows % kernels::kInt16Rows == 0);
   Memory memory;
   const int64_t M = 70, N = 100;
   const std::vector<int32_t> pieces = {0, 5, 5, 170, 202, 439, 440};

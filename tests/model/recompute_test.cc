@@ -130,7 +130,7 @@ TEST_P(RecomputeTest, ChangesNoBit) {
     EXPECT_EQ(train(plain, 1), want) << "one sequence at a time";
     EXPECT_EQ(train(plain, 2), want) << "two sequences at a time";
     TrainingOptions slices = plain;
-    slices.head_rows = kernels::kRowGroup;
+    slices.head_rows = kernels::kReductionGroupRows;
     EXPECT_EQ(train(slices), want) << "small slices of logits";
   }
 }

@@ -83,7 +83,7 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
   Arena::Frame frame(ctx.scratch);
   const TargetRows all(batch, targets);
   const int64_t n = all.size(), D = width_;
-  REFRAIN_CHECK(options.head_rows == 0 || options.head_rows >= kernels::kRowGroup);
+  REFRAIN_CHECK(options.head_rows == 0 || options.head_rows >= kernels::kReductionGroupRows);
   const int64_t slice = std::min(n, options.head_rows > 0 ? options.head_rows : slice_rows_);
   const Tensor logits = ctx.scratch.take({slice, vocab_size_});
   const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});

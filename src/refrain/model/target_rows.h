@@ -37,7 +37,8 @@ class TargetRows {
   std::vector<int32_t> cu_seqlens(int64_t first, int64_t end) const {
     const auto next = std::upper_bound(offsets_.begin(), offsets_.end() - 1, end);
     const int64_t chunk = *(next - 1);
-    if (end < *next) end = chunk + (end - chunk) / kernels::kRowGroup * kernels::kRowGroup;
+    if (end < *next)
+      end = chunk + (end - chunk) / kernels::kReductionGroupRows * kernels::kReductionGroupRows;
     std::vector<int32_t> cu_seqlens = {0};
     for (const int32_t offset : offsets_)
       if (offset > first && offset < end)

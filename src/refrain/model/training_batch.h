@@ -34,7 +34,7 @@ struct TrainingOptions {
 
   // These change time and memory only.
   Recompute recompute{};
-  // Whose logits exist at a time, kRowGroup or more; 0 = what is fast.
+  // Whose logits exist at a time, kReductionGroupRows or more; 0 = what is fast.
   int64_t head_rows = 0;
   io::ScratchFile* offload = nullptr;  // where recompute.chunks keeps states; null: in memory
 };

@@ -24,17 +24,17 @@
 #ifndef REFRAIN_KERNELS_ATTENTION_BF16_INL_ONCE
 #define REFRAIN_KERNELS_ATTENTION_BF16_INL_ONCE
 namespace refrain::kernels {
-// A tile: so many keys by so many queries, a grain of either.
+// A tile: so many keys by so many queries, a group of either.
 inline constexpr int64_t kTile = kBf16Block, kTileFloats = kTile * kTile;
-static_assert(kTile == kGrain);
-// Half of a tile's rows or columns of a grain, in pairs.
-inline constexpr int64_t kHalfPairs = kGrainPairs / 2;
+static_assert(kTile == kReductionGroup);
+// Half of a tile's rows or columns of a group, in pairs.
+inline constexpr int64_t kHalfPairs = kGroupPairs / 2;
 
-inline int64_t grains_of(int64_t n) { return (n + kGrain - 1) / kGrain; }
-// Grains that the numbers of a range, counted from `origin`, lie in.
-inline Range grains_of(Range range, int64_t origin) {
+inline int64_t groups_of(int64_t n) { return (n + kReductionGroup - 1) / kReductionGroup; }
+// Groups that the numbers of a range, counted from `origin`, lie in.
+inline Range groups_of(Range range, int64_t origin) {
   if (range.low >= range.high) return {0, 0};
-  return {(range.low - origin) / kGrain, grains_of(range.high - origin)};
+  return {(range.low - origin) / kReductionGroup, groups_of(range.high - origin)};
 }
 
 // Where a tile's rows lie; those that do not exist are zeros somewhere.
@@ -76,11 +76,11 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // [pair][item].
 enum class Side { kLeft, kRight };
 
-// 32 rows as the items of a product that reduces their columns: [grain of columns][half of items].
+// 32 rows as the items of a product that reduces their columns: [group of columns][half of items].
 template <Side kSide>
 void pack_rows(const TileRows& rows, int64_t cols, float* to) {
   HWY_ALIGN float turned[kHalfPairs];
-  for (int64_t c = 0; c < cols; c += kGrain)
+  for (int64_t c = 0; c < cols; c += kReductionGroup)
     for (int64_t first = 0; first < kTile; first += kHalf, to += kHalfPairs) {
       float* half = kSide == Side::kLeft ? to : turned;
       for (int64_t i = 0; i < kHalf; ++i) {
@@ -91,7 +91,7 @@ void pack_rows(const TileRows& rows, int64_t cols, float* to) {
     }
 }
 
-// 32 rows as the grain that a product reduces, their columns as its items: 32 of them, in two
+// 32 rows as the group that a product reduces, their columns as its items: 32 of them, in two
 // halves, at every `step` of `to`.
 template <Side kSide>
 void pack_columns(const TileRows& rows, int64_t cols, int64_t step, float* to) {

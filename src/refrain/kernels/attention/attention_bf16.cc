@@ -21,25 +21,25 @@ constexpr int64_t kBlockKeys = 128, kBlockTiles = kBlockKeys / kTile;
 
 // What a task keeps of its queries, of a block of keys, and of a tile of queries and that block.
 struct Bf16ForwardMemory {
-  Bf16ForwardMemory(int64_t head_dim, int64_t most_rows, float* at) : deep(grains_of(head_dim)) {
-    const int64_t tiles = grains_of(most_rows);
+  Bf16ForwardMemory(int64_t head_dim, int64_t most_rows, float* at) : deep(groups_of(head_dim)) {
+    const int64_t tiles = groups_of(most_rows);
     TaskMemory memory{at};
-    queries = memory.take(tiles * deep * kGrainPairs);
+    queries = memory.take(tiles * deep * kGroupPairs);
     out = memory.take(tiles * deep * kTileFloats);
     maximum = memory.take(tiles * kTile);
     sum = memory.take(tiles * kTile);
     unit = memory.take(tiles * kTile);
-    keys = memory.take(kBlockTiles * deep * kGrainPairs);
-    values = memory.take(kBlockTiles * deep * kGrainPairs);
+    keys = memory.take(kBlockTiles * deep * kGroupPairs);
+    values = memory.take(kBlockTiles * deep * kGroupPairs);
     scores = memory.take(kBlockTiles * kTileFloats);
-    probabilities = memory.take(kBlockTiles * kGrainPairs);
+    probabilities = memory.take(kBlockTiles * kGroupPairs);
     factors = memory.take(kTileFloats);
     product = memory.take(kTileFloats);
     in_range = memory.take(kTile * head_dim);
-    zeros = memory.take(deep * kGrain);
+    zeros = memory.take(deep * kReductionGroup);
     floats = memory.floats;
   }
-  int64_t deep;          // grains of head_dim
+  int64_t deep;          // groups of head_dim
   float* queries;        // right operands of Sᵀ: [tile][deep]
   float* out;            // oᵀ so far: [tile][32 deep, 32 queries]
   float *maximum, *sum;  // of each query
@@ -128,14 +128,14 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
   const Range earliest = list.seen(run.position(r0));
   const Range latest = list.seen(run.position(r0 + columns - 1));
   const Range tiles =
-      grains_of(intersection({earliest.low, latest.high}, {k0, k0 + kBlockKeys}), k0);
+      groups_of(intersection({earliest.low, latest.high}, {k0, k0 + kBlockKeys}), k0);
   if (tiles.low >= tiles.high) return;
 
   const Range positions{run.position(0), run.position(run.rows() - 1) + 1};
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     float* scores = m.scores + g * kTileFloats;
     const int64_t first = k0 + g * kTile;
-    run.kernel.block(m.keys + g * deep * kGrainPairs, m.queries + t * deep * kGrainPairs, deep,
+    run.kernel.block(m.keys + g * deep * kGroupPairs, m.queries + t * deep * kGroupPairs, deep,
                      scores, kTile, false);
     if (latest.low > first || earliest.high < first + kTile)
       hide_unseen(scores, [&](int64_t j) {
@@ -160,7 +160,7 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
   }
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     const float* scores = m.scores + g * kTileFloats;
-    float* to = m.probabilities + g * kGrainPairs;
+    float* to = m.probabilities + g * kGroupPairs;
     if (shape.dropout.rate > 0) {
       dropout_tile(
           run.rate, k0 + g * kTile, columns,
@@ -181,8 +181,8 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
   }
 
   for (int64_t n = 0; n < deep; ++n) {
-    run.kernel.block(m.values + (n * kBlockTiles + tiles.low) * kGrainPairs,
-                     m.probabilities + tiles.low * kGrainPairs, tiles.high - tiles.low, m.product,
+    run.kernel.block(m.values + (n * kBlockTiles + tiles.low) * kGroupPairs,
+                     m.probabilities + tiles.low * kGroupPairs, tiles.high - tiles.low, m.product,
                      kTile, false);
     float* out = m.out + (t * deep + n) * kTileFloats;
     for (int64_t c = 0; c < kTile; c += float_lanes()) {
@@ -198,12 +198,12 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
 void load_block(const Bf16Forward& run, const KeyRange& list, Range exist, int64_t k0) {
   const Bf16ForwardMemory& m = run.memory;
   const int64_t d = run.task.shape.head_dim;
-  const Range tiles = grains_of(intersection(exist, {k0, k0 + kBlockKeys}), k0);
+  const Range tiles = groups_of(intersection(exist, {k0, k0 + kBlockKeys}), k0);
   TileRows k, v;
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     find_keys(list, run.task.sequence, exist, k0 + g * kTile, run.task.kv_head * d, m.zeros, k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGrainPairs);
-    pack_columns<Side::kLeft>(v, d, kBlockTiles * kGrainPairs, m.values + g * kGrainPairs);
+    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGroupPairs);
+    pack_columns<Side::kLeft>(v, d, kBlockTiles * kGroupPairs, m.values + g * kGroupPairs);
   }
 }
 
@@ -241,12 +241,12 @@ void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& ta
   const int64_t d = shape.head_dim;
   const Bf16Forward run{kernel, task, {d, task.most_rows, at}, DropoutRate(shape.dropout.rate)};
   const Bf16ForwardMemory& m = run.memory;
-  const int64_t rows = run.rows(), tiles = grains_of(rows);
+  const int64_t rows = run.rows(), tiles = groups_of(rows);
   std::fill_n(m.maximum, tiles * kTile, -std::numeric_limits<float>::infinity());
   std::fill_n(m.sum, tiles * kTile, 0.0f);
   std::fill_n(m.unit, tiles * kTile, 1.0f);
   std::fill_n(m.out, tiles * m.deep * kTileFloats, 0.0f);
-  std::fill_n(m.zeros, m.deep * kGrain, 0.0f);
+  std::fill_n(m.zeros, m.deep * kReductionGroup, 0.0f);
   for (int64_t t = 0; t < tiles; ++t) {
     TileRows q;
     q.fill(m.zeros);
@@ -261,7 +261,7 @@ void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& ta
       }
       q[static_cast<size_t>(r % kTile)] = own;
     }
-    pack_rows<Side::kRight>(q, d, m.queries + t * m.deep * kGrainPairs);
+    pack_rows<Side::kRight>(q, d, m.queries + t * m.deep * kGroupPairs);
   }
 
   if (kernel.begin) kernel.begin();
@@ -274,7 +274,7 @@ void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& ta
       const Range see = intersection(
           {begin, end}, {list.seen_by(keys.low).low, list.seen_by(keys.high - 1).high});
       load_block(run, list, exist, k0);
-      const Range seeing = grains_of({(see.low - begin) * group, (see.high - begin) * group}, 0);
+      const Range seeing = groups_of({(see.low - begin) * group, (see.high - begin) * group}, 0);
       for (int64_t t = seeing.low; t < seeing.high; ++t) forward_tile(run, list, t, k0);
     }
   }

@@ -1,7 +1,7 @@
 // attention.h on units for bfloat16 (format_bf16.h): what enters a product, q, k, v, dO, the
 // probabilities and dS, is rounded; scores, softmax, and all sums stay float32.
 //
-// Of what a product reduces, grains stand at absolute places: features from 0 on, keys by their
+// Of what a product reduces, groups stand at absolute places: features from 0 on, keys by their
 // number in their list, queries by their position. What is not seen is a zero of P and dS, and rows
 // that do not exist are zeros. So a query's o and dQ do not depend on which others come in the same
 // call, in forward wherever it is cut, in backward at positions that are multiples of 64.

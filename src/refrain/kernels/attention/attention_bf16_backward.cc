@@ -19,27 +19,27 @@ static_assert(kQueryBlock % kTile == 0 && kSegmentStep % kTile == 0);
 // What a task keeps of its keys, of a block of queries, and of a tile of keys with that block.
 struct Bf16BackwardMemory {
   Bf16BackwardMemory(int64_t head_dim, int64_t segment_keys, float* at)
-      : deep(grains_of(head_dim)), tiles(segment_keys / kTile), wide(deep * kGrain) {
+      : deep(groups_of(head_dim)), tiles(segment_keys / kTile), wide(deep * kReductionGroup) {
     TaskMemory memory{at};
-    keys = memory.take(tiles * deep * kGrainPairs);
-    values = memory.take(tiles * deep * kGrainPairs);
-    keys_turned = memory.take(tiles * deep * kGrainPairs);
+    keys = memory.take(tiles * deep * kGroupPairs);
+    values = memory.take(tiles * deep * kGroupPairs);
+    keys_turned = memory.take(tiles * deep * kGroupPairs);
     dk = memory.take(tiles * kTile * wide);
     dv = memory.take(tiles * kTile * wide);
     for (float** of_queries : {&q, &d_o, &q_turned, &d_o_turned})
-      *of_queries = memory.take(kQueryTiles * deep * kGrainPairs);
+      *of_queries = memory.take(kQueryTiles * deep * kGroupPairs);
     dq = memory.take(wide * kQueryBlock);
     for (float** of_query : {&unit, &maximum, &log_sum, &delta})
       *of_query = memory.take(kQueryBlock);
     for (float** tile : {&scores, &slopes, &factors}) *tile = memory.take(kTileFloats);
-    p = memory.take(kQueryTiles * kGrainPairs);
-    ds = memory.take(kQueryTiles * kGrainPairs);
-    ds_right = memory.take(kQueryTiles * kBlockTiles * kGrainPairs);
+    p = memory.take(kQueryTiles * kGroupPairs);
+    ds = memory.take(kQueryTiles * kGroupPairs);
+    ds_right = memory.take(kQueryTiles * kBlockTiles * kGroupPairs);
     in_range = memory.take(kTile * head_dim);
     zeros = memory.take(wide);
     floats = memory.floats;
   }
-  int64_t deep, tiles, wide;     // grains of head_dim; tiles of keys; a row of a gradient
+  int64_t deep, tiles, wide;     // groups of head_dim; tiles of keys; a row of a gradient
   float *keys, *values;          // left operands of Sᵀ and dPᵀ: [tile][deep]
   float* keys_turned;            // left operands of dQᵀ: [deep][tile]
   float *dk, *dv;                // [keys, wide]
@@ -74,7 +74,7 @@ struct Bf16Backward {
     if (at.low >= at.high) return {0, 0};
     const KeyRange& list = task.list();
     const Range seen{list.seen(at.low).low, list.seen(at.high - 1).high};
-    return grains_of(intersection(task.keys(), seen), origin);
+    return groups_of(intersection(task.keys(), seen), origin);
   }
 };
 }  // namespace
@@ -139,15 +139,15 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
   const int64_t deep = m.deep, first = run.origin + g * kTile;
   const int64_t t0 = positions.low / kQueryBlock * kQueryBlock + c * kTile;
   const Range at = run.queries(positions, c);
-  run.kernel.block(m.keys + g * deep * kGrainPairs, m.q_turned + c * deep * kGrainPairs, deep,
+  run.kernel.block(m.keys + g * deep * kGroupPairs, m.q_turned + c * deep * kGroupPairs, deep,
                    m.scores, kTile, false);
-  run.kernel.block(m.values + g * deep * kGrainPairs, m.d_o_turned + c * deep * kGrainPairs, deep,
+  run.kernel.block(m.values + g * deep * kGroupPairs, m.d_o_turned + c * deep * kGroupPairs, deep,
                    m.slopes, kTile, false);
   if (at.high - at.low < kTile || list.seen(at.low).high < first + kTile ||
       list.seen(at.high - 1).low > first)
     hide_unseen(m.scores,
                 [&](int64_t j) { return shifted(intersection(list.seen_by(first + j), at), -t0); });
-  float *p = m.p + c * kGrainPairs, *ds = m.ds + c * kGrainPairs;
+  float *p = m.p + c * kGroupPairs, *ds = m.ds + c * kGroupPairs;
   if (shape.dropout.rate == 0)
     return pack_slopes<false>(m, shape.scale, c * kTile, p, ds, ds_right);
   // Columns of queries that do not exist are drawn too; they are hidden.
@@ -179,24 +179,24 @@ void backward_block(const Bf16Backward& run, Range positions, int64_t h) {
       for (int64_t c = 0; c < kQueryTiles; ++c) {
         if (g < seen[c].low || g >= seen[c].high) continue;
         backward_tile(run, positions, h, c, g,
-                      m.ds_right + (c * kBlockTiles + g - g0) * kGrainPairs);
+                      m.ds_right + (c * kBlockTiles + g - g0) * kGroupPairs);
         tiles = {std::min(tiles.low, c), c + 1};
       }
       const int64_t last = std::min(run.origin + (g + 1) * kTile, keys.high) - 1;
       if (tiles.low >= tiles.high || !run.task.wants(last)) continue;
       for (int64_t n = 0; n < m.deep; ++n) {
-        const int64_t out = g * kTile * m.wide + n * kTile, left = tiles.low * kGrainPairs;
-        const int64_t right = (n * kQueryTiles + tiles.low) * kGrainPairs;
-        const int64_t grains = tiles.high - tiles.low;
-        kernel.block(m.p + left, m.d_o + right, grains, m.dv + out, m.wide, true);
-        kernel.block(m.ds + left, m.q + right, grains, m.dk + out, m.wide, true);
+        const int64_t out = g * kTile * m.wide + n * kTile, left = tiles.low * kGroupPairs;
+        const int64_t right = (n * kQueryTiles + tiles.low) * kGroupPairs;
+        const int64_t groups = tiles.high - tiles.low;
+        kernel.block(m.p + left, m.d_o + right, groups, m.dv + out, m.wide, true);
+        kernel.block(m.ds + left, m.q + right, groups, m.dk + out, m.wide, true);
       }
     }
     for (int64_t c = 0; c < kQueryTiles; ++c) {
       const Range tiles = intersection(seen[c], block);
       for (int64_t n = 0; n < m.deep && tiles.low < tiles.high; ++n)
-        kernel.block(m.keys_turned + (n * m.tiles + tiles.low) * kGrainPairs,
-                     m.ds_right + (c * kBlockTiles + tiles.low - g0) * kGrainPairs,
+        kernel.block(m.keys_turned + (n * m.tiles + tiles.low) * kGroupPairs,
+                     m.ds_right + (c * kBlockTiles + tiles.low - g0) * kGroupPairs,
                      tiles.high - tiles.low, m.dq + n * kTile * kQueryBlock + c * kTile,
                      kQueryBlock, true);
     }
@@ -246,10 +246,10 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
       m.maximum[t - t0] = s.softmax[h * s.queries + query];
       m.log_sum[t - t0] = s.softmax[(shape.heads + h) * s.queries + query];
     }
-    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.deep * kGrainPairs);
-    pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.deep * kGrainPairs);
-    pack_columns<Side::kRight>(q, d, kQueryTiles * kGrainPairs, m.q + c * kGrainPairs);
-    pack_columns<Side::kRight>(d_o, d, kQueryTiles * kGrainPairs, m.d_o + c * kGrainPairs);
+    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.deep * kGroupPairs);
+    pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.deep * kGroupPairs);
+    pack_columns<Side::kRight>(q, d, kQueryTiles * kGroupPairs, m.q + c * kGroupPairs);
+    pack_columns<Side::kRight>(d_o, d, kQueryTiles * kGroupPairs, m.d_o + c * kGroupPairs);
   }
   std::fill_n(m.dq, m.wide * kQueryBlock, 0.0f);
   if (!first)
@@ -273,12 +273,12 @@ void attention_backward_bf16_task(const Bf16Kernel& kernel, const BackwardTask& 
   std::fill_n(m.dk, m.tiles * kTile * m.wide, 0.0f);
   std::fill_n(m.dv, m.tiles * kTile * m.wide, 0.0f);
   TileRows k, v;
-  for (int64_t g = 0; g < grains_of(keys.high - run.origin); ++g) {
+  for (int64_t g = 0; g < groups_of(keys.high - run.origin); ++g) {
     find_keys(task.list(), task.sequence, keys, run.origin + g * kTile, task.kv_head * d, m.zeros,
               k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGrainPairs);
-    pack_rows<Side::kLeft>(v, d, m.values + g * m.deep * kGrainPairs);
-    pack_columns<Side::kLeft>(k, d, m.tiles * kGrainPairs, m.keys_turned + g * kGrainPairs);
+    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGroupPairs);
+    pack_rows<Side::kLeft>(v, d, m.values + g * m.deep * kGroupPairs);
+    pack_columns<Side::kLeft>(k, d, m.tiles * kGroupPairs, m.keys_turned + g * kGroupPairs);
   }
 
   if (kernel.begin) kernel.begin();

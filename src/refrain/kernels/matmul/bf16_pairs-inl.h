@@ -1,6 +1,6 @@
 // Rounding and pairing of what Bf16Kernel (format_bf16.h) multiplies, on one instruction set.
 //
-// Which two of a grain's 32 numbers make a pair is free as long as both operands agree: they stand
+// Which two of a group's 32 numbers make a pair is free as long as both operands agree: they stand
 // 16 apart, so that a pair is made of the same lane of two vectors. Included once per SIMD target
 // by the kernel files.
 #if defined(REFRAIN_KERNELS_BF16_PAIRS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -17,7 +17,7 @@
 #ifndef REFRAIN_KERNELS_BF16_PAIRS_INL_ONCE
 #define REFRAIN_KERNELS_BF16_PAIRS_INL_ONCE
 namespace refrain::kernels {
-inline constexpr int64_t kHalf = kGrain / 2;
+inline constexpr int64_t kHalf = kReductionGroup / 2;
 }  // namespace refrain::kernels
 #endif
 

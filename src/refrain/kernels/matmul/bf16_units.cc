@@ -37,7 +37,7 @@ __attribute__((target("amx-tile"))) void amx_begin() {
 __attribute__((target("amx-tile"))) void amx_end() { _tile_release(); }
 
 __attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, const float* b,
-                                                            int64_t grains, float* c, int64_t c_row,
+                                                            int64_t groups, float* c, int64_t c_row,
                                                             bool add) {
   const auto step = static_cast<size_t>(c_row) * sizeof(float);
   if (add) {
@@ -51,13 +51,13 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, cons
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t g = 0; g < grains; ++g, a += kGrainPairs, b += kGrainPairs) {
+  for (int64_t g = 0; g < groups; ++g, a += kGroupPairs, b += kGroupPairs) {
     _tile_loadd(4, a, 64);
     _tile_loadd(6, b, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + kGrainPairs / 2, 64);
+    _tile_loadd(7, b + kGroupPairs / 2, 64);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + kGrainPairs / 2, 64);
+    _tile_loadd(5, a + kGroupPairs / 2, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -68,7 +68,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, cons
 }
 
 __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, const float* b,
-                                                                int64_t grains, float* c,
+                                                                int64_t groups, float* c,
                                                                 int64_t c_row, bool add) {
   constexpr int kRows = 8;
   for (int64_t i = 0; i < kBf16Block; i += kRows, a += kRows * 16, c += kRows * c_row) {
@@ -78,12 +78,12 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
       left[m] = add ? _mm512_loadu_ps(c + m * c_row) : _mm512_setzero_ps();
       right[m] = add ? _mm512_loadu_ps(c + m * c_row + 16) : _mm512_setzero_ps();
     }
-    for (int64_t g = 0; g < grains; ++g) {
-      const float *rows = a + g * kGrainPairs, *columns = b + g * kGrainPairs;
+    for (int64_t g = 0; g < groups; ++g) {
+      const float *rows = a + g * kGroupPairs, *columns = b + g * kGroupPairs;
       for (int64_t p = 0; p < 16; ++p) {
         const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + p * 16));
         const auto b1 =
-            reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + kGrainPairs / 2 + p * 16));
+            reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + kGroupPairs / 2 + p * 16));
 #pragma GCC unroll 8
         for (int m = 0; m < kRows; ++m) {
           const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(rows[m * 16 + p]));
@@ -118,8 +118,8 @@ bool has_amx() {
 
 // Small whole numbers: every sum is exact, whatever its order.
 bool sums_are_right(const Bf16Kernel& kernel) {
-  constexpr int64_t kGrains = 2;
-  alignas(64) float a[kGrains * kGrainPairs], b[kGrains * kGrainPairs];
+  constexpr int64_t kGroups = 2;
+  alignas(64) float a[kGroups * kGroupPairs], b[kGroups * kGroupPairs];
   alignas(64) float got[kBf16Block * kBf16Block], want[kBf16Block * kBf16Block];
   const auto pair = [](int64_t i) {
     const auto half = [](int64_t n) {
@@ -127,13 +127,13 @@ bool sums_are_right(const Bf16Kernel& kernel) {
     };
     return std::bit_cast<float>(half(7 * i) | half(5 * i + 3) << 16);
   };
-  for (int64_t i = 0; i < kGrains * kGrainPairs; ++i) a[i] = pair(i), b[i] = pair(3 * i + 1);
+  for (int64_t i = 0; i < kGroups * kGroupPairs; ++i) a[i] = pair(i), b[i] = pair(3 * i + 1);
   std::fill(got, got + kBf16Block * kBf16Block, 2.0f);
   std::fill(want, want + kBf16Block * kBf16Block, 2.0f);
   if (kernel.begin) kernel.begin();
-  kernel.block(a, b, kGrains, got, kBf16Block, true);
+  kernel.block(a, b, kGroups, got, kBf16Block, true);
   if (kernel.end) kernel.end();
-  bf16_block_ref(a, b, kGrains, want, kBf16Block, true);
+  bf16_block_ref(a, b, kGroups, want, kBf16Block, true);
   return std::equal(got, got + kBf16Block * kBf16Block, want);
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/matmul/grains.h"
+#include "refrain/kernels/matmul/reduction_groups.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_bf16.cc"
@@ -17,13 +17,13 @@
 namespace refrain::kernels {
 // Blocking: of B [512, 768] in L2; 32 rows of A, and 32 columns of B, of that depth each take 32
 // KiB. Where A is packed ahead of the tasks, 2,048 rows at a time.
-constexpr int64_t kGrainsDeep = 16, kBlocksWide = 24, kBlocksTall = 64;
+constexpr int64_t kKBlocks = 16, kBlocksWide = 24, kBlocksTall = 64;
 
 struct Bf16Product : Product {
   const Bf16Kernel& kernel;
-  const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
-  int64_t grains;
-  float* packed_b;  // [blocks][grains][kGrainPairs] of what is worked on
+  const int32_t* edges;  // group g is [edges[g], edges[g + 1])
+  int64_t groups;
+  float* packed_b;  // [blocks][groups][kGroupPairs] of what is worked on
   float* packed_a;  // likewise; null where tasks pack A themselves
 };
 // Of B's blocks, how many are packed at a time.
@@ -40,7 +40,7 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // writes where each pair belongs. Rounding is what remains.
 
 // 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
-// over the grains [g0, g1): as Bf16Kernel takes A.
+// over the groups [g0, g1): as Bf16Kernel takes A.
 void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
                 int64_t g0, int64_t g1, float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
@@ -49,20 +49,20 @@ void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int3
     for (int64_t g = g0; g < g1; ++g) {
       const float* from = row + edges[g];
       const int64_t n = there ? edges[g + 1] - edges[g] : 0;
-      pack_pairs(from, n, from + kHalf, n - kHalf, to + (g - g0) * kGrainPairs);
+      pack_pairs(from, n, from + kHalf, n - kHalf, to + (g - g0) * kGroupPairs);
     }
   }
 }
 // The same as it takes B.
 void pack_along_turned(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
                        int64_t g0, int64_t g1, float* to) {
-  HWY_ALIGN float rows[kGrainsDeep * kGrainPairs];
+  HWY_ALIGN float rows[kKBlocks * kGroupPairs];
   pack_along(x, item, end, edges, g0, g1, rows);
-  for (int64_t at = 0; at < (g1 - g0) * kGrainPairs; at += 16 * 16)
+  for (int64_t at = 0; at < (g1 - g0) * kGroupPairs; at += 16 * 16)
     transpose(rows + at, 16, 16, 16, to + at, 16);
 }
 
-// Items [item, end) that lie across the reduced index, over the grain [k, k + n): a block of 32 of
+// Items [item, end) that lie across the reduced index, over the group [k, k + n): a block of 32 of
 // them `step` floats after another, as Bf16Kernel takes A, or B with `turned`.
 template <bool turned>
 void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
@@ -96,37 +96,38 @@ class Bf16Blocks final : public BlockedProduct {
     const int64_t tiles = blocks_of(x_.c.rows, kBf16Block);
     const int64_t panels = blocks_of(x_.c.cols, kBf16Block);
     return {tiles, panels, x_.packed_a ? std::min(kBlocksTall, tiles) : tiles,
-            bf16_blocks_wide(panels), blocks_of(x_.grains, kGrainsDeep)};
+            bf16_blocks_wide(panels), blocks_of(x_.groups, kKBlocks)};
   }
 
   TaskCount packing_b(const Block& block) const override {
-    return {along() ? block.panels : grains(block),
-            kPackingCost * block.panels * grains(block) * kGrainPairs};
+    return {along() ? block.panels : groups(block),
+            kPackingCost * block.panels * groups(block) * kGroupPairs};
   }
   void pack_b(const Block& block, int64_t task) const override {
-    const int64_t item = block.panel * kBf16Block, step = grains(block) * kGrainPairs;
+    const int64_t item = block.panel * kBf16Block, step = groups(block) * kGroupPairs;
     const int64_t g0 = first(block);
     if (along())
       pack_along_turned(columns_, item + task * kBf16Block, x_.c.cols, x_.edges, g0,
-                        g0 + grains(block), x_.packed_b + task * step);
+                        g0 + groups(block), x_.packed_b + task * step);
     else
-      pack_grain<true>(columns_, item, std::min(x_.c.cols, item + block.panels * kBf16Block),
-                       g0 + task, x_.packed_b + task * kGrainPairs, step);
+      pack_group<true>(columns_, item, std::min(x_.c.cols, item + block.panels * kBf16Block),
+                       g0 + task, x_.packed_b + task * kGroupPairs, step);
   }
   TaskCount packing_a(const Block& block) const override {
     if (!x_.packed_a) return {0, 0};
-    return {grains(block), kPackingCost * block.tiles * grains(block) * kGrainPairs};
+    return {groups(block), kPackingCost * block.tiles * groups(block) * kGroupPairs};
   }
   void pack_a(const Block& block, int64_t task) const override {
     const int64_t item = block.tile * kBf16Block;
-    pack_grain<false>(x_.a, item, std::min(x_.c.rows, item + block.tiles * kBf16Block),
-                      first(block) + task, x_.packed_a + task * kGrainPairs,
-                      grains(block) * kGrainPairs);
+    pack_group<false>(x_.a, item, std::min(x_.c.rows, item + block.tiles * kBf16Block),
+                      first(block) + task, x_.packed_a + task * kGroupPairs,
+                      groups(block) * kGroupPairs);
   }
 
   // As float32 units would have them, of which these do about eight at a time.
   int64_t operations(const Block& block) const override {
-    return 2 * block.tiles * block.panels * kBf16Block * kBf16Block * grains(block) * kGrain / 8;
+    return 2 * block.tiles * block.panels * kBf16Block * kBf16Block * groups(block) *
+           kReductionGroup / 8;
   }
   void multiply(const Block& block, const TaskRange& task, int) const override {
     if (x_.kernel.begin) x_.kernel.begin();
@@ -136,30 +137,28 @@ class Bf16Blocks final : public BlockedProduct {
 
  private:
   bool along() const { return columns_.col_stride == 1; }
-  int64_t first(const Block& block) const { return block.part * kGrainsDeep; }
-  int64_t grains(const Block& block) const {
-    return std::min(kGrainsDeep, x_.grains - first(block));
-  }
+  int64_t first(const Block& block) const { return block.part * kKBlocks; }
+  int64_t groups(const Block& block) const { return std::min(kKBlocks, x_.groups - first(block)); }
   template <bool turned>
-  void pack_grain(MatrixView<const float> x, int64_t item, int64_t end, int64_t g, float* to,
+  void pack_group(MatrixView<const float> x, int64_t item, int64_t end, int64_t g, float* to,
                   int64_t step) const {
     pack_across<turned>(x, item, end, x_.edges[g], x_.edges[g + 1] - x_.edges[g], to, step);
   }
 
   // Tile i of the block.
   void multiply_tile(const Block& block, const TaskRange& task, int64_t i) const {
-    HWY_ALIGN float own[kGrainsDeep * kGrainPairs];
+    HWY_ALIGN float own[kKBlocks * kGroupPairs];
     HWY_ALIGN float edge[kBf16Block * kBf16Block];
-    const int64_t deep = grains(block), g0 = first(block), c_row = x_.c.row_stride;
+    const int64_t deep = groups(block), g0 = first(block), c_row = x_.c.row_stride;
     const int64_t row = (block.tile + i) * kBf16Block;
     const float* a = own;
     if (x_.packed_a)
-      a = x_.packed_a + i * deep * kGrainPairs;
+      a = x_.packed_a + i * deep * kGroupPairs;
     else
       pack_along(x_.a, row, x_.c.rows, x_.edges, g0, g0 + deep, own);
     const bool add = x_.add || g0 > 0;
     for (int64_t q = task.first_panel; q < task.last_panel; ++q) {
-      const float* b = x_.packed_b + q * deep * kGrainPairs;
+      const float* b = x_.packed_b + q * deep * kGroupPairs;
       const int64_t column = (block.panel + q) * kBf16Block;
       const int64_t rows = std::min(kBf16Block, x_.c.rows - row);
       const int64_t cols = std::min(kBf16Block, x_.c.cols - column);
@@ -194,17 +193,18 @@ HWY_EXPORT(multiply);
 void multiply_bf16(const Product& product, const Bf16Kernel& kernel, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t M = product.c.rows, N = product.c.cols;
-  const auto edges = take_grains(product.a.cols, product.pieces, kGrain, scratch);
-  const int64_t grains = edges.size() - 1, deep = std::min(grains, kGrainsDeep);
+  const auto edges =
+      make_reduction_groups(product.a.cols, product.pieces, kReductionGroup, scratch);
+  const int64_t groups = edges.size() - 1, deep = std::min(groups, kKBlocks);
   const Tensor packed_b =
-      scratch.take({bf16_blocks_wide(blocks_of(N, kBf16Block)), deep, kGrainPairs});
+      scratch.take({bf16_blocks_wide(blocks_of(N, kBf16Block)), deep, kGroupPairs});
   // Rows of A that lie along the reduced index are packed where they are used.
   const int64_t tall =
       product.a.col_stride == 1 ? 0 : std::min(kBlocksTall, blocks_of(M, kBf16Block));
-  const Tensor packed_a = scratch.take({tall, deep, kGrainPairs});
+  const Tensor packed_a = scratch.take({tall, deep, kGroupPairs});
   if (scratch.planning() || product.is_empty()) return;
   HWY_DYNAMIC_DISPATCH(multiply)
-  ({product, kernel, edges.data, grains, packed_b.data, tall > 0 ? packed_a.data : nullptr});
+  ({product, kernel, edges.data, groups, packed_b.data, tall > 0 ? packed_a.data : nullptr});
 }
 
 void multiply_bf16(const Product& product, Arena& scratch) {

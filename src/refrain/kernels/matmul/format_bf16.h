@@ -1,8 +1,8 @@
 // Products of operands rounded to bfloat16, summed in float32, on the units that some processors
 // have for them: AMX tiles, or AVX-512's dot products of pairs.
 //
-// The reduced index is cut into grains of up to 32: a grain is what one tile instruction reduces,
-// and its sum is rounded on its own. So that no result depends on how the work is cut, grains are
+// The reduced index is cut into groups of up to 32: a group is what one tile instruction reduces,
+// and its sum is rounded on its own. So that no result depends on how the work is cut, groups are
 // fixed: from 0 on for features, and from the start of each piece where rows are reduced.
 #pragma once
 #include <span>
@@ -11,17 +11,17 @@
 
 namespace refrain::kernels {
 
-inline constexpr int64_t kGrain = 32;      // of the reduced index
+inline constexpr int64_t kReductionGroup = 32;  // of the reduced index
 inline constexpr int64_t kBf16Block = 32;  // rows and columns of C that a kernel works at a time
-inline constexpr int64_t kGrainPairs = kBf16Block * kGrain / 2;
+inline constexpr int64_t kGroupPairs = kBf16Block * kReductionGroup / 2;
 
-// C [32, 32] (+)= A B over `grains` grains. Operands are pairs of numbers of a grain, the
-// first in the lower half of a float's bits, the same two of either operand, per grain and half of
+// C [32, 32] (+)= A B over `groups` groups. Operands are pairs of numbers of a group, the
+// first in the lower half of a float's bits, the same two of either operand, per group and half of
 // the 32 rows or columns:
-//   a  [grain][half][16 rows][16 pairs]       b  [grain][half][16 pairs][16 columns]
+//   a  [group][half][16 rows][16 pairs]       b  [group][half][16 pairs][16 columns]
 struct Bf16Kernel {
   const char* name;
-  void (*block)(const float* a, const float* b, int64_t grains, float* c, int64_t c_row, bool add);
+  void (*block)(const float* a, const float* b, int64_t groups, float* c, int64_t c_row, bool add);
   void (*begin)();  // before the first block of a task, and after the last one; or null
   void (*end)();
 };

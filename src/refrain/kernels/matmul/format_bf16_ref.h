@@ -1,4 +1,4 @@
-// Bf16Kernel::block in plain loops: per grain two sums, of the first and of the second of each
+// Bf16Kernel::block in plain loops: per group two sums, of the first and of the second of each
 // pair, as the instruction TDPBF16PS defines it.
 #pragma once
 #include <bit>
@@ -8,7 +8,7 @@
 
 namespace refrain::kernels {
 
-inline void bf16_block_ref(const float* a, const float* b, int64_t grains, float* c, int64_t c_row,
+inline void bf16_block_ref(const float* a, const float* b, int64_t groups, float* c, int64_t c_row,
                            bool add) {
   const auto first = [](float pair) {
     return std::bit_cast<float>(std::bit_cast<uint32_t>(pair) << 16);
@@ -20,11 +20,11 @@ inline void bf16_block_ref(const float* a, const float* b, int64_t grains, float
     for (int64_t j = 0; j < kBf16Block; ++j) {
       float& to = c[i * c_row + j];
       if (!add) to = 0;
-      for (int64_t g = 0; g < grains; ++g) {
+      for (int64_t g = 0; g < groups; ++g) {
         float even = 0, odd = 0;
         for (int64_t p = 0; p < 16; ++p) {
-          const float x = a[g * kGrainPairs + i * 16 + p];
-          const float y = b[g * kGrainPairs + (j / 16 * 16 + p) * 16 + j % 16];
+          const float x = a[g * kGroupPairs + i * 16 + p];
+          const float y = b[g * kGroupPairs + (j / 16 * 16 + p) * 16 + j % 16];
           even += first(x) * first(y);
           odd += second(x) * second(y);
         }

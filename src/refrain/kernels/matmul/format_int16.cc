@@ -4,7 +4,7 @@
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/isa.h"
-#include "refrain/kernels/matmul/grains.h"
+#include "refrain/kernels/matmul/reduction_groups.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_int16.cc"
@@ -15,25 +15,25 @@
 #ifndef REFRAIN_KERNELS_FORMAT_INT16_ONCE
 #define REFRAIN_KERNELS_FORMAT_INT16_ONCE
 namespace refrain::kernels {
-// Blocking: a run of kPairsDeep pairs of a panel of B stays in the first-level cache while a block
+// Blocking: a run of kRunPairs pairs of a panel of B stays in the first-level cache while a block
 // of A, kBlockTiles tiles of the same pairs, passes by, and with it a panel of C. In the second are
-// all runs of the block, a part of the reduced index: kPairsFar pairs, for which kMostPacked
+// all runs of the block, a part of the reduced index: kPartPairs pairs, for which kMostPacked
 // columns of B are packed at a time.
-constexpr int64_t kPairsDeep = 128, kGrainsDeep = 16, kBlockTiles = 16;
-constexpr int64_t kPairsFar = 512, kGrainsFar = 64;
+constexpr int64_t kRunPairs = 128, kRunGroups = 16, kBlockTiles = 16;
+constexpr int64_t kPartPairs = 512, kPartGroups = 64;
 constexpr int64_t kMostTileRows = 9;  // of any target
 constexpr int64_t kBlockRows = kBlockTiles * kMostTileRows;
 
-// Grains of a tile's call, and those before them in the same part.
-struct GrainRun : Grains {
-  int64_t runs_before, grains_before, pairs_before;
+// Groups of a tile's call, and those before them in the same part.
+struct GroupRun : ReductionGroups {
+  int64_t runs_before, groups_before, pairs_before;
 };
 
 struct Int16Product : Product {
-  std::span<const GrainRun> runs;
+  std::span<const GroupRun> runs;
   std::span<const int32_t> parts;  // part p of the reduced index is runs [parts[p], parts[p + 1])
   int32_t largest;
-  // Of the part of B that is packed: panels of [pairs][columns], and of [grains][columns].
+  // Of the part of B that is packed: panels of [pairs][columns], and of [groups][columns].
   Pair* b_pairs;
   float* b_scales;
   // Of the block of A that each thread works on, [threads, ...].
@@ -100,7 +100,7 @@ class TileRows {
   int64_t row(int64_t t) const { return row_[t]; }
   int64_t rows() const { return row_[tiles_] - row_[0]; }
   // Where a run of tile t is packed; vectors may write beyond its end.
-  int64_t at(const GrainRun& run, int64_t t) const {
+  int64_t at(const GroupRun& run, int64_t t) const {
     return tiles_ * (most_ * run.pairs_before + run.runs_before * kMostLanes) +
            t * (most_ * run.pairs + kMostLanes);
   }
@@ -109,14 +109,14 @@ class TileRows {
   int64_t tiles_, most_, row_[kBlockTiles + 1];
 };
 
-// Where the scales of a tile's grains stand, kMostLanes for each grain.
-inline int64_t a_scales_at(const GrainRun& run, int64_t t) {
-  return (t * kGrainsFar + run.grains_before) * kMostLanes;
+// Where the scales of a tile's groups stand, kMostLanes for each group.
+inline int64_t a_scales_at(const GroupRun& run, int64_t t) {
+  return (t * kPartGroups + run.groups_before) * kMostLanes;
 }
 
 // A's items, whole rows of it: tile after tile, each [mr][pairs] with numbers along the reduced
 // index side by side, else [pairs][mr].
-void pack_int16_rows(MatrixView<const float> x, const GrainRun& run, int32_t largest,
+void pack_int16_rows(MatrixView<const float> x, const GroupRun& run, int32_t largest,
                      const TileRows& tiles, Pair* to, float* scales) {
   const int64_t N = float_lanes(), first = tiles.row(0);
   if (x.col_stride == 1) {
@@ -176,13 +176,13 @@ class Int16Blocks final : public BlockedProduct {
   void pack_b(const Block& block, int64_t task) const override {
     const Part part(*this, block);
     const int64_t slices = this->slices(block, part), q = task % slices;
-    const GrainRun& run = part.runs[static_cast<size_t>(task / slices)];
+    const GroupRun& run = part.runs[static_cast<size_t>(task / slices)];
     const int64_t p0 = block.panels * q / slices, j = p0 * NR_;
     const int64_t end = std::min(part.width, block.panels * (q + 1) / slices * NR_);
     pack_int16_panels(columns_.row_range(part.j0 + j, end - j), run, x_.largest,
                       {x_.b_pairs + (p0 * part.pairs + run.pairs_before) * NR_,
-                       x_.b_scales + (p0 * part.grains + run.grains_before) * NR_, NR_,
-                       part.pairs * NR_, part.grains * NR_});
+                       x_.b_scales + (p0 * part.groups + run.groups_before) * NR_, NR_,
+                       part.pairs * NR_, part.groups * NR_});
   }
 
   int64_t operations(const Block& block) const override {
@@ -204,11 +204,11 @@ class Int16Blocks final : public BlockedProduct {
       const int64_t first = t0 + (t1 - t0) * b / blocks, last = t0 + (t1 - t0) * (b + 1) / blocks;
       return TileRows{M * first / tiles_, M * last / tiles_ - M * first / tiles_, last - first};
     };
-    const GrainRun &front = part.runs.front(), &back = part.runs.back();
+    const GroupRun &front = part.runs.front(), &back = part.runs.back();
     const int64_t k0 = front.begin(0), depth = back.begin(back.count) - k0;
     for (int64_t b = 0; b < blocks; ++b) {
       const TileRows block = block_of(b);
-      for (const GrainRun& run : part.runs)
+      for (const GroupRun& run : part.runs)
         pack_int16_rows(x.a, run, x.largest, block, rows, scales);
       Ahead next_block;
       if (b + 1 < blocks) {
@@ -221,9 +221,9 @@ class Int16Blocks final : public BlockedProduct {
       }
       for (int64_t p = p0; p < p1; ++p) {
         const int64_t n = std::min(NR, part.width - p * NR);
-        for (const GrainRun& run : part.runs) {
+        for (const GroupRun& run : part.runs) {
           const Pair* panel = x.b_pairs + (p * part.pairs + run.pairs_before) * NR;
-          const float* panel_scales = x.b_scales + (p * part.grains + run.grains_before) * NR;
+          const float* panel_scales = x.b_scales + (p * part.groups + run.groups_before) * NR;
           // What comes next of B lies behind this.
           const bool last = p + 1 == p1 && &run == &back;
           Ahead next_run;
@@ -233,7 +233,7 @@ class Int16Blocks final : public BlockedProduct {
           for (int64_t t = 0; t < block.tiles(); ++t) {
             const int64_t i = block.row(t), mr = block.row(t + 1) - i;
             float* c = x.c.row(i) + part.j0 + p * NR;
-            const char* ask[kPairsDeep + kMostLanes];
+            const char* ask[kRunPairs + kMostLanes];
             const char **next = ask, **const end = ask + run.pairs;
             if (first && t + 1 < block.tiles())
               next = Ahead(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
@@ -268,15 +268,15 @@ class Int16Blocks final : public BlockedProduct {
       const auto p = static_cast<size_t>(block.part);
       runs = x.runs.subspan(static_cast<size_t>(x.parts[p]),
                             static_cast<size_t>(x.parts[p + 1] - x.parts[p]));
-      grains = runs.back().grains_before + runs.back().count;
+      groups = runs.back().groups_before + runs.back().count;
       pairs = runs.back().pairs_before + runs.back().pairs;
     }
     int64_t count() const { return static_cast<int64_t>(runs.size()); }
 
     int64_t j0, width;
     bool add;
-    std::span<const GrainRun> runs;
-    int64_t grains, pairs;
+    std::span<const GroupRun> runs;
+    int64_t groups, pairs;
   };
   // Of a run, a task packs one panel, or many when B's rows are read: the longer, the better.
   int64_t slices(const Block& block, const Part& part) const {
@@ -325,34 +325,34 @@ void multiply_int16(const Product& product, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t N = product.c.cols, K = product.a.cols;
   const int64_t most = product.pieces.empty() ? kInt16Features : kInt16Rows;
-  const auto edges = take_grains(K, product.pieces, most, scratch);
-  const int64_t grains = edges.size() - 1;
-  const auto runs = scratch.take<GrainRun>({grains});
-  const auto parts = scratch.take<int32_t>({grains + 1});
+  const auto edges = make_reduction_groups(K, product.pieces, most, scratch);
+  const int64_t groups = edges.size() - 1;
+  const auto runs = scratch.take<GroupRun>({groups});
+  const auto parts = scratch.take<int32_t>({groups + 1});
   const int64_t columns = round_up(std::min(N, kMostPacked), 3 * kMostLanes);
-  const int64_t far = std::min(blocks_of(K + grains, 2), kPairsFar);
-  const int64_t far_grains = std::min(grains, kGrainsFar);
+  const int64_t far = std::min(blocks_of(K + groups, 2), kPartPairs);
+  const int64_t part_groups = std::min(groups, kPartGroups);
   const auto b_pairs = scratch.take<Pair>({far, columns});
-  const Tensor b_scales = scratch.take({far_grains, columns});
-  const int64_t spare = far_grains * kBlockTiles * kMostLanes;  // a run has a grain at least
+  const Tensor b_scales = scratch.take({part_groups, columns});
+  const int64_t spare = part_groups * kBlockTiles * kMostLanes;  // a run has a group at least
   const auto a_pairs = scratch.take<Pair>({threads(), kBlockRows * far + spare});
-  const Tensor a_scales = scratch.take({threads(), kBlockTiles * kGrainsFar * kMostLanes});
+  const Tensor a_scales = scratch.take({threads(), kBlockTiles * kPartGroups * kMostLanes});
   if (scratch.planning() || product.is_empty()) return;
   int64_t found = 0, part_count = 0;
-  for (int64_t g = 0; g < grains;) {
-    GrainRun run{{edges.data + g, 0, 0}, 0, 0, 0};
-    for (; g < grains && run.count < kGrainsDeep; ++g, ++run.count) {
+  for (int64_t g = 0; g < groups;) {
+    GroupRun run{{edges.data + g, 0, 0}, 0, 0, 0};
+    for (; g < groups && run.count < kRunGroups; ++g, ++run.count) {
       const int64_t pairs = run.pairs_of(run.count);
-      if (run.pairs + pairs > kPairsDeep) break;
+      if (run.pairs + pairs > kRunPairs) break;
       run.pairs += pairs;
     }
     if (found > 0) {
-      const GrainRun& before = runs.data[found - 1];
+      const GroupRun& before = runs.data[found - 1];
       const int64_t pairs = before.pairs_before + before.pairs;
-      const int64_t counted = before.grains_before + before.count;
-      if (pairs + run.pairs <= kPairsFar && counted + run.count <= kGrainsFar) {
+      const int64_t counted = before.groups_before + before.count;
+      if (pairs + run.pairs <= kPartPairs && counted + run.count <= kPartGroups) {
         run.runs_before = before.runs_before + 1;
-        run.grains_before = counted;
+        run.groups_before = counted;
         run.pairs_before = pairs;
       }
     }

@@ -12,7 +12,7 @@
 namespace refrain::kernels {
 
 // n numbers, `step` apart: the integer i-th and the scale they share.
-struct Int16Grain {
+struct Int16Group {
   const float* data;
   int64_t step, n;
   int32_t largest;
@@ -45,8 +45,8 @@ inline float multiply_int16_ref(MatrixView<const float> a, MatrixView<const floa
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
     for (int64_t k = pieces[p]; k < pieces[p + 1]; k += most) {
       const int64_t n = std::min<int64_t>(most, pieces[p + 1] - k);
-      const Int16Grain x{&a.at(0, k), a.col_stride, n, largest, fused};
-      const Int16Grain y{&b.at(k, 0), b.row_stride, n, largest, fused};
+      const Int16Group x{&a.at(0, k), a.col_stride, n, largest, fused};
+      const Int16Group y{&b.at(k, 0), b.row_stride, n, largest, fused};
       int64_t sum = 0;
       for (int64_t m = 0; m < n; ++m) sum += x.integer(m) * y.integer(m);
       const float scale = x.scale() * y.scale();

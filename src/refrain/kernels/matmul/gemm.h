@@ -29,7 +29,7 @@ enum class ComputeType : uint8_t {
 
 // What rounds operands reduces rows in groups that are cut from the start of each piece. A piece
 // may be given in several calls that are cut at multiples of so many rows.
-inline constexpr int64_t kRowGroup = 64;
+inline constexpr int64_t kReductionGroupRows = 64;
 
 struct MatmulOptions {
   ComputeType compute_type = ComputeType::kFloat32;

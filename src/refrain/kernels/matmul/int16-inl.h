@@ -26,9 +26,9 @@ inline constexpr int64_t kMostPacked = 2304;  // columns that are packed in one 
 // Two neighbours along the reduced index, the first in the lower half.
 using Pair = int32_t;
 
-// Grains that are worked at a time.
-struct Grains {
-  const int32_t* edges;  // grain g is [edges[g], edges[g + 1])
+// Groups that are worked at a time.
+struct ReductionGroups {
+  const int32_t* edges;  // group g is [edges[g], edges[g + 1])
   int64_t count, pairs;  // pairs: of all of them
 
   int64_t begin(int64_t g) const { return edges[g]; }
@@ -184,8 +184,8 @@ struct PackedPanels {
   int64_t columns, pairs_apart, scales_apart;  // from a panel to the next
 };
 // x: columns of B, up to kMostPacked, as rows.
-inline void pack_int16_panels(MatrixView<const float> x, const Grains& run, int32_t largest,
-                              PackedPanels to) {
+inline void pack_int16_panels(MatrixView<const float> x, const ReductionGroups& run,
+                              int32_t largest, PackedPanels to) {
   const int64_t columns = to.columns, count = x.rows;
   if (const int64_t last = count / columns; count % columns > 0) {
     Pair* pairs = to.pairs + last * to.pairs_apart;
@@ -220,15 +220,15 @@ inline void pack_int16_panels(MatrixView<const float> x, const Grains& run, int3
   }
 }
 
-// C [MR, n] (+)= A B over a run of grains. a: pairs, as tile() of tile-inl.h takes numbers; b: a
-// panel of V vectors; scales per grain, those of A [kMostLanes] apart. kAsk: with each pair, a line
+// C [MR, n] (+)= A B over a run of groups. a: pairs, as tile() of tile-inl.h takes numbers; b: a
+// panel of V vectors; scales per group, those of A [kMostLanes] apart. kAsk: with each pair, a line
 // comes into the second-level cache.
 template <class Dot, int MR, Rows kRows, int V, bool kAsk>
 HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
                              const float* HWY_RESTRICT a_scales, const Pair* HWY_RESTRICT b,
-                             const float* HWY_RESTRICT b_scales, int64_t columns, const Grains& run,
-                             const char* const* ask, float* HWY_RESTRICT c, int64_t c_row,
-                             int64_t n, bool add) {
+                             const float* HWY_RESTRICT b_scales, int64_t columns,
+                             const ReductionGroups& run, const char* const* ask,
+                             float* HWY_RESTRICT c, int64_t c_row, int64_t n, bool add) {
   const FloatTag d;
   const PairTag di;
   const int64_t N = float_lanes();
@@ -311,8 +311,8 @@ HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
 template <class Dot, Rows kRows, int V, bool kAsk, int MR = tile_rows<V>()>
 HWY_INLINE void int16_tile_of(int64_t mr, const Pair* a, int64_t a_step, const float* a_scales,
                               const Pair* b, const float* b_scales, int64_t columns,
-                              const Grains& run, const char* const* ask, float* c, int64_t c_row,
-                              int64_t n, bool add) {
+                              const ReductionGroups& run, const char* const* ask, float* c,
+                              int64_t c_row, int64_t n, bool add) {
   if constexpr (V > 1)
     if (n <= (V - 1) * float_lanes())
       return int16_tile_of<Dot, kRows, V - 1, kAsk, MR>(mr, a, a_step, a_scales, b, b_scales,

@@ -5,7 +5,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/matmul/grains.h"
+#include "refrain/kernels/matmul/reduction_groups.h"
 #include "refrain/kernels/matmul/step_product.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -36,11 +36,11 @@ struct RecurrentRun {
   // In place of `panels`, rounded: the columns that B has of every panel of units.
   struct Int16 {
     ConstTensor w_hh;
-    Grains grains;                // of what an edge holds
+    ReductionGroups groups;       // of what an edge holds
     Pair* w_pairs = nullptr;      // panels of [pairs][columns]
-    float* w_scales = nullptr;    // and of [grains][columns]
+    float* w_scales = nullptr;    // and of [groups][columns]
     TensorOf<Pair> edge_pairs{};  // [threads, places pairs]
-    Tensor edge_scales{};         // [threads, places grains kMostLanes]
+    Tensor edge_scales{};         // [threads, places groups kMostLanes]
     explicit operator bool() const { return w_pairs != nullptr; }
   } int16{};
 };
@@ -49,9 +49,9 @@ struct RecurrentRun {
 inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t columns, int64_t places,
                                       Arena& scratch) {
   const int64_t count = blocks_of(K, kInt16Features), pairs = blocks_of(K, 2);
-  const auto edges = take_grains(K, {}, kInt16Features, scratch);
+  const auto edges = make_reduction_groups(K, {}, kInt16Features, scratch);
   const int64_t width = round_up(columns, kMaxPanel);
-  RecurrentRun::Int16 x{.w_hh = w_hh, .grains = {edges.data, count, pairs}};
+  RecurrentRun::Int16 x{.w_hh = w_hh, .groups = {edges.data, count, pairs}};
   x.w_pairs = scratch.take<Pair>({width, pairs}).data;
   x.w_scales = scratch.take({width, count}).data;
   x.edge_pairs = scratch.take<Pair>({threads(), places * pairs});
@@ -124,14 +124,14 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
 void pack_int16_units(const RecurrentRun& run, MatrixView<const float> w, int64_t first) {
   const RecurrentRun::Int16& x = run.int16;
   const int64_t n = w.rows;
-  const int64_t NR = tile_cols(), panels = blocks_of(n, NR), pairs = x.grains.pairs;
+  const int64_t NR = tile_cols(), panels = blocks_of(n, NR), pairs = x.groups.pairs;
   constexpr int32_t kLargest = int16_largest(kInt16Features);
   parallel_for(
       panels,
       [&](int64_t p) {
-        pack_int16_panels(w.row_range(p * NR, std::min(NR, n - p * NR)), x.grains, kLargest,
+        pack_int16_panels(w.row_range(p * NR, std::min(NR, n - p * NR)), x.groups, kLargest,
                           {x.w_pairs + (first + p) * pairs * NR,
-                           x.w_scales + (first + p) * x.grains.count * NR, NR, 0, 0});
+                           x.w_scales + (first + p) * x.groups.count * NR, NR, 0, 0});
       },
       kPackingCost * 2 * pairs * n);
 }
@@ -140,17 +140,17 @@ void pack_int16_units(const RecurrentRun& run, MatrixView<const float> w, int64_
 void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t i1, int64_t n,
                 int worker) {
   const RecurrentRun::Int16& x = run.int16;
-  const Grains& grains = x.grains;
+  const ReductionGroups& groups = x.groups;
   constexpr int32_t kLargest = int16_largest(kInt16Features);
   int64_t tile = 0;
   each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
-    float* scales = x.edge_scales.row(worker) + tile++ * grains.count * kMostLanes;
+    float* scales = x.edge_scales.row(worker) + tile++ * groups.count * kMostLanes;
     for (int64_t i = 0; i < count && first + i < i0 + n; ++i) {
       const float* from = edge + (first + i) * run.edge_row;
-      Pair* to = x.edge_pairs.row(worker) + (first + i - i0) * grains.pairs;
-      for (int64_t g = 0; g < grains.count; to += grains.pairs_of(g), ++g)
+      Pair* to = x.edge_pairs.row(worker) + (first + i - i0) * groups.pairs;
+      for (int64_t g = 0; g < groups.count; to += groups.pairs_of(g), ++g)
         scales[g * kMostLanes + i] =
-            round_along(from + grains.begin(g), grains.length(g), kLargest, to);
+            round_along(from + groups.begin(g), groups.length(g), kLargest, to);
     }
   });
 }
@@ -160,12 +160,12 @@ void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t 
 HWY_INLINE void int16_step(const RecurrentRun& run, int64_t tile, int64_t row, int64_t count,
                            int64_t panel, float* p, int64_t p_row, int worker) {
   const RecurrentRun::Int16& x = run.int16;
-  const int64_t NR = tile_cols(), pairs = x.grains.pairs, grains = x.grains.count;
+  const int64_t NR = tile_cols(), pairs = x.groups.pairs, groups = x.groups.count;
   const auto multiply = [&](auto dot) HWY_ATTR {
     int16_tile_of<decltype(dot), Rows::kApart, 2, false>(
         count, x.edge_pairs.row(worker) + row * pairs, pairs,
-        x.edge_scales.row(worker) + tile * grains * kMostLanes, x.w_pairs + panel * pairs * NR,
-        x.w_scales + panel * grains * NR, NR, x.grains, nullptr, p, p_row, NR, false);
+        x.edge_scales.row(worker) + tile * groups * kMostLanes, x.w_pairs + panel * pairs * NR,
+        x.w_scales + panel * groups * NR, NR, x.groups, nullptr, p, p_row, NR, false);
   };
 #if HWY_TARGET <= HWY_AVX3 && defined(__x86_64__)
   if (int16_is_fast()) return multiply(Vnni());

@@ -1,4 +1,4 @@
-// How the reduced index of a product of rounded operands is cut: into grains, whose sums are made
+// How the reduced index of a product of rounded operands is cut: into groups, whose sums are made
 // on their own. They are fixed, so that no result depends on how the work is cut otherwise
 // (docs/decisions/0009-bfloat16.md, 0011-int16.md).
 #pragma once
@@ -11,18 +11,18 @@
 
 namespace refrain::kernels {
 
-// Edges of grains of at most `most`, cut from the start of each piece of [0, K): grain g is
+// Edges of groups of at most `most`, cut from the start of each piece of [0, K): group g is
 // [edges[g], edges[g + 1]). `pieces`: offsets from 0 to K, or empty for one piece. Only taken, not
 // filled, when `scratch` only counts.
-inline TensorOf<int32_t> take_grains(int64_t K, std::span<const int32_t> pieces, int64_t most,
-                                     Arena& scratch) {
+inline TensorOf<int32_t> make_reduction_groups(int64_t K, std::span<const int32_t> pieces,
+                                               int64_t most, Arena& scratch) {
   const int32_t one_piece[2] = {0, static_cast<int32_t>(K)};
   if (pieces.empty()) pieces = one_piece;
   REFRAIN_CHECK(pieces.front() == 0 && pieces.back() == K);
-  int64_t grains = 0;
+  int64_t groups = 0;
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    grains += (pieces[p + 1] - pieces[p] + most - 1) / most;
-  const auto edges = scratch.take<int32_t>({grains + 1});
+    groups += (pieces[p + 1] - pieces[p] + most - 1) / most;
+  const auto edges = scratch.take<int32_t>({groups + 1});
   if (scratch.planning()) return edges;
   int32_t* edge = edges.data;
   for (size_t p = 0; p + 1 < pieces.size(); ++p)
