@@ -33,7 +33,7 @@ void record_instructions(const RunDirectory& directory, bool goes_on,
   constexpr const char* kKey = "instruction_sets";
   std::string now(kernels::float_isa());
   if (compute_type == kernels::ComputeType::kBf16)
-    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
+    if (const kernels::Microkernel* kernel = kernels::microkernel())
       now += fmt::format(" with {}", kernel->name);
   const std::string path = directory.place() + "/machine.json";
   io::Json json = {{kKey, io::Json::array()}};

@@ -275,7 +275,7 @@ struct Train {
       return kernels::int16_is_fast()
                  ? "products of 16-bit integers: AVX512-VNNI"
                  : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
-    if (const kernels::Bf16Kernel* kernel = kernels::bf16_kernel())
+    if (const kernels::Microkernel* kernel = kernels::microkernel())
       return fmt::format("products in bfloat16: {}", kernel->name);
     return fmt::format(
         "products in bfloat16: rounded operands in float32 units, for this machine "

@@ -19,8 +19,8 @@ using kernels::Range;
 // f(kernel) for the plain kernel and those of this machine's units, on every instruction set.
 template <class F>
 void for_each_kernel(F&& f) {
-  std::vector<kernels::Bf16Kernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
-  for (const auto& kernel : kernels::bf16_kernels()) all.push_back(kernel);
+  std::vector<kernels::Microkernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
+  for (const auto& kernel : kernels::microkernels()) all.push_back(kernel);
   for (const auto& kernel : all)
     for_each_target([&] {
       SCOPED_TRACE(kernel.name);
@@ -51,7 +51,7 @@ const std::vector<Case> kCases = {{1, 1, 1, 1, 2},
 // Operands that bfloat16 has, so that P and dS are all that is rounded.
 class RoundedAttention : public AttentionCall {
  public:
-  RoundedAttention(const kernels::Bf16Kernel& by, const Case& c, uint64_t key)
+  RoundedAttention(const kernels::Microkernel& by, const Case& c, uint64_t key)
       : AttentionCall(c, key) {
     kernel = &by;
     for (Floats* x : {&q, &kv, &d_o}) kernels::round_to_bf16(x->tensor());
@@ -127,7 +127,7 @@ struct Closeness {
 };
 
 TEST(AttentionBf16, ForwardIsTheReferenceThatRoundsProbabilities) {
-  for_each_kernel([](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([](const kernels::Microkernel& kernel) {
     for (const Case& c : kCases) {
       RoundedAttention a(kernel, c, 7);
       a.forward(0, c.queries);
@@ -149,7 +149,7 @@ TEST(AttentionBf16, ForwardIsTheReferenceThatRoundsProbabilities) {
 }
 
 TEST(AttentionBf16, BackwardIsTheReferenceThatRoundsPAndDs) {
-  for_each_kernel([](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([](const kernels::Microkernel& kernel) {
     for (const Case& c : kCases) {
       RoundedAttention a(kernel, c, 11);
       a.forward(0, c.queries);
@@ -207,7 +207,7 @@ double distance(std::span<const float> got, std::span<const float> want) {
 }
 
 TEST(AttentionBf16, IsNearFloat32) {
-  for_each_kernel([](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([](const kernels::Microkernel& kernel) {
     for (const Case& c : kCases) {
       if (c.keys == 1 || c.window == 1) continue;  // no gradient of q and k but for rounding
       AttentionCall plain(c, 7), a(c, 7);
@@ -228,7 +228,7 @@ TEST(AttentionBf16, IsNearFloat32) {
 }
 
 TEST(AttentionBf16, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
-  for_each_kernel([](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([](const kernels::Microkernel& kernel) {
     for (const Case& c : std::vector<Case>{{200, 230, 4, 2, 34},
                                            {330, 330, 1, 1, 8, 100},
                                            {330, 350, 2, 1, 8, 50, 2},
@@ -259,7 +259,7 @@ TEST(AttentionBf16, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
 
 TEST(AttentionBf16, KeysOutOfReachAreNotTouched) {
   const Case c{400, 400, 1, 1, 8, 64};
-  for_each_kernel([&](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([&](const kernels::Microkernel& kernel) {
     AttentionCall clean(c, 9), poisoned(c, 9);
     // All that no query of the call sees.
     for (int64_t i = 0; i < (300 - 63) * poisoned.width; ++i)
@@ -274,7 +274,7 @@ TEST(AttentionBf16, KeysOutOfReachAreNotTouched) {
 }
 
 TEST(AttentionBf16, WhatIsNotANumberStaysSo) {
-  for_each_kernel([&](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([&](const kernels::Microkernel& kernel) {
     AttentionCall a({40, 40, 1, 1, 8}, 3);
     a.kernel = &kernel;
     a.q[20 * 8] = std::numeric_limits<float>::quiet_NaN();
@@ -285,7 +285,7 @@ TEST(AttentionBf16, WhatIsNotANumberStaysSo) {
 }
 
 TEST(AttentionBf16, LargeScoresStayFinite) {
-  for_each_kernel([](const kernels::Bf16Kernel& kernel) {
+  for_each_kernel([](const kernels::Microkernel& kernel) {
     AttentionCall a({40, 40, 1, 1, 8}, 3, 60);  // scores of thousands
     a.kernel = &kernel;
     a.forward(0, 40);

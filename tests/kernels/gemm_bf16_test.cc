@@ -24,9 +24,9 @@ struct Memory {
 double rounded(float x) { return static_cast<double>(static_cast<float>(BFloat16::of(x))); }
 
 // The plain kernel, and those of this machine's units.
-std::vector<kernels::Bf16Kernel> all_kernels() {
-  std::vector<kernels::Bf16Kernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
-  for (const auto& kernel : kernels::bf16_kernels()) all.push_back(kernel);
+std::vector<kernels::Microkernel> all_kernels() {
+  std::vector<kernels::Microkernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
+  for (const auto& kernel : kernels::microkernels()) all.push_back(kernel);
   return all;
 }
 
@@ -172,7 +172,7 @@ TEST(Bf16, GemmRoundsItsOperands) {
 }
 
 TEST(Bf16, ACountingArenaMeasuresWhatACallTakes) {
-  const kernels::Bf16Kernel plain{"plain", kernels::bf16_block_ref, nullptr, nullptr};
+  const kernels::Microkernel plain{"plain", kernels::bf16_block_ref, nullptr, nullptr};
   const std::vector<int32_t> pieces = {0, 5, 40};
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});

@@ -20,8 +20,8 @@ constexpr double kFloat32Error = 0x1p-24 * 64, kBf16Error = 4 * 0x1p-9;
 // f(kernel, error) for products in float32 and for all that make them in bfloat16.
 template <class F>
 void for_each_product(F&& f) {
-  std::vector<kernels::Bf16Kernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
-  for (const auto& kernel : kernels::bf16_kernels()) all.push_back(kernel);
+  std::vector<kernels::Microkernel> all = {{"plain", kernels::bf16_block_ref, nullptr, nullptr}};
+  for (const auto& kernel : kernels::microkernels()) all.push_back(kernel);
   for_each_target([&] {
     f(nullptr, kFloat32Error);
     for (const auto& kernel : all) {
@@ -83,7 +83,7 @@ TEST(LargeScores, OutputsAndGradientsAreThoseOfFloat64) {
       size.fill_q(a.q.span(), c.heads * c.d, c.heads * c.d, c.d);
       size.fill_k(a.kv.span(), a.width, a.width / 2, c.d);
       const auto want = wanted(a);
-      for_each_product([&](const kernels::Bf16Kernel* kernel, double error) {
+      for_each_product([&](const kernels::Microkernel* kernel, double error) {
         a.kernel = kernel;
         a.forward(0, c.queries);
         a.dkv.fill(0);
@@ -103,7 +103,7 @@ TEST(LargeScores, OneKeyHasAllWhereItsScoreStandsOut) {
       for (int64_t i = 0; i < c.keys; ++i)
         for (int64_t j = a.width / 2; j < a.width; ++j)
           a.kv.tensor().row(i)[j] = static_cast<float>(i % 7 - 3 + 0.125 * double(j % 5));
-      for_each_product([&](const kernels::Bf16Kernel* kernel, double) {
+      for_each_product([&](const kernels::Microkernel* kernel, double) {
         a.kernel = kernel;
         a.forward(0, c.queries);
         a.dkv.fill(0);
@@ -158,7 +158,7 @@ TEST(LargeScores, QueriesToTheEndOfFloat32) {
     size.fill_q(a.q.span(), c.d, c.d, c.d);
     size.fill_k(a.kv.span(), a.width, a.width / 2, c.d);
     const auto want = wanted(a);
-    for_each_product([&](const kernels::Bf16Kernel* kernel, double error) {
+    for_each_product([&](const kernels::Microkernel* kernel, double error) {
       a.kernel = kernel;
       a.forward(0, c.queries);
       expect_near("o", want[0].o, error, [&](int64_t i) { return a.o[i]; });
@@ -167,7 +167,7 @@ TEST(LargeScores, QueriesToTheEndOfFloat32) {
 }
 
 TEST(LargeScores, NoBitDependsOnThreadsOrOnWhichQueriesComeTogether) {
-  for_each_product([](const kernels::Bf16Kernel* kernel, double) {
+  for_each_product([](const kernels::Microkernel* kernel, double) {
     for (const double size : {3e3, 1e25})
       for (const Case& c : std::vector<Case>{{200, 230, 4, 2, 16}, {300, 330, 2, 1, 8, 50, 2}}) {
         AttentionCall whole(c, 5, size);

@@ -143,7 +143,7 @@ class AttentionCall {
   int64_t width;  // of a row of keys and values
   Floats q, kv, d_o, o, softmax, dq, dkv;
   std::vector<uint64_t> row_ids;
-  const kernels::Bf16Kernel* kernel = nullptr;  // that makes the products; null: in float32
+  const kernels::Microkernel* kernel = nullptr;  // that makes the products; null: in float32
 };
 
 // Runs `whole`, made with `key` and `size`, on one thread, and others like it on more, their

@@ -187,8 +187,8 @@ HWY_EXPORT(attention_forward_task);
 
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                        Arena& scratch, ComputeType compute_type) {
-  if (compute_type == ComputeType::kBf16 && bf16_kernel())
-    return attention_forward_bf16(*bf16_kernel(), shape, sequences, scratch);
+  if (compute_type == ComputeType::kBf16 && microkernel())
+    return attention_forward_bf16(*microkernel(), shape, sequences, scratch);
   const int64_t d = shape.head_dim;
   share_forward(
       shape, sequences, scratch,

@@ -230,8 +230,8 @@ HWY_EXPORT(attention_backward_task);
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                         std::span<const AttentionGradients> gradients, int64_t dq_row, bool add,
                         Arena& scratch, ComputeType compute_type) {
-  if (compute_type == ComputeType::kBf16 && bf16_kernel())
-    return attention_backward_bf16(*bf16_kernel(), shape, sequences, gradients, dq_row, add,
+  if (compute_type == ComputeType::kBf16 && microkernel())
+    return attention_backward_bf16(*microkernel(), shape, sequences, gradients, dq_row, add,
                                    scratch);
   share_backward(
       shape, sequences, gradients, dq_row, add, scratch,

@@ -1,5 +1,5 @@
 // What both directions of attention on bfloat16 units are made of, on one instruction set: packing
-// for Bf16Kernel::block, and what happens to a tile of scores.
+// for Microkernel::block, and what happens to a tile of scores.
 //
 // Scores are made transposed, Sᵀ = k qᵀ: a tile has keys as its rows and queries as its columns. So
 // a query's maximum, sum, unit and delta are lanes of a vector, nothing is reduced across lanes,

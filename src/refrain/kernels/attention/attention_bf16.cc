@@ -55,7 +55,7 @@ struct Bf16ForwardMemory {
 };
 
 struct Bf16Forward {
-  const Bf16Kernel& kernel;
+  const Microkernel& kernel;
   const ForwardTask& task;
   Bf16ForwardMemory memory;
   DropoutRate rate;
@@ -235,7 +235,7 @@ void finish_tile(const Bf16Forward& run, int64_t t) {
 
 }  // namespace
 
-void attention_forward_bf16_task(const Bf16Kernel& kernel, const ForwardTask& task, float* at) {
+void attention_forward_bf16_task(const Microkernel& kernel, const ForwardTask& task, float* at) {
   const AttentionShape& shape = task.shape;
   const AttentionSequence& s = task.sequence;
   const int64_t d = shape.head_dim;
@@ -289,7 +289,7 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(attention_forward_bf16_task);
 
-void attention_forward_bf16(const Bf16Kernel& kernel, const AttentionShape& shape,
+void attention_forward_bf16(const Microkernel& kernel, const AttentionShape& shape,
                             std::span<const AttentionSequence> sequences, Arena& scratch) {
   share_forward(
       shape, sequences, scratch,

@@ -13,9 +13,9 @@
 
 namespace refrain::kernels {
 
-void attention_forward_bf16(const Bf16Kernel&, const AttentionShape&,
+void attention_forward_bf16(const Microkernel&, const AttentionShape&,
                             std::span<const AttentionSequence>, Arena& scratch);
-void attention_backward_bf16(const Bf16Kernel&, const AttentionShape&,
+void attention_backward_bf16(const Microkernel&, const AttentionShape&,
                              std::span<const AttentionSequence>,
                              std::span<const AttentionGradients>, int64_t dq_row, bool add,
                              Arena& scratch);

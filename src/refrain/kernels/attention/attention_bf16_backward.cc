@@ -58,7 +58,7 @@ struct Bf16BackwardMemory {
 };
 
 struct Bf16Backward {
-  const Bf16Kernel& kernel;
+  const Microkernel& kernel;
   const BackwardTask& task;
   Bf16BackwardMemory memory;
   DropoutRate rate;
@@ -163,7 +163,7 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
 
 // The products of a block of queries, those at `positions` of head h, and the task's keys.
 void backward_block(const Bf16Backward& run, Range positions, int64_t h) {
-  const Bf16Kernel& kernel = run.kernel;
+  const Microkernel& kernel = run.kernel;
   const Bf16BackwardMemory& m = run.memory;
   const Range keys = run.task.keys();
   Range seen[kQueryTiles], all{m.tiles, 0};
@@ -259,7 +259,7 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
 
 }  // namespace
 
-void attention_backward_bf16_task(const Bf16Kernel& kernel, const BackwardTask& task, float* at) {
+void attention_backward_bf16_task(const Microkernel& kernel, const BackwardTask& task, float* at) {
   const AttentionShape& shape = task.shape;
   const int64_t d = shape.head_dim, start = task.sequence.start;
   const Range keys = task.keys();
@@ -301,7 +301,7 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(attention_backward_bf16_task);
 
-void attention_backward_bf16(const Bf16Kernel& kernel, const AttentionShape& shape,
+void attention_backward_bf16(const Microkernel& kernel, const AttentionShape& shape,
                              std::span<const AttentionSequence> sequences,
                              std::span<const AttentionGradients> gradients, int64_t dq_row,
                              bool add, Arena& scratch) {

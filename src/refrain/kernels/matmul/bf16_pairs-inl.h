@@ -1,4 +1,4 @@
-// Rounding and pairing of what Bf16Kernel (format_bf16.h) multiplies, on one instruction set.
+// Rounding and pairing of what Microkernel (format_bf16.h) multiplies, on one instruction set.
 //
 // Which two of a group's 32 numbers make a pair is free as long as both operands agree: they stand
 // 16 apart, so that a pair is made of the same lane of two vectors. Included once per SIMD target

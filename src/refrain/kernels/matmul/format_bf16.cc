@@ -20,7 +20,7 @@ namespace refrain::kernels {
 constexpr int64_t kKBlocks = 16, kBlocksWide = 24, kBlocksTall = 64;
 
 struct Bf16Product : Product {
-  const Bf16Kernel& kernel;
+  const Microkernel& kernel;
   const int32_t* edges;  // group g is [edges[g], edges[g + 1])
   int64_t groups;
   float* packed_b;  // [blocks][groups][kGroupPairs] of what is worked on
@@ -40,7 +40,7 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // writes where each pair belongs. Rounding is what remains.
 
 // 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
-// over the groups [g0, g1): as Bf16Kernel takes A.
+// over the groups [g0, g1): as Microkernel takes A.
 void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
                 int64_t g0, int64_t g1, float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
@@ -63,7 +63,7 @@ void pack_along_turned(MatrixView<const float> x, int64_t item, int64_t end, con
 }
 
 // Items [item, end) that lie across the reduced index, over the group [k, k + n): a block of 32 of
-// them `step` floats after another, as Bf16Kernel takes A, or B with `turned`.
+// them `step` floats after another, as Microkernel takes A, or B with `turned`.
 template <bool turned>
 void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
                  float* to, int64_t step) {
@@ -190,7 +190,7 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(multiply);
 
-void multiply_bf16(const Product& product, const Bf16Kernel& kernel, Arena& scratch) {
+void multiply_bf16(const Product& product, const Microkernel& kernel, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t M = product.c.rows, N = product.c.cols;
   const auto edges =
@@ -208,7 +208,7 @@ void multiply_bf16(const Product& product, const Bf16Kernel& kernel, Arena& scra
 }
 
 void multiply_bf16(const Product& product, Arena& scratch) {
-  if (const Bf16Kernel* kernel = bf16_kernel()) return multiply_bf16(product, *kernel, scratch);
+  if (const Microkernel* kernel = microkernel()) return multiply_bf16(product, *kernel, scratch);
   multiply_rounded(product, scratch);
 }
 

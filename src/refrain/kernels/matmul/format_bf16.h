@@ -19,7 +19,7 @@ inline constexpr int64_t kGroupPairs = kBf16Block * kReductionGroup / 2;
 // first in the lower half of a float's bits, the same two of either operand, per group and half of
 // the 32 rows or columns:
 //   a  [group][half][16 rows][16 pairs]       b  [group][half][16 pairs][16 columns]
-struct Bf16Kernel {
+struct Microkernel {
   const char* name;
   void (*block)(const float* a, const float* b, int64_t groups, float* c, int64_t c_row, bool add);
   void (*begin)();  // before the first block of a task, and after the last one; or null
@@ -28,11 +28,11 @@ struct Bf16Kernel {
 
 // The best that this machine has, the system allows and that passes a check of its sums; null when
 // there is none. Found out once.
-const Bf16Kernel* bf16_kernel();
+const Microkernel* microkernel();
 // All of these that the machine has: for tests.
-std::span<const Bf16Kernel> bf16_kernels();
+std::span<const Microkernel> microkernels();
 
 // As the format does, by this kernel: for tests.
-void multiply_bf16(const Product&, const Bf16Kernel&, Arena& scratch);
+void multiply_bf16(const Product&, const Microkernel&, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -1,4 +1,4 @@
-// Bf16Kernel::block in plain loops: per group two sums, of the first and of the second of each
+// Microkernel::block in plain loops: per group two sums, of the first and of the second of each
 // pair, as the instruction TDPBF16PS defines it.
 #pragma once
 #include <bit>

@@ -10,7 +10,7 @@
 #include "refrain/kernels/matmul/format_bf16_ref.h"
 
 #if defined(__x86_64__) && defined(__linux__)
-#define REFRAIN_BF16_UNITS 1
+#define REFRAIN_MICROKERNELS 1
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -20,7 +20,7 @@
 namespace refrain::kernels {
 namespace {
 
-#ifdef REFRAIN_BF16_UNITS
+#ifdef REFRAIN_MICROKERNELS
 
 // Tiles 0-3: C by quarters; 4, 5: the halves of A; 6, 7: of B. All have 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
@@ -117,7 +117,7 @@ bool has_amx() {
 }
 
 // Small whole numbers: every sum is exact, whatever its order.
-bool sums_are_right(const Bf16Kernel& kernel) {
+bool sums_are_right(const Microkernel& kernel) {
   constexpr int64_t kGroups = 2;
   alignas(64) float a[kGroups * kGroupPairs], b[kGroups * kGroupPairs];
   alignas(64) float got[kBf16Block * kBf16Block], want[kBf16Block * kBf16Block];
@@ -140,13 +140,13 @@ bool sums_are_right(const Bf16Kernel& kernel) {
 #endif
 
 struct Found {
-  std::array<Bf16Kernel, 2> kernels{};
+  std::array<Microkernel, 2> kernels{};
   size_t count = 0;
 
   Found() {
-#ifdef REFRAIN_BF16_UNITS
-    const Bf16Kernel amx{"AMX", amx_block, amx_begin, amx_end};
-    const Bf16Kernel avx512{"AVX512-BF16", avx512_block, nullptr, nullptr};
+#ifdef REFRAIN_MICROKERNELS
+    const Microkernel amx{"AMX", amx_block, amx_begin, amx_end};
+    const Microkernel avx512{"AVX512-BF16", avx512_block, nullptr, nullptr};
     const Isa limit = isa_limit();
     if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
     if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))
@@ -157,13 +157,13 @@ struct Found {
 
 }  // namespace
 
-std::span<const Bf16Kernel> bf16_kernels() {
+std::span<const Microkernel> microkernels() {
   static const Found found;
   return {found.kernels.data(), found.count};
 }
 
-const Bf16Kernel* bf16_kernel() {
-  const auto all = bf16_kernels();
+const Microkernel* microkernel() {
+  const auto all = microkernels();
   return all.empty() ? nullptr : &all.front();
 }
 
