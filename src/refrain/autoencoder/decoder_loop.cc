@@ -8,13 +8,13 @@
 
 #include "refrain/autoencoder/decoder.h"
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/matmul/skinny_matmul.h"
 
 namespace refrain {
 
 using kernels::Cell;
-using kernels::StepOutput;
-using kernels::StepWeights;
+using kernels::SkinnyOutput;
+using kernels::SkinnyWeights;
 
 namespace {
 
@@ -75,24 +75,24 @@ struct PackedWeights {
     return {ctx.scratch.take({n, row}).data, n, width, row};
   }
   // y = x wᵀ + b
-  StepWeights by_rows(const Linear& linear) const {
+  SkinnyWeights by_rows(const Linear& linear) const {
     return {linear.packed(ctx).w.packed, linear.out, linear.in,
             linear.bias ? linear.b.w.data : nullptr};
   }
   // y = x w
-  StepWeights by_columns(const Linear& linear) const {
+  SkinnyWeights by_columns(const Linear& linear) const {
     const Tensor to = ctx.scratch.take({kernels::packed_size(linear.in, linear.out)});
     if (!ctx.planning()) kernels::pack_columns(linear.w.w, to.data);
     return {to.data, linear.in, linear.out};
   }
   // The kernels take memory of their own unless they are given packed matrices: dry, any address
   // tells them that they will be.
-  const float* given(const StepWeights& w, const Linear& linear) const {
+  const float* given(const SkinnyWeights& w, const Linear& linear) const {
     return ctx.planning() ? linear.w.w.data : w.packed;
   }
-  void product(const StepWeights& w, MatrixView<const float> x, int64_t n,
-               const StepOutput& out) const {
-    if (!ctx.planning()) kernels::step_product(w, x.row_range(0, n), out);
+  void product(const SkinnyWeights& w, MatrixView<const float> x, int64_t n,
+               const SkinnyOutput& out) const {
+    if (!ctx.planning()) kernels::skinny_matmul(w, x.row_range(0, n), out);
   }
 };
 
@@ -105,15 +105,15 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   const ActiveSequences places(w);
   const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
   const int64_t state_floats = cells_[0].state_floats();
-  std::vector<StepWeights> to_gates, recurrent;
+  std::vector<SkinnyWeights> to_gates, recurrent;
   std::vector<MatrixView<float>> state;
   for (const Recurrent& cell : cells_) {
     to_gates.push_back(weights.by_rows(cell.input()));
     recurrent.push_back(weights.by_rows(cell.recurrence()));
     state.push_back(weights.rows(B, state_floats));
   }
-  const StepWeights to_y = weights.by_rows(out_);
-  StepWeights to_q{}, to_s{};
+  const SkinnyWeights to_y = weights.by_rows(out_);
+  SkinnyWeights to_q{}, to_s{};
   const MatrixView<float> u = weights.rows(B, E), joined = weights.rows(B, J),
                           s = weights.rows(B, H);
   Tensor codes;
@@ -190,7 +190,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     if (config_.fused) {
       weights.product(to_s, joined, n, {.y = s, .also = s_rows, .relu = true});
     } else {
-      StepWeights part = to_s;
+      SkinnyWeights part = to_s;
       part.bias = nullptr;
       part.panel_depth = J;
       part.K = H;
@@ -232,13 +232,13 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
   const ActiveSequences places(w);
   const int64_t B = w.sequences(), H = hidden(), E = config_.width, J = joined_width();
   const int64_t state_floats = cells_[0].state_floats();
-  std::vector<StepWeights> from_gates, recurrent;
+  std::vector<SkinnyWeights> from_gates, recurrent;
   for (const Recurrent& cell : cells_) {
     from_gates.push_back(weights.by_columns(cell.input()));
     recurrent.push_back(weights.by_columns(cell.recurrence()));
   }
-  const StepWeights from_y = weights.by_columns(out_);
-  StepWeights from_q{}, from_s{};
+  const SkinnyWeights from_y = weights.by_columns(out_);
+  SkinnyWeights from_q{}, from_s{};
   const int64_t gates = cells_[0].input().out;
   const MatrixView<float> dy_now = weights.rows(B, E), du = weights.rows(B, E);
   const MatrixView<float> ds = weights.rows(B, H), djoined = weights.rows(B, J);

@@ -18,7 +18,7 @@
 #include <span>
 
 #include "refrain/base/arena.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/matmul/skinny_matmul.h"
 
 namespace refrain::kernels {
 

@@ -6,7 +6,7 @@
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/reduction_groups.h"
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/matmul/skinny_matmul.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/sequence/recurrent.cc"

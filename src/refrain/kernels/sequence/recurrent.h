@@ -59,7 +59,7 @@ struct RecurrentWeights {
   ConstTensor w_hh, b_hh;  // [G H, H], [G H]
   // w_hh by pack_weight() (gemm.h), or null: forward packs it anew, which is longer than a step.
   const float* packed = nullptr;
-  // w_hh by pack_columns() (step_product.h), or null, likewise for backward.
+  // w_hh by pack_columns() (skinny_matmul.h), or null, likewise for backward.
   const float* packed_columns = nullptr;
 };
 
@@ -71,8 +71,8 @@ struct RecurrentGradients {
 };
 
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
-// With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h); with
-// kBf16 they are not.
+// With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h);
+// with kBf16 they are not.
 void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
 // `rows` as forward wrote them. Gradients of w_hh and b_hh are not computed here: they are dpᵀ

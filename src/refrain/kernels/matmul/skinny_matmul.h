@@ -18,7 +18,7 @@ namespace refrain::kernels {
 // Floats from a row to the next that keep rows out of the same few cache sets.
 inline int64_t spaced(int64_t width) { return (width + 15) / 16 * 16 + 16; }
 
-struct StepWeights {
+struct SkinnyWeights {
   const float* packed;  // w by pack_weight() (gemm.h), or wᵀ's by pack_columns()
   int64_t N, K;
   const float* bias = nullptr;  // [N]
@@ -26,7 +26,7 @@ struct StepWeights {
   int64_t panel_depth = 0;
 };
 
-struct StepOutput {
+struct SkinnyOutput {
   MatrixView<float> y{};           // [n, N], or null
   std::span<float* const> also{};  // where row i goes besides, or empty
   bool relu = false;               // f = max(0, .)
@@ -35,7 +35,7 @@ struct StepOutput {
   std::span<const float* const> where_positive{};
 };
 
-void step_product(const StepWeights&, MatrixView<const float> x, const StepOutput&);
+void skinny_matmul(const SkinnyWeights&, MatrixView<const float> x, const SkinnyOutput&);
 
 // w [N, K] -> what pack_weight() makes of its transpose, of packed_size(K, N) floats: for y = x w.
 void pack_columns(ConstTensor w, float* to);

@@ -1,4 +1,4 @@
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/matmul/skinny_matmul.h"
 
 #include "refrain/base/buffer.h"
 #include "refrain/kernels/elementwise/reduce.h"
@@ -10,7 +10,7 @@
 namespace refrain {
 namespace {
 
-using kernels::StepWeights;
+using kernels::SkinnyWeights;
 
 struct Case {
   int64_t n, N, K;
@@ -28,7 +28,7 @@ std::vector<float> plain(const Floats& x, const Floats& w, const Floats& b) {
   return y;
 }
 
-TEST(StepProduct, GivesTheBitsOfTheProductOfAllRows) {
+TEST(SkinnyMatmul, GivesTheBitsOfTheProductOfAllRows) {
   for_each_target([] {
     for (const auto& [n, N, K] : {Case{1, 1, 1}, {3, 31, 7}, {32, 64, 40}, {17, 100, 33}}) {
       const Floats x({n, K}, 1, 1), w({N, K}, 0, 2), b({N}, 1, 3);
@@ -40,21 +40,21 @@ TEST(StepProduct, GivesTheBitsOfTheProductOfAllRows) {
       for (int64_t i = 0; i < n; ++i) rows.push_back(also.tensor().row(i));
       for (const int threads : {1, 2, 3}) {
         set_threads(threads);
-        const StepWeights weights{packed.data(), N, K, b.tensor().data};
-        kernels::step_product(weights, x, {.y = y, .also = rows});
+        const SkinnyWeights weights{packed.data(), N, K, b.tensor().data};
+        kernels::skinny_matmul(weights, x, {.y = y, .also = rows});
         EXPECT_TRUE(same_bits(y.span(), want));
         EXPECT_TRUE(same_bits(also.span(), want));
 
         // In two parts of K, the second continuing the chains of the first.
         const int64_t half = K / 2;
-        StepWeights part{packed.data(), N, half, nullptr, K};
+        SkinnyWeights part{packed.data(), N, half, nullptr, K};
         if (half > 0)
-          kernels::step_product(part, MatrixView<float>(x).col_range(0, half), {.y = y});
+          kernels::skinny_matmul(part, MatrixView<float>(x).col_range(0, half), {.y = y});
         else
           y.fill(0);
         part = {packed.data() + half * kernels::kWeightPanel, N, K - half, b.tensor().data, K};
-        kernels::step_product(part, MatrixView<float>(x).col_range(half, K - half),
-                              {.y = y, .relu = true, .add = true});
+        kernels::skinny_matmul(part, MatrixView<float>(x).col_range(half, K - half),
+                               {.y = y, .relu = true, .add = true});
         for (size_t i = 0; i < want.size(); ++i)
           ASSERT_EQ(y[static_cast<int64_t>(i)], std::max(0.0f, want[i]));
       }
@@ -63,7 +63,7 @@ TEST(StepProduct, GivesTheBitsOfTheProductOfAllRows) {
   });
 }
 
-TEST(StepProduct, ByColumnsIsTheGradientByTheInput) {
+TEST(SkinnyMatmul, ByColumnsIsTheGradientByTheInput) {
   for_each_target([] {
     for (const auto& [n, N, K] : {Case{2, 5, 3}, {15, 33, 70}}) {
       const Floats dy({n, N}, 0, 1), w({N, K}, 1, 2), want({n, K}), dx({n, K}), gate({n, K}, 0, 3);
@@ -74,15 +74,15 @@ TEST(StepProduct, ByColumnsIsTheGradientByTheInput) {
       kernels::pack_columns(w, packed.data());
       std::vector<const float*> gates;
       for (int64_t i = 0; i < n; ++i) gates.push_back(gate.tensor().row(i));
-      kernels::step_product({packed.data(), K, N}, dy, {.y = dx});
+      kernels::skinny_matmul({packed.data(), K, N}, dy, {.y = dx});
       EXPECT_TRUE(same_bits(dx.span(), want.span()));
-      kernels::step_product({packed.data(), K, N}, dy, {.y = dx, .where_positive = gates});
+      kernels::skinny_matmul({packed.data(), K, N}, dy, {.y = dx, .where_positive = gates});
       for (int64_t i = 0; i < n * K; ++i) ASSERT_EQ(dx[i], gate[i] > 0 ? want[i] : 0.0f);
     }
   });
 }
 
-TEST(StepProduct, RecurrentLoopsTakeColumnsPackedBefore) {
+TEST(SkinnyMatmul, RecurrentLoopsTakeColumnsPackedBefore) {
   constexpr int64_t kH = 40, kT = 3;
   for_each_target([] {
     const Floats w({4 * kH, kH}, 0, 1, 0.1), b({4 * kH}, 0, 2), a({kT, 4 * kH}, 0, 3);

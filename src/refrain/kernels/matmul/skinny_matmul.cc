@@ -1,4 +1,4 @@
-#include "refrain/kernels/matmul/step_product.h"
+#include "refrain/kernels/matmul/skinny_matmul.h"
 
 #include <algorithm>
 
@@ -6,7 +6,7 @@
 #include "refrain/base/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/step_product.cc"
+#define HWY_TARGET_INCLUDE "refrain/kernels/matmul/skinny_matmul.cc"
 #include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
@@ -18,7 +18,7 @@ namespace refrain::kernels::HWY_NAMESPACE {
 constexpr int64_t kRowsTogether = 4 * kTileRows;
 
 // Columns j .. j + n of row i: from the product to where it belongs.
-HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t i, int64_t j,
+HWY_INLINE void finish_row(const SkinnyWeights& w, const SkinnyOutput& out, int64_t i, int64_t j,
                            int64_t n, const float* p) {
   const size_t row = static_cast<size_t>(i);
   float* y = out.y ? out.y.row(i) + j : nullptr;
@@ -38,9 +38,9 @@ HWY_INLINE void finish_row(const StepWeights& w, const StepOutput& out, int64_t 
 
 // Rows [i0, i0 + n), n <= kRowsTogether, and one panel, a stretch of K at a time: it comes from far
 // with the first tile of rows and is near for the others, while they ask for the next panel's.
-HWY_INLINE void step_panel(const StepWeights& w, MatrixView<const float> x, int64_t i0, int64_t n,
-                           const StepOutput& out, int64_t j, int64_t cols, const float* panel,
-                           const float* next) {
+HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x, int64_t i0,
+                             int64_t n, const SkinnyOutput& out, int64_t j, int64_t cols,
+                             const float* panel, const float* next) {
   constexpr int64_t kStretch = 64, kLine = 64 / sizeof(float);
   const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
   HWY_ALIGN float p[kRowsTogether * kMaxPanel];
@@ -59,8 +59,8 @@ HWY_INLINE void step_panel(const StepWeights& w, MatrixView<const float> x, int6
   for (int64_t i = 0; i < n; ++i) finish_row(w, out, i0 + i, j, cols, p + i * NR);
 }
 
-void step_panels(const StepWeights& w, MatrixView<const float> x, const StepOutput& out,
-                 int64_t first, int64_t last) {
+void skinny_panels(const SkinnyWeights& w, MatrixView<const float> x, const SkinnyOutput& out,
+                   int64_t first, int64_t last) {
   const int64_t n = x.rows, NR = tile_cols();
   const int64_t depth = w.panel_depth > 0 ? w.panel_depth : w.K;
   const auto at = [&](int64_t panel) {
@@ -70,18 +70,18 @@ void step_panels(const StepWeights& w, MatrixView<const float> x, const StepOutp
   for (int64_t panel = first; panel < last; ++panel) {
     const int64_t j = panel * NR, cols = std::min(NR, w.N - j);
     for (int64_t i0 = 0; i0 < n; i0 += kRowsTogether)
-      step_panel(w, x, i0, std::min(kRowsTogether, n - i0), out, j, cols, at(panel),
-                 i0 == 0 && panel + 1 < last ? at(panel + 1) : nullptr);
+      skinny_panel(w, x, i0, std::min(kRowsTogether, n - i0), out, j, cols, at(panel),
+                   i0 == 0 && panel + 1 < last ? at(panel + 1) : nullptr);
   }
 }
 
-void step_product(const StepWeights& w, MatrixView<const float> x, const StepOutput& out) {
+void skinny_matmul(const SkinnyWeights& w, MatrixView<const float> x, const SkinnyOutput& out) {
   const int64_t panels = (w.N + tile_cols() - 1) / tile_cols();
   const int64_t tasks = std::min<int64_t>(panels, threads());
   parallel_for(
       tasks,
       [&](int64_t task) {
-        step_panels(w, x, out, panels * task / tasks, panels * (task + 1) / tasks);
+        skinny_panels(w, x, out, panels * task / tasks, panels * (task + 1) / tasks);
       },
       2 * x.rows * w.N * w.K);
 }
@@ -91,11 +91,11 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace refrain::kernels {
-HWY_EXPORT(step_product);
+HWY_EXPORT(skinny_matmul);
 
-void step_product(const StepWeights& w, MatrixView<const float> x, const StepOutput& out) {
+void skinny_matmul(const SkinnyWeights& w, MatrixView<const float> x, const SkinnyOutput& out) {
   REFRAIN_CHECK(x.cols == w.K && (!out.y || (out.y.rows >= x.rows && out.y.cols == w.N)));
-  if (x.rows > 0) HWY_DYNAMIC_DISPATCH(step_product)(w, x, out);
+  if (x.rows > 0) HWY_DYNAMIC_DISPATCH(skinny_matmul)(w, x, out);
 }
 
 void pack_columns(ConstTensor w, float* to) {
