@@ -49,10 +49,10 @@ namespace refrain::kernels::HWY_NAMESPACE {
 
 // What is needed next, rows of memory. A tile asks for a part of it, a line with each pair, which
 // hides how far away it is.
-class Ahead {
+class Prefetcher {
  public:
-  Ahead() = default;
-  Ahead(const void* from, int64_t rows, int64_t row_bytes, int64_t apart, int64_t parts)
+  Prefetcher() = default;
+  Prefetcher(const void* from, int64_t rows, int64_t row_bytes, int64_t apart, int64_t parts)
       : at_(static_cast<const char*>(from)),
         lines_(blocks_of(row_bytes, kLine)),
         apart_(apart),
@@ -125,9 +125,9 @@ void pack_int16_rows(MatrixView<const float> x, const GroupRun& run, int32_t lar
       float* scale = scales + a_scales_at(run, t);
       for (int64_t i = tiles.row(t); i < tiles.row(t + 1); ++i, row += run.pairs, ++scale) {
         const float* from = x.row(i);
-        if (i + kRowsAhead < tiles.row(tiles.tiles()))
-          ask_for(from + kRowsAhead * x.row_stride + run.begin(0),
-                  run.begin(run.count) - run.begin(0));
+        if (i + kPrefetchedRows < tiles.row(tiles.tiles()))
+          prefetch(from + kPrefetchedRows * x.row_stride + run.begin(0),
+                   run.begin(run.count) - run.begin(0));
         for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g)
           scale[g * kMostLanes] =
               round_along(from + run.begin(g), run.length(g), largest, row + pair);
@@ -210,14 +210,14 @@ class Int16Blocks final : public BlockedProduct {
       const TileRows block = block_of(b);
       for (const GroupRun& run : part.runs)
         pack_int16_rows(x.a, run, x.largest, block, rows, scales);
-      Ahead next_block;
+      Prefetcher next_block;
       if (b + 1 < blocks) {
         const TileRows next = block_of(b + 1);
         const int64_t calls = (p1 - p0) * part.count() * block.tiles();
         const float* from = x.a.row(next.row(0)) + k0 * x.a.col_stride;
-        next_block = along
-                         ? Ahead(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
-                         : Ahead(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
+        next_block =
+            along ? Prefetcher(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
+                  : Prefetcher(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
       }
       for (int64_t p = p0; p < p1; ++p) {
         const int64_t n = std::min(NR, part.width - p * NR);
@@ -226,31 +226,33 @@ class Int16Blocks final : public BlockedProduct {
           const float* panel_scales = x.b_scales + (p * part.groups + run.groups_before) * NR;
           // What comes next of B lies behind this.
           const bool last = p + 1 == p1 && &run == &back;
-          Ahead next_run;
+          Prefetcher next_run;
           if (!last)
-            next_run = Ahead(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
+            next_run =
+                Prefetcher(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
           const bool first = &run == &front;
           for (int64_t t = 0; t < block.tiles(); ++t) {
             const int64_t i = block.row(t), mr = block.row(t + 1) - i;
             float* c = x.c.row(i) + part.j0 + p * NR;
-            const char* ask[kRunPairs + kMostLanes];
-            const char **next = ask, **const end = ask + run.pairs;
+            const char* lines[kRunPairs + kMostLanes];
+            const char **next = lines, **const end = lines + run.pairs;
             if (first && t + 1 < block.tiles())
-              next = Ahead(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
-                           c_row * kFloat, 1)
+              next = Prefetcher(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
+                                c_row * kFloat, 1)
                          .put(next, end);
             next = next_run.put(next, end);
             next = next_block.put(next, end);
             const Pair* a = rows + block.at(run, t);
-            Ahead::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
+            Prefetcher::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
             const float* a_scales = scales + a_scales_at(run, t);
             const bool add = part.add || !first;
             if (along)
-              int16_tile_of<Dot, Rows::kApart, V, true>(
-                  mr, a, run.pairs, a_scales, panel, panel_scales, NR, run, ask, c, c_row, n, add);
+              int16_tile_of<Dot, Rows::kApart, V, true>(mr, a, run.pairs, a_scales, panel,
+                                                        panel_scales, NR, run, lines, c, c_row, n,
+                                                        add);
             else
               int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
-                                                           NR, run, ask, c, c_row, n, add);
+                                                           NR, run, lines, c, c_row, n, add);
           }
         }
       }

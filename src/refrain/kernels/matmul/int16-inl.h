@@ -88,8 +88,8 @@ HWY_INLINE Scale scale_of(FloatVec magnitude, int32_t largest) {
 }
 
 // Rows come from far: so many ahead of the one at hand are asked for.
-inline constexpr int64_t kRowsAhead = 4;
-HWY_INLINE void ask_for(const float* row, int64_t n) {
+inline constexpr int64_t kPrefetchedRows = 4;
+HWY_INLINE void prefetch(const float* row, int64_t n) {
   constexpr int64_t kLine = 64 / sizeof(float);
   for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(row + i, 0, 3);
 }
@@ -159,7 +159,7 @@ HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, in
   std::fill(scales, scales + round_up(count, N), 0.0f);
   for (int64_t k = 0; k < n; ++k) {
     const float* row = from + k * along;
-    if (k + kRowsAhead < n) ask_for(row + kRowsAhead * along, count);
+    if (k + kPrefetchedRows < n) prefetch(row + kPrefetchedRows * along, count);
     each(count, [&](auto at, int64_t j) HWY_ATTR {
       const PairVec most = hn::BitCast(di, hn::LoadU(d, scales + j));
       hn::StoreU(hn::BitCast(d, larger(most, at.load(row + j))), d, scales + j);
@@ -221,13 +221,13 @@ inline void pack_int16_panels(MatrixView<const float> x, const ReductionGroups& 
 }
 
 // C [MR, n] (+)= A B over a run of groups. a: pairs, as tile() of tile-inl.h takes numbers; b: a
-// panel of V vectors; scales per group, those of A [kMostLanes] apart. kAsk: with each pair, a line
-// comes into the second-level cache.
-template <class Dot, int MR, Rows kRows, int V, bool kAsk>
+// panel of V vectors; scales per group, those of A [kMostLanes] apart. kPrefetch: with each pair, a
+// line comes into the second-level cache.
+template <class Dot, int MR, Rows kRows, int V, bool kPrefetch>
 HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
                              const float* HWY_RESTRICT a_scales, const Pair* HWY_RESTRICT b,
                              const float* HWY_RESTRICT b_scales, int64_t columns,
-                             const ReductionGroups& run, const char* const* ask,
+                             const ReductionGroups& run, const char* const* lines,
                              float* HWY_RESTRICT c, int64_t c_row, int64_t n, bool add) {
   const FloatTag d;
   const PairTag di;
@@ -248,7 +248,7 @@ HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
     for (int i = 0; i < kGroups; ++i) rows[i] = a + 3 * i * a_step;
     const Pair* adjacent = a;
     for (int64_t p = 0; p < pairs; ++p, b += columns) {
-      if constexpr (kAsk) __builtin_prefetch(*ask++, 0, 2);
+      if constexpr (kPrefetch) __builtin_prefetch(*lines++, 0, 2);
       PairVec bv[V];
       REFRAIN_UNROLL
       for (int v = 0; v < V; ++v) bv[v] = hn::LoadU(di, b + v * N);
@@ -308,21 +308,21 @@ HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
 }
 
 // int16_tile<mr> for mr and n known at run time.
-template <class Dot, Rows kRows, int V, bool kAsk, int MR = tile_rows<V>()>
+template <class Dot, Rows kRows, int V, bool kPrefetch, int MR = tile_rows<V>()>
 HWY_INLINE void int16_tile_of(int64_t mr, const Pair* a, int64_t a_step, const float* a_scales,
                               const Pair* b, const float* b_scales, int64_t columns,
-                              const ReductionGroups& run, const char* const* ask, float* c,
+                              const ReductionGroups& run, const char* const* lines, float* c,
                               int64_t c_row, int64_t n, bool add) {
   if constexpr (V > 1)
     if (n <= (V - 1) * float_lanes())
-      return int16_tile_of<Dot, kRows, V - 1, kAsk, MR>(mr, a, a_step, a_scales, b, b_scales,
-                                                        columns, run, ask, c, c_row, n, add);
+      return int16_tile_of<Dot, kRows, V - 1, kPrefetch, MR>(mr, a, a_step, a_scales, b, b_scales,
+                                                             columns, run, lines, c, c_row, n, add);
   if (mr == MR)
-    return int16_tile<Dot, MR, kRows, V, kAsk>(a, a_step, a_scales, b, b_scales, columns, run, ask,
-                                               c, c_row, n, add);
+    return int16_tile<Dot, MR, kRows, V, kPrefetch>(a, a_step, a_scales, b, b_scales, columns, run,
+                                                    lines, c, c_row, n, add);
   if constexpr (MR > 1)
-    int16_tile_of<Dot, kRows, V, kAsk, MR - 1>(mr, a, a_step, a_scales, b, b_scales, columns, run,
-                                               ask, c, c_row, n, add);
+    int16_tile_of<Dot, kRows, V, kPrefetch, MR - 1>(mr, a, a_step, a_scales, b, b_scales, columns,
+                                                    run, lines, c, c_row, n, add);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
