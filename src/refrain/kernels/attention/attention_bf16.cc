@@ -21,31 +21,32 @@ constexpr int64_t kBlockKeys = 128, kBlockTiles = kBlockKeys / kTile;
 
 // What a task keeps of its queries, of a block of keys, and of a tile of queries and that block.
 struct Bf16ForwardMemory {
-  Bf16ForwardMemory(int64_t head_dim, int64_t most_rows, float* at) : deep(groups_of(head_dim)) {
+  Bf16ForwardMemory(int64_t head_dim, int64_t most_rows, float* at)
+      : k_blocks(groups_of(head_dim)) {
     const int64_t tiles = groups_of(most_rows);
     TaskMemory memory{at};
-    queries = memory.take(tiles * deep * kGroupPairs);
-    out = memory.take(tiles * deep * kTileFloats);
+    queries = memory.take(tiles * k_blocks * kGroupPairs);
+    out = memory.take(tiles * k_blocks * kTileFloats);
     maximum = memory.take(tiles * kTile);
     sum = memory.take(tiles * kTile);
     unit = memory.take(tiles * kTile);
-    keys = memory.take(kBlockTiles * deep * kGroupPairs);
-    values = memory.take(kBlockTiles * deep * kGroupPairs);
+    keys = memory.take(kBlockTiles * k_blocks * kGroupPairs);
+    values = memory.take(kBlockTiles * k_blocks * kGroupPairs);
     scores = memory.take(kBlockTiles * kTileFloats);
     probabilities = memory.take(kBlockTiles * kGroupPairs);
     factors = memory.take(kTileFloats);
     product = memory.take(kTileFloats);
     in_range = memory.take(kTile * head_dim);
-    zeros = memory.take(deep * kReductionGroup);
+    zeros = memory.take(k_blocks * kReductionGroup);
     floats = memory.floats;
   }
-  int64_t deep;          // groups of head_dim
-  float* queries;        // right operands of Sᵀ: [tile][deep]
-  float* out;            // oᵀ so far: [tile][32 deep, 32 queries]
+  int64_t k_blocks;      // groups of head_dim
+  float* queries;        // right operands of Sᵀ: [tile][k_blocks]
+  float* out;            // oᵀ so far: [tile][32 k_blocks, 32 queries]
   float *maximum, *sum;  // of each query
   float* unit;           // of its scores
-  float* keys;           // left operands of Sᵀ: [tile][deep]
-  float* values;         // left operands of oᵀ: [deep][tile]
+  float* keys;           // left operands of Sᵀ: [tile][k_blocks]
+  float* values;         // left operands of oᵀ: [k_blocks][tile]
   float* scores;         // [tile][32 keys, 32 queries]
   float* probabilities;  // right operand of oᵀ: [tile]
   float *factors, *product;
@@ -124,7 +125,7 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
   const FloatTag d;
   const AttentionShape& shape = run.task.shape;
   const Bf16ForwardMemory& m = run.memory;
-  const int64_t r0 = t * kTile, columns = std::min(kTile, run.rows() - r0), deep = m.deep;
+  const int64_t r0 = t * kTile, columns = std::min(kTile, run.rows() - r0), k_blocks = m.k_blocks;
   const Range earliest = list.seen(run.position(r0));
   const Range latest = list.seen(run.position(r0 + columns - 1));
   const Range tiles =
@@ -135,8 +136,8 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     float* scores = m.scores + g * kTileFloats;
     const int64_t first = k0 + g * kTile;
-    run.kernel.block(m.keys + g * deep * kGroupPairs, m.queries + t * deep * kGroupPairs, deep,
-                     scores, kTile, false);
+    run.kernel.block(m.keys + g * k_blocks * kGroupPairs, m.queries + t * k_blocks * kGroupPairs,
+                     k_blocks, scores, kTile, false);
     if (latest.low > first || earliest.high < first + kTile)
       hide_unseen(scores, [&](int64_t j) {
         const Range by = shifted(intersection(list.seen_by(first + j), positions), -positions.low);
@@ -180,11 +181,11 @@ void forward_tile(const Bf16Forward& run, const KeyRange& list, int64_t t, int64
     hn::StoreU(hn::MulAdd(hn::LoadU(d, sum), hn::Load(d, keep + c), more), d, sum);
   }
 
-  for (int64_t n = 0; n < deep; ++n) {
+  for (int64_t n = 0; n < k_blocks; ++n) {
     run.kernel.block(m.values + (n * kBlockTiles + tiles.low) * kGroupPairs,
                      m.probabilities + tiles.low * kGroupPairs, tiles.high - tiles.low, m.product,
                      kTile, false);
-    float* out = m.out + (t * deep + n) * kTileFloats;
+    float* out = m.out + (t * k_blocks + n) * kTileFloats;
     for (int64_t c = 0; c < kTile; c += float_lanes()) {
       const FloatVec scale = hn::Load(d, keep + c);
       for (int64_t at = c; at < kTileFloats; at += kTile)
@@ -202,7 +203,7 @@ void load_block(const Bf16Forward& run, const KeyRange& list, Range exist, int64
   TileRows k, v;
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
     find_keys(list, run.task.sequence, exist, k0 + g * kTile, run.task.kv_head * d, m.zeros, k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGroupPairs);
+    pack_rows<Side::kLeft>(k, d, m.keys + g * m.k_blocks * kGroupPairs);
     pack_columns<Side::kLeft>(v, d, kBlockTiles * kGroupPairs, m.values + g * kGroupPairs);
   }
 }
@@ -214,8 +215,8 @@ void finish_tile(const Bf16Forward& run, int64_t t) {
   const AttentionSequence& s = run.task.sequence;
   const Bf16ForwardMemory& m = run.memory;
   const int64_t d = shape.head_dim, r0 = t * kTile, columns = std::min(kTile, run.rows() - r0);
-  for (int64_t n = 0; n < m.deep; ++n) {
-    float* out = m.out + (t * m.deep + n) * kTileFloats;
+  for (int64_t n = 0; n < m.k_blocks; ++n) {
+    float* out = m.out + (t * m.k_blocks + n) * kTileFloats;
     for (int64_t c = 0; c < kTile; c += float_lanes()) {
       const FloatVec inverse = hn::Div(hn::Set(tag, 1.0f), hn::LoadU(tag, m.sum + r0 + c));
       // Adding zero: the sign of a zero would tell which keys it does not see came beside it.
@@ -245,8 +246,8 @@ void attention_forward_bf16_task(const Microkernel& kernel, const ForwardTask& t
   std::fill_n(m.maximum, tiles * kTile, -std::numeric_limits<float>::infinity());
   std::fill_n(m.sum, tiles * kTile, 0.0f);
   std::fill_n(m.unit, tiles * kTile, 1.0f);
-  std::fill_n(m.out, tiles * m.deep * kTileFloats, 0.0f);
-  std::fill_n(m.zeros, m.deep * kReductionGroup, 0.0f);
+  std::fill_n(m.out, tiles * m.k_blocks * kTileFloats, 0.0f);
+  std::fill_n(m.zeros, m.k_blocks * kReductionGroup, 0.0f);
   for (int64_t t = 0; t < tiles; ++t) {
     TileRows q;
     q.fill(m.zeros);
@@ -261,7 +262,7 @@ void attention_forward_bf16_task(const Microkernel& kernel, const ForwardTask& t
       }
       q[static_cast<size_t>(r % kTile)] = own;
     }
-    pack_rows<Side::kRight>(q, d, m.queries + t * m.deep * kGroupPairs);
+    pack_rows<Side::kRight>(q, d, m.queries + t * m.k_blocks * kGroupPairs);
   }
 
   if (kernel.begin) kernel.begin();

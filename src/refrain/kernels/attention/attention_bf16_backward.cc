@@ -19,15 +19,17 @@ static_assert(kQueryBlock % kTile == 0 && kSegmentStep % kTile == 0);
 // What a task keeps of its keys, of a block of queries, and of a tile of keys with that block.
 struct Bf16BackwardMemory {
   Bf16BackwardMemory(int64_t head_dim, int64_t segment_keys, float* at)
-      : deep(groups_of(head_dim)), tiles(segment_keys / kTile), wide(deep * kReductionGroup) {
+      : k_blocks(groups_of(head_dim)),
+        tiles(segment_keys / kTile),
+        wide(k_blocks * kReductionGroup) {
     TaskMemory memory{at};
-    keys = memory.take(tiles * deep * kGroupPairs);
-    values = memory.take(tiles * deep * kGroupPairs);
-    keys_turned = memory.take(tiles * deep * kGroupPairs);
+    keys = memory.take(tiles * k_blocks * kGroupPairs);
+    values = memory.take(tiles * k_blocks * kGroupPairs);
+    keys_turned = memory.take(tiles * k_blocks * kGroupPairs);
     dk = memory.take(tiles * kTile * wide);
     dv = memory.take(tiles * kTile * wide);
     for (float** of_queries : {&q, &d_o, &q_turned, &d_o_turned})
-      *of_queries = memory.take(kQueryTiles * deep * kGroupPairs);
+      *of_queries = memory.take(kQueryTiles * k_blocks * kGroupPairs);
     dq = memory.take(wide * kQueryBlock);
     for (float** of_query : {&unit, &maximum, &log_sum, &delta})
       *of_query = memory.take(kQueryBlock);
@@ -39,20 +41,20 @@ struct Bf16BackwardMemory {
     zeros = memory.take(wide);
     floats = memory.floats;
   }
-  int64_t deep, tiles, wide;     // groups of head_dim; tiles of keys; a row of a gradient
-  float *keys, *values;          // left operands of Sᵀ and dPᵀ: [tile][deep]
-  float* keys_turned;            // left operands of dQᵀ: [deep][tile]
-  float *dk, *dv;                // [keys, wide]
-  float *q_turned, *d_o_turned;  // right operands of Sᵀ and dPᵀ: [query tile][deep]
-  float *q, *d_o;                // right operands of dK and dV: [deep][query tile]
-  float* dq;                     // dQᵀ: [wide, kQueryBlock]
-  float *unit, *maximum;         // of each query, or rather its scores
-  float *log_sum, *delta;        // likewise; delta = scale rowsum(dO o)
-  float *scores, *slopes;        // Sᵀ and dPᵀ of a tile
-  float* factors;                // of dropout
-  float *p, *ds;                 // left operands of dV and dK: [query tile]
-  float* ds_right;               // right operands of dQᵀ: [query tile][tile of the key block]
-  float* in_range;               // a tile's queries as scores need them, [32, head_dim]
+  int64_t k_blocks, tiles, wide;  // groups of head_dim; tiles of keys; a row of a gradient
+  float *keys, *values;           // left operands of Sᵀ and dPᵀ: [tile][k_blocks]
+  float* keys_turned;             // left operands of dQᵀ: [k_blocks][tile]
+  float *dk, *dv;                 // [keys, wide]
+  float *q_turned, *d_o_turned;   // right operands of Sᵀ and dPᵀ: [query tile][k_blocks]
+  float *q, *d_o;                 // right operands of dK and dV: [k_blocks][query tile]
+  float* dq;                      // dQᵀ: [wide, kQueryBlock]
+  float *unit, *maximum;          // of each query, or rather its scores
+  float *log_sum, *delta;         // likewise; delta = scale rowsum(dO o)
+  float *scores, *slopes;         // Sᵀ and dPᵀ of a tile
+  float* factors;                 // of dropout
+  float *p, *ds;                  // left operands of dV and dK: [query tile]
+  float* ds_right;                // right operands of dQᵀ: [query tile][tile of the key block]
+  float* in_range;                // a tile's queries as scores need them, [32, head_dim]
   float* zeros;
   int64_t floats;
 };
@@ -136,13 +138,13 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
   const AttentionSequence& s = run.task.sequence;
   const KeyRange& list = run.task.list();
   const Bf16BackwardMemory& m = run.memory;
-  const int64_t deep = m.deep, first = run.origin + g * kTile;
+  const int64_t k_blocks = m.k_blocks, first = run.origin + g * kTile;
   const int64_t t0 = positions.low / kQueryBlock * kQueryBlock + c * kTile;
   const Range at = run.queries(positions, c);
-  run.kernel.block(m.keys + g * deep * kGroupPairs, m.q_turned + c * deep * kGroupPairs, deep,
-                   m.scores, kTile, false);
-  run.kernel.block(m.values + g * deep * kGroupPairs, m.d_o_turned + c * deep * kGroupPairs, deep,
-                   m.slopes, kTile, false);
+  run.kernel.block(m.keys + g * k_blocks * kGroupPairs, m.q_turned + c * k_blocks * kGroupPairs,
+                   k_blocks, m.scores, kTile, false);
+  run.kernel.block(m.values + g * k_blocks * kGroupPairs, m.d_o_turned + c * k_blocks * kGroupPairs,
+                   k_blocks, m.slopes, kTile, false);
   if (at.high - at.low < kTile || list.seen(at.low).high < first + kTile ||
       list.seen(at.high - 1).low > first)
     hide_unseen(m.scores,
@@ -184,7 +186,7 @@ void backward_block(const Bf16Backward& run, Range positions, int64_t h) {
       }
       const int64_t last = std::min(run.origin + (g + 1) * kTile, keys.high) - 1;
       if (tiles.low >= tiles.high || !run.task.wants(last)) continue;
-      for (int64_t n = 0; n < m.deep; ++n) {
+      for (int64_t n = 0; n < m.k_blocks; ++n) {
         const int64_t out = g * kTile * m.wide + n * kTile, left = tiles.low * kGroupPairs;
         const int64_t right = (n * kQueryTiles + tiles.low) * kGroupPairs;
         const int64_t groups = tiles.high - tiles.low;
@@ -194,7 +196,7 @@ void backward_block(const Bf16Backward& run, Range positions, int64_t h) {
     }
     for (int64_t c = 0; c < kQueryTiles; ++c) {
       const Range tiles = intersection(seen[c], block);
-      for (int64_t n = 0; n < m.deep && tiles.low < tiles.high; ++n)
+      for (int64_t n = 0; n < m.k_blocks && tiles.low < tiles.high; ++n)
         kernel.block(m.keys_turned + (n * m.tiles + tiles.low) * kGroupPairs,
                      m.ds_right + (c * kBlockTiles + tiles.low - g0) * kGroupPairs,
                      tiles.high - tiles.low, m.dq + n * kTile * kQueryBlock + c * kTile,
@@ -246,8 +248,8 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
       m.maximum[t - t0] = s.softmax[h * s.queries + query];
       m.log_sum[t - t0] = s.softmax[(shape.heads + h) * s.queries + query];
     }
-    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.deep * kGroupPairs);
-    pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.deep * kGroupPairs);
+    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.k_blocks * kGroupPairs);
+    pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.k_blocks * kGroupPairs);
     pack_columns<Side::kRight>(q, d, kQueryTiles * kGroupPairs, m.q + c * kGroupPairs);
     pack_columns<Side::kRight>(d_o, d, kQueryTiles * kGroupPairs, m.d_o + c * kGroupPairs);
   }
@@ -276,8 +278,8 @@ void attention_backward_bf16_task(const Microkernel& kernel, const BackwardTask&
   for (int64_t g = 0; g < groups_of(keys.high - run.origin); ++g) {
     find_keys(task.list(), task.sequence, keys, run.origin + g * kTile, task.kv_head * d, m.zeros,
               k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.deep * kGroupPairs);
-    pack_rows<Side::kLeft>(v, d, m.values + g * m.deep * kGroupPairs);
+    pack_rows<Side::kLeft>(k, d, m.keys + g * m.k_blocks * kGroupPairs);
+    pack_rows<Side::kLeft>(v, d, m.values + g * m.k_blocks * kGroupPairs);
     pack_columns<Side::kLeft>(k, d, m.tiles * kGroupPairs, m.keys_turned + g * kGroupPairs);
   }
 

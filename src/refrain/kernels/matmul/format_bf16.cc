@@ -17,7 +17,7 @@
 namespace refrain::kernels {
 // Blocking: of B [512, 768] in L2; 32 rows of A, and 32 columns of B, of that depth each take 32
 // KiB. Where A is packed ahead of the tasks, 2,048 rows at a time.
-constexpr int64_t kKBlocks = 16, kBlocksWide = 24, kBlocksTall = 64;
+constexpr int64_t kKBlocks = 16, kNBlocks = 24, kMBlocks = 64;
 
 struct Bf16Product : Product {
   const Microkernel& kernel;
@@ -27,8 +27,8 @@ struct Bf16Product : Product {
   float* packed_a;  // likewise; null where tasks pack A themselves
 };
 // Of B's blocks, how many are packed at a time.
-inline int64_t bf16_blocks_wide(int64_t blocks) {
-  return blocks_of(blocks, std::max<int64_t>(1, blocks_of(blocks, kBlocksWide)));
+inline int64_t n_blocks_of(int64_t blocks) {
+  return blocks_of(blocks, std::max<int64_t>(1, blocks_of(blocks, kNBlocks)));
 }
 }  // namespace refrain::kernels
 #endif
@@ -95,8 +95,8 @@ class Bf16Blocks final : public BlockedProduct {
   Blocking blocking() const {
     const int64_t tiles = blocks_of(x_.c.rows, kBf16Block);
     const int64_t panels = blocks_of(x_.c.cols, kBf16Block);
-    return {tiles, panels, x_.packed_a ? std::min(kBlocksTall, tiles) : tiles,
-            bf16_blocks_wide(panels), blocks_of(x_.groups, kKBlocks)};
+    return {tiles, panels, x_.packed_a ? std::min(kMBlocks, tiles) : tiles, n_blocks_of(panels),
+            blocks_of(x_.groups, kKBlocks)};
   }
 
   TaskCount packing_b(const Block& block) const override {
@@ -149,27 +149,27 @@ class Bf16Blocks final : public BlockedProduct {
   void multiply_tile(const Block& block, const TaskRange& task, int64_t i) const {
     HWY_ALIGN float own[kKBlocks * kGroupPairs];
     HWY_ALIGN float edge[kBf16Block * kBf16Block];
-    const int64_t deep = groups(block), g0 = first(block), c_row = x_.c.row_stride;
+    const int64_t k_blocks = groups(block), g0 = first(block), c_row = x_.c.row_stride;
     const int64_t row = (block.tile + i) * kBf16Block;
     const float* a = own;
     if (x_.packed_a)
-      a = x_.packed_a + i * deep * kGroupPairs;
+      a = x_.packed_a + i * k_blocks * kGroupPairs;
     else
-      pack_along(x_.a, row, x_.c.rows, x_.edges, g0, g0 + deep, own);
+      pack_along(x_.a, row, x_.c.rows, x_.edges, g0, g0 + k_blocks, own);
     const bool add = x_.add || g0 > 0;
     for (int64_t q = task.first_panel; q < task.last_panel; ++q) {
-      const float* b = x_.packed_b + q * deep * kGroupPairs;
+      const float* b = x_.packed_b + q * k_blocks * kGroupPairs;
       const int64_t column = (block.panel + q) * kBf16Block;
       const int64_t rows = std::min(kBf16Block, x_.c.rows - row);
       const int64_t cols = std::min(kBf16Block, x_.c.cols - column);
       float* c = x_.c.row(row) + column;
       if (rows == kBf16Block && cols == kBf16Block) {
-        x_.kernel.block(a, b, deep, c, c_row, add);
+        x_.kernel.block(a, b, k_blocks, c, c_row, add);
         continue;
       }
       for (int64_t r = 0; r < rows && add; ++r)
         std::copy_n(c + r * c_row, cols, edge + r * kBf16Block);
-      x_.kernel.block(a, b, deep, edge, kBf16Block, add);
+      x_.kernel.block(a, b, k_blocks, edge, kBf16Block, add);
       for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * c_row);
     }
   }
@@ -195,16 +195,16 @@ void multiply_bf16(const Product& product, const Microkernel& kernel, Arena& scr
   const int64_t M = product.c.rows, N = product.c.cols;
   const auto edges =
       make_reduction_groups(product.a.cols, product.pieces, kReductionGroup, scratch);
-  const int64_t groups = edges.size() - 1, deep = std::min(groups, kKBlocks);
+  const int64_t groups = edges.size() - 1, k_blocks = std::min(groups, kKBlocks);
   const Tensor packed_b =
-      scratch.take({bf16_blocks_wide(blocks_of(N, kBf16Block)), deep, kGroupPairs});
+      scratch.take({n_blocks_of(blocks_of(N, kBf16Block)), k_blocks, kGroupPairs});
   // Rows of A that lie along the reduced index are packed where they are used.
-  const int64_t tall =
-      product.a.col_stride == 1 ? 0 : std::min(kBlocksTall, blocks_of(M, kBf16Block));
-  const Tensor packed_a = scratch.take({tall, deep, kGroupPairs});
+  const int64_t m_blocks =
+      product.a.col_stride == 1 ? 0 : std::min(kMBlocks, blocks_of(M, kBf16Block));
+  const Tensor packed_a = scratch.take({m_blocks, k_blocks, kGroupPairs});
   if (scratch.planning() || product.is_empty()) return;
   HWY_DYNAMIC_DISPATCH(multiply)
-  ({product, kernel, edges.data, groups, packed_b.data, tall > 0 ? packed_a.data : nullptr});
+  ({product, kernel, edges.data, groups, packed_b.data, m_blocks > 0 ? packed_a.data : nullptr});
 }
 
 void multiply_bf16(const Product& product, Arena& scratch) {
