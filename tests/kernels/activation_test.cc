@@ -152,18 +152,18 @@ TEST(Swiglu, OfRoundedValuesIsTheSameInEveryForm) {
     const Floats x({kRows, 2 * n}, n % 4, 1, 2.0), dout({kRows, n}, 1, 2);
     for_each_target([&] {
       Floats rounded({kRows, 2 * n}, n % 4, 1, 2.0), want({kRows, n}), want_dx({kRows, 2 * n});
-      std::vector<BFloat16> narrow(static_cast<size_t>(kRows * 2 * n)), again(narrow.size());
-      const TensorOf<BFloat16> want_narrow{narrow.data(), {kRows, 2 * n}};
-      const TensorOf<BFloat16> got_narrow{again.data(), {kRows, 2 * n}};
-      kernels::round_to_bf16(rounded.tensor(), want_narrow);
+      std::vector<BFloat16> bf16(static_cast<size_t>(kRows * 2 * n)), again(bf16.size());
+      const TensorOf<BFloat16> want_bf16{bf16.data(), {kRows, 2 * n}};
+      const TensorOf<BFloat16> got_bf16{again.data(), {kRows, 2 * n}};
+      kernels::round_to_bf16(rounded.tensor(), want_bf16);
       kernels::swiglu_forward(rounded, want);
       kernels::swiglu_backward(rounded, dout, want_dx);
-      Floats out({kRows, n}), from_narrow({kRows, n}), dx({kRows, 2 * n});
-      kernels::swiglu_forward_rounded(x, got_narrow, out);
-      kernels::swiglu_forward(TensorOf<const BFloat16>(got_narrow), from_narrow);
-      kernels::swiglu_backward(TensorOf<const BFloat16>(got_narrow), dout, dx);
-      EXPECT_EQ(0, std::memcmp(narrow.data(), again.data(), 2 * narrow.size()));
-      EXPECT_TRUE(same_bits(all_of({&out, &from_narrow, &dx}), all_of({&want, &want, &want_dx})));
+      Floats out({kRows, n}), from_bf16({kRows, n}), dx({kRows, 2 * n});
+      kernels::swiglu_forward_rounded(x, got_bf16, out);
+      kernels::swiglu_forward(TensorOf<const BFloat16>(got_bf16), from_bf16);
+      kernels::swiglu_backward(TensorOf<const BFloat16>(got_bf16), dout, dx);
+      EXPECT_EQ(0, std::memcmp(bf16.data(), again.data(), 2 * bf16.size()));
+      EXPECT_TRUE(same_bits(all_of({&out, &from_bf16, &dx}), all_of({&want, &want, &want_dx})));
     });
   }
 }

@@ -72,22 +72,22 @@ TEST(Bf16, RoundsToNearestEven) {
     // NaN stays NaN, even if all of its payload lies in the half that is lost.
     Floats nan({19});
     nan.fill(std::bit_cast<float>(0x7f800001u));
-    std::vector<BFloat16> narrow(19);
-    kernels::round_to_bf16(nan.tensor(), {narrow.data(), {19}});
+    std::vector<BFloat16> bf16(19);
+    kernels::round_to_bf16(nan.tensor(), {bf16.data(), {19}});
     for (int64_t i = 0; i < 19; ++i) {
       EXPECT_TRUE(std::isnan(nan.tensor().data[i]));
-      EXPECT_TRUE(std::isnan(static_cast<float>(narrow[static_cast<size_t>(i)])));
+      EXPECT_TRUE(std::isnan(static_cast<float>(bf16[static_cast<size_t>(i)])));
     }
   });
 }
 
-TEST(Bf16, WidensWhatItNarrowed) {
+TEST(Bf16, RoundTripsWhatItRounded) {
   for_each_target([&] {
     const int64_t n = 70000;
     Floats x({n}, 1, 5), y({n}, 1);
-    std::vector<BFloat16> narrow(static_cast<size_t>(n));
-    kernels::round_to_bf16(x.tensor(), {narrow.data(), {n}});
-    kernels::widen({narrow.data(), {n}}, y.tensor());
+    std::vector<BFloat16> bf16(static_cast<size_t>(n));
+    kernels::round_to_bf16(x.tensor(), {bf16.data(), {n}});
+    kernels::to_float({bf16.data(), {n}}, y.tensor());
     EXPECT_EQ(0, std::memcmp(x.span().data(), y.span().data(), x.span().size_bytes()));
   });
 }

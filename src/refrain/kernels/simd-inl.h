@@ -30,14 +30,14 @@ inline constexpr int64_t kTaskElements = 16384;
 inline int64_t float_lanes() { return static_cast<int64_t>(hn::Lanes(FloatTag())); }
 
 // bfloat16 as vectors of float32; what is stored has only those values.
-using NarrowTag = hn::Rebind<uint16_t, FloatTag>;
-HWY_INLINE FloatVec widened(hn::Vec<NarrowTag> v) {
+using Bf16Tag = hn::Rebind<uint16_t, FloatTag>;
+HWY_INLINE FloatVec to_float(hn::Vec<Bf16Tag> v) {
   const hn::Repartition<uint32_t, FloatTag> d32;
   return hn::BitCast(FloatTag(), hn::ShiftLeft<16>(hn::PromoteTo(d32, v)));
 }
-HWY_INLINE hn::Vec<NarrowTag> narrowed(FloatVec v) {
+HWY_INLINE hn::Vec<Bf16Tag> to_bf16(FloatVec v) {
   const hn::Repartition<uint32_t, FloatTag> d32;
-  return hn::TruncateTo(NarrowTag(), hn::ShiftRight<16>(hn::BitCast(d32, v)));
+  return hn::TruncateTo(Bf16Tag(), hn::ShiftRight<16>(hn::BitCast(d32, v)));
 }
 
 // All lanes of a vector ...
@@ -45,10 +45,10 @@ struct Whole {
   HWY_INLINE FloatVec load(const float* from) const { return hn::LoadU(FloatTag(), from); }
   HWY_INLINE void store(FloatVec v, float* to) const { hn::StoreU(v, FloatTag(), to); }
   HWY_INLINE FloatVec load(const BFloat16* from) const {
-    return widened(hn::LoadU(NarrowTag(), &from->bits));
+    return to_float(hn::LoadU(Bf16Tag(), &from->bits));
   }
   HWY_INLINE void store(FloatVec v, BFloat16* to) const {
-    hn::StoreU(narrowed(v), NarrowTag(), &to->bits);
+    hn::StoreU(to_bf16(v), Bf16Tag(), &to->bits);
   }
   // v in the lanes that exist, `beyond` in the others.
   HWY_INLINE FloatVec fill(FloatVec v, FloatVec) const { return v; }
@@ -80,11 +80,11 @@ struct Part {
   HWY_INLINE FloatVec load(const BFloat16* from) const {
     HWY_ALIGN uint16_t lanes[HWY_MAX_BYTES / sizeof(float)] = {};
     for (int64_t i = 0; i < count; ++i) lanes[i] = from[i].bits;
-    return widened(hn::Load(NarrowTag(), lanes));
+    return to_float(hn::Load(Bf16Tag(), lanes));
   }
   HWY_INLINE void store(FloatVec v, BFloat16* to) const {
     HWY_ALIGN uint16_t lanes[HWY_MAX_BYTES / sizeof(float)];
-    hn::Store(narrowed(v), NarrowTag(), lanes);
+    hn::Store(to_bf16(v), Bf16Tag(), lanes);
     for (int64_t i = 0; i < count; ++i) to[i].bits = lanes[i];
   }
   HWY_INLINE FloatVec fill(FloatVec v, FloatVec beyond) const {

@@ -30,7 +30,7 @@ class FeedForward {
   // What backward reads: the values before the activation; with ctx.bf16() rounded, and saved so.
   struct Activations {
     Tensor gate_up;
-    TensorOf<BFloat16> narrow;
+    TensorOf<BFloat16> bf16;
   };
   Activations layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
     if (ctx.bf16()) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
@@ -44,9 +44,9 @@ class FeedForward {
     const Tensor gate_up = product(ctx, x, s);
     if (!ctx.planning()) {
       if (ctx.bf16() && gated_) {
-        kernels::swiglu_forward_rounded(gate_up, s.narrow, a);
+        kernels::swiglu_forward_rounded(gate_up, s.bf16, a);
       } else {
-        if (ctx.bf16()) kernels::round_to_bf16(gate_up, s.narrow);
+        if (ctx.bf16()) kernels::round_to_bf16(gate_up, s.bf16);
         activate(gate_up, a);
       }
     }
@@ -57,7 +57,7 @@ class FeedForward {
   void recompute(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
     Arena::Frame frame(ctx.scratch);
     const Tensor gate_up = product(ctx, x, s);
-    if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(gate_up, s.narrow);
+    if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(gate_up, s.bf16);
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
@@ -66,12 +66,12 @@ class FeedForward {
     Arena::Frame frame(ctx.scratch);
     const Tensor a = ctx.scratch.take({x.rows(), down_.in});
     const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    const bool narrow = ctx.bf16() && gated_;  // read as they were saved
+    const bool reads_bf16 = ctx.bf16() && gated_;  // read as they were saved
     if (!ctx.planning()) {
-      if (narrow) {
-        kernels::swiglu_forward(s.narrow, a);
+      if (reads_bf16) {
+        kernels::swiglu_forward(s.bf16, a);
       } else {
-        if (ctx.bf16()) kernels::widen(s.narrow, gate_up);
+        if (ctx.bf16()) kernels::to_float(s.bf16, gate_up);
         activate(gate_up, a);
       }
     }
@@ -79,8 +79,8 @@ class FeedForward {
     const Tensor da = a;  // in its place
     down_.backward_input(ctx, dy, da);
     if (!ctx.planning()) {
-      if (narrow)
-        kernels::swiglu_backward(s.narrow, da, gate_up);
+      if (reads_bf16)
+        kernels::swiglu_backward(s.bf16, da, gate_up);
       else if (gated_)
         kernels::swiglu_backward(gate_up, da, gate_up);
       else

@@ -144,11 +144,11 @@ void swiglu_forward(TensorOf<const T> gate_up, Tensor out) {
                 HWY_ATTR { at.store(swiglu(at.load(gate + i), at.load(up + i)), to + i); });
   });
 }
-void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const float *gate = gate_up.row(row), *up = gate + n;
-    BFloat16 *to_gate = narrow.row(row), *to_up = to_gate + n;
+    BFloat16 *to_gate = bf16.row(row), *to_up = to_gate + n;
     float* to = out.row(row);
     each(n, [&](auto at, int64_t i) HWY_ATTR {
       const FloatVec x = rounded_to_bf16(at.load(gate + i)), u = rounded_to_bf16(at.load(up + i));
@@ -179,13 +179,13 @@ void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_u
 
 // What is exported has one signature a name.
 void swiglu_forward_float(ConstTensor gate_up, Tensor out) { swiglu_forward(gate_up, out); }
-void swiglu_forward_narrow(TensorOf<const BFloat16> gate_up, Tensor out) {
+void swiglu_forward_bf16(TensorOf<const BFloat16> gate_up, Tensor out) {
   swiglu_forward(gate_up, out);
 }
 void swiglu_backward_float(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
   swiglu_backward(gate_up, dout, dgate_up);
 }
-void swiglu_backward_narrow(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+void swiglu_backward_bf16(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
   swiglu_backward(gate_up, dout, dgate_up);
 }
 
@@ -197,10 +197,10 @@ namespace refrain::kernels {
 HWY_EXPORT(activation_forward);
 HWY_EXPORT(activation_backward);
 HWY_EXPORT(swiglu_forward_float);
-HWY_EXPORT(swiglu_forward_narrow);
+HWY_EXPORT(swiglu_forward_bf16);
 HWY_EXPORT(swiglu_forward_rounded);
 HWY_EXPORT(swiglu_backward_float);
-HWY_EXPORT(swiglu_backward_narrow);
+HWY_EXPORT(swiglu_backward_bf16);
 
 void activation_forward(Activation f, ConstTensor x, Tensor y) {
   REFRAIN_CHECK(y.size() == x.size());
@@ -216,12 +216,12 @@ void swiglu_forward(ConstTensor gate_up, Tensor out) {
 }
 void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward_narrow)(gate_up, out);
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_bf16)(gate_up, out);
 }
-void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out) {
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
-  REFRAIN_CHECK(narrow.cols() == gate_up.cols() && narrow.rows() == gate_up.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward_rounded)(gate_up, narrow, out);
+  REFRAIN_CHECK(bf16.cols() == gate_up.cols() && bf16.rows() == gate_up.rows());
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_rounded)(gate_up, bf16, out);
 }
 void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
   REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
@@ -231,7 +231,7 @@ void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
 void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
   REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
   REFRAIN_CHECK(dgate_up.size() == gate_up.size());
-  HWY_DYNAMIC_DISPATCH(swiglu_backward_narrow)(gate_up, dout, dgate_up);
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_bf16)(gate_up, dout, dgate_up);
 }
 
 }  // namespace refrain::kernels

@@ -20,8 +20,8 @@ void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx)
 
 // out [R, F] = silu(gate) * up, where a row of gate_up [R, 2F] is F gate values, then F up values.
 void swiglu_forward(ConstTensor gate_up, Tensor out);
-// Of gate_up rounded to bfloat16, which narrow [R, 2F] becomes.
-void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> narrow, Tensor out);
+// Of gate_up rounded to bfloat16, which bf16 [R, 2F] becomes.
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out);
 // dgate_up [R, 2F] overwritten; it may be gate_up.
 void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up);
 // Both of rounded values.

@@ -12,15 +12,15 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-void round_range(float* x, BFloat16* narrow, int64_t begin, int64_t end) {
+void round_range(float* x, BFloat16* bf16, int64_t begin, int64_t end) {
   each(end - begin, [&](auto at, int64_t i) HWY_ATTR {
     const FloatVec v = rounded_to_bf16(at.load(x + begin + i));
     at.store(v, x + begin + i);
-    if (narrow) at.store(v, narrow + begin + i);
+    if (bf16) at.store(v, bf16 + begin + i);
   });
 }
 
-void widen_range(const BFloat16* x, float* y, int64_t begin, int64_t end) {
+void to_float_range(const BFloat16* x, float* y, int64_t begin, int64_t end) {
   each(end - begin,
        [&](auto at, int64_t i) HWY_ATTR { at.store(at.load(x + begin + i), y + begin + i); });
 }
@@ -31,28 +31,28 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace refrain::kernels {
 HWY_EXPORT(round_range);
-HWY_EXPORT(widen_range);
+HWY_EXPORT(to_float_range);
 
 namespace {
 constexpr int64_t kElements = int64_t{1} << 15;  // of a task
 
-void round_all(Tensor x, BFloat16* narrow) {
+void round_all(Tensor x, BFloat16* bf16) {
   parallel_ranges(x.size(), kElements, [&](int64_t begin, int64_t end) {
     HWY_DYNAMIC_DISPATCH(round_range)
-    (x.data, narrow, begin, end);
+    (x.data, bf16, begin, end);
   });
 }
 }  // namespace
 
 void round_to_bf16(Tensor x) { round_all(x, nullptr); }
-void round_to_bf16(Tensor x, TensorOf<BFloat16> narrow) {
-  REFRAIN_CHECK(x.size() == narrow.size());
-  round_all(x, narrow.data);
+void round_to_bf16(Tensor x, TensorOf<BFloat16> bf16) {
+  REFRAIN_CHECK(x.size() == bf16.size());
+  round_all(x, bf16.data);
 }
-void widen(TensorOf<const BFloat16> x, Tensor y) {
+void to_float(TensorOf<const BFloat16> x, Tensor y) {
   REFRAIN_CHECK(x.size() == y.size());
   parallel_ranges(x.size(), kElements, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(widen_range)
+    HWY_DYNAMIC_DISPATCH(to_float_range)
     (x.data, y.data, begin, end);
   });
 }

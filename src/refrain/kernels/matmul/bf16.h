@@ -21,10 +21,10 @@ struct BFloat16 {
 
 namespace kernels {
 
-// x becomes the nearest values that bfloat16 has; `narrow` takes them as such.
+// x becomes the nearest values that bfloat16 has; `bf16` takes them as such.
 void round_to_bf16(Tensor x);
-void round_to_bf16(Tensor x, TensorOf<BFloat16> narrow);
-void widen(TensorOf<const BFloat16> x, Tensor y);
+void round_to_bf16(Tensor x, TensorOf<BFloat16> bf16);
+void to_float(TensorOf<const BFloat16> x, Tensor y);
 
 }  // namespace kernels
 }  // namespace refrain

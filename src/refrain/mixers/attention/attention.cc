@@ -83,8 +83,8 @@ Attention::Activations Attention::layout(ExecutionContext& ctx, Arena& a, const 
   if (ctx.bf16()) {
     s.qkv = ctx.scratch.take({rows, qkv_.out});
     s.o = ctx.scratch.take({rows, o_.in});
-    s.narrow_qkv = a.take<BFloat16>({rows, qkv_.out});
-    s.narrow_o = a.take<BFloat16>({rows, o_.in});
+    s.bf16_qkv = a.take<BFloat16>({rows, qkv_.out});
+    s.bf16_o = a.take<BFloat16>({rows, o_.in});
   } else {
     s.qkv = a.take({rows, qkv_.out});
     s.o = a.take({rows, o_.in});
@@ -179,7 +179,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   const Activations s = layout(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
-  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.narrow_qkv);
+  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.bf16_qkv);
   kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch,
                              ctx.compute_type);
   if (state && !ctx.planning()) {
@@ -190,7 +190,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
       std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
     });
   }
-  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.o, s.narrow_o);
+  if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.o, s.bf16_o);
   o_.forward(ctx, s.o, y);
 }
 
@@ -200,8 +200,8 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   const bool rings = state && attention_.window > 0;
   const Activations s = layout(ctx, saved, w, rings);
   if (ctx.bf16() && !ctx.planning()) {
-    kernels::widen(s.narrow_qkv, s.qkv);
-    kernels::widen(s.narrow_o, s.o);
+    kernels::to_float(s.bf16_qkv, s.qkv);
+    kernels::to_float(s.bf16_o, s.o);
   }
   const Tensor d_o = ctx.scratch.take({w.rows(), o_.in});
   const Tensor dqkv = ctx.scratch.take({w.rows(), qkv_.out});

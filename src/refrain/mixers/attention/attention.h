@@ -62,7 +62,7 @@ class Attention final : public Mixer {
     Tensor softmax;  // [2 R heads], a sequence's [2, heads, T] after another's
     Tensor past;  // the rows of the rings found, a sequence's after another's: forward's overwrite
                   // them
-    TensorOf<BFloat16> narrow_qkv, narrow_o;  // with ctx.bf16, in place of qkv and o
+    TensorOf<BFloat16> bf16_qkv, bf16_o;  // with ctx.bf16, in place of qkv and o
   };
   Activations layout(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
   // `rings`: read them in `saved`, not in the state.
