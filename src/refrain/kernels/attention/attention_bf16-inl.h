@@ -79,15 +79,15 @@ enum class Side { kLeft, kRight };
 // 32 rows as the items of a product that reduces their columns: [group of columns][half of items].
 template <Side kSide>
 void pack_rows(const TileRows& rows, int64_t cols, float* to) {
-  HWY_ALIGN float turned[kHalfPairs];
+  HWY_ALIGN float transposed[kHalfPairs];
   for (int64_t c = 0; c < cols; c += kReductionGroup)
     for (int64_t first = 0; first < kTile; first += kHalf, to += kHalfPairs) {
-      float* half = kSide == Side::kLeft ? to : turned;
+      float* half = kSide == Side::kLeft ? to : transposed;
       for (int64_t i = 0; i < kHalf; ++i) {
         const float* row = rows[static_cast<size_t>(first + i)] + c;
         pack_pairs(row, cols - c, row + kHalf, cols - c - kHalf, half + i * kHalf);
       }
-      if (kSide == Side::kRight) transpose(turned, kHalf, kHalf, kHalf, to, kHalf);
+      if (kSide == Side::kRight) transpose(transposed, kHalf, kHalf, kHalf, to, kHalf);
     }
 }
 
@@ -95,15 +95,16 @@ void pack_rows(const TileRows& rows, int64_t cols, float* to) {
 // halves, at every `step` of `to`.
 template <Side kSide>
 void pack_columns(const TileRows& rows, int64_t cols, int64_t step, float* to) {
-  HWY_ALIGN float turned[kHalfPairs];
+  HWY_ALIGN float transposed[kHalfPairs];
   for (int64_t c = 0; c < cols; c += kTile, to += step)
     for (int64_t h = 0; h < 2; ++h) {
       const int64_t from = c + h * kHalf, n = cols - from;
-      float* half = kSide == Side::kRight ? to + h * kHalfPairs : turned;
+      float* half = kSide == Side::kRight ? to + h * kHalfPairs : transposed;
       for (int64_t p = 0; p < kHalf; ++p)
         pack_pairs(rows[static_cast<size_t>(p)] + from, n,
                    rows[static_cast<size_t>(p + kHalf)] + from, n, half + p * kHalf);
-      if (kSide == Side::kLeft) transpose(turned, kHalf, kHalf, kHalf, to + h * kHalfPairs, kHalf);
+      if (kSide == Side::kLeft)
+        transpose(transposed, kHalf, kHalf, kHalf, to + h * kHalfPairs, kHalf);
     }
 }
 

@@ -25,10 +25,10 @@ struct Bf16BackwardMemory {
     TaskMemory memory{at};
     keys = memory.take(tiles * k_blocks * kGroupPairs);
     values = memory.take(tiles * k_blocks * kGroupPairs);
-    keys_turned = memory.take(tiles * k_blocks * kGroupPairs);
+    keys_transposed = memory.take(tiles * k_blocks * kGroupPairs);
     dk = memory.take(tiles * kTile * wide);
     dv = memory.take(tiles * kTile * wide);
-    for (float** of_queries : {&q, &d_o, &q_turned, &d_o_turned})
+    for (float** of_queries : {&q, &d_o, &q_transposed, &d_o_transposed})
       *of_queries = memory.take(kQueryTiles * k_blocks * kGroupPairs);
     dq = memory.take(wide * kQueryBlock);
     for (float** of_query : {&unit, &maximum, &log_sum, &delta})
@@ -41,20 +41,20 @@ struct Bf16BackwardMemory {
     zeros = memory.take(wide);
     floats = memory.floats;
   }
-  int64_t k_blocks, tiles, wide;  // groups of head_dim; tiles of keys; a row of a gradient
-  float *keys, *values;           // left operands of Sᵀ and dPᵀ: [tile][k_blocks]
-  float* keys_turned;             // left operands of dQᵀ: [k_blocks][tile]
-  float *dk, *dv;                 // [keys, wide]
-  float *q_turned, *d_o_turned;   // right operands of Sᵀ and dPᵀ: [query tile][k_blocks]
-  float *q, *d_o;                 // right operands of dK and dV: [k_blocks][query tile]
-  float* dq;                      // dQᵀ: [wide, kQueryBlock]
-  float *unit, *maximum;          // of each query, or rather its scores
-  float *log_sum, *delta;         // likewise; delta = scale rowsum(dO o)
-  float *scores, *slopes;         // Sᵀ and dPᵀ of a tile
-  float* factors;                 // of dropout
-  float *p, *ds;                  // left operands of dV and dK: [query tile]
-  float* ds_right;                // right operands of dQᵀ: [query tile][tile of the key block]
-  float* in_range;                // a tile's queries as scores need them, [32, head_dim]
+  int64_t k_blocks, tiles, wide;         // groups of head_dim; tiles of keys; a row of a gradient
+  float *keys, *values;                  // left operands of Sᵀ and dPᵀ: [tile][k_blocks]
+  float* keys_transposed;                // left operands of dQᵀ: [k_blocks][tile]
+  float *dk, *dv;                        // [keys, wide]
+  float *q_transposed, *d_o_transposed;  // right operands of Sᵀ and dPᵀ: [query tile][k_blocks]
+  float *q, *d_o;                        // right operands of dK and dV: [k_blocks][query tile]
+  float* dq;                             // dQᵀ: [wide, kQueryBlock]
+  float *unit, *maximum;                 // of each query, or rather its scores
+  float *log_sum, *delta;                // likewise; delta = scale rowsum(dO o)
+  float *scores, *slopes;                // Sᵀ and dPᵀ of a tile
+  float* factors;                        // of dropout
+  float *p, *ds;                         // left operands of dV and dK: [query tile]
+  float* ds_right;  // right operands of dQᵀ: [query tile][tile of the key block]
+  float* in_range;  // a tile's queries as scores need them, [32, head_dim]
   float* zeros;
   int64_t floats;
 };
@@ -141,10 +141,10 @@ void backward_tile(const Bf16Backward& run, Range positions, int64_t h, int64_t 
   const int64_t k_blocks = m.k_blocks, first = run.origin + g * kTile;
   const int64_t t0 = positions.low / kQueryBlock * kQueryBlock + c * kTile;
   const Range at = run.queries(positions, c);
-  run.kernel.block(m.keys + g * k_blocks * kGroupPairs, m.q_turned + c * k_blocks * kGroupPairs,
+  run.kernel.block(m.keys + g * k_blocks * kGroupPairs, m.q_transposed + c * k_blocks * kGroupPairs,
                    k_blocks, m.scores, kTile, false);
-  run.kernel.block(m.values + g * k_blocks * kGroupPairs, m.d_o_turned + c * k_blocks * kGroupPairs,
-                   k_blocks, m.slopes, kTile, false);
+  run.kernel.block(m.values + g * k_blocks * kGroupPairs,
+                   m.d_o_transposed + c * k_blocks * kGroupPairs, k_blocks, m.slopes, kTile, false);
   if (at.high - at.low < kTile || list.seen(at.low).high < first + kTile ||
       list.seen(at.high - 1).low > first)
     hide_unseen(m.scores,
@@ -197,7 +197,7 @@ void backward_block(const Bf16Backward& run, Range positions, int64_t h) {
     for (int64_t c = 0; c < kQueryTiles; ++c) {
       const Range tiles = intersection(seen[c], block);
       for (int64_t n = 0; n < m.k_blocks && tiles.low < tiles.high; ++n)
-        kernel.block(m.keys_turned + (n * m.tiles + tiles.low) * kGroupPairs,
+        kernel.block(m.keys_transposed + (n * m.tiles + tiles.low) * kGroupPairs,
                      m.ds_right + (c * kBlockTiles + tiles.low - g0) * kGroupPairs,
                      tiles.high - tiles.low, m.dq + n * kTile * kQueryBlock + c * kTile,
                      kQueryBlock, true);
@@ -248,8 +248,8 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
       m.maximum[t - t0] = s.softmax[h * s.queries + query];
       m.log_sum[t - t0] = s.softmax[(shape.heads + h) * s.queries + query];
     }
-    pack_rows<Side::kRight>(in_range, d, m.q_turned + c * m.k_blocks * kGroupPairs);
-    pack_rows<Side::kRight>(d_o, d, m.d_o_turned + c * m.k_blocks * kGroupPairs);
+    pack_rows<Side::kRight>(in_range, d, m.q_transposed + c * m.k_blocks * kGroupPairs);
+    pack_rows<Side::kRight>(d_o, d, m.d_o_transposed + c * m.k_blocks * kGroupPairs);
     pack_columns<Side::kRight>(q, d, kQueryTiles * kGroupPairs, m.q + c * kGroupPairs);
     pack_columns<Side::kRight>(d_o, d, kQueryTiles * kGroupPairs, m.d_o + c * kGroupPairs);
   }
@@ -280,7 +280,7 @@ void attention_backward_bf16_task(const Microkernel& kernel, const BackwardTask&
               k, v);
     pack_rows<Side::kLeft>(k, d, m.keys + g * m.k_blocks * kGroupPairs);
     pack_rows<Side::kLeft>(v, d, m.values + g * m.k_blocks * kGroupPairs);
-    pack_columns<Side::kLeft>(k, d, m.tiles * kGroupPairs, m.keys_turned + g * kGroupPairs);
+    pack_columns<Side::kLeft>(k, d, m.tiles * kGroupPairs, m.keys_transposed + g * kGroupPairs);
   }
 
   if (kernel.begin) kernel.begin();

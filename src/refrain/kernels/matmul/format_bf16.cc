@@ -41,8 +41,8 @@ namespace refrain::kernels::HWY_NAMESPACE {
 
 // 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
 // over the groups [g0, g1): as Microkernel takes A.
-void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
-                int64_t g0, int64_t g1, float* to) {
+void pack_k_contiguous(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
+                       int64_t g0, int64_t g1, float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
     const bool there = item + i < end;
     const float* row = x.row(there ? item + i : item);
@@ -54,19 +54,19 @@ void pack_along(MatrixView<const float> x, int64_t item, int64_t end, const int3
   }
 }
 // The same as it takes B.
-void pack_along_turned(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
-                       int64_t g0, int64_t g1, float* to) {
+void pack_k_contiguous_transposed(MatrixView<const float> x, int64_t item, int64_t end,
+                                  const int32_t* edges, int64_t g0, int64_t g1, float* to) {
   HWY_ALIGN float rows[kKBlocks * kGroupPairs];
-  pack_along(x, item, end, edges, g0, g1, rows);
+  pack_k_contiguous(x, item, end, edges, g0, g1, rows);
   for (int64_t at = 0; at < (g1 - g0) * kGroupPairs; at += 16 * 16)
     transpose(rows + at, 16, 16, 16, to + at, 16);
 }
 
-// Items [item, end) that lie across the reduced index, over the group [k, k + n): a block of 32 of
-// them `step` floats after another, as Microkernel takes A, or B with `turned`.
-template <bool turned>
-void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
-                 float* to, int64_t step) {
+// Items [item, end) that are k-strided, over the group [k, k + n): a block of 32 of
+// them `step` floats after another, as Microkernel takes A, or B with `transposed`.
+template <bool transposed>
+void pack_k_strided(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
+                    float* to, int64_t step) {
   const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
     const float* low = x.data + (k + std::min(p, n - 1)) * x.col_stride + item + j;
     const float* high = p + kHalf < n ? low + kHalf * x.col_stride : low;
@@ -75,7 +75,7 @@ void pack_across(MatrixView<const float> x, int64_t item, int64_t end, int64_t k
   };
   const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
   const int64_t all = round_up(end - item, kBf16Block);
-  if constexpr (turned) {
+  if constexpr (transposed) {
     for (int64_t p = 0; p < kHalf; ++p)
       for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, half_block(j) + p * 16);
   } else {
@@ -100,15 +100,15 @@ class Bf16Blocks final : public BlockedProduct {
   }
 
   TaskCount packing_b(const Block& block) const override {
-    return {along() ? block.panels : groups(block),
+    return {k_contiguous() ? block.panels : groups(block),
             kPackingCost * block.panels * groups(block) * kGroupPairs};
   }
   void pack_b(const Block& block, int64_t task) const override {
     const int64_t item = block.panel * kBf16Block, step = groups(block) * kGroupPairs;
     const int64_t g0 = first(block);
-    if (along())
-      pack_along_turned(columns_, item + task * kBf16Block, x_.c.cols, x_.edges, g0,
-                        g0 + groups(block), x_.packed_b + task * step);
+    if (k_contiguous())
+      pack_k_contiguous_transposed(columns_, item + task * kBf16Block, x_.c.cols, x_.edges, g0,
+                                   g0 + groups(block), x_.packed_b + task * step);
     else
       pack_group<true>(columns_, item, std::min(x_.c.cols, item + block.panels * kBf16Block),
                        g0 + task, x_.packed_b + task * kGroupPairs, step);
@@ -136,13 +136,13 @@ class Bf16Blocks final : public BlockedProduct {
   }
 
  private:
-  bool along() const { return columns_.col_stride == 1; }
+  bool k_contiguous() const { return columns_.col_stride == 1; }
   int64_t first(const Block& block) const { return block.part * kKBlocks; }
   int64_t groups(const Block& block) const { return std::min(kKBlocks, x_.groups - first(block)); }
-  template <bool turned>
+  template <bool transposed>
   void pack_group(MatrixView<const float> x, int64_t item, int64_t end, int64_t g, float* to,
                   int64_t step) const {
-    pack_across<turned>(x, item, end, x_.edges[g], x_.edges[g + 1] - x_.edges[g], to, step);
+    pack_k_strided<transposed>(x, item, end, x_.edges[g], x_.edges[g + 1] - x_.edges[g], to, step);
   }
 
   // Tile i of the block.
@@ -155,7 +155,7 @@ class Bf16Blocks final : public BlockedProduct {
     if (x_.packed_a)
       a = x_.packed_a + i * k_blocks * kGroupPairs;
     else
-      pack_along(x_.a, row, x_.c.rows, x_.edges, g0, g0 + k_blocks, own);
+      pack_k_contiguous(x_.a, row, x_.c.rows, x_.edges, g0, g0 + k_blocks, own);
     const bool add = x_.add || g0 > 0;
     for (int64_t q = task.first_panel; q < task.last_panel; ++q) {
       const float* b = x_.packed_b + q * k_blocks * kGroupPairs;

@@ -130,7 +130,7 @@ void pack_int16_rows(MatrixView<const float> x, const GroupRun& run, int32_t lar
                    run.begin(run.count) - run.begin(0));
         for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g)
           scale[g * kMostLanes] =
-              round_along(from + run.begin(g), run.length(g), largest, row + pair);
+              round_k_contiguous(from + run.begin(g), run.length(g), largest, row + pair);
       }
     }
     return;
@@ -143,8 +143,8 @@ void pack_int16_rows(MatrixView<const float> x, const GroupRun& run, int32_t lar
   const PairTag di;
   const int64_t width = round_up(tiles.rows(), N);
   for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g) {
-    round_across(x.row(first) + run.begin(g) * x.col_stride, x.col_stride, tiles.rows(),
-                 run.length(g), largest, found, width, [&](int64_t i) { return wide + i; });
+    round_k_strided(x.row(first) + run.begin(g) * x.col_stride, x.col_stride, tiles.rows(),
+                    run.length(g), largest, found, width, [&](int64_t i) { return wide + i; });
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
       const int64_t i = tiles.row(t) - first, mr = tiles.row(t + 1) - tiles.row(t);
       std::copy_n(found + i, mr, scales + a_scales_at(run, t) + g * kMostLanes);
@@ -197,7 +197,7 @@ class Int16Blocks final : public BlockedProduct {
     const int64_t t0 = task.first_tile, t1 = task.last_tile;
     const int64_t p0 = task.first_panel, p1 = task.last_panel;
     const int64_t blocks = blocks_of(t1 - t0, kBlockTiles);
-    const bool along = x.a.col_stride == 1;
+    const bool k_contiguous = x.a.col_stride == 1;
     Pair* rows = x.a_pairs.row(worker);
     float* scales = x.a_scales.row(worker);
     const auto block_of = [&](int64_t b) {
@@ -216,8 +216,9 @@ class Int16Blocks final : public BlockedProduct {
         const int64_t calls = (p1 - p0) * part.count() * block.tiles();
         const float* from = x.a.row(next.row(0)) + k0 * x.a.col_stride;
         next_block =
-            along ? Prefetcher(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
-                  : Prefetcher(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
+            k_contiguous
+                ? Prefetcher(from, next.rows(), depth * kFloat, x.a.row_stride * kFloat, calls)
+                : Prefetcher(from, depth, next.rows() * kFloat, x.a.col_stride * kFloat, calls);
       }
       for (int64_t p = p0; p < p1; ++p) {
         const int64_t n = std::min(NR, part.width - p * NR);
@@ -246,7 +247,7 @@ class Int16Blocks final : public BlockedProduct {
             Prefetcher::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
             const float* a_scales = scales + a_scales_at(run, t);
             const bool add = part.add || !first;
-            if (along)
+            if (k_contiguous)
               int16_tile_of<Dot, Rows::kApart, V, true>(mr, a, run.pairs, a_scales, panel,
                                                         panel_scales, NR, run, lines, c, c_row, n,
                                                         add);

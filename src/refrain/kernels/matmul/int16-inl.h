@@ -111,8 +111,8 @@ HWY_INLINE PairVec rounded_pair(FloatVec x, FloatVec y, FloatVec inverse) {
 }
 
 // n numbers of one item, one after another, to (n + 1) / 2 pairs. Returns their scale.
-HWY_INLINE float round_along(const float* HWY_RESTRICT from, int64_t n, int32_t largest,
-                             Pair* HWY_RESTRICT to) {
+HWY_INLINE float round_k_contiguous(const float* HWY_RESTRICT from, int64_t n, int32_t largest,
+                                    Pair* HWY_RESTRICT to) {
   const FloatTag d;
   const PairTag di;
   PairVec most = hn::Zero(di);
@@ -147,19 +147,19 @@ HWY_INLINE float round_along(const float* HWY_RESTRICT from, int64_t n, int32_t 
   return magnitude <= kSmallest ? 0 : magnitude / top;
 }
 
-// Of `count` items side by side, n numbers each, `along` apart: pair p of item j to
+// Of `count` items side by side, n numbers each, `k_stride` apart: pair p of item j to
 // to(j)[p * to_row], in whole vectors. scales: [count], in whole vectors.
 template <class To>
-HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, int64_t n,
-                             int32_t largest, float* scales, int64_t to_row, To&& to) {
+HWY_INLINE void round_k_strided(const float* from, int64_t k_stride, int64_t count, int64_t n,
+                                int32_t largest, float* scales, int64_t to_row, To&& to) {
   const FloatTag d;
   const PairTag di;
   const int64_t N = float_lanes();
   // Row after row, as they lie in memory.
   std::fill(scales, scales + round_up(count, N), 0.0f);
   for (int64_t k = 0; k < n; ++k) {
-    const float* row = from + k * along;
-    if (k + kPrefetchedRows < n) prefetch(row + kPrefetchedRows * along, count);
+    const float* row = from + k * k_stride;
+    if (k + kPrefetchedRows < n) prefetch(row + kPrefetchedRows * k_stride, count);
     each(count, [&](auto at, int64_t j) HWY_ATTR {
       const PairVec most = hn::BitCast(di, hn::LoadU(d, scales + j));
       hn::StoreU(hn::BitCast(d, larger(most, at.load(row + j))), d, scales + j);
@@ -171,8 +171,8 @@ HWY_INLINE void round_across(const float* from, int64_t along, int64_t count, in
     const float* x = from + j;
     Pair* pair = to(j);
     int64_t k = 0;
-    for (; k + 1 < n; k += 2, x += 2 * along, pair += to_row)
-      hn::StoreU(rounded_pair(at.load(x), at.load(x + along), s.inverse), di, pair);
+    for (; k + 1 < n; k += 2, x += 2 * k_stride, pair += to_row)
+      hn::StoreU(rounded_pair(at.load(x), at.load(x + k_stride), s.inverse), di, pair);
     if (k < n) hn::StoreU(rounded_pair(at.load(x), hn::Zero(d), s.inverse), di, pair);
   });
 }
@@ -206,12 +206,13 @@ inline void pack_int16_panels(MatrixView<const float> x, const ReductionGroups& 
       for (int64_t j = 0; j < count; j += step) {
         const int64_t some = std::min(count - j, step);
         for (int64_t i = 0; i < some; ++i)
-          found[j + i] = round_along(from + (j + i) * x.row_stride, n, largest, rows + i * pairs);
+          found[j + i] =
+              round_k_contiguous(from + (j + i) * x.row_stride, n, largest, rows + i * pairs);
         transpose(reinterpret_cast<const float*>(rows), pairs, some, pairs,
                   reinterpret_cast<float*>(pairs_at(j)), columns);
       }
     } else {
-      round_across(from, x.col_stride, count, n, largest, found, columns, pairs_at);
+      round_k_strided(from, x.col_stride, count, n, largest, found, columns, pairs_at);
     }
     for (int64_t j = 0; j < count; j += columns)
       std::copy_n(found + j, std::min(columns, count - j),

@@ -150,7 +150,7 @@ void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t 
       Pair* to = x.edge_pairs.row(worker) + (first + i - i0) * groups.pairs;
       for (int64_t g = 0; g < groups.count; to += groups.pairs_of(g), ++g)
         scales[g * kMostLanes + i] =
-            round_along(from + groups.begin(g), groups.length(g), kLargest, to);
+            round_k_contiguous(from + groups.begin(g), groups.length(g), kLargest, to);
     }
   });
 }
