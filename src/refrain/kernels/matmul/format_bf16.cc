@@ -1,6 +1,7 @@
 #include "refrain/kernels/matmul/format_bf16.h"
 
 #include <algorithm>
+#include <span>
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/reduction_groups.h"
@@ -39,42 +40,41 @@ namespace refrain::kernels::HWY_NAMESPACE {
 // Packing reads an operand row by row of its memory, for that is what prefetchers follow, and
 // writes where each pair belongs. Rounding is what remains.
 
-// 32 items from `item` on, of which those before `end` exist, that lie along the reduced index,
-// over the groups [g0, g1): as Microkernel takes A.
-void pack_k_contiguous(MatrixView<const float> x, int64_t item, int64_t end, const int32_t* edges,
-                       int64_t g0, int64_t g1, float* to) {
+// Up to 32 rows of x that are k-contiguous, over some groups, as Microkernel takes A. edges: of the
+// groups, and where the last one ends.
+void pack_k_contiguous(MatrixView<const float> x, std::span<const int32_t> edges, float* to) {
   for (int64_t i = 0; i < kBf16Block; ++i, to += 16) {
-    const bool there = item + i < end;
-    const float* row = x.row(there ? item + i : item);
-    for (int64_t g = g0; g < g1; ++g) {
+    const bool there = i < x.rows;
+    const float* row = x.row(there ? i : 0);
+    for (size_t g = 0; g + 1 < edges.size(); ++g) {
       const float* from = row + edges[g];
       const int64_t n = there ? edges[g + 1] - edges[g] : 0;
-      pack_pairs(from, n, from + kHalf, n - kHalf, to + (g - g0) * kGroupPairs);
+      pack_pairs(from, n, from + kHalf, n - kHalf, to + static_cast<int64_t>(g) * kGroupPairs);
     }
   }
 }
 // The same as it takes B.
-void pack_k_contiguous_transposed(MatrixView<const float> x, int64_t item, int64_t end,
-                                  const int32_t* edges, int64_t g0, int64_t g1, float* to) {
+void pack_k_contiguous_transposed(MatrixView<const float> x, std::span<const int32_t> edges,
+                                  float* to) {
   HWY_ALIGN float rows[kKBlocks * kGroupPairs];
-  pack_k_contiguous(x, item, end, edges, g0, g1, rows);
-  for (int64_t at = 0; at < (g1 - g0) * kGroupPairs; at += 16 * 16)
+  pack_k_contiguous(x, edges, rows);
+  for (int64_t at = 0; at < (std::ssize(edges) - 1) * kGroupPairs; at += 16 * 16)
     transpose(rows + at, 16, 16, 16, to + at, 16);
 }
 
-// Items [item, end) that are k-strided, over the group [k, k + n): a block of 32 of
-// them `step` floats after another, as Microkernel takes A, or B with `transposed`.
+// Rows of x, a group, that are k-strided: a block of 32 of them `step` floats after another, as
+// Microkernel takes A, or B with `transposed`.
 template <bool transposed>
-void pack_k_strided(MatrixView<const float> x, int64_t item, int64_t end, int64_t k, int64_t n,
-                    float* to, int64_t step) {
+void pack_k_strided(MatrixView<const float> x, float* to, int64_t step) {
+  const int64_t n = x.cols;
   const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
-    const float* low = x.data + (k + std::min(p, n - 1)) * x.col_stride + item + j;
+    const float* low = x.data + std::min(p, n - 1) * x.col_stride + j;
     const float* high = p + kHalf < n ? low + kHalf * x.col_stride : low;
-    const int64_t left = end - item - j;
+    const int64_t left = x.rows - j;
     pack_pairs(low, p < n ? left : 0, high, p + kHalf < n ? left : 0, pairs);
   };
   const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
-  const int64_t all = round_up(end - item, kBf16Block);
+  const int64_t all = round_up(x.rows, kBf16Block);
   if constexpr (transposed) {
     for (int64_t p = 0; p < kHalf; ++p)
       for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, half_block(j) + p * 16);
@@ -104,24 +104,21 @@ class Bf16Blocks final : public BlockedProduct {
             kPackingCost * block.panels * groups(block) * kGroupPairs};
   }
   void pack_b(const Block& block, int64_t task) const override {
-    const int64_t item = block.panel * kBf16Block, step = groups(block) * kGroupPairs;
-    const int64_t g0 = first(block);
+    const int64_t step = groups(block) * kGroupPairs;
     if (k_contiguous())
-      pack_k_contiguous_transposed(columns_, item + task * kBf16Block, x_.c.cols, x_.edges, g0,
-                                   g0 + groups(block), x_.packed_b + task * step);
+      pack_k_contiguous_transposed(blocks(columns_, block.panel + task, 1), edges(block),
+                                   x_.packed_b + task * step);
     else
-      pack_group<true>(columns_, item, std::min(x_.c.cols, item + block.panels * kBf16Block),
-                       g0 + task, x_.packed_b + task * kGroupPairs, step);
+      pack_k_strided<true>(group(blocks(columns_, block.panel, block.panels), block, task),
+                           x_.packed_b + task * kGroupPairs, step);
   }
   TaskCount packing_a(const Block& block) const override {
     if (!x_.packed_a) return {0, 0};
     return {groups(block), kPackingCost * block.tiles * groups(block) * kGroupPairs};
   }
   void pack_a(const Block& block, int64_t task) const override {
-    const int64_t item = block.tile * kBf16Block;
-    pack_group<false>(x_.a, item, std::min(x_.c.rows, item + block.tiles * kBf16Block),
-                      first(block) + task, x_.packed_a + task * kGroupPairs,
-                      groups(block) * kGroupPairs);
+    pack_k_strided<false>(group(blocks(x_.a, block.tile, block.tiles), block, task),
+                          x_.packed_a + task * kGroupPairs, groups(block) * kGroupPairs);
   }
 
   // As float32 units would have them, of which these do about eight at a time.
@@ -139,10 +136,17 @@ class Bf16Blocks final : public BlockedProduct {
   bool k_contiguous() const { return columns_.col_stride == 1; }
   int64_t first(const Block& block) const { return block.part * kKBlocks; }
   int64_t groups(const Block& block) const { return std::min(kKBlocks, x_.groups - first(block)); }
-  template <bool transposed>
-  void pack_group(MatrixView<const float> x, int64_t item, int64_t end, int64_t g, float* to,
-                  int64_t step) const {
-    pack_k_strided<transposed>(x, item, end, x_.edges[g], x_.edges[g + 1] - x_.edges[g], to, step);
+  std::span<const int32_t> edges(const Block& block) const {
+    return {x_.edges + first(block), static_cast<size_t>(groups(block)) + 1};
+  }
+  // Some blocks of an operand's rows; a group of them.
+  static MatrixView<const float> blocks(MatrixView<const float> x, int64_t at, int64_t count) {
+    const int64_t row = at * kBf16Block;
+    return x.row_range(row, std::min(x.rows - row, count * kBf16Block));
+  }
+  MatrixView<const float> group(MatrixView<const float> rows, const Block& block, int64_t g) const {
+    const int32_t* edge = x_.edges + first(block) + g;
+    return rows.col_range(edge[0], edge[1] - edge[0]);
   }
 
   // Tile i of the block.
@@ -155,7 +159,7 @@ class Bf16Blocks final : public BlockedProduct {
     if (x_.packed_a)
       a = x_.packed_a + i * k_blocks * kGroupPairs;
     else
-      pack_k_contiguous(x_.a, row, x_.c.rows, x_.edges, g0, g0 + k_blocks, own);
+      pack_k_contiguous(blocks(x_.a, block.tile + i, 1), edges(block), own);
     const bool add = x_.add || g0 > 0;
     for (int64_t q = task.first_panel; q < task.last_panel; ++q) {
       const float* b = x_.packed_b + q * k_blocks * kGroupPairs;

@@ -143,8 +143,8 @@ void pack_int16_rows(MatrixView<const float> x, const GroupRun& run, int32_t lar
   const PairTag di;
   const int64_t width = round_up(tiles.rows(), N);
   for (int64_t g = 0, pair = 0; g < run.count; pair += run.pairs_of(g), ++g) {
-    round_k_strided(x.row(first) + run.begin(g) * x.col_stride, x.col_stride, tiles.rows(),
-                    run.length(g), largest, found, width, [&](int64_t i) { return wide + i; });
+    round_k_strided(x.row_range(first, tiles.rows()).col_range(run.begin(g), run.length(g)),
+                    largest, found, width, [&](int64_t i) { return wide + i; });
     for (int64_t t = 0; t < tiles.tiles(); ++t) {
       const int64_t i = tiles.row(t) - first, mr = tiles.row(t + 1) - tiles.row(t);
       std::copy_n(found + i, mr, scales + a_scales_at(run, t) + g * kMostLanes);

@@ -147,18 +147,19 @@ HWY_INLINE float round_k_contiguous(const float* HWY_RESTRICT from, int64_t n, i
   return magnitude <= kSmallest ? 0 : magnitude / top;
 }
 
-// Of `count` items side by side, n numbers each, `k_stride` apart: pair p of item j to
-// to(j)[p * to_row], in whole vectors. scales: [count], in whole vectors.
+// Of items, the rows of x, side by side: pair p of item j to to(j)[p * to_row], in whole vectors.
+// scales: [items], in whole vectors.
 template <class To>
-HWY_INLINE void round_k_strided(const float* from, int64_t k_stride, int64_t count, int64_t n,
-                                int32_t largest, float* scales, int64_t to_row, To&& to) {
+HWY_INLINE void round_k_strided(MatrixView<const float> x, int32_t largest, float* scales,
+                                int64_t to_row, To&& to) {
+  const int64_t count = x.rows, n = x.cols, k_stride = x.col_stride;
   const FloatTag d;
   const PairTag di;
   const int64_t N = float_lanes();
   // Row after row, as they lie in memory.
   std::fill(scales, scales + round_up(count, N), 0.0f);
   for (int64_t k = 0; k < n; ++k) {
-    const float* row = from + k * k_stride;
+    const float* row = x.data + k * k_stride;
     if (k + kPrefetchedRows < n) prefetch(row + kPrefetchedRows * k_stride, count);
     each(count, [&](auto at, int64_t j) HWY_ATTR {
       const PairVec most = hn::BitCast(di, hn::LoadU(d, scales + j));
@@ -168,12 +169,12 @@ HWY_INLINE void round_k_strided(const float* from, int64_t k_stride, int64_t cou
   each(count, [&](auto at, int64_t j) HWY_ATTR {
     const Scale s = scale_of(hn::LoadU(d, scales + j), largest);
     hn::StoreU(s.scale, d, scales + j);
-    const float* x = from + j;
+    const float* from = x.data + j;
     Pair* pair = to(j);
     int64_t k = 0;
-    for (; k + 1 < n; k += 2, x += 2 * k_stride, pair += to_row)
-      hn::StoreU(rounded_pair(at.load(x), at.load(x + k_stride), s.inverse), di, pair);
-    if (k < n) hn::StoreU(rounded_pair(at.load(x), hn::Zero(d), s.inverse), di, pair);
+    for (; k + 1 < n; k += 2, from += 2 * k_stride, pair += to_row)
+      hn::StoreU(rounded_pair(at.load(from), at.load(from + k_stride), s.inverse), di, pair);
+    if (k < n) hn::StoreU(rounded_pair(at.load(from), hn::Zero(d), s.inverse), di, pair);
   });
 }
 
@@ -212,7 +213,7 @@ inline void pack_int16_panels(MatrixView<const float> x, const ReductionGroups& 
                   reinterpret_cast<float*>(pairs_at(j)), columns);
       }
     } else {
-      round_k_strided(from, x.col_stride, count, n, largest, found, columns, pairs_at);
+      round_k_strided(x.col_range(run.begin(g), n), largest, found, columns, pairs_at);
     }
     for (int64_t j = 0; j < count; j += columns)
       std::copy_n(found + j, std::min(columns, count - j),

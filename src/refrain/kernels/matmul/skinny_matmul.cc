@@ -36,12 +36,18 @@ HWY_INLINE void finish_row(const SkinnyWeights& w, const SkinnyOutput& out, int6
   });
 }
 
-// Rows [i0, i0 + n), n <= kRowsTogether, and one panel, a stretch of K at a time: it comes from far
-// with the first tile of rows and is near for the others, while they ask for the next panel's.
-HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x, int64_t i0,
-                             int64_t n, const SkinnyOutput& out, int64_t j, int64_t cols,
-                             const float* panel, const float* next) {
+// Columns j .. j + cols of w.
+struct Panel {
+  int64_t j, cols;
+  const float *data, *next;  // next: what is needed after it, or null
+};
+
+// Rows of x from i0 on, up to kRowsTogether, and one panel, a stretch of K at a time: it comes from
+// far with the first tile of rows and is near for the others, while they ask for the next panel's.
+HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x,
+                             const SkinnyOutput& out, int64_t i0, const Panel& panel) {
   constexpr int64_t kStretch = 64, kLine = 64 / sizeof(float);
+  const int64_t n = std::min(kRowsTogether, x.rows - i0), j = panel.j, cols = panel.cols;
   const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
   HWY_ALIGN float p[kRowsTogether * kMaxPanel];
   for (int64_t i = 0; i < n && out.add; ++i) std::copy_n(out.y.row(i0 + i) + j, cols, p + i * NR);
@@ -49,11 +55,12 @@ HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x, 
     const int64_t depth = std::min(kStretch, w.K - k);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = n * t / tiles, rows = n * (t + 1) / tiles - first;
-      for (int64_t r = depth * t / tiles; next && r < depth * (t + 1) / tiles; ++r)
+      for (int64_t r = depth * t / tiles; panel.next && r < depth * (t + 1) / tiles; ++r)
         for (int64_t line = 0; line < NR; line += kLine)
-          hwy::Prefetch(next + (k + r) * kWeightPanel + line);
-      tile_of<Rows::kApart>(rows, x.row(i0 + first) + k, x.row_stride, panel + k * kWeightPanel,
-                            kWeightPanel, depth, p + first * NR, NR, NR, out.add || k > 0);
+          hwy::Prefetch(panel.next + (k + r) * kWeightPanel + line);
+      tile_of<Rows::kApart>(rows, x.row(i0 + first) + k, x.row_stride,
+                            panel.data + k * kWeightPanel, kWeightPanel, depth, p + first * NR, NR,
+                            NR, out.add || k > 0);
     }
   }
   for (int64_t i = 0; i < n; ++i) finish_row(w, out, i0 + i, j, cols, p + i * NR);
@@ -61,17 +68,17 @@ HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x, 
 
 void skinny_panels(const SkinnyWeights& w, MatrixView<const float> x, const SkinnyOutput& out,
                    int64_t first, int64_t last) {
-  const int64_t n = x.rows, NR = tile_cols();
-  const int64_t depth = w.panel_depth > 0 ? w.panel_depth : w.K;
+  const int64_t NR = tile_cols(), depth = w.panel_depth > 0 ? w.panel_depth : w.K;
   const auto at = [&](int64_t panel) {
     const int64_t j = panel * NR;
     return w.packed + j / kWeightPanel * depth * kWeightPanel + j % kWeightPanel;
   };
   for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t j = panel * NR, cols = std::min(NR, w.N - j);
-    for (int64_t i0 = 0; i0 < n; i0 += kRowsTogether)
-      skinny_panel(w, x, i0, std::min(kRowsTogether, n - i0), out, j, cols, at(panel),
-                   i0 == 0 && panel + 1 < last ? at(panel + 1) : nullptr);
+    const int64_t j = panel * NR;
+    for (int64_t i0 = 0; i0 < x.rows; i0 += kRowsTogether)
+      skinny_panel(w, x, out, i0,
+                   {j, std::min(NR, w.N - j), at(panel),
+                    i0 == 0 && panel + 1 < last ? at(panel + 1) : nullptr});
   }
 }
 
