@@ -35,6 +35,8 @@ DOORS = {
     "pcre2.h": r"text/\w+\.cc$",
     "toml++/": r"cli/config_file\.cc$",
 }
+# Products of matrices are asked for by kernels, and above them by Linear.
+PRODUCTS = re.compile(r"\b(gemm|linear_forward|linear_backward_(input|weight))\s*\(")
 # Nothing below cli/ prints, exits or reads the environment.
 FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort\s*\(|getenv\s*\()")
 
@@ -115,6 +117,8 @@ def main() -> int:
                     bad.append(f"{rel}:{n}: {kind} is known in its folder and the registry only")
             if library and FORBIDDEN.search(code):
                 bad.append(f"{rel}:{n}: the library does not print, exit or read the environment")
+            if library and layer != "kernels" and rel != "layers/linear.h" and PRODUCTS.search(code):
+                bad.append(f"{rel}:{n}: products of matrices go through Linear")
             m = re.match(r'\s*#include [<"]([^>"]+)', line)
             if not m:
                 continue

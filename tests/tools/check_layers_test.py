@@ -73,6 +73,10 @@ class CheckLayers(unittest.TestCase):
         self.refused("src/refrain/data/a.cc", "#include <zlib.h>", "has its own door")
         self.refused("src/refrain/data/a.cc", 'std::cerr << "what";', "does not print")
 
+    def test_products(self):
+        for path in ("src/refrain/model/a.cc", "src/refrain/mixers/gla/a.cc"):
+            self.refused(path, "kernels::gemm(x, w, y, scratch);", "go through Linear")
+
 
 def main():
     global ROOT

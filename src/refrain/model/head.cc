@@ -3,10 +3,8 @@
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/kernels/elementwise/rms_norm.h"
 #include "refrain/kernels/loss/cross_entropy.h"
-#include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/operations.h"
 #include "refrain/model/target_rows.h"
 
@@ -18,13 +16,22 @@ Head::Head(const ModelConfig& config, const Param* tied)
       slice_rows_(head_rows(config)),
       eps_(static_cast<float>(config.rms_norm_eps)),
       mixer_only_(config.bare()),
-      tied_(tied) {}
+      tied_(tied),
+      map_{config.d_model, config.vocab_size, config.bare()} {}
 
 void Head::visit(const ParamVisitor& v) {
   const int64_t V = vocab_size_, D = width_;
   if (!mixer_only_) v({"norm.weight", {D}, Init::constant(1), false}, norm_);
-  if (!tied_) v({"head.weight", {V, D}, Init::matrix(D), true}, matrix_);
-  if (mixer_only_) v({"head.bias", {V}, Init::bias(D), false}, bias_);
+  if (!tied_)
+    map_.visit(v, "head.weight", Init::matrix(D));
+  else if (mixer_only_)
+    v({"head.bias", {V}, Init::bias(D), false}, map_.b);
+}
+
+Linear Head::map() const {
+  Linear map = map_;
+  if (tied_) map.w = *tied_;
+  return map;
 }
 
 Head::Input Head::input(ExecutionContext& ctx, ConstTensor x, std::span<const int32_t> rows) const {
@@ -44,21 +51,16 @@ Head::Input Head::input(ExecutionContext& ctx, ConstTensor x, std::span<const in
   return in;
 }
 
-void Head::forward(ExecutionContext& ctx, ConstTensor normed, Tensor logits) const {
-  kernels::linear_forward(normed, matrix().w, logits, ctx.scratch, matrix().packed,
-                          ctx.over_features());
-  if (mixer_only_ && !ctx.planning()) kernels::add_row(logits, bias_.w);
-}
-
 void Head::logits(ExecutionContext& ctx, ConstTensor x, std::span<const int32_t> rows,
                   Tensor logits) const {
-  forward(ctx, input(ctx, x, rows).normed, logits);
+  map().forward(ctx, input(ctx, x, rows).normed, logits);
 }
 
 void Head::losses(ExecutionContext& ctx, const RaggedBatch& batch, ConstTensor x,
                   std::span<const int32_t> targets, Tensor losses) const {
   Arena::Frame frame(ctx.scratch);
   const TargetRows all(batch, targets);
+  const Linear map = this->map();
   const int64_t n = all.size(), slice = std::min(n, slice_rows_);
   const Tensor logits = ctx.scratch.take({slice, vocab_size_});
   const Tensor row_losses = ctx.scratch.take({slice});
@@ -67,7 +69,7 @@ void Head::losses(ExecutionContext& ctx, const RaggedBatch& batch, ConstTensor x
     Arena::Frame slice_frame(ctx.scratch);
     const int64_t count = std::min(slice, n - first);
     const std::span<const int32_t> rows = all.rows(first, count);
-    forward(ctx, input(ctx, x, rows).normed, logits.slice(0, count));
+    map.forward(ctx, input(ctx, x, rows).normed, logits.slice(0, count));
     if (ctx.planning()) continue;
     kernels::cross_entropy_forward(logits.slice(0, count), all.targets(first, count),
                                    row_losses.slice(0, count));
@@ -82,6 +84,7 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
   ExecutionContext ctx = context;
   Arena::Frame frame(ctx.scratch);
   const TargetRows all(batch, targets);
+  const Linear map = this->map();
   const int64_t n = all.size(), D = width_;
   REFRAIN_CHECK(options.head_rows == 0 || options.head_rows >= kernels::kReductionGroupRows);
   const int64_t slice = std::min(n, options.head_rows > 0 ? options.head_rows : slice_rows_);
@@ -99,15 +102,11 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
     const std::span<const int32_t> rows = all.rows(first, count);
     const Input in = input(ctx, x, rows);
     const Tensor part_logits = logits.slice(0, count), dpart = dnormed.slice(0, count);
-    forward(ctx, in.normed, part_logits);
+    map.forward(ctx, in.normed, part_logits);
     if (!ctx.planning())
       kernels::softmax_cross_entropy(part_logits, all.targets(first, count), options.scale,
                                      options.label_smoothing, row_losses.slice(0, count));
-    kernels::linear_backward_input(part_logits, matrix().w, dpart, ctx.scratch,
-                                   ctx.over_features());
-    kernels::linear_backward_weight(part_logits, in.normed, matrix().g, ctx.scratch,
-                                    ctx.over_rows());
-    if (mixer_only_ && !ctx.planning()) kernels::column_sum_add(part_logits, bias_.g);
+    map.backward(ctx, in.normed, part_logits, dpart);
     if (ctx.planning()) continue;
     Tensor dx = dpart;
     if (!mixer_only_) {

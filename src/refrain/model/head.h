@@ -9,7 +9,7 @@
 #include <span>
 
 #include "refrain/layers/execution_context.h"
-#include "refrain/layers/param.h"
+#include "refrain/layers/linear.h"
 #include "refrain/model/config.h"
 #include "refrain/model/training_batch.h"
 
@@ -43,14 +43,15 @@ class Head {
     Tensor x, r, normed;  // [n, D], [n] reciprocal root mean squares, [n, D]
   };
   Input input(ExecutionContext&, ConstTensor x, std::span<const int32_t> rows) const;
-  void forward(ExecutionContext&, ConstTensor normed, Tensor logits) const;
-  const Param& matrix() const { return tied_ ? *tied_ : matrix_; }
+  // With the table's matrix where it is tied.
+  Linear map() const;
 
   int64_t vocab_size_, width_, slice_rows_;
   float eps_;
   bool mixer_only_;
   const Param* tied_;
-  Param norm_, matrix_, bias_;  // [D], [V, D], [V]
+  Param norm_;  // [D]
+  Linear map_;  // D -> V
 };
 
 }  // namespace refrain
