@@ -207,7 +207,9 @@ void limit_instructions() {
 }  // namespace
 
 std::string_view present_name(std::string_view name) {
-  return name == "spill_states" ? "offload_states" : name;
+  if (name == "spill_states") return "offload_states";
+  if (name == "layer_types") return "pattern";  // as config.json of other families says
+  return name;
 }
 
 std::string flag_of(std::string_view name) {

@@ -45,12 +45,13 @@ struct Train {
     v("valid", valid, "the same, to evaluate on");
     v("valid_split", valid_split,
       "share of the data, from its end, to evaluate on without --valid");
-    v("out", out, "run directory to make");
+    v("out", out, how("run directory to make"));
     v("resume", resume,
-      "a run directory to go on with, under its recorded settings; or auto: go on with --out if it "
-      "holds a run");
+      how("a run directory to go on with, under its recorded settings; or auto: go on with --out "
+          "if it "
+          "holds a run"));
     v("stop_after", stop_after,
-      "save and stop after so many steps of the run, its schedule untouched; 0 = do not");
+      how("save and stop after so many steps of the run, its schedule untouched; 0 = do not"));
     v("tokenizer", tokenizer, "char, bpe:N or byte-bpe:N to train one, or a directory with one");
     v("source_tag", source.source_tag, "translate: the token before a source text");
     v("target_tag", source.target_tag, "translate: the token before its translation");
@@ -70,29 +71,6 @@ struct Train {
     reconstruct.visit(v);
   }
 
-  // What a run that goes on may change: how fast, how long and how often, never what.
-  static bool may_change(const std::string& name) {
-    static const std::set<std::string> names = {"resume",
-                                                "out",
-                                                "stop_after",
-                                                "max_steps",
-                                                "eval_steps",
-                                                "save_steps",
-                                                "patience",
-                                                "save_total_limit",
-                                                "logging_steps",
-                                                "gradient_checkpointing",
-                                                "save_minutes",
-                                                "batch_size",
-                                                "gradient_accumulation_steps",
-                                                "memory",
-                                                "offload_states",
-                                                "max_tokens",
-                                                "threads",
-                                                "verbose"};
-    return names.contains(name);
-  }
-
   io::Json settings() {
     io::Json json = io::Json::object();
     visit([&](const char* name, auto& field, const char*) { json[name] = field; });
@@ -110,7 +88,8 @@ struct Train {
     for (const auto& [name, value] : saved.items())
       recorded[std::string(present_name(name))] = value;
     check_names(line, recorded, where);
-    visit([&](const char* name, auto& field, const char*) {
+    visit([&](const char* name, auto& field, auto help) {
+      constexpr bool may = std::is_same_v<decltype(help), How>;
       const io::Json* value = io::find(recorded, name);
       if (!value || std::string_view(name) == "stop_after") return;
       auto before = field;
@@ -122,7 +101,6 @@ struct Train {
       }
       // A file that has all keys says nothing by a default which the run found another value for;
       // what may change it does say.
-      const bool may = may_change(name);
       const bool given = line.given(name) || (may && !line.find(name).file.empty());
       const bool is_open = std::string_view(name) == "vocab_size" && field == decltype(before){};
       if (given && !may && field != before && !is_open)

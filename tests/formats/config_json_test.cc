@@ -380,6 +380,22 @@ TEST(RefrainConfig, BlocksHaveSettingsOfTheirOwn) {
   EXPECT_NE(error("nothing:window=3").find("no mixer is called 'nothing'"), std::string::npos);
 }
 
+TEST(RefrainConfig, LayerTypesAreAPattern) {
+  Json json = io::parse_json(kRefrain, "config.json");
+  json.erase("pattern");
+  json["layer_types"] = Json::array();
+  for (int64_t i = 0; i < json["layers"]; ++i)
+    json["layer_types"].push_back(i % 2 == 0 ? "attention:window=8" : "gla");
+  const ModelDescription d = parse_model_config(json, "config.json");
+  EXPECT_EQ(d.config.mixers[0].as<AttentionConfig>().window, 8);
+  EXPECT_EQ(d.config.mixer_kinds()[1], "gla");
+  json["layer_types"].push_back("gla");
+  EXPECT_EQ(error_of([&] {
+              parse_model_config(json, "config.json");
+            }).find("config.json: layer_types: expected a list of"),
+            0u);
+}
+
 // Files of former versions have settings that only measured.
 TEST(RefrainConfig, SettingsThatOnlyMeasuredAreLeftAside) {
   Json json = io::parse_json(kRefrain, "config.json");

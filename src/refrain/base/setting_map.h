@@ -23,6 +23,15 @@ namespace refrain {
 // The candidate nearest to `name` by edit distance, or "" when none is near.
 std::string nearest_name(std::string_view name, const std::vector<std::string>& candidates);
 
+// In the place of a setting's help: the setting changes how the work is done, how long, or what is
+// told of it, never what is computed. It may change in a run that goes on, and no model is saved
+// with it.
+struct How {
+  const char* help;
+  constexpr operator const char*() const { return help; }
+};
+constexpr How how(const char* help) { return {help}; }
+
 class SettingMap {
  public:
   SettingMap() = default;
@@ -44,10 +53,12 @@ class SettingMap {
     return config;
   }
 
+  // All but what changes how the work is done.
   template <class Config>
   void put(const std::string& prefix, Config config) {
-    config.visit(
-        [&](const char* name, auto& field, const char*) { values_[prefix + name] = text(field); });
+    config.visit([&](const char* name, auto& field, auto help) {
+      if constexpr (!std::is_same_v<decltype(help), How>) values_[prefix + name] = text(field);
+    });
   }
 
   // Call it after all get() calls: a name that no config has is the user's mistake, an Error.

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <limits>
 #include <set>
+#include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include "refrain/base/error.h"
 #include "refrain/formats/special_tokens.h"
@@ -54,13 +56,34 @@ std::string setting_to_text(const Json& value, const std::string& absent,
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+// A list with a word for each block, in the place of a pattern.
+std::string pattern_of(const Json& types, int64_t layers, const std::string& name) {
+  const bool is_list =
+      types.is_array() && std::cmp_equal(types.size(), layers) &&
+      std::ranges::all_of(types, [](const Json& type) { return type.is_string(); });
+  if (!is_list)
+    throw_error("{}: layer_types: expected a list of {} words, found {}", name, layers,
+                io::describe(types));
+  std::string pattern;
+  for (const Json& type : types) pattern += (pattern.empty() ? "" : " ") + type.get<std::string>();
+  return pattern;
+}
+
 ModelConfig parse(const Json& json, const std::string& name, const Notes&) {
   ModelConfig config;
   std::set<std::string, std::less<>> known = {"model_type"};
   known.insert(kSpecialTokenKeys.begin(), kSpecialTokenKeys.end());
+  const Json* types = io::find(json, "layer_types");
+  known.insert("layer_types");
   config.visit([&]<class T>(const char* key, T& field, const char*) {
     known.insert(key);
     if (std::ranges::count(kLater, key) > 0 && !io::find(json, key)) return;
+    if constexpr (std::is_same_v<T, std::string>) {
+      if (types && std::string_view(key) == "pattern") {
+        field = pattern_of(*types, config.layers, name);
+        return;
+      }
+    }
     if constexpr (std::is_same_v<T, bool>)
       field = io::get_bool(json, key, name);
     else if constexpr (std::is_same_v<T, int64_t>)

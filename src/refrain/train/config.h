@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "refrain/base/setting_map.h"
 #include "refrain/kernels/matmul/gemm.h"
 #include "refrain/model/recompute.h"
 
@@ -48,14 +49,14 @@ struct TrainConfig {
 
   template <class V>
   void visit(V&& v) {
-    v("max_steps", max_steps, "optimiser steps (2000), epochs (5e) or input tokens (10Mt)");
+    v("max_steps", max_steps, how("optimiser steps (2000), epochs (5e) or input tokens (10Mt)"));
     v("batch_size", batch_size,
-      "the most sequences of a micro-batch; fewer are taken where more are no faster");
+      how("the most sequences of a micro-batch; fewer are taken where more are no faster"));
     v("max_tokens", max_tokens,
-      "tokens of a micro-batch, padding counted, instead of batch_size; 0 = by batch_size");
+      how("tokens of a micro-batch, padding counted, instead of batch_size; 0 = by batch_size"));
     v("buckets", buckets, "with max_tokens: sequences of like lengths share a micro-batch");
     v("gradient_accumulation_steps", gradient_accumulation_steps,
-      "micro-batches of an optimiser step; the result depends on their total only");
+      how("micro-batches of an optimiser step; the result depends on their total only"));
     v("learning_rate", learning_rate, "highest learning rate");
     v("lr_scheduler_type", lr_scheduler_type,
       "after the warm-up: constant, linear, cosine or inverse_sqrt");
@@ -72,21 +73,23 @@ struct TrainConfig {
     v("dropout", dropout, "rate on the embedding and on what each half of a block adds");
     v("attention_dropout", attention_dropout,
       "rate on the probabilities of softmax attention, as GPT-2 has it besides dropout");
-    v("eval_steps", eval_steps, "evaluate every so many steps; 0 = at the end only");
-    v("save_steps", save_steps, "checkpoint every so many steps; 0 = by save_minutes");
+    v("eval_steps", eval_steps, how("evaluate every so many steps; 0 = at the end only"));
+    v("save_steps", save_steps, how("checkpoint every so many steps; 0 = by save_minutes"));
     v("save_minutes", save_minutes,
-      "without save_steps: checkpoint when so many minutes have passed since the last one; 0 = at "
-      "the end only");
-    v("save_total_limit", save_total_limit, "newest checkpoints to keep; 0 = all");
-    v("logging_steps", logging_steps, "record metrics every so many steps");
-    v("patience", patience, "stop after so many evaluations without a better loss; 0 = never");
+      how("without save_steps: checkpoint when so many minutes have passed since the last one; 0 = "
+          "at "
+          "the end only"));
+    v("save_total_limit", save_total_limit, how("newest checkpoints to keep; 0 = all"));
+    v("logging_steps", logging_steps, how("record metrics every so many steps"));
+    v("patience", patience, how("stop after so many evaluations without a better loss; 0 = never"));
     v("seed", seed, "of weights, order and dropout");
     v("memory", memory,
-      "the most that the whole process may take (800M, 2G): how the work is cut to fit, with the "
-      "same weights; empty = what is fast");
-    v("gradient_checkpointing", gradient_checkpointing, checkpointing_help());
+      how("the most that the whole process may take (800M, 2G): how the work is cut to fit, with "
+          "the "
+          "same weights; empty = what is fast"));
+    v("gradient_checkpointing", gradient_checkpointing, how(checkpointing_help()));
     v("offload_states", offload_states,
-      "keep the states between chunks of long sequences on disk, in the run directory");
+      how("keep the states between chunks of long sequences on disk, in the run directory"));
     v("tbptt", tbptt,
       "truncated backpropagation: gradients reach back within chunks of so many tokens, the "
       "state is carried from chunk to chunk of a sequence; 0 = through the whole sequence");
