@@ -19,7 +19,7 @@
 #include "refrain/base/random.h"
 #include "refrain/base/thread_pool.h"
 #include "refrain/kernels/loss/reconstruction_loss.h"
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 #include "refrain/model/workspace.h"
 #include "support.h"
 

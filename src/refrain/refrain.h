@@ -16,10 +16,10 @@
 #include "refrain/layers/linear.h"    // what mixers are made of
 #include "refrain/mixers/registry.h"  // the mixers there are; register_mixer
 #include "refrain/model/language_model.h"
-#include "refrain/model/parameter_store.h"  // weights, and what is trained of them
-#include "refrain/model/workspace.h"        // memory for a step
-#include "refrain/text/source.h"            // texts, pairs, objects
-#include "refrain/text/tokenizer.h"         // tokenizer.json, and training tokenizers
+#include "refrain/model/parameters/parameter_store.h"  // weights, and what is trained of them
+#include "refrain/model/workspace.h"                   // memory for a step
+#include "refrain/text/source.h"                       // texts, pairs, objects
+#include "refrain/text/tokenizer.h"                    // tokenizer.json, and training tokenizers
 #include "refrain/train/language_model_task.h"
 #include "refrain/train/optimizer.h"  // AdamW
 #include "refrain/train/plan.h"       // a step within a budget of memory

@@ -15,7 +15,7 @@
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 #include "support/error_of.h"
 #include "support/temporary_folder.h"
 

@@ -1,4 +1,4 @@
-#include "refrain/model/initialisation.h"
+#include "refrain/model/parameters/initialisation.h"
 
 #include <gtest/gtest.h>
 
@@ -12,7 +12,7 @@
 #include "refrain/base/random.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 #include "refrain/model/workspace.h"
 
 namespace refrain {

@@ -1,5 +1,5 @@
 // Where a model's learned tensors lie, what is frozen of them, and their file.
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 
 #include "refrain/formats/checkpoint.h"
 #include "refrain/io/safetensors.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/optimizer.h"
 

@@ -18,7 +18,7 @@
 
 #include "refrain/autoencoder/decoder.h"
 #include "refrain/layers/recurrent.h"
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 
 namespace refrain {
 

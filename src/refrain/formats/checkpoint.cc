@@ -16,7 +16,7 @@
 #include "refrain/io/safetensors.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/block.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 namespace {

@@ -19,7 +19,8 @@ struct Family {
   ModelConfig (*parse)(const io::Json&, const std::string& name, const Notes&);
   // Writes a resolved config; nothing if the family does not compute the same.
   std::optional<io::Json> (*write)(const ModelConfig&);
-  // The name of a tensor in files of the family; null: the same as here (model/tensor_names.h).
+  // The name of a tensor in files of the family; null: the same as here
+  // (model/parameters/tensor_names.h).
   std::string (*tensor_name)(std::string_view ours) = nullptr;
 };
 

@@ -9,7 +9,7 @@
 #include "refrain/formats/llama_keys.h"
 #include "refrain/formats/special_tokens.h"
 #include "refrain/mixers/attention/attention.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 namespace {

@@ -28,7 +28,7 @@ struct Param {
 
 // The initial values of a tensor: `mean` in the elements [first, end) and 0 in the others, with
 // noise around it. Either the tensor gives the size of the noise, or it gives its role, and the
-// scheme of the model decides the size (model/initialisation.h).
+// scheme of the model decides the size (model/parameters/initialisation.h).
 struct Init {
   enum Role {
     kGiven,      // normal noise of deviation `std`, which may be 0, under every scheme

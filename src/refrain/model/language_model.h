@@ -14,7 +14,7 @@
 #include "refrain/model/config.h"
 #include "refrain/model/embedding.h"
 #include "refrain/model/head.h"
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 #include "refrain/model/stack.h"
 #include "refrain/model/training_batch.h"
 

@@ -5,7 +5,7 @@
 
 #include "refrain/io/safetensors.h"
 #include "refrain/kernels/elementwise/adamw.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "refrain/base/buffer.h"
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 #include "refrain/train/config.h"
 
 namespace refrain {

@@ -10,7 +10,7 @@
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/io/scratch_file.h"
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 #include "refrain/model/workspace.h"
 #include "refrain/train/trainer_state.h"
 

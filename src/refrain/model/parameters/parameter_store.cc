@@ -1,4 +1,4 @@
-#include "refrain/model/parameter_store.h"
+#include "refrain/model/parameters/parameter_store.h"
 
 #include <algorithm>
 

@@ -15,7 +15,7 @@
 
 #include "refrain/base/buffer.h"
 #include "refrain/layers/param.h"
-#include "refrain/model/initialisation.h"
+#include "refrain/model/parameters/initialisation.h"
 
 namespace refrain {
 

@@ -1,4 +1,4 @@
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 #include <utility>
 

@@ -1,10 +1,10 @@
-#include "refrain/model/initialisation.h"
+#include "refrain/model/parameters/initialisation.h"
 
 #include <cmath>
 
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
-#include "refrain/model/tensor_names.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 namespace {
