@@ -41,36 +41,43 @@ void spread_weights(const std::function<void(const ParamVisitor&)>& visit) {
 }
 
 StepCheck::StepCheck(LanguageModel& model, std::span<const int32_t> tokens,
-                     std::span<const int32_t> targets) {
+                     std::span<const int32_t> targets)
+    : reference_(model) {
   const size_t rows = std::min({kRows, tokens.size(), targets.size()});
   tokens_.assign(tokens.begin(), tokens.begin() + static_cast<long>(rows));
   targets_.assign(targets.begin(), targets.begin() + static_cast<long>(rows));
+}
 
-  ReferenceModel<Complex> reference(model);
-  Random random(3);
-  for (auto& [name, weights] : reference.weights()) {
-    std::vector<float>& signs = signs_[name];
-    for (Complex& w : weights) {
-      signs.push_back(random.bits() & 1 ? 1.0f : -1.0f);
-      w.imag(kStep * static_cast<double>(signs.back()));
+// direction(g) of each weight, whose gradient in the model is g.
+template <class F>
+StepCheck::Derivative StepCheck::derivative(LanguageModel& model, F&& direction) {
+  Derivative d;
+  for (const auto& [name, shape, w, gradient] : model.parameters().file_tensors()) {
+    std::vector<Complex>& weights = reference_.weights().at(name);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const auto g = static_cast<double>(gradient.data[i]);
+      const double along = direction(g);
+      weights[i].imag(kStep * along);
+      d.of_gradients += g * along;
     }
   }
-  std::vector<Complex> logits = reference.logits(tokens_), losses(rows);
+  const auto rows = static_cast<int64_t>(tokens_.size());
+  std::vector<Complex> logits = reference_.logits(tokens_), losses(tokens_.size());
   const int64_t V = model.config().vocab_size;
-  const TensorOf<Complex> table(logits.data(), {static_cast<int64_t>(rows), V});
-  for (int64_t i = 0; i < table.rows(); ++i) {
+  const TensorOf<Complex> table(logits.data(), {rows, V});
+  for (int64_t i = 0; i < rows; ++i) {
     double mean = 0;
     for (int64_t v = 0; v < V; ++v) mean += table.row(i)[v].real() / static_cast<double>(V);
     for (int64_t v = 0; v < V; ++v)
-      largest_ = std::max(largest_, std::abs(table.row(i)[v].real() - mean));
+      d.largest_logit = std::max(d.largest_logit, std::abs(table.row(i)[v].real() - mean));
   }
   kernels::log_softmax_ref(table, table);
-  kernels::cross_entropy_ref(table, targets_, 0.0,
-                             TensorOf<Complex>(losses.data(), {static_cast<int64_t>(rows), 1}));
+  kernels::cross_entropy_ref(table, targets_, 0.0, TensorOf<Complex>(losses.data(), {rows, 1}));
   for (const Complex& loss : losses) {
-    losses_.push_back(loss.real());
-    along_ += loss.imag() / kStep;
+    d.losses.push_back(loss.real());
+    d.of_losses += loss.imag() / kStep;
   }
+  return d;
 }
 
 Check StepCheck::check(LanguageModel& model, TrainingOptions options, const Planted& planted) {
@@ -87,22 +94,22 @@ Check StepCheck::check(LanguageModel& model, TrainingOptions options, const Plan
   planted.in_output(model.parameters().gradients());
 
   const Allowed error = allowed(options.compute_type);
+  double squares = 0;
+  for (const float g : model.parameters().gradients()) squares += static_cast<double>(g) * g;
+  const double norm = std::sqrt(squares);
+  Random random(3);
+  const Derivative signs =
+      derivative(model, [&](double) { return random.bits() & 1 ? 1.0 : -1.0; });
+  const Derivative own = derivative(model, [&](double g) { return g / norm; });
   Check check;
   check.that("the logits are all alike: they tell nothing of the weights",
-             model.config().vocab_size == 1 || largest_ >= kSmallestLogit);
+             model.config().vocab_size == 1 || signs.largest_logit >= kSmallestLogit);
   for (size_t i = 0; i < losses.size(); ++i)
-    check.near(fmt::format("loss of row {}", i), static_cast<double>(losses[i]), losses_[i],
-               error.loss * std::max(1.0, losses_[i]));
-  double along = 0, squares = 0;
-  for (const auto& [name, shape, w, gradient] : model.parameters().file_tensors()) {
-    const std::vector<float>& signs = signs_.at(name);
-    for (size_t i = 0; i < signs.size(); ++i) {
-      const auto g = static_cast<double>(gradient.data[i]);
-      along += g * static_cast<double>(signs[i]);
-      squares += g * g;
-    }
-  }
-  check.near("gradients along a direction", along, along_, error.gradient * std::sqrt(squares));
+    check.near(fmt::format("loss of row {}", i), static_cast<double>(losses[i]), signs.losses[i],
+               error.loss * std::max(1.0, signs.losses[i]));
+  check.near("gradients along a direction", signs.of_gradients, signs.of_losses,
+             error.gradient * norm);
+  check.near("gradients along themselves", own.of_gradients, own.of_losses, error.gradient * norm);
   return check;
 }
 

@@ -23,8 +23,10 @@ inline void spread_weights(LanguageModel& model) {
 }
 
 // The first rows of `tokens`, trained as the options say (but for their scale),
-// against the complex step, which is exact: each row's loss, and all gradients together along a
-// random direction, where an error of e is seen as about |e|. The gradients are left in the model.
+// against the complex step, which is exact: each row's loss, and all gradients together along two
+// directions. Along random signs an error in few of them is seen, along the gradients themselves
+// one of their size, which random signs may be at a right angle to. The gradients are left in the
+// model.
 class StepCheck {
  public:
   // Copies the weights: what is planted in them afterwards is found.
@@ -34,11 +36,17 @@ class StepCheck {
   Check check(LanguageModel& model, TrainingOptions options, const Planted& planted);
 
  private:
+  // Of the losses' sum, by the complex step, and as the model's gradients have it.
+  struct Derivative {
+    double of_losses = 0, of_gradients = 0;
+    std::vector<double> losses;
+    double largest_logit = 0;  // less its row's mean
+  };
+  template <class F>
+  Derivative derivative(LanguageModel& model, F&& direction);
+
   std::vector<int32_t> tokens_, targets_;
-  std::map<std::string, std::vector<float>> signs_;  // the direction
-  std::vector<double> losses_;
-  double along_ = 0;    // of the losses' sum, along the direction
-  double largest_ = 0;  // of the logits, less their row's mean
+  ReferenceModel<std::complex<double>> reference_;
 };
 
 }  // namespace refrain::bench
