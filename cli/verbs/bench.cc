@@ -10,6 +10,7 @@
 #include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/base/expect_in.h"
 #include "refrain/base/parallel.h"
 
 namespace refrain::cli {
@@ -206,11 +207,6 @@ struct Bench {
     RaggedBatchBuilder data;
     const Tensor row(nowhere(), {1, shape.d_model});
     mixer->forward(dry, data.whole(1, 1), row, row, nullptr, &saved);
-  }
-
-  static void expect_in(const char* flag, int64_t value, int64_t low, int64_t high) {
-    if (value < low || value > high)
-      throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
   }
 };
 

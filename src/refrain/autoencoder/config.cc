@@ -4,13 +4,13 @@
 #include <string_view>
 
 #include "refrain/base/error.h"
+#include "refrain/base/expect_in.h"
 
 namespace refrain {
 namespace {
 
 void expect_in(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high)
-    throw_error("autoencoder.{}: expected {} to {}, found {}", name, low, high, value);
+  refrain::expect_in(fmt::format("autoencoder.{}", name), value, low, high);
 }
 
 template <class Names = std::initializer_list<std::string_view>>

@@ -3,13 +3,10 @@
 #include <set>
 #include <sstream>
 
+#include "refrain/base/expect_in.h"
+
 namespace refrain {
 namespace {
-
-void expect_in(const char* name, int64_t value, int64_t low, int64_t high) {
-  if (value < low || value > high)
-    throw_error("{}: expected {} to {}, found {}", name, low, high, value);
-}
 
 // The words of a pattern, one per block.
 std::vector<std::string> words_of(const std::string& pattern, int64_t layers) {

@@ -9,16 +9,11 @@
 
 #include "refrain/base/bytes.h"
 #include "refrain/base/error.h"
+#include "refrain/base/expect_in.h"
 #include "refrain/mixers/registry.h"
 
 namespace refrain {
 namespace {
-
-template <class T>
-void expect_in(const char* name, T value, T low, T high) {
-  if (!(value >= low && value <= high))
-    throw_error("{}: expected {} to {}, found {}", name, low, high, value);
-}
 
 void expect_one_of(const char* name, const std::string& value,
                    std::initializer_list<std::string_view> choices) {
