@@ -61,7 +61,7 @@ class MixerRun {
       const size_t mark = saved.mark();
       mixer_->forward(ctx, batch_, tensor(x_), tensor(y_), nullptr, &saved);
       saved.rewind(mark);
-      mixer_->backward(ctx, batch_, tensor(x_), tensor(dy_), tensor(dx_), nullptr, nullptr, saved);
+      mixer_->backward(ctx, batch_, tensor(x_), nullptr, {tensor(dy_), tensor(dx_)}, saved);
     });
     mixer_->finish_gradients();
   }

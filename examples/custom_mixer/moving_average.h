@@ -66,15 +66,15 @@ class MovingAverage final : public refrain::Mixer {
   }
 
   void backward(refrain::ExecutionContext& ctx, const refrain::RaggedBatch& w,
-                refrain::ConstTensor x, refrain::ConstTensor dy, refrain::Tensor dx,
-                const refrain::State*, const refrain::State* dstate,
+                refrain::ConstTensor x, const refrain::State*, const refrain::MixerGradients& given,
                 refrain::Arena& saved) const override {
     refrain::Arena::Frame frame(ctx.scratch);
     const Rows rows = lay_out(saved, w);
     const refrain::Tensor ds = ctx.scratch.take({w.rows(), D_});
-    o_.backward(ctx, rows.s, dy, ds);
-    if (!ctx.planning()) each_channel([&](int64_t j) { average_backward(w, rows, ds, dstate, j); });
-    v_.backward(ctx, x, ds, dx);
+    o_.backward(ctx, rows.s, given.dy, ds);
+    if (!ctx.planning())
+      each_channel([&](int64_t j) { average_backward(w, rows, ds, given.dstate, j); });
+    v_.backward(ctx, x, ds, given.dx);
   }
 
   size_t state_bytes(int64_t) const override { return static_cast<size_t>(D_) * sizeof(float); }

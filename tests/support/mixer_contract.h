@@ -83,11 +83,11 @@ class MixerUnderTest {
                 const State* dstate) {
     Arena count, count_saved;
     ExecutionContext dry = context(count);
-    mixer.backward(dry, w, x, dy, dx, state, dstate, count_saved);
+    mixer.backward(dry, w, x, state, {dy, dx, dstate}, count_saved);
     scratch_ = Buffer<std::byte>(count.peak() + 64);
     Arena scratch(scratch_.data(), scratch_.size()), saved(saved_.data(), saved_.size());
     ExecutionContext ctx = context(scratch);
-    mixer.backward(ctx, w, x, dy, dx, state, dstate, saved);
+    mixer.backward(ctx, w, x, state, {dy, dx, dstate}, saved);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 

@@ -44,6 +44,15 @@ struct MixerTraits {
   std::span<const RecomputePart> recompute{};
 };
 
+// What backward is given and what it gives.
+struct MixerGradients {
+  ConstTensor dy;  // [R, D]: dL/dy
+  Tensor dx;       // [R, D]: dL/dx, overwritten
+  // dL/d(final state) in, dL/d(initial state) out; null: no gradient enters or leaves through the
+  // state.
+  const State* dstate = nullptr;
+};
+
 class Mixer {
  public:
   virtual ~Mixer() = default;
@@ -65,13 +74,11 @@ class Mixer {
   virtual void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y,
                        const State* state, Arena* saved) const = 0;
 
-  // dx = dL/dx (overwritten); weight gradients are added to. `saved` starts at the same place as in
-  // forward. `state` is the final state of forward; what a mixer needs of the initial state,
-  // forward puts into `saved`. `dstate` (null: no gradient enters or leaves through the state)
-  // holds dL/d(final state) and receives dL/d(initial state). The gradient of a frozen weight is
-  // null: kernels skip it, and loops must do so too.
-  virtual void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy,
-                        Tensor dx, const State* state, const State* dstate, Arena& saved) const = 0;
+  // Weight gradients are added to. `state` is the final state of forward; what a mixer needs of the
+  // initial state, forward puts into `saved`, which starts at the same place here. The gradient of
+  // a frozen weight is null: kernels skip it, and loops must do so too.
+  virtual void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const State* state,
+                        const MixerGradients&, Arena& saved) const = 0;
 
   // Called after the last backward of an optimiser step, micro-batches included. For weights whose
   // gradient is a function of a sum over all rows.

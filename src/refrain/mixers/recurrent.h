@@ -51,17 +51,17 @@ class RecurrentMixer final : public Mixer {
       kernels::copy(run.rows.h, y);
   }
 
-  void backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
-                Tensor dx, const State*, const State* dstate, Arena& saved) const override {
+  void backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, const State*,
+                const MixerGradients& gradients, Arena& saved) const override {
     Arena::Frame frame(ctx.scratch);
     const Recurrent::Activations run = cell_.recompute_forward(ctx, w, x, saved);
-    ConstTensor dh = dy;
+    ConstTensor dh = gradients.dy;
     if (o_) {
       const Tensor from_y = ctx.scratch.take({w.rows(), cell_.hidden()});
-      o_->backward(ctx, run.rows.h, dy, from_y);
+      o_->backward(ctx, run.rows.h, gradients.dy, from_y);
       dh = from_y;
     }
-    cell_.backward(ctx, x, run, dh, dx, rows(w, dstate));
+    cell_.backward(ctx, x, run, dh, gradients.dx, rows(w, gradients.dstate));
   }
 
   size_t state_bytes(int64_t) const override {

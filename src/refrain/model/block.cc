@@ -106,7 +106,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     const Tensor dy = ctx.scratch.take({R, D_});
     if (!ctx.planning()) kernels::copy(d, dy);
     apply_dropout(ctx, w, dy, mixer_site_);
-    return mixer_->backward(ctx, w, x, dy, d, states.value, states.gradient, saved);
+    return mixer_->backward(ctx, w, x, states.value, {dy, d, states.gradient}, saved);
   }
   Activations s = layout(ctx, w, states.value != nullptr, saved, recompute);
   const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
@@ -131,8 +131,8 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     mixer_->forward(ctx, w, normed, dnormed, state, &saved);
     saved.rewind(mark);
   }
-  mixer_->backward(ctx, w, normed, dropped(ctx, w, d, mixer_site_), dnormed, state, states.gradient,
-                   saved);
+  mixer_->backward(ctx, w, normed, state,
+                   {dropped(ctx, w, d, mixer_site_), dnormed, states.gradient}, saved);
   if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
 }
 

@@ -194,8 +194,9 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   o_.forward(ctx, s.o, y);
 }
 
-void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
-                         Tensor dx, const State* state, const State* dstate, Arena& saved) const {
+void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
+                         const State* state, const MixerGradients& given, Arena& saved) const {
+  const auto& [dy, dx, dstate] = given;
   Arena::Frame frame(ctx.scratch);
   const bool rings = state && attention_.window > 0;
   const Activations s = layout(ctx, saved, w, rings);

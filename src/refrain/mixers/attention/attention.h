@@ -51,8 +51,8 @@ class Attention final : public Mixer {
   void visit(const ParamVisitor&) override;
   void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
-  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, ConstTensor dy, Tensor dx,
-                const State*, const State* dstate, Arena& saved) const override;
+  void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const State*,
+                const MixerGradients&, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
 
  private:

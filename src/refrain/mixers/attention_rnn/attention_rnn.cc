@@ -118,8 +118,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
 }
 
 void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                            ConstTensor dy, Tensor dx, const State* state, const State* dstate,
-                            Arena& saved) const {
+                            const State* state, const MixerGradients& given, Arena& saved) const {
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.checkpoint_interval > 0;
   const Activations s = layout(recomputes ? ctx.scratch : saved, w);
@@ -134,24 +133,24 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
 
   const Tensor d_o = ctx.scratch.take({w.rows(), shape_.width()});
   const Tensor ds = ctx.scratch.take({w.rows(), shape_.heads});
-  o_.backward(ctx, s.rows.o, dy, d_o);
+  o_.backward(ctx, s.rows.o, given.dy, d_o);
   const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
-    if (!dstate) return;
+    if (!given.dstate) return;
     piece.final_state = state->row(b);
-    piece.dstate = dstate->row(b);
+    piece.dstate = given.dstate->row(b);
   });
   const Tensor dv = s.rows.v;  // in v's place
   kernels::attention_scan_backward(shape_, all, s.rows, d_o, ds, dv, ctx.scratch);
 
   if (config_.fused) {
-    scores(ctx).backward(ctx, x, ds, dx);
+    scores(ctx).backward(ctx, x, ds, given.dx);
   } else {
     const Tensor dk = d_o;  // which nobody reads any more
     scores(ctx).backward(ctx, s.k, ds, dk);
-    k_.backward(ctx, x, dk, dx);
+    k_.backward(ctx, x, dk, given.dx);
   }
   v_.backward_weight(ctx, x, dv);
-  v_.backward_input(ctx, dv, dx, true);
+  v_.backward_input(ctx, dv, given.dx, true);
 }
 
 void AttentionRnn::finish_gradients() {

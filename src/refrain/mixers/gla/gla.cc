@@ -355,8 +355,9 @@ void Gla::recompute(ExecutionContext& ctx, const RaggedBatch& w, const Rows& row
   kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
 }
 
-void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
-                   Tensor dx, const State* state, const State* dstate, Arena& saved) const {
+void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, const State* state,
+                   const MixerGradients& given, Arena& saved) const {
+  const auto& [dy, dx, dstate] = given;
   Arena::Frame frame(ctx.scratch);
   const bool kept_rows = ctx.checkpoint_interval == 0;
   const Rows rows = layout(ctx.scratch, kept_rows ? saved : ctx.scratch, w.rows());

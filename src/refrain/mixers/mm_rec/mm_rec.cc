@@ -291,8 +291,9 @@ MmRec::Activations MmRec::recompute_forward(ExecutionContext& ctx, const RaggedB
   return run;
 }
 
-void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, ConstTensor dy,
-                     Tensor dx, const State*, const State* dstate, Arena& saved) const {
+void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, const State*,
+                     const MixerGradients& given, Arena& saved) const {
+  const auto& [dy, dx, dstate] = given;
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model, P = columns();
   const MmRecMemory memory = memory_of(w);
