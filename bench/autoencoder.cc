@@ -112,7 +112,7 @@ class Pass {
       if (!backward_) return;
       const Tensor dz = ctx.scratch.take({batch_.sequences(), config_.bottleneck});
       const Tensor dm = ctx.scratch.take({R, H});
-      decoder_.backward(ctx, batch_, in, run, dy, dz, dm, {});
+      decoder_.backward(ctx, batch_, in, run, {dy, dz, dm});
       if (!result || ctx.planning()) return;
       result->gradients.assign(dz.begin(), dz.end());
       result->gradients.insert(result->gradients.end(), dm.begin(), dm.end());

@@ -43,10 +43,11 @@ class Reader {
       ExecutionContext ctx{scratch};
       const auto projected = layer.project(ctx, memory, *m, true, saved);
       const auto query = layer.layout(saved, queries.rows(), o, memory, keep);
-      layer.forward(ctx, queries, *x, projected, query);
+      const CrossAttention::Pass pass{queries, memory, projected, query};
+      layer.forward(ctx, *x, pass);
       const Tensor dkv = saved.take({memory.rows(), 2 * kWidth});
       if (!ctx.planning()) std::fill(dkv.begin(), dkv.end(), 0.0f);
-      layer.backward(ctx, queries, memory, *x, projected, query, *d_o, dx, dkv);
+      layer.backward(ctx, *x, pass, *d_o, dx, dkv);
       layer.finish(ctx, *m, dkv, dm);
     };
     Arena count_saved, count_scratch;

@@ -81,21 +81,23 @@ ConstTensor Autoencoder::memory(ExecutionContext& ctx, const RaggedBatch& w, con
 }
 
 void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                                  const Encoded& e, Tensor dcode, Tensor dm, Tensor dx) const {
+                                  const Encoded& e, const Decoder::Gradients& given,
+                                  Tensor dx) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t B = w.sequences(), H = config_.hidden;
   const Tensor dlast = ctx.scratch.take({B, H});
-  Tensor dz = dcode;
+  Tensor dz = given.dz;
   if (norm_.w.rank > 0) {
     dz = ctx.scratch.take({B, config_.bottleneck});
-    if (!ctx.planning()) kernels::rms_norm_backward(e.z, norm_.w, e.r, dcode, dz, norm_.g, false);
+    if (!ctx.planning())
+      kernels::rms_norm_backward(e.z, norm_.w, e.r, given.dz, dz, norm_.g, false);
   }
   squeeze_.backward(ctx, e.last, dz, dlast);
   for (int64_t b = 0; b < B && !ctx.planning(); ++b) {
-    float* to = dm.row(w.first(b) + w.length(b) - 1);
+    float* to = given.dm.row(w.first(b) + w.length(b) - 1);
     for (int64_t j = 0; j < H; ++j) to[j] += dlast.row(b)[j];
   }
-  Tensor dh = dm;
+  Tensor dh = given.dm;
   for (size_t l = encoder_.size(); l-- > 0;) {
     const Tensor din = l == 0 ? dx : ctx.scratch.take({w.rows(), H});
     encoder_[l].backward(ctx, l == 0 ? x : e.runs[l - 1].rows.h, e.runs[l], dh, din, {});
@@ -114,20 +116,20 @@ void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w,
   const Decoder::Input in{e.code(), memory(ctx, w, e, saved), training.x, training.forced};
   const Decoder::Activations run = decoder_.forward(ctx, w, in, true, saved);
 
-  const Tensor dy = ctx.scratch.take({R, E}), dm = ctx.scratch.take({R, H});
-  const Tensor dz = ctx.scratch.take({w.sequences(), config_.bottleneck});
+  Decoder::Gradients g{ctx.scratch.take({R, E}),
+                       ctx.scratch.take({w.sequences(), config_.bottleneck}),
+                       ctx.scratch.take({R, H})};
   const Tensor dx = ctx.scratch.take({R, E});
-  Tensor given;  // gradient by x where the decoder was given it
-  if (!training.tokens.empty()) given = ctx.scratch.take({R, E});
+  if (!training.tokens.empty()) g.dx = ctx.scratch.take({R, E});
   if (!ctx.planning()) {
     kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, training.scale, losses,
-                                 cosines, dy);
-    if (given) std::fill(given.begin(), given.end(), 0.0f);
+                                 cosines, g.dy);
+    if (g.dx) std::fill(g.dx.begin(), g.dx.end(), 0.0f);
   }
-  decoder_.backward(ctx, w, in, run, dy, dz, dm, given);
-  encode_backward(ctx, w, training.x, e, dz, dm, dx);
-  if (given.rank == 0 || ctx.planning()) return;
-  kernels::add(dx, given, dx);
+  decoder_.backward(ctx, w, in, run, g);
+  encode_backward(ctx, w, training.x, e, g, dx);
+  if (g.dx.rank == 0 || ctx.planning()) return;
+  kernels::add(dx, g.dx, dx);
   kernels::embedding_backward(training.tokens, dx, table_.g);
 }
 

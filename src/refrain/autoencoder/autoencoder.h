@@ -76,8 +76,9 @@ class Autoencoder {
                  Arena& rows) const;
   // What the decoder reads: m, or m[t] + code(t). The gradient is the same for both.
   ConstTensor memory(ExecutionContext&, const RaggedBatch&, const Encoded&, Arena&) const;
+  // dm is used up; dx [R, E] is overwritten.
   void encode_backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Encoded&,
-                       Tensor dcode, Tensor dm, Tensor dx) const;
+                       const Decoder::Gradients&, Tensor dx) const;
   void visit(const ParamVisitor&);
 
   AutoencoderConfig config_;

@@ -184,10 +184,10 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
 }
 
 void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                       const Activations& run, Tensor dy, Tensor dz, Tensor dm, Tensor dx) const {
+                       const Activations& run, const Gradients& gradients) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden();
-  Gradients g;
+  InnerGradients g{gradients};
   g.start = ctx.scratch.take({w.sequences(), start_.out});
   for (size_t l = 0; l < cells_.size(); ++l)
     g.p.push_back(cells_[l].cell() == Cell::kGru ? ctx.scratch.take({R, cells_[l].recurrence().out})
@@ -202,24 +202,24 @@ void Decoder::backward(ExecutionContext& ctx, const RaggedBatch& w, const Input&
   }
   if (self_) g.qkv = ctx.scratch.take({R, self_->out});
   if (!ctx.planning())
-    for (const Tensor& t : {g.start, g.kv, g.qkv, dm})
+    for (const Tensor& t : {g.start, g.kv, g.qkv, g.dm})
       if (t) std::fill(t.begin(), t.end(), 0.0f);
   if (needs_no_loop(w, in))
-    backward_rows(ctx, w, run, g, dy, dx);
+    backward_rows(ctx, w, run, g);
   else
-    backward_steps(ctx, w, in, run, g, dy, dm, dx);
-  backward_weights(ctx, w, in, run, g, dy, dz, dm);
+    backward_steps(ctx, w, in, run, g);
+  backward_weights(ctx, w, in, run, g);
 }
 
 void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Activations& run,
-                            const Gradients& g, ConstTensor dy, Tensor dx) const {
+                            const InnerGradients& g) const {
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), H = hidden(), E = config_.width;
   const Tensor dh = ctx.scratch.take({R, H});
   if (!config_.has_attention()) {
-    out_.backward_input(ctx, dy, dh);
+    out_.backward_input(ctx, g.dy, dh);
   } else {
-    out_.backward_input(ctx, dy, g.context);
+    out_.backward_input(ctx, g.dy, g.context);
     for (int64_t i = 0; i < g.context.size() && !ctx.planning(); ++i)
       if (!(run.s.data[i] > 0)) g.context.data[i] = 0;
     context_.backward_input(ctx, g.context, g.joined);
@@ -247,26 +247,26 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
                                 run.cells[l], {dh, dstate, g.p[l]}, ctx.scratch);
     if (l > 0) cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
   }
-  if (dx.rank == 0) return;
+  if (g.dx.rank == 0) return;
   const Tensor du = ctx.scratch.take({R, E});
   cells_[0].input().backward_input(ctx, run.cells[0].gates, du);
   for (int64_t row = 1; row < R && !ctx.planning(); ++row)
     if (w.position[static_cast<size_t>(row)] > 0)
-      for (int64_t j = 0; j < E; ++j) dx.row(row - 1)[j] += du.row(row)[j];
+      for (int64_t j = 0; j < E; ++j) g.dx.row(row - 1)[j] += du.row(row)[j];
 }
 
 void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                               const Activations& run, const Gradients& g, ConstTensor dy,
-                               Tensor dz, Tensor dm) const {
-  out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, dy);
+                               const Activations& run, const InnerGradients& g) const {
+  out_.backward_weight(ctx, config_.has_attention() ? run.s : run.cells.back().h, g.dy);
   if (config_.has_attention()) {
     context_.backward_weight(ctx, run.joined, g.context);
     const Tensor dq = cross_ ? g.q : g.qkv;
     query_proj().backward_weight(ctx, state_columns(run.joined), dq);
   }
   if (cross_ && config_.cached) {
-    cross_->backward_memory(ctx, w, w, run.memory[0], run.query, attention_columns(g.joined), g.kv);
-    cross_->finish(ctx, in.m, g.kv, dm);
+    cross_->backward_memory(ctx, {w, w, run.memory[0], run.query}, attention_columns(g.joined),
+                            g.kv);
+    cross_->finish(ctx, in.m, g.kv, g.dm);
   }
   for (size_t l = 0; l < cells_.size(); ++l) {
     Arena::Frame frame(ctx.scratch);
@@ -278,7 +278,7 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   }
   for (int64_t i = 0; i < g.start.size() && !ctx.planning(); ++i)  // tanh' = 1 - tanh²
     g.start.data[i] *= 1 - run.start.data[i] * run.start.data[i];
-  start_.backward(ctx, in.z, g.start, dz);
+  start_.backward(ctx, in.z, g.start, g.dz);
 }
 
 std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activations& run,

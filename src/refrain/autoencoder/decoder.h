@@ -57,11 +57,16 @@ class Decoder {
   Activations forward(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
                       Arena&) const;
 
-  // dy [R, E] in, out with what came back through fed outputs. dz overwritten, and dm [R, H], with
-  // zeros where the encoder is not read. dx [R, E], if wanted, is added to where steps were given
-  // x. The run is used up.
-  void backward(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&, Tensor dy,
-                Tensor dz, Tensor dm, Tensor dx) const;
+  // What backward is given and what it gives.
+  struct Gradients {
+    Tensor dy;    // [R, E]: in, out with what came back through fed outputs
+    Tensor dz;    // [B, Z]: overwritten
+    Tensor dm;    // [R, H]: overwritten, with zeros where the encoder is not read
+    Tensor dx{};  // [R, E]: added to where steps were given x; or nothing
+  };
+  // The run is used up.
+  void backward(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
+                const Gradients&) const;
 
   // How much of each row of the memory row r of the run has read, summed up over the heads and
   // divided by their number. The encoder must be read.
@@ -69,13 +74,13 @@ class Decoder {
                                        int64_t t) const;
 
  private:
-  // By all rows.
-  struct Gradients {
-    Tensor start;            // [B, layers S H]
-    Tensor context, joined;  // of relu's input and of what W_c reads
-    Tensor q, kv, qkv;
-    std::vector<Tensor>
-        p;  // per layer (kernels/sequence/recurrent.h): a gru's own, else where da is
+  // And those within, by all rows.
+  struct InnerGradients : Gradients {
+    Tensor start{};              // [B, layers S H]
+    Tensor context{}, joined{};  // of relu's input and of what W_c reads
+    Tensor q{}, kv{}, qkv{};
+    // Per layer (kernels/sequence/recurrent.h): a gru's own, else where da is.
+    std::vector<Tensor> p{};
   };
 
   int64_t hidden() const { return config_.hidden; }
@@ -110,18 +115,18 @@ class Decoder {
   void forward_rows(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;
   void forward_steps(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
                      Activations&, Arena&) const;
-  void backward_rows(ExecutionContext&, const RaggedBatch&, const Activations&, const Gradients&,
-                     ConstTensor dy, Tensor dx) const;
+  void backward_rows(ExecutionContext&, const RaggedBatch&, const Activations&,
+                     const InnerGradients&) const;
   void backward_steps(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
-                      const Gradients&, Tensor dy, Tensor dm, Tensor dx) const;
+                      const InnerGradients&) const;
   // What attention gets of step t: gradients of its queries, and of keys and values where they
   // cannot wait for the other steps.
   void backward_cross_step(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
-                           const Gradients&, int64_t t, Tensor dm) const;
+                           const InnerGradients&, int64_t t) const;
   void backward_self_step(ExecutionContext&, const RaggedBatch&, const Activations&,
-                          const Gradients&, int64_t t) const;
+                          const InnerGradients&, int64_t t) const;
   void backward_weights(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
-                        const Gradients&, ConstTensor dy, Tensor dz, Tensor dm) const;
+                        const InnerGradients&) const;
 
   AutoencoderConfig config_;
   Linear start_;  // [layers S H, Z]

@@ -225,8 +225,7 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w
 }
 
 void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                             const Activations& run, const Gradients& g, Tensor dy, Tensor dm,
-                             Tensor dx) const {
+                             const Activations& run, const InnerGradients& g) const {
   Arena::Frame frame(ctx.scratch);
   const PackedWeights weights{ctx};
   const ActiveSequences places(w);
@@ -252,7 +251,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
 
   for (int64_t t = places.steps() - 1; t >= 0; --t) {
     const int64_t n = places.running(t);
-    const std::vector<float*> dy_rows = places.rows(dy, t, n), dh_rows = places.rows(dh, t, n);
+    const std::vector<float*> dy_rows = places.rows(g.dy, t, n), dh_rows = places.rows(dh, t, n);
     if (!ctx.planning()) {
       // Those whose next step read this one's output.
       const int64_t fed = in.is_forced(t + 1) ? 0 : places.running(t + 1);
@@ -269,7 +268,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
                        .where_positive = to_read(places.rows(run.s, t, n))});
       weights.product(from_s, ds, n, {.y = djoined, .also = places.rows(g.joined, t, n)});
       if (cross_)
-        backward_cross_step(ctx, w, in, run, g, t, dm);
+        backward_cross_step(ctx, w, in, run, g, t);
       else
         backward_self_step(ctx, w, run, g, t);
       if (!ctx.planning()) gather(places.rows(cross_ ? g.q : g.qkv, t, n), query_proj().out, dq);
@@ -294,22 +293,22 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       kernels::recurrent_backward(cells_[l].cell(), pieces,
                                   {w_hh.w.w, w_hh.b.w, nullptr, weights.given(recurrent[l], w_hh)},
                                   rows, {dh, dstate, g.p[l]}, ctx.scratch);
-      if (l == 0 && (t == 0 || (in.is_forced(t) && dx.rank == 0))) continue;
+      if (l == 0 && (t == 0 || (in.is_forced(t) && g.dx.rank == 0))) continue;
       if (!ctx.planning()) gather(places.rows(rows.gates, t, n), gates, da);
       if (l > 0)
         weights.product(from_gates[l], da, n, {.also = dh_rows});
       else
         weights.product(from_gates[0], da, n, {.y = du});
     }
-    if (dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
+    if (g.dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t j = 0; j < E; ++j) dx.row(places.row(i, t) - 1)[j] += du.row(i)[j];
+      for (int64_t j = 0; j < E; ++j) g.dx.row(places.row(i, t) - 1)[j] += du.row(i)[j];
   }
 }
 
 void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
-                                  const Activations& run, const Gradients& g, int64_t t,
-                                  Tensor dm) const {
+                                  const Activations& run, const InnerGradients& g,
+                                  int64_t t) const {
   const int64_t width = attention_width();
   Arena::Frame frame(ctx.scratch);
   const CrossAttention::PackedKeyValues projected =
@@ -336,11 +335,11 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
   if (!ctx.planning()) std::fill(g.kv.begin(), g.kv.end(), 0.0f);
   kernels::cross_backward_memory(cross_->shape(), memory, queries, gradients, ctx.scratch);
   cross_->finish(ctx, in.m, g.kv, dm_now);
-  if (!ctx.planning()) kernels::add(dm, dm_now, dm);
+  if (!ctx.planning()) kernels::add(g.dm, dm_now, g.dm);
 }
 
 void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w,
-                                 const Activations& run, const Gradients& g, int64_t t) const {
+                                 const Activations& run, const InnerGradients& g, int64_t t) const {
   const int64_t width = attention_width();
   std::vector<kernels::AttentionGradients> gradients;
   for (int64_t b = 0; b < w.sequences(); ++b) {

@@ -95,54 +95,48 @@ kernels::CrossQueries CrossAttention::queries(const QueryState& query, int64_t f
           query.kept.cols()};
 }
 
-std::vector<kernels::CrossQueries> CrossAttention::pieces(const RaggedBatch& w,
-                                                          const QueryState& query) const {
+std::vector<kernels::CrossQueries> CrossAttention::queries(const Pass& pass) const {
   std::vector<kernels::CrossQueries> all;
-  for (int64_t b = 0; b < w.sequences(); ++b)
-    all.push_back(queries(query, w.first(b), w.length(b)));
+  for (int64_t b = 0; b < pass.batch.sequences(); ++b)
+    all.push_back(queries(pass.query, pass.batch.first(b), pass.batch.length(b)));
   return all;
 }
 
-std::vector<kernels::CrossGradients> CrossAttention::gradients(const RaggedBatch& w,
-                                                               const RaggedBatch& memory,
+std::vector<kernels::CrossGradients> CrossAttention::gradients(const Pass& pass,
                                                                MatrixView<const float> d_o,
                                                                Tensor dq, Tensor dkv) const {
+  const int64_t width = shape_.width();
   std::vector<kernels::CrossGradients> all;
-  for (int64_t b = 0; b < w.sequences(); ++b) {
-    const int64_t width = shape_.width();
-    const auto rows = MatrixView<float>(dkv).row_range(memory.first(b), memory.length(b));
-    all.push_back({d_o.row_range(w.first(b), w.length(b)),
-                   MatrixView<float>(dq).row_range(w.first(b), w.length(b)),
+  for (int64_t b = 0; b < pass.batch.sequences(); ++b) {
+    const int64_t first = pass.batch.first(b), n = pass.batch.length(b);
+    const auto rows = MatrixView<float>(dkv).row_range(pass.memory.first(b), pass.memory.length(b));
+    all.push_back({d_o.row_range(first, n), MatrixView<float>(dq).row_range(first, n),
                    rows.col_range(0, width), rows.col_range(width, width)});
   }
   return all;
 }
 
-void CrossAttention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
-                             const PackedKeyValues& memory, const QueryState& query) const {
-  q_.forward(ctx, x, query.q);
-  kernels::cross_forward(shape_, memory.sequences, pieces(w, query), ctx.scratch);
+void CrossAttention::forward(ExecutionContext& ctx, ConstTensor x, const Pass& pass) const {
+  q_.forward(ctx, x, pass.query.q);
+  kernels::cross_forward(shape_, pass.kv.sequences, queries(pass), ctx.scratch);
 }
 
-void CrossAttention::backward(ExecutionContext& ctx, const RaggedBatch& w, const RaggedBatch& of,
-                              ConstTensor x, const PackedKeyValues& memory, const QueryState& query,
+void CrossAttention::backward(ExecutionContext& ctx, ConstTensor x, const Pass& pass,
                               MatrixView<const float> d_o, Tensor dx, Tensor dkv) const {
   Arena::Frame frame(ctx.scratch);
   const Tensor dq = ctx.scratch.take({x.rows(), q_.out});
-  const auto all = pieces(w, query);
-  const auto g = gradients(w, of, d_o, dq, dkv);
-  kernels::cross_backward_queries(shape_, memory.sequences, all, g, ctx.scratch);
-  kernels::cross_backward_memory(shape_, memory.sequences, all, g, ctx.scratch);
+  const auto all = queries(pass);
+  const auto g = gradients(pass, d_o, dq, dkv);
+  kernels::cross_backward_queries(shape_, pass.kv.sequences, all, g, ctx.scratch);
+  kernels::cross_backward_memory(shape_, pass.kv.sequences, all, g, ctx.scratch);
   q_.backward(ctx, x, dq, dx);
 }
 
-void CrossAttention::backward_memory(ExecutionContext& ctx, const RaggedBatch& w,
-                                     const RaggedBatch& of, const PackedKeyValues& memory,
-                                     const QueryState& query, MatrixView<const float> d_o,
-                                     Tensor dkv) const {
-  const Tensor dq = query.q;  // which this does not write
-  kernels::cross_backward_memory(shape_, memory.sequences, pieces(w, query),
-                                 gradients(w, of, d_o, dq, dkv), ctx.scratch);
+void CrossAttention::backward_memory(ExecutionContext& ctx, const Pass& pass,
+                                     MatrixView<const float> d_o, Tensor dkv) const {
+  const Tensor dq = pass.query.q;  // which this does not write
+  kernels::cross_backward_memory(shape_, pass.kv.sequences, queries(pass),
+                                 gradients(pass, d_o, dq, dkv), ctx.scratch);
 }
 
 }  // namespace refrain

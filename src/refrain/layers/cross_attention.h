@@ -55,16 +55,19 @@ class CrossAttention {
   // Rows [first, first + count), of one sequence.
   kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count) const;
 
-  // o of all rows of the batch: its chunk b reads sequence b of the memory.
-  void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const PackedKeyValues&,
-               const QueryState&) const;
+  // All rows of a batch: its chunk b reads sequence b of the memory.
+  struct Pass {
+    const RaggedBatch &batch, &memory;
+    const PackedKeyValues& kv;
+    const QueryState& query;
+  };
+  // Writes the pass's q, softmax and o.
+  void forward(ExecutionContext&, ConstTensor x, const Pass&) const;
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
-  void backward(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory, ConstTensor x,
-                const PackedKeyValues&, const QueryState&, MatrixView<const float> d_o, Tensor dx,
-                Tensor dkv) const;
+  void backward(ExecutionContext&, ConstTensor x, const Pass&, MatrixView<const float> d_o,
+                Tensor dx, Tensor dkv) const;
   // Only what keys and values get, for a loop that has dealt with the queries row by row.
-  void backward_memory(ExecutionContext&, const RaggedBatch&, const RaggedBatch& memory,
-                       const PackedKeyValues&, const QueryState&, MatrixView<const float> d_o,
+  void backward_memory(ExecutionContext&, const Pass&, MatrixView<const float> d_o,
                        Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
   void finish(ExecutionContext& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
@@ -72,10 +75,9 @@ class CrossAttention {
   }
 
  private:
-  std::vector<kernels::CrossQueries> pieces(const RaggedBatch&, const QueryState&) const;
-  std::vector<kernels::CrossGradients> gradients(const RaggedBatch&, const RaggedBatch& memory,
-                                                 MatrixView<const float> d_o, Tensor dq,
-                                                 Tensor dkv) const;
+  std::vector<kernels::CrossQueries> queries(const Pass&) const;
+  std::vector<kernels::CrossGradients> gradients(const Pass&, MatrixView<const float> d_o,
+                                                 Tensor dq, Tensor dkv) const;
 
   kernels::CrossShape shape_;
   Linear q_, kv_;
