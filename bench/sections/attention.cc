@@ -102,9 +102,10 @@ class Plain {
 
   void run(Outputs& out) {
     workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
-      plain_.forward(in_.q.data(), in_.k.data(), in_.v.data(), out.o.data(), ctx.scratch);
-      plain_.backward(in_.q.data(), in_.k.data(), in_.v.data(), out.o.data(), in_.d_o.data(),
-                      out.dq.data(), out.dk.data(), out.dv.data(), ctx.scratch);
+      const PlainAttention::Rows rows{in_.q.data(), in_.k.data(), in_.v.data(), out.o.data()};
+      plain_.forward(rows, out.o.data(), ctx.scratch);
+      plain_.backward(rows, {in_.d_o.data(), out.dq.data(), out.dk.data(), out.dv.data()},
+                      ctx.scratch);
     });
   }
   size_t bytes() const {

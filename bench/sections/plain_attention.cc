@@ -24,12 +24,11 @@ double PlainAttention::bytes(int64_t tokens, int64_t heads) {
   return sizeof(float) * T * T * static_cast<double>(heads + 1);
 }
 
-void PlainAttention::forward(const float* q, const float* k, const float* v, float* o,
-                             Arena& scratch) {
+void PlainAttention::forward(const Rows& in, float* o, Arena& scratch) {
   const int64_t T = tokens_;
   for (int64_t h = 0; h < heads_; ++h) {
     float* p = p_.data() + h * T * T;
-    gemm(head(q, h), head(k, h).transposed(), {p, T, T}, scratch);
+    gemm(head(in.q, h), head(in.k, h).transposed(), {p, T, T}, scratch);
     if (!scratch.planning()) {
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
@@ -37,30 +36,29 @@ void PlainAttention::forward(const float* q, const float* k, const float* v, flo
       });
       kernels::softmax_rows({p, {T, T}}, 1 / scale_);
     }
-    gemm({p, T, T}, head(v, h), head(o, h), scratch);
+    gemm({p, T, T}, head(in.v, h), head(o, h), scratch);
   }
 }
 
-void PlainAttention::backward(const float* q, const float* k, const float* v, const float* o,
-                              const float* d_o, float* dq, float* dk, float* dv, Arena& scratch) {
+void PlainAttention::backward(const Rows& in, const Gradients& g, Arena& scratch) {
   const int64_t T = tokens_, d = head_dim_, row = heads_ * d;
   for (int64_t h = 0; h < heads_; ++h) {
     const float* p = p_.data() + h * T * T;
     float* ds = ds_.data();
     const int64_t at = h * d;
-    gemm({p, T, T, 1, T}, head(d_o, h), head(dv, h), scratch);
-    gemm(head(d_o, h), head(v, h).transposed(), {ds, T, T}, scratch);
+    gemm({p, T, T, 1, T}, head(g.d_o, h), head(g.dv, h), scratch);
+    gemm(head(g.d_o, h), head(in.v, h).transposed(), {ds, T, T}, scratch);
     if (!scratch.planning())
       parallel_ranges(T, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           float sum = 0;
-          for (int64_t c = 0; c < d; ++c) sum += d_o[i * row + at + c] * o[i * row + at + c];
+          for (int64_t c = 0; c < d; ++c) sum += g.d_o[i * row + at + c] * in.o[i * row + at + c];
           for (int64_t j = 0; j < T; ++j)
             ds[i * T + j] = scale_ * p[i * T + j] * (ds[i * T + j] - sum);
         }
       });
-    gemm({ds, T, T}, head(k, h), head(dq, h), scratch);
-    gemm({ds, T, T, 1, T}, head(q, h), head(dk, h), scratch);
+    gemm({ds, T, T}, head(in.k, h), head(g.dq, h), scratch);
+    gemm({ds, T, T, 1, T}, head(in.q, h), head(g.dk, h), scratch);
   }
 }
 

@@ -18,10 +18,17 @@ class PlainAttention {
   // Bytes that it keeps: the probabilities of all heads and the scores' gradients of one.
   static double bytes(int64_t tokens, int64_t heads);
 
-  void forward(const float* q, const float* k, const float* v, float* o, Arena& scratch);
-  // After forward, with its o.
-  void backward(const float* q, const float* k, const float* v, const float* o, const float* d_o,
-                float* dq, float* dk, float* dv, Arena& scratch);
+  // What is read, o once it is written.
+  struct Rows {
+    const float *q, *k, *v, *o = nullptr;
+  };
+  struct Gradients {
+    const float* d_o;
+    float *dq, *dk, *dv;
+  };
+  void forward(const Rows&, float* o, Arena& scratch);
+  // After forward.
+  void backward(const Rows&, const Gradients&, Arena& scratch);
 
  private:
   template <class T>
