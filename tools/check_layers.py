@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Fails when a file includes what its layer may not see, and when a room grows too large: more than
-25 files in a folder, or more than 500 lines in a file. CTest runs it as `layers`.
+25 files in a folder, more than 500 lines in a file, or more than six arguments of a function. CTest
+runs it as `layers`.
 
 usage: check_layers.py [project root]
 """
 import pathlib
 import re
 import sys
+
+import signatures
 
 # Folder under src/refrain -> folders it may include, besides itself (ARCHITECTURE.md).
 MAY_SEE = {
@@ -50,7 +53,7 @@ KINDS_MAY_STAND = {
 }
 
 
-MOST_FILES, MOST_LINES = 25, 500
+MOST_FILES, MOST_LINES, MOST_ARGUMENTS = 25, 500, 6
 CODE = ("src", "cli", "bench", "examples", "tests", "tools", "cmake")
 
 # Files with more lines, and why.
@@ -68,7 +71,7 @@ LONG_FILES = {
 
 
 def too_large(top: pathlib.Path) -> list[str]:
-    """Folders and files of more than they may hold."""
+    """Folders, files and functions of more than they may hold."""
     bad = []
     for folder in CODE:
         for d in [top / folder, *(top / folder).rglob("*/")]:
@@ -82,6 +85,9 @@ def too_large(top: pathlib.Path) -> list[str]:
                 if (lines > MOST_LINES) != (rel in LONG_FILES):
                     bad.append(f"{rel}: {lines} lines; more than {MOST_LINES} need a reason in LONG_FILES, "
                                "others have none there")
+                of = signatures.python if f.suffix == ".py" else signatures.cpp
+                bad += [f"{rel}:{n}: {name} takes {count} arguments; more than {MOST_ARGUMENTS} are a struct"
+                        for n, name, count in of(f.read_text()) if count > MOST_ARGUMENTS]
     return bad
 
 

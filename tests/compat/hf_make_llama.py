@@ -46,8 +46,8 @@ def to_old_config(directory):
     path.write_text(json.dumps(config, indent=2))
 
 
-def make(directory, seed=0, tied=False, bf16=False, sharded=False, old_config=False, mistral=False,
-         **settings):
+def make(directory, seed=0, *, tied=False, bf16=False, sharded=False, old_config=False,
+         mistral=False, **settings):
     config = (MistralConfig if mistral else LlamaConfig)(tie_word_embeddings=tied,
                                                          **(SIZES | settings))
     model = (MistralForCausalLM if mistral else LlamaForCausalLM)(config)
@@ -71,7 +71,8 @@ def main():
     parser.add_argument("--ids", type=parse_ids, default=IDS)
     args = parser.parse_args()
     settings = {key: json.loads(value) for key, value in (s.split("=", 1) for s in args.set)}
-    make(args.directory, args.seed, args.tied, args.bf16, args.sharded, args.old_config, **settings)
+    make(args.directory, args.seed, tied=args.tied, bf16=args.bf16, sharded=args.sharded,
+         old_config=args.old_config, **settings)
     if args.logits:
         save_file({"logits": logits_of(args.directory, args.ids)}, args.logits)
 

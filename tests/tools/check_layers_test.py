@@ -69,6 +69,19 @@ class CheckLayers(unittest.TestCase):
                                       capture_output=True, text=True)
                 self.assertEqual(done.returncode, status, done.stdout)
 
+    def test_arguments(self):
+        six = "int a, const T* b, Map<int, T>& c, ConstTensor d, bool e, float* HWY_RESTRICT f"
+        for more in (", int g = 0", ",\n    const char* const* g", ", MatrixView<const float> g"):
+            for form in ("void f({});", "static inline Tensor& A::f({}) const {{", "HWY_NOINLINE void f({}) {{",
+                         "virtual void f({}) const = 0;", "explicit A({}) : a(b) {{"):
+                self.refused("src/refrain/io/a.cc", form.format(six + more), "takes 7 arguments")
+                self.assertEqual(self.check("src/refrain/io/a.cc", form.format(six)).returncode, 0)
+        self.refused("tests/a.py", "def f(a, b, c, d, e, f, g=0): pass", "takes 7 arguments")
+        for line in ("def f(self, a, b, c, d, e, f, *, g=0): pass",):
+            self.assertEqual(self.check("tests/a.py", line).returncode, 0, line)
+        for line in ("return f(a, b, c, d, e, f, g);", "f(a * b, c + d, e, f(x), g, h, i);"):
+            self.assertEqual(self.check("cli/a.cc", line).returncode, 0, line)
+
     def test_doors(self):
         self.refused("src/refrain/data/a.cc", "#include <zlib.h>", "has its own door")
         self.refused("src/refrain/data/a.cc", 'std::cerr << "what";', "does not print")
