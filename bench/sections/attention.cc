@@ -82,9 +82,10 @@ class Blockwise {
       const kernels::AttentionGradients gradients{
           .d_o = in_.d_o.data(),
           .dq = out.dq.data(),
+          .dq_row = row,
           .keys = {.own = {out.dk.data(), out.dv.data(), row}}};
       kernels::attention_forward(shape, {&sequence, 1}, ctx.scratch);
-      kernels::attention_backward(shape, {&sequence, 1}, {&gradients, 1}, row, false, ctx.scratch);
+      kernels::attention_backward(shape, {&sequence, 1}, {&gradients, 1}, ctx.scratch);
     });
   }
   // Beside inputs and outputs.

@@ -36,8 +36,7 @@ TEST(Attention, ForwardIsTheReferences) {
         const auto k = a.head<double>(a.kv, c.keys, g * c.d);
         const auto v = a.head<double>(a.kv, c.keys, a.width / 2 + g * c.d);
         std::vector<double> o(q.size());
-        kernels::attention_ref(c.queries, c.keys, c.d, static_cast<double>(a.scale()), q.data(),
-                               k.data(), v.data(), o.data(), c.window, c.stride, a.factor(h));
+        a.reference().forward(q.data(), k.data(), v.data(), o.data(), a.factor(h));
         for (int64_t i = 0; i < c.queries; ++i)
           for (int64_t j = 0; j < c.d; ++j)
             ASSERT_NEAR(a.o.tensor().row(i)[h * c.d + j], o[static_cast<size_t>(i * c.d + j)],

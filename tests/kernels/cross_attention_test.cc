@@ -106,9 +106,9 @@ class Cross {
             return some;
           };
           std::vector<Complex> out(static_cast<size_t>(m * d));
-          kernels::cross_attention_ref(
-              m, n, d, static_cast<double>(shape.scale), head(tq, first_query, m).data(),
-              head(tk, first_key, n).data(), head(tv, first_key, n).data(), out.data());
+          const kernels::CrossHeadRef reference{m, n, d, double{shape.scale}};
+          reference.forward(head(tq, first_query, m).data(), head(tk, first_key, n).data(),
+                            head(tv, first_key, n).data(), out.data());
           for (int64_t i = 0; i < m; ++i)
             for (int64_t j = 0; j < d; ++j)
               to[(first_query + i) * D + h * d + j] = out[static_cast<size_t>(i * d + j)];

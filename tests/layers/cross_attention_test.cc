@@ -86,8 +86,9 @@ class Reader {
               k.push_back(linear(w_kv, h * kD + c, tm, memory.first(b) + i, kMemory));
               v.push_back(linear(w_kv, kWidth + h * kD + c, tm, memory.first(b) + i, kMemory));
             }
-          kernels::cross_attention_ref(queries.length(b), memory.length(b), kD, 1 / std::sqrt(3.0),
-                                       q.data(), k.data(), v.data(), o.data());
+          const kernels::CrossHeadRef head{queries.length(b), memory.length(b), kD,
+                                           1 / std::sqrt(3.0)};
+          head.forward(q.data(), k.data(), v.data(), o.data());
           for (int64_t i = 0; i < queries.length(b); ++i)
             for (int64_t c = 0; c < kD; ++c)
               out[static_cast<size_t>((queries.first(b) + i) * kWidth + h * kD + c)] =

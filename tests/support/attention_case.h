@@ -43,12 +43,15 @@ class AttentionCall {
             scale(),   row,         row,
             c_.window, c_.stride,   {c_.dropout, kDropoutKey}};
   }
+  // Of a head.
+  kernels::AttentionHeadRef reference() const {
+    return {c_.queries, c_.keys, c_.d, double{scale()}, c_.window, c_.stride};
+  }
   // What dropout makes of head h's probabilities.
   auto factor(int64_t h) const {
     return [this, h](int64_t i, int64_t j) {
-      return kernels::attention_dropout_ref({c_.dropout, kDropoutKey}, c_.window, c_.stride,
-                                            row_ids[static_cast<size_t>(i)], h,
-                                            c_.keys - c_.queries + i, j);
+      return reference().dropout_factor({c_.dropout, kDropoutKey}, row_ids[static_cast<size_t>(i)],
+                                        h, i, j);
     };
   }
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.d)); }
@@ -105,14 +108,13 @@ class AttentionCall {
                                        q.tensor().data, rows<const float>(start, kv, kept),
                                        o.tensor().data, softmax.tensor().data,
                                        row_ids.data()};
-    kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data,
-                                  rows<float>(start, dkv, dkept)};
+    kernels::AttentionGradients g{d_o.tensor().data, dq.tensor().data, c_.heads * c_.d,
+                                  rows<float>(start, dkv, dkept), add};
     if (!add) g.keys.past = g.keys.strided = {};
-    const int64_t dq_row = c_.heads * c_.d;
     if (kernel)
-      kernels::attention_backward_bf16(*kernel, shape(), {&s, 1}, {&g, 1}, dq_row, add, arena);
+      kernels::attention_backward_bf16(*kernel, shape(), {&s, 1}, {&g, 1}, arena);
     else
-      kernels::attention_backward(shape(), {&s, 1}, {&g, 1}, dq_row, add, arena);
+      kernels::attention_backward(shape(), {&s, 1}, {&g, 1}, arena);
     each_kept(start, dkv, dkept, [&](float* to, const float* from) {
       for (int64_t j = 0; j < width; ++j) to[j] += from[j];
     });
@@ -122,8 +124,7 @@ class AttentionCall {
   Complex loss(int64_t h, const std::vector<Complex>& q_, const std::vector<Complex>& k_,
                const std::vector<Complex>& v_) const {
     std::vector<Complex> out(q_.size());
-    kernels::attention_ref(c_.queries, c_.keys, c_.d, static_cast<double>(scale()), q_.data(),
-                           k_.data(), v_.data(), out.data(), c_.window, c_.stride, factor(h));
+    reference().forward(q_.data(), k_.data(), v_.data(), out.data(), factor(h));
     Complex l = 0;
     for (int64_t i = 0; i < c_.queries; ++i)
       for (int64_t j = 0; j < c_.d; ++j)

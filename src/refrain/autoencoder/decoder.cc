@@ -293,8 +293,8 @@ std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activa
     std::copy_n(run.query.q.row(w.first(b) + t) + h * d, d, q.begin());
     for (int64_t j = 0; j < keys; ++j)
       std::copy_n(run.memory[0].kv.row(w.first(b) + j) + h * d, d, k.begin() + j * d);
-    kernels::cross_attention_ref(1, keys, d, static_cast<double>(shape.scale), q.data(), k.data(),
-                                 k.data(), o.data(), weights.data());
+    const kernels::CrossHeadRef head{1, keys, d, double{shape.scale}};
+    head.forward(q.data(), k.data(), k.data(), o.data(), weights.data());
     for (size_t j = 0; j < sum.size(); ++j)
       sum[j] += static_cast<float>(weights[j] / static_cast<double>(shape.heads));
   }

@@ -346,14 +346,15 @@ void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w,
     if (w.length(b) <= t) continue;
     const int64_t row = w.first(b) + t;
     float *q = g.qkv.row(row), *past = g.qkv.row(w.first(b)) + width;
-    kernels::AttentionGradients one{g.joined.row(row) + hidden(), q, {}};
-    one.keys.own = {q + width, q + 2 * width, self_->out};
-    one.keys.past = {past, past + width, self_->out};
-    gradients.push_back(one);
+    // What later steps sent to this row's key and value is there already: add.
+    gradients.push_back({.d_o = g.joined.row(row) + hidden(),
+                         .dq = q,
+                         .dq_row = self_->out,
+                         .keys = {.own = {q + width, q + 2 * width, self_->out},
+                                  .past = {past, past + width, self_->out}},
+                         .add = true});
   }
-  // What later steps sent to this row's key and value is there already: add.
-  kernels::attention_backward(self_shape(), self_steps(w, run, t), gradients, self_->out, true,
-                              ctx.scratch);
+  kernels::attention_backward(self_shape(), self_steps(w, run, t), gradients, ctx.scratch);
 }
 
 }  // namespace refrain

@@ -135,8 +135,8 @@ class AutoencoderRef {
         std::copy_n(key.begin() + h * d, d, k.begin() + j * d);
         std::copy_n(value.begin() + h * d, d, v.begin() + j * d);
       }
-      kernels::cross_attention_ref(1, rows, d, 1 / std::sqrt(static_cast<double>(d)),
-                                   q.data() + h * d, k.data(), v.data(), o.data() + h * d);
+      const kernels::CrossHeadRef head{1, rows, d, 1 / std::sqrt(static_cast<double>(d))};
+      head.forward(q.data() + h * d, k.data(), v.data(), o.data() + h * d);
     }
     return o;
   }

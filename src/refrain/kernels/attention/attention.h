@@ -83,13 +83,15 @@ void attention_forward(const AttentionShape&, std::span<const AttentionSequence>
 struct AttentionGradients {
   const float* d_o;  // rows at o_row
   float* dq;         // rows at dq_row, overwritten
+  int64_t dq_row;
   // Own rows are overwritten, or added to with `add`; the others are added to, and null if not
   // wanted.
   AttentionKeys<float> keys;
+  bool add = false;
 };
 
 void attention_backward(const AttentionShape&, std::span<const AttentionSequence>,
-                        std::span<const AttentionGradients>, int64_t dq_row, bool add,
-                        Arena& scratch, ComputeType = ComputeType::kFloat32);
+                        std::span<const AttentionGradients>, Arena& scratch,
+                        ComputeType = ComputeType::kFloat32);
 
 }  // namespace refrain::kernels

@@ -177,7 +177,8 @@ QueriesOfHead load_queries(const BackwardTask& task, const BackwardMemory& m, Ra
   if (first)
     std::fill_n(m.dq, n * wide, 0.0f);
   else
-    copy_rows(task.gradients.dq + i0 * task.dq_row + h * d, task.dq_row, n, d, wide, m.dq);
+    copy_rows(task.gradients.dq + i0 * task.gradients.dq_row + h * d, task.gradients.dq_row, n, d,
+              wide, m.dq);
   const float* log_sum = s.softmax + (shape.heads + h) * s.queries + i0;
   for (int64_t i = 0; i < n; ++i)
     m.delta[i] =
@@ -212,9 +213,9 @@ void attention_backward_task(const BackwardTask& task, float* work) {
     for (int64_t i = 0; i < count; i += kKeyBlock)
       backward_block(task, m, queries, i / kKeyBlock,
                      task.wants(keys.low + std::min(i + kKeyBlock, count) - 1));
-    float* dq = task.gradients.dq + (at.low - start) * task.dq_row + h * d;
+    float* dq = task.gradients.dq + (at.low - start) * task.gradients.dq_row + h * d;
     for (int64_t i = 0; i < at.high - at.low; ++i)
-      copy_rows(m.dq + i * wide, wide, 1, d, d, dq + i * task.dq_row);
+      copy_rows(m.dq + i * wide, wide, 1, d, d, dq + i * task.gradients.dq_row);
   });
   scale_all(count * wide, task.shape.scale, m.dk);
   put_key_gradients(task, m.dk, m.dv, wide);
@@ -228,13 +229,12 @@ namespace refrain::kernels {
 HWY_EXPORT(attention_backward_task);
 
 void attention_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                        std::span<const AttentionGradients> gradients, int64_t dq_row, bool add,
-                        Arena& scratch, ComputeType compute_type) {
+                        std::span<const AttentionGradients> gradients, Arena& scratch,
+                        ComputeType compute_type) {
   if (compute_type == ComputeType::kBf16 && microkernel())
-    return attention_backward_bf16(*microkernel(), shape, sequences, gradients, dq_row, add,
-                                   scratch);
+    return attention_backward_bf16(*microkernel(), shape, sequences, gradients, scratch);
   share_backward(
-      shape, sequences, gradients, dq_row, add, scratch,
+      shape, sequences, gradients, scratch,
       [&](int64_t keys) { return backward_memory(shape.head_dim, keys); },
       [&](const BackwardTask& task, float* memory) {
         HWY_DYNAMIC_DISPATCH(attention_backward_task)(task, memory);

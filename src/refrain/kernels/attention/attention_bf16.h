@@ -17,7 +17,6 @@ void attention_forward_bf16(const Microkernel&, const AttentionShape&,
                             std::span<const AttentionSequence>, Arena& scratch);
 void attention_backward_bf16(const Microkernel&, const AttentionShape&,
                              std::span<const AttentionSequence>,
-                             std::span<const AttentionGradients>, int64_t dq_row, bool add,
-                             Arena& scratch);
+                             std::span<const AttentionGradients>, Arena& scratch);
 
 }  // namespace refrain::kernels

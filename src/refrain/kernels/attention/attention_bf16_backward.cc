@@ -255,8 +255,9 @@ void load_queries(const Bf16Backward& run, Range positions, int64_t h, bool firs
   }
   std::fill_n(m.dq, m.wide * kQueryBlock, 0.0f);
   if (!first)
-    transpose(task.gradients.dq + (positions.low - s.start) * task.dq_row + h * d, task.dq_row,
-              positions.high - positions.low, d, m.dq + positions.low - t0, kQueryBlock);
+    transpose(task.gradients.dq + (positions.low - s.start) * task.gradients.dq_row + h * d,
+              task.gradients.dq_row, positions.high - positions.low, d, m.dq + positions.low - t0,
+              kQueryBlock);
 }
 
 }  // namespace
@@ -289,7 +290,8 @@ void attention_backward_bf16_task(const Microkernel& kernel, const BackwardTask&
     backward_block(run, positions, h);
     const int64_t before = positions.low % kQueryBlock;
     transpose(m.dq + before, kQueryBlock, d, positions.high - positions.low,
-              task.gradients.dq + (positions.low - start) * task.dq_row + h * d, task.dq_row);
+              task.gradients.dq + (positions.low - start) * task.gradients.dq_row + h * d,
+              task.gradients.dq_row);
   });
   if (kernel.end) kernel.end();
   const int64_t skip = (keys.low - run.origin) * m.wide;
@@ -305,10 +307,9 @@ HWY_EXPORT(attention_backward_bf16_task);
 
 void attention_backward_bf16(const Microkernel& kernel, const AttentionShape& shape,
                              std::span<const AttentionSequence> sequences,
-                             std::span<const AttentionGradients> gradients, int64_t dq_row,
-                             bool add, Arena& scratch) {
+                             std::span<const AttentionGradients> gradients, Arena& scratch) {
   share_backward(
-      shape, sequences, gradients, dq_row, add, scratch,
+      shape, sequences, gradients, scratch,
       [&](int64_t keys) { return Bf16BackwardMemory(shape.head_dim, keys, nullptr).floats; },
       [&](const BackwardTask& task, float* memory) {
         HWY_DYNAMIC_DISPATCH(attention_backward_bf16_task)(kernel, task, memory);

@@ -20,7 +20,7 @@ void put_key_gradients(const BackwardTask& task, const float* dk, const float* d
       put(dv, to + d, false);
     } else if (task.wants(i)) {
       const auto to = task.list().run(task.gradients.keys, task.sequence.start, i, 1);
-      const bool add = task.add || task.list().position(i) < task.sequence.start;
+      const bool add = task.gradients.add || task.list().position(i) < task.sequence.start;
       put(dk, to.k + first, add);
       put(dv, to.v + first, add);
     }

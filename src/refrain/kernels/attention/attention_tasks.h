@@ -121,8 +121,6 @@ struct BackwardTask {
   const AttentionShape& shape;
   const AttentionSequence& sequence;
   const AttentionGradients& gradients;
-  int64_t dq_row;
-  bool add;
   const Segments& segments;
   int64_t segment, kv_head;
   float* strided;   // [strided_keys, 2, head_dim], dk and dv of the strided list
@@ -163,8 +161,8 @@ void add_strided(const AttentionShape&, const AttentionSequence&, const Attentio
 // run(task, memory) for every task; floats(keys): the memory that a segment of so many takes.
 template <class Floats, class Run>
 void share_backward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
-                    std::span<const AttentionGradients> gradients, int64_t dq_row, bool add,
-                    Arena& scratch, const Floats& floats, const Run& run) {
+                    std::span<const AttentionGradients> gradients, Arena& scratch,
+                    const Floats& floats, const Run& run) {
   Arena::Frame frame(scratch);
   const int64_t d = shape.head_dim, kv_heads = shape.kv_heads;
   const int64_t heads = static_cast<int64_t>(sequences.size()) * kv_heads;
@@ -194,7 +192,7 @@ void share_backward(const AttentionShape& shape, std::span<const AttentionSequen
         const AttentionSequence& s = sequences[b];
         const Segments segments(shape, s.queries, s.start, segment_keys);
         if (segment < segments.count())
-          run(BackwardTask{shape, s, gradients[b], dq_row, add, segments, segment, head % kv_heads,
+          run(BackwardTask{shape, s, gradients[b], segments, segment, head % kv_heads,
                            strided.row(head), blocks.row(head)},
               memory.row(worker));
       },

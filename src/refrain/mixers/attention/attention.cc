@@ -223,8 +223,11 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
     float *dq = dqkv.row(w.first(b)), *dk = dq + q_width();
-    kernels::AttentionGradients one{d_o.row(w.first(b)), dq, {}};
-    one.keys.own = {dk, dk + width / 2, qkv_.out};
+    kernels::AttentionGradients one{.d_o = d_o.row(w.first(b)),
+                                    .dq = dq,
+                                    .dq_row = qkv_.out,
+                                    .keys = {.own = {dk, dk + width / 2, qkv_.out}},
+                                    .add = dstate != nullptr};
     if (dstate) {
       float *past = dstate->row(b), *strided = strided_rows(past);
       one.keys.past = {past, past + width / 2, width};
@@ -232,8 +235,8 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
     }
     gradients.push_back(one);
   }
-  kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, qkv_.out,
-                              dstate != nullptr, ctx.scratch, ctx.compute_type);
+  kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, ctx.scratch,
+                              ctx.compute_type);
   rotate(ctx, w, dqkv, true);
   qkv_.backward(ctx, x, dqkv, dx);
 }

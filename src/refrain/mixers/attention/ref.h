@@ -69,10 +69,10 @@ struct AttentionRef {
           k.insert(k.end(), at, at + d);
           v.insert(v.end(), at + kv, at + kv + d);
         }
-        kernels::attention_ref(1, static_cast<int64_t>(k.size()) / d, d,
-                               1.0 / std::sqrt(static_cast<double>(d)),
-                               &queries[static_cast<size_t>(t * q_width + h * d)], k.data(),
-                               v.data(), &out[static_cast<size_t>(t * q_width + h * d)]);
+        const auto first = static_cast<size_t>(t * q_width + h * d);
+        const kernels::AttentionHeadRef head{1, static_cast<int64_t>(k.size()) / d, d,
+                                             1.0 / std::sqrt(static_cast<double>(d))};
+        head.forward(&queries[first], k.data(), v.data(), &out[first]);
       }
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t i = 0; i < D; ++i) {
