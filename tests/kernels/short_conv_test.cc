@@ -104,7 +104,8 @@ struct Reference {
       const auto loss = [&] {
         out.resize(p.size());
         state = initial_state;
-        kernels::short_conv_ref(pass.C, pass.N, n, w.data(), p.data(), state.data(), out.data());
+        kernels::ShortConvRef{pass.C, pass.N, n}.forward(w.data(), p.data(), state.data(),
+                                                         out.data());
         return dot(grads, out) + (pass.with_state ? dot(dleft, state) : 0);
       };
       const auto add = [](std::vector<double>& to, const std::vector<double>& more) {

@@ -41,8 +41,8 @@ struct GlaRef {
     const auto convolve = [&](int64_t first, int64_t count) {
       const auto p = take(rows, l.columns, first, count, tokens);
       std::vector<T> convolved(p.size());
-      kernels::short_conv_ref(count, l.taps, tokens, next->data(), p.data(), past,
-                              convolved.data());
+      kernels::ShortConvRef{count, l.taps, tokens}.forward(next->data(), p.data(), past,
+                                                           convolved.data());
       for (int64_t t = 0; t < tokens; ++t)
         std::copy_n(convolved.begin() + t * count, count, rows.begin() + t * l.columns + first);
       past += (l.taps - 1) * count;
