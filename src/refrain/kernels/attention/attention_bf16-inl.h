@@ -40,21 +40,24 @@ inline Range groups_of(Range range, int64_t origin) {
 // Where a tile's rows lie; those that do not exist are zeros somewhere.
 using TileRows = std::array<const float*, static_cast<size_t>(kTile)>;
 
-// Keys and values of key/value head g: keys [first, first + 32) of a list, of which those in
-// `exist` do.
-inline void find_keys(const KeyRange& list, const AttentionSequence& s, Range exist, int64_t first,
-                      int64_t offset, const float* zeros, TileRows& k, TileRows& v) {
-  k.fill(zeros);
-  v.fill(zeros);
-  const Range some = intersection(exist, {first, first + kTile});
-  for (int64_t i = some.low; i < some.high;) {
-    const auto run = list.run(s.keys, s.start, i, some.high - i);
-    for (int64_t r = 0; r < run.length; ++r, ++i) {
-      k[static_cast<size_t>(i - first)] = run.k + r * run.row + offset;
-      v[static_cast<size_t>(i - first)] = run.v + r * run.row + offset;
+// Keys and values of a head that starts at `offset` of a row: keys [first, first + 32) of a list,
+// of which those in `exist` do.
+struct KeyTile {
+  KeyTile(const KeyRange& list, const AttentionSequence& s, Range exist, int64_t first,
+          int64_t offset, const float* zeros) {
+    k.fill(zeros);
+    v.fill(zeros);
+    const Range some = intersection(exist, {first, first + kTile});
+    for (int64_t i = some.low; i < some.high;) {
+      const auto run = list.run(s.keys, s.start, i, some.high - i);
+      for (int64_t r = 0; r < run.length; ++r, ++i) {
+        k[static_cast<size_t>(i - first)] = run.k + r * run.row + offset;
+        v[static_cast<size_t>(i - first)] = run.v + r * run.row + offset;
+      }
     }
   }
-}
+  TileRows k, v;
+};
 
 // Hands out a task's memory; without any it only counts.
 struct TaskMemory {

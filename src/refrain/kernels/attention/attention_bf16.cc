@@ -200,11 +200,11 @@ void load_block(const Bf16Forward& run, const KeyRange& list, Range exist, int64
   const Bf16ForwardMemory& m = run.memory;
   const int64_t d = run.task.shape.head_dim;
   const Range tiles = groups_of(intersection(exist, {k0, k0 + kBlockKeys}), k0);
-  TileRows k, v;
   for (int64_t g = tiles.low; g < tiles.high; ++g) {
-    find_keys(list, run.task.sequence, exist, k0 + g * kTile, run.task.kv_head * d, m.zeros, k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.k_blocks * kGroupPairs);
-    pack_columns<Side::kLeft>(v, d, kBlockTiles * kGroupPairs, m.values + g * kGroupPairs);
+    const KeyTile tile(list, run.task.sequence, exist, k0 + g * kTile, run.task.kv_head * d,
+                       m.zeros);
+    pack_rows<Side::kLeft>(tile.k, d, m.keys + g * m.k_blocks * kGroupPairs);
+    pack_columns<Side::kLeft>(tile.v, d, kBlockTiles * kGroupPairs, m.values + g * kGroupPairs);
   }
 }
 

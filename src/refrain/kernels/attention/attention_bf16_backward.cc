@@ -275,13 +275,13 @@ void attention_backward_bf16_task(const Microkernel& kernel, const BackwardTask&
   std::fill_n(m.zeros, m.wide, 0.0f);
   std::fill_n(m.dk, m.tiles * kTile * m.wide, 0.0f);
   std::fill_n(m.dv, m.tiles * kTile * m.wide, 0.0f);
-  TileRows k, v;
   for (int64_t g = 0; g < groups_of(keys.high - run.origin); ++g) {
-    find_keys(task.list(), task.sequence, keys, run.origin + g * kTile, task.kv_head * d, m.zeros,
-              k, v);
-    pack_rows<Side::kLeft>(k, d, m.keys + g * m.k_blocks * kGroupPairs);
-    pack_rows<Side::kLeft>(v, d, m.values + g * m.k_blocks * kGroupPairs);
-    pack_columns<Side::kLeft>(k, d, m.tiles * kGroupPairs, m.keys_transposed + g * kGroupPairs);
+    const KeyTile tile(task.list(), task.sequence, keys, run.origin + g * kTile, task.kv_head * d,
+                       m.zeros);
+    pack_rows<Side::kLeft>(tile.k, d, m.keys + g * m.k_blocks * kGroupPairs);
+    pack_rows<Side::kLeft>(tile.v, d, m.values + g * m.k_blocks * kGroupPairs);
+    pack_columns<Side::kLeft>(tile.k, d, m.tiles * kGroupPairs,
+                              m.keys_transposed + g * kGroupPairs);
   }
 
   if (kernel.begin) kernel.begin();
