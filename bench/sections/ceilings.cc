@@ -51,8 +51,13 @@ void to_int16_grid(std::span<float> values, int64_t K) {
                     : std::round(values[i] * kLargest) / kLargest;
 }
 
-double product(const Setup& setup, Report& report, int64_t M, int64_t N, int64_t K,
+struct ProductShape {
+  int64_t M, N, K;
+};
+
+double product(const Setup& setup, Report& report, const ProductShape& shape,
                kernels::ComputeType compute_type, double most) {
+  const auto& [M, N, K] = shape;
   Buffer<float> x = uniform(M * K, 1), w = uniform(N * K, 2);
   const bool exact = compute_type == kernels::ComputeType::kFloat32;
   if (compute_type ==
@@ -148,11 +153,11 @@ Ceilings measure_ceilings(const Setup& setup, Report& report) {
   Ceilings ceilings;
   ceilings.multiply_adds = multiply_adds(setup, report);
   const int64_t n = setup.product_size, half = std::max<int64_t>(1, n / 2);
-  for (const auto& [M, N, K] :
-       {std::array{n, n, n}, std::array{2 * n, n, half}, std::array{2 * n, half, n}})
+  for (const ProductShape& shape :
+       {ProductShape{n, n, n}, ProductShape{2 * n, n, half}, ProductShape{2 * n, half, n}})
     for (const kernels::ComputeType compute_type : kComputeTypes) {
       double& best = ceilings.product(compute_type);
-      best = std::max(best, product(setup, report, M, N, K, compute_type, ceilings.multiply_adds));
+      best = std::max(best, product(setup, report, shape, compute_type, ceilings.multiply_adds));
     }
   ceilings.streaming = streaming(setup, report);
   report.end_section();
