@@ -170,8 +170,8 @@ TEST(CrossAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
   for (const ScoreSize& size : kScoreSizes) {
     SCOPED_TRACE(size.name());
     Cross cross(kHeads, d, {kKeys}, {kQueries});
-    size.fill_q(cross.q->span(), D, D, d);
-    size.fill_k(cross.k->span(), D, D, d);
+    size.fill_q({cross.q->span(), D, D, d});
+    size.fill_k({cross.k->span(), D, D, d});
     for_each_target([&] {
       for (const bool keep : {false, true}) {
         cross(keep);
@@ -182,8 +182,8 @@ TEST(CrossAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
               for (int64_t j = 0; j < d; ++j) part.push_back(double{x.tensor().row(i)[h * d + j]});
             return part;
           };
-          const AttentionInDouble want(d, double{cross.shape.scale}, head(*cross.q), head(*cross.k),
-                                       head(*cross.v), head(*cross.d_o),
+          const AttentionInDouble want({d, double{cross.shape.scale}, head(*cross.q),
+                                        head(*cross.k), head(*cross.v), head(*cross.d_o)},
                                        [](int64_t, int64_t) { return true; });
           // Exponentials and sums of a few ulp.
           const auto check = [&](const char* name, const Sums& sums, const Floats& got) {

@@ -20,15 +20,15 @@ struct Memory {
 struct Product {
   std::vector<double> value, bound;
 };
-Product product(ConstTensor a, bool a_transposed, ConstTensor b, bool b_transposed, int64_t M,
-                int64_t N, int64_t K) {
+using View = MatrixView<const float>;
+Product product(View a, View b) {
+  const int64_t K = a.cols;
   Product c;
-  for (int64_t i = 0; i < M; ++i)
-    for (int64_t j = 0; j < N; ++j) {
+  for (int64_t i = 0; i < a.rows; ++i)
+    for (int64_t j = 0; j < b.cols; ++j) {
       double sum = 0, size = 1;
       for (int64_t k = 0; k < K; ++k) {
-        const double term = static_cast<double>(a_transposed ? a.row(k)[i] : a.row(i)[k]) *
-                            static_cast<double>(b_transposed ? b.row(j)[k] : b.row(k)[j]);
+        const double term = double{a.at(i, k)} * double{b.at(k, j)};
         sum += term;
         size += std::abs(term);
       }
@@ -67,13 +67,13 @@ TEST(Gemm, TheThreeProductsOfALinearMap) {
         kernels::linear_forward(x, w, y, memory.arena);
         kernels::linear_backward_input(dy, w, dx, memory.arena);
         kernels::linear_backward_weight(dy, x, dw, memory.arena);
-        expect_close(product(x, false, w, true, M, N, K), y);
+        expect_close(product(View(x.tensor()), View(w.tensor()).transposed()), y);
         Floats packed({kernels::packed_size(N, K)}), y_packed({M, N}, misalign);
         kernels::pack_weight(w, packed.tensor().data);
         kernels::linear_forward(x, w, y_packed, memory.arena, packed.tensor().data);
         EXPECT_EQ(0, std::memcmp(y.span().data(), y_packed.span().data(), y.span().size_bytes()));
-        expect_close(product(dy, false, w, false, M, K, N), dx);
-        expect_close(product(dy, true, x, false, N, K, M), dw, 0.25);
+        expect_close(product(View(dy.tensor()), View(w.tensor())), dx);
+        expect_close(product(View(dy.tensor()).transposed(), View(x.tensor())), dw, 0.25);
       }
     }
   });

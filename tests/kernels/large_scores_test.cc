@@ -36,12 +36,15 @@ std::vector<AttentionInDouble> wanted(const AttentionCall& a) {
   std::vector<AttentionInDouble> all;
   for (int64_t h = 0; h < c.heads; ++h) {
     const int64_t g = h / (c.heads / c.kv_heads);
-    all.emplace_back(
-        c.d, double{a.scale()}, a.head<double>(a.q, c.queries, h * c.d),
-        a.head<double>(a.kv, c.keys, g * c.d), a.head<double>(a.kv, c.keys, a.width / 2 + g * c.d),
-        a.head<double>(a.d_o, c.queries, h * c.d), [&](int64_t i, int64_t j) {
-          return kernels::attention_sees(c.window, c.stride, c.keys - c.queries + i, j);
-        });
+    const HeadInDouble head{c.d,
+                            double{a.scale()},
+                            a.head<double>(a.q, c.queries, h * c.d),
+                            a.head<double>(a.kv, c.keys, g * c.d),
+                            a.head<double>(a.kv, c.keys, a.width / 2 + g * c.d),
+                            a.head<double>(a.d_o, c.queries, h * c.d)};
+    all.emplace_back(head, [&](int64_t i, int64_t j) {
+      return kernels::attention_sees(c.window, c.stride, c.keys - c.queries + i, j);
+    });
   }
   return all;
 }
@@ -80,8 +83,8 @@ TEST(LargeScores, OutputsAndGradientsAreThoseOfFloat64) {
     for (const ScoreSize& size : kScoreSizes) {
       SCOPED_TRACE(size.name());
       AttentionCall a(c, 17);
-      size.fill_q(a.q.span(), c.heads * c.d, c.heads * c.d, c.d);
-      size.fill_k(a.kv.span(), a.width, a.width / 2, c.d);
+      size.fill_q({a.q.span(), c.heads * c.d, c.heads * c.d, c.d});
+      size.fill_k({a.kv.span(), a.width, a.width / 2, c.d});
       const auto want = wanted(a);
       for_each_product([&](const kernels::Microkernel* kernel, double error) {
         a.kernel = kernel;
@@ -155,8 +158,8 @@ TEST(LargeScores, QueriesToTheEndOfFloat32) {
     SCOPED_TRACE(size.name());
     const Case c{60, 60, 1, 1, 16};
     AttentionCall a(c, 29);
-    size.fill_q(a.q.span(), c.d, c.d, c.d);
-    size.fill_k(a.kv.span(), a.width, a.width / 2, c.d);
+    size.fill_q({a.q.span(), c.d, c.d, c.d});
+    size.fill_k({a.kv.span(), a.width, a.width / 2, c.d});
     const auto want = wanted(a);
     for_each_product([&](const kernels::Microkernel* kernel, double error) {
       a.kernel = kernel;

@@ -131,8 +131,8 @@ TEST(MemoryAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
   for (const ScoreSize& size : kScoreSizes) {
     SCOPED_TRACE(size.name());
     const Floats q({R, D}), slots({S, 2 * D}, 0, 2), d_o({R, D}, 2, 3);
-    size.fill_q(q.span(), D, D, d);
-    size.fill_k(slots.span(), 2 * D, D, d);
+    size.fill_q({q.span(), D, D, d});
+    size.fill_k({slots.span(), 2 * D, D, d});
     Sums o(q.span().size()), dq(o), dslots(slots.span().size());
     for (const kernels::SlotGroup& group : attention.groups)
       for (int64_t h = 0; h < attention.shape.heads; ++h) {
@@ -149,7 +149,7 @@ TEST(MemoryAttention, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
           take(q, group.queries.first + i, 0, own_q);
           take(d_o, group.queries.first + i, 0, own_do);
         }
-        const AttentionInDouble want(d, double{attention.shape.scale}, own_q, k, v, own_do,
+        const AttentionInDouble want({d, double{attention.shape.scale}, own_q, k, v, own_do},
                                      [](int64_t, int64_t) { return true; });
         const auto put = [&](const Sums& from, int64_t row, int64_t column, int64_t i, Sums& to,
                              int64_t width) {

@@ -16,24 +16,25 @@ namespace refrain {
 struct ScoreSize {
   int q, k, of_q = 0, of_k = 0;
 
-  // Rows of several heads, `row` floats apart. Common parts have the sign of the row's parity.
-  static void fill(std::span<float> values, int64_t row, int64_t columns, int64_t head_dim,
-                   uint64_t key, int common, int apart, bool signs) {
+  // Rows of several heads, `row` floats apart.
+  struct Rows {
+    std::span<float> values;
+    int64_t row, columns, head_dim;
+  };
+  // Common parts have the sign of the row's parity.
+  static void fill(const Rows& rows, uint64_t key, int common, int apart, bool signs) {
     Random random(key);
-    for (int64_t i = 0; i * row < static_cast<int64_t>(values.size()); ++i)
-      for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i * rows.row < static_cast<int64_t>(rows.values.size()); ++i)
+      for (int64_t j = 0; j < rows.columns; ++j) {
         const double small = std::floor(7 * random.uniform()) - 3;
-        const double value = j % head_dim == 0 ? std::ldexp(signs && i % 2 == 1 ? -1 : 1, common)
-                                               : std::ldexp(small, apart);
-        values[static_cast<size_t>(i * row + j)] = static_cast<float>(value);
+        const double value = j % rows.head_dim == 0
+                                 ? std::ldexp(signs && i % 2 == 1 ? -1 : 1, common)
+                                 : std::ldexp(small, apart);
+        rows.values[static_cast<size_t>(i * rows.row + j)] = static_cast<float>(value);
       }
   }
-  void fill_q(std::span<float> values, int64_t row, int64_t columns, int64_t head_dim) const {
-    fill(values, row, columns, head_dim, 21, q, of_q, true);
-  }
-  void fill_k(std::span<float> values, int64_t row, int64_t columns, int64_t head_dim) const {
-    fill(values, row, columns, head_dim, 22, k, of_k, false);
-  }
+  void fill_q(const Rows& rows) const { fill(rows, 21, q, of_q, true); }
+  void fill_k(const Rows& rows) const { fill(rows, 22, k, of_k, false); }
   std::string name() const { return "scores of 2^" + std::to_string(q + k); }
 };
 
@@ -54,14 +55,21 @@ struct Sums {
 };
 
 // One head, dense: q and d_o [m, d], k and v [n, d].
+struct HeadInDouble {
+  int64_t d;
+  double scale;
+  std::vector<double> q, k, v, d_o;
+};
+
 struct AttentionInDouble {
   Sums o, dq, dk, dv;
 
   template <class Sees>
-  AttentionInDouble(int64_t d, double scale, const std::vector<double>& q,
-                    const std::vector<double>& k, const std::vector<double>& v,
-                    const std::vector<double>& d_o, const Sees& sees)
-      : o(q.size()), dq(q.size()), dk(k.size()), dv(v.size()) {
+  AttentionInDouble(const HeadInDouble& head, const Sees& sees)
+      : o(head.q.size()), dq(head.q.size()), dk(head.k.size()), dv(head.v.size()) {
+    const int64_t d = head.d;
+    const double scale = head.scale;
+    const std::vector<double>&q = head.q, &k = head.k, &v = head.v, &d_o = head.d_o;
     const auto m = static_cast<int64_t>(q.size()) / d, n = static_cast<int64_t>(k.size()) / d;
     const auto dot = [d](const std::vector<double>& a, int64_t i, const std::vector<double>& b,
                          int64_t j, bool sizes) {
