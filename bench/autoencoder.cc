@@ -106,8 +106,8 @@ class Pass {
       if (backward_) dy = ctx.scratch.take({R, E});
       if (!ctx.planning())
         kernels::reconstruction_loss(kernels::ReconstructionLoss::kCosine, run.y, x,
-                                     1 / static_cast<float>(R), {losses_.data(), {R}},
-                                     {cosines_.data(), {R}}, dy);
+                                     {losses_.data(), {R}}, {cosines_.data(), {R}},
+                                     {dy, 1 / static_cast<float>(R)});
       if (result && !ctx.planning()) result->y.assign(run.y.begin(), run.y.end());
       if (!backward_) return;
       const Tensor dz = ctx.scratch.take({batch_.sequences(), config_.bottleneck});

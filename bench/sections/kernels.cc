@@ -92,8 +92,10 @@ void Kernels::rms_norm() {
   Buffer<float> y(x.size()), r(static_cast<size_t>(R)), dx(x.size()), dw(w.size());
   const ConstTensor tx(x.data(), {R, D}), tw(w.data(), {D}), tdy(dy.data(), {R, D});
   const Tensor ty(y.data(), {R, D}), tr(r.data(), {R}), tdx(dx.data(), {R, D}), tdw(dw.data(), {D});
-  const Work forward = [&] { kernels::rms_norm_forward(tx, tw, static_cast<float>(kEps), ty, tr); };
-  const Work backward = [&] { kernels::rms_norm_backward(tx, tw, tr, tdy, tdx, tdw, false); };
+  const Work forward = [&] {
+    kernels::rms_norm_forward(tx, {tw, static_cast<float>(kEps)}, ty, tr);
+  };
+  const Work backward = [&] { kernels::rms_norm_backward(tx, tw, tr, tdy, {tdx, tdw}); };
   forward();
   backward();
   for (const Tensor& made : {ty, tdx, tdw}) setup_.planted.in_output(made);

@@ -21,7 +21,7 @@ TEST(RmsNorm, ForwardMatchesReference) {
       kernels::rms_norm_ref(tx.tensor(), tw.tensor(), kEps, ty.tensor(), tr.tensor());
       for_each_target([&] {
         Floats y({kRows, n}, misalign), r({kRows}, misalign), again({kRows, n}, misalign);
-        kernels::rms_norm_forward(x, w, kEps, y, r);
+        kernels::rms_norm_forward(x, {w, kEps}, y, r);
         expect_close(y.span(), ty.values(), kUlps, 0);
         expect_close(r.span(), tr.values(), kUlps, 0);
         kernels::rms_norm_apply(x, w, r, again);
@@ -31,8 +31,9 @@ TEST(RmsNorm, ForwardMatchesReference) {
         Floats sum({kRows, n}, misalign), fused_sum({kRows, n}, misalign, 1);
         Floats fused_y({kRows, n}, misalign), fused_r({kRows}, misalign);
         kernels::add(x, delta, sum);
-        kernels::rms_norm_forward(sum, w, kEps, y, r);
-        kernels::residual_rms_norm_forward(fused_sum, delta, w, kEps, fused_sum, fused_y, fused_r);
+        kernels::rms_norm_forward(sum, {w, kEps}, y, r);
+        kernels::residual_rms_norm_forward(fused_sum, delta, {w, kEps}, fused_sum, fused_y,
+                                           fused_r);
         EXPECT_TRUE(same_bits(fused_sum.span(), sum.span()));
         EXPECT_TRUE(same_bits(fused_y.span(), y.span()));
         EXPECT_TRUE(same_bits(fused_r.span(), r.span()));
@@ -63,15 +64,15 @@ TEST(RmsNorm, BackwardIsTheComplexStep) {
 
     for_each_target([&] {
       Floats y({kRows, n}, misalign), r({kRows}, misalign);
-      kernels::rms_norm_forward(x, w, kEps, y, r);
+      kernels::rms_norm_forward(x, {w, kEps}, y, r);
       Floats got_dx({kRows, n}, misalign), got_dw({n}, misalign);
       got_dw.fill(0.5f);
-      kernels::rms_norm_backward(x, w, r, dy, got_dx, got_dw, false);
+      kernels::rms_norm_backward(x, w, r, dy, {got_dx, got_dw, false});
       expect_close(got_dx.span(), dx, kUlps, size);
       expect_close(got_dw.span(), dw, kUlps, 4);
 
       got_dx.fill(0.25f);
-      kernels::rms_norm_backward(x, w, r, dy, got_dx, got_dw, true);
+      kernels::rms_norm_backward(x, w, r, dy, {got_dx, got_dw, true});
       expect_close(got_dx.span(), dx_added, kUlps, size);
     });
   }
@@ -86,8 +87,8 @@ TEST(RmsNorm, ThreadsAndCallsDoNotChangeABit) {
     for (int64_t rows : pieces) {
       const auto part = [&](const Floats& f) { return f.tensor().slice(first, rows); };
       const Tensor part_r{r.tensor().data + first, {rows}};
-      kernels::residual_rms_norm_forward(part(x), part(dy), w, kEps, part(sum), part(y), part_r);
-      kernels::rms_norm_backward(part(sum), w, part_r, part(dy), part(dx), dw, true);
+      kernels::residual_rms_norm_forward(part(x), part(dy), {w, kEps}, part(sum), part(y), part_r);
+      kernels::rms_norm_backward(part(sum), w, part_r, part(dy), {part(dx), dw, true});
       first += rows;
     }
     return all_of({&y, &r, &sum, &dx, &dw});
@@ -114,21 +115,21 @@ TEST(RmsNorm, RowsOfAnySize) {
       Floats far({kRows, n}), sum({kRows, n}), y({kRows, n}), r({kRows}), fused({kRows, n});
       Floats got({kRows, n}), dw({n});
       for (int64_t i = 0; i < kRows * n; ++i) far[i] = std::ldexp(x[i], k);
-      kernels::rms_norm_forward(far, w, 0, y, r);
+      kernels::rms_norm_forward(far, {w, 0}, y, r);
       expect_close(y.span(), want, kUlps, 0);
-      kernels::residual_rms_norm_forward(far, delta, w, 0, sum, fused, r);
+      kernels::residual_rms_norm_forward(far, delta, {w, 0}, sum, fused, r);
       EXPECT_TRUE(same_bits(fused.span(), y.span()));
       dw.fill(0);
       for (const bool add : {false, true}) {
         got.fill(0);
-        kernels::rms_norm_backward(far, w, r, dy, got, dw, add);
+        kernels::rms_norm_backward(far, w, r, dy, {got, dw, add});
         for (float& v : got.span()) v = std::ldexp(v, k);
         expect_close(got.span(), dx, kUlps, 8);
       }
     }
     Floats zeros({1, n}), y({1, n}), r({1});
     zeros.fill(0);
-    kernels::rms_norm_forward(zeros, w, 0, y, r);
+    kernels::rms_norm_forward(zeros, {w, 0}, y, r);
     for (const float v : y.span()) EXPECT_EQ(v, 0);
   });
 }
@@ -138,14 +139,14 @@ TEST(RmsNorm, KeepsNanInItsRow) {
   for_each_target([&] {
     Floats x({3, n}, 0, 1), w({n}, 0, 2), y({3, n}), r({3});
     x[n + 20] = std::numeric_limits<float>::quiet_NaN();
-    kernels::rms_norm_forward(x, w, kEps, y, r);
+    kernels::rms_norm_forward(x, {w, kEps}, y, r);
     for (int64_t i = 0; i < 3 * n; ++i) EXPECT_EQ(std::isnan(y[i]), i / n == 1) << i;
   });
 }
 
 TEST(RmsNorm, RefusesShapesThatDoNotFit) {
   Floats x({2, 8}, 0, 1), w({7}, 0, 2), y({2, 8}), r({2});
-  EXPECT_THROW(kernels::rms_norm_forward(x, w, kEps, y, r), std::logic_error);
+  EXPECT_THROW(kernels::rms_norm_forward(x, {w, kEps}, y, r), std::logic_error);
 }
 
 }  // namespace

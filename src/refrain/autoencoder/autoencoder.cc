@@ -68,7 +68,7 @@ Autoencoder::Encoded Autoencoder::encode(ExecutionContext& ctx, const RaggedBatc
   if (norm_.w.rank == 0) return e;
   e.r = rows.take({B});
   e.normed = rows.take({B, Z});
-  if (!ctx.planning()) kernels::rms_norm_forward(e.z, norm_.w, kNormEps, e.normed, e.r);
+  if (!ctx.planning()) kernels::rms_norm_forward(e.z, {norm_.w, kNormEps}, e.normed, e.r);
   return e;
 }
 
@@ -89,8 +89,7 @@ void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, C
   Tensor dz = given.dz;
   if (norm_.w.rank > 0) {
     dz = ctx.scratch.take({B, config_.bottleneck});
-    if (!ctx.planning())
-      kernels::rms_norm_backward(e.z, norm_.w, e.r, given.dz, dz, norm_.g, false);
+    if (!ctx.planning()) kernels::rms_norm_backward(e.z, norm_.w, e.r, given.dz, {dz, norm_.g});
   }
   squeeze_.backward(ctx, e.last, dz, dlast);
   for (int64_t b = 0; b < B && !ctx.planning(); ++b) {
@@ -122,8 +121,8 @@ void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w,
   const Tensor dx = ctx.scratch.take({R, E});
   if (!training.tokens.empty()) g.dx = ctx.scratch.take({R, E});
   if (!ctx.planning()) {
-    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, training.scale, losses,
-                                 cosines, g.dy);
+    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, losses, cosines,
+                                 {g.dy, training.scale});
     if (g.dx) std::fill(g.dx.begin(), g.dx.end(), 0.0f);
   }
   decoder_.backward(ctx, w, in, run, g);
@@ -150,7 +149,7 @@ void Autoencoder::reconstruct(ExecutionContext& ctx, const RaggedBatch& w, Const
 }
 
 void Autoencoder::score(ConstTensor y, ConstTensor x, Tensor losses, Tensor cosines) const {
-  kernels::reconstruction_loss(config_.kind_of_loss(), y, x, 1, losses, cosines);
+  kernels::reconstruction_loss(config_.kind_of_loss(), y, x, losses, cosines);
 }
 
 bool Autoencoder::is_model(const std::string& directory) {

@@ -85,11 +85,11 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   Activations s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
   if (s.initial && !ctx.planning()) s.initial->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
-  if (!ctx.planning()) kernels::rms_norm_forward(x, norm1_.w, eps_, normed, s.r1);
+  if (!ctx.planning()) kernels::rms_norm_forward(x, {norm1_.w, eps_}, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, recompute.mixer ? nullptr : saved);
   apply_dropout(ctx, w, delta, mixer_site_);
   if (!ctx.planning())
-    kernels::residual_rms_norm_forward(x, delta, norm2_.w, eps_, s.h, normed, s.r2);
+    kernels::residual_rms_norm_forward(x, delta, {norm2_.w, eps_}, s.h, normed, s.r2);
   if (recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
@@ -121,7 +121,8 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
                            dnormed);
   }
-  if (!ctx.planning()) kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, d, norm2_.g, true);
+  if (!ctx.planning())
+    kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, {d, norm2_.g, true});
 
   if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
   const State own = s.initial ? s.initial->state() : State();
@@ -133,7 +134,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   }
   mixer_->backward(ctx, w, normed, state,
                    {dropped(ctx, w, d, mixer_site_), dnormed, states.gradient}, saved);
-  if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, d, norm1_.g, true);
+  if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, {d, norm1_.g, true});
 }
 
 }  // namespace refrain

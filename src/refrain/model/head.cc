@@ -47,7 +47,7 @@ Head::Input Head::input(ExecutionContext& ctx, ConstTensor x, std::span<const in
   if (mixer_only_) return in;
   in.r = ctx.scratch.take({n});
   in.normed = ctx.scratch.take({n, D});
-  if (!ctx.planning()) kernels::rms_norm_forward(in.x, norm_.w, eps_, in.normed, in.r);
+  if (!ctx.planning()) kernels::rms_norm_forward(in.x, {norm_.w, eps_}, in.normed, in.r);
   return in;
 }
 
@@ -111,7 +111,7 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
     Tensor dx = dpart;
     if (!mixer_only_) {
       dx = in.normed;  // which nobody reads any more
-      kernels::rms_norm_backward(in.x, norm_.w, in.r, dpart, dx, norm_.g, false);
+      kernels::rms_norm_backward(in.x, norm_.w, in.r, dpart, {dx, norm_.g});
     }
     for (int64_t i = 0; i < count; ++i) {
       const int32_t row = rows[static_cast<size_t>(i)];

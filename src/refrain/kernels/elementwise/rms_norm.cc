@@ -35,7 +35,7 @@ HWY_INLINE void scale_row(const float* x, const float* w, float r, int64_t n, fl
   });
 }
 
-void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor r) {
+void rms_norm_forward(ConstTensor x, const RmsNorm& norm, Tensor y, Tensor r) {
   const int64_t n = x.cols();
   parallel_rows(x.rows(), n, [&](int64_t row) HWY_ATTR {
     const float* in = x.row(row);
@@ -43,13 +43,13 @@ void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor 
       const auto v = at.load(in + i);
       return hn::MulAdd(v, v, acc);
     });
-    r.data[row] = inverse_rms(in, sum, n, eps);
-    scale_row(in, w.data, r.data[row], n, y.row(row));
+    r.data[row] = inverse_rms(in, sum, n, norm.eps);
+    scale_row(in, norm.w.data, r.data[row], n, y.row(row));
   });
 }
 
-void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, float eps,
-                               Tensor total, Tensor y, Tensor r) {
+void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, const RmsNorm& norm, Tensor total,
+                               Tensor y, Tensor r) {
   const int64_t n = x.cols();
   parallel_rows(x.rows(), n, [&](int64_t row) HWY_ATTR {
     const float *a = x.row(row), *b = delta.row(row);
@@ -59,8 +59,8 @@ void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, 
       at.store(v, out + i);
       return hn::MulAdd(v, v, acc);
     });
-    r.data[row] = inverse_rms(out, sum, n, eps);
-    scale_row(out, w.data, r.data[row], n, y.row(row));
+    r.data[row] = inverse_rms(out, sum, n, norm.eps);
+    scale_row(out, norm.w.data, r.data[row], n, y.row(row));
   });
 }
 
@@ -102,8 +102,9 @@ HWY_INLINE void input_gradient(const float* x, const float* w, float r, const fl
   });
 }
 
-void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
-                       Tensor dw, bool add) {
+void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy,
+                       const RmsNormGradients& gradients) {
+  const Tensor dx = gradients.dx, dw = gradients.dw;
   const int64_t n = x.cols(), rows = x.rows();
   // dx is shared by rows and dw by columns; in blocks of rows, so that the second pass finds x and
   // dy in the cache. No result depends on the blocks.
@@ -112,7 +113,7 @@ void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor 
     const int64_t last = std::min(rows, first + block);
     parallel_rows(last - first, n, [&](int64_t i) HWY_ATTR {
       const int64_t row = first + i;
-      if (add)
+      if (gradients.add)
         input_gradient<true>(x.row(row), w.data, r.data[row], dy.row(row), n, dx.row(row));
       else
         input_gradient<false>(x.row(row), w.data, r.data[row], dy.row(row), n, dx.row(row));
@@ -139,26 +140,26 @@ HWY_EXPORT(residual_rms_norm_forward);
 HWY_EXPORT(rms_norm_apply);
 HWY_EXPORT(rms_norm_backward);
 
-void rms_norm_forward(ConstTensor x, ConstTensor w, float eps, Tensor y, Tensor r) {
-  REFRAIN_CHECK(w.size() == x.cols() && y.size() == x.size() && r.size() == x.rows());
-  HWY_DYNAMIC_DISPATCH(rms_norm_forward)(x, w, eps, y, r);
+void rms_norm_forward(ConstTensor x, const RmsNorm& norm, Tensor y, Tensor r) {
+  REFRAIN_CHECK(norm.w.size() == x.cols() && y.size() == x.size() && r.size() == x.rows());
+  HWY_DYNAMIC_DISPATCH(rms_norm_forward)(x, norm, y, r);
 }
-void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, ConstTensor w, float eps,
-                               Tensor sum, Tensor y, Tensor r) {
-  REFRAIN_CHECK(w.size() == x.cols() && y.size() == x.size() && r.size() == x.rows());
+void residual_rms_norm_forward(ConstTensor x, ConstTensor delta, const RmsNorm& norm, Tensor sum,
+                               Tensor y, Tensor r) {
+  REFRAIN_CHECK(norm.w.size() == x.cols() && y.size() == x.size() && r.size() == x.rows());
   REFRAIN_CHECK(delta.size() == x.size() && sum.size() == x.size());
-  HWY_DYNAMIC_DISPATCH(residual_rms_norm_forward)(x, delta, w, eps, sum, y, r);
+  HWY_DYNAMIC_DISPATCH(residual_rms_norm_forward)(x, delta, norm, sum, y, r);
 }
 void rms_norm_apply(ConstTensor x, ConstTensor w, ConstTensor r, Tensor y) {
   REFRAIN_CHECK(w.size() == x.cols() && y.size() == x.size() && r.size() == x.rows());
   HWY_DYNAMIC_DISPATCH(rms_norm_apply)(x, w, r, y);
 }
-void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy, Tensor dx,
-                       Tensor dw, bool add) {
+void rms_norm_backward(ConstTensor x, ConstTensor w, ConstTensor r, ConstTensor dy,
+                       const RmsNormGradients& gradients) {
   REFRAIN_CHECK(w.size() == x.cols() && r.size() == x.rows());
-  REFRAIN_CHECK(!dw || dw.size() == x.cols());
-  REFRAIN_CHECK(dy.size() == x.size() && dx.size() == x.size());
-  HWY_DYNAMIC_DISPATCH(rms_norm_backward)(x, w, r, dy, dx, dw, add);
+  REFRAIN_CHECK(!gradients.dw || gradients.dw.size() == x.cols());
+  REFRAIN_CHECK(dy.size() == x.size() && gradients.dx.size() == x.size());
+  HWY_DYNAMIC_DISPATCH(rms_norm_backward)(x, w, r, dy, gradients);
 }
 
 }  // namespace refrain::kernels

@@ -18,8 +18,8 @@ double inverse(double length) { return length > 0 ? 1 / length : 0; }
 
 }  // namespace
 
-void reconstruction_loss(ReconstructionLoss kind, ConstTensor y, ConstTensor x, float scale,
-                         Tensor losses, Tensor cosines, Tensor dy) {
+void reconstruction_loss(ReconstructionLoss kind, ConstTensor y, ConstTensor x, Tensor losses,
+                         Tensor cosines, const ReconstructionGradient& gradient) {
   const int64_t E = y.cols(), kGrain = 64;
   const double mean = 1 / static_cast<double>(E);
   const auto one_row = [&](int64_t r) {
@@ -39,15 +39,16 @@ void reconstruction_loss(ReconstructionLoss kind, ConstTensor y, ConstTensor x, 
     cosines.data[r] = static_cast<float>(cosine);
     losses.data[r] = static_cast<float>(
         by_cosine ? kCosineShare * (1 - cosine) + kDistanceShare * distance : distance);
-    if (!dy) return;
+    if (!gradient.dy) return;
     // dcos/dy = x/(|x||y|) - cos y/|y|²
     const double of_x = by_cosine ? -kCosineShare * to_unit_x * to_unit_y : 0;
     const double of_y = by_cosine ? kCosineShare * cosine * to_unit_y * to_unit_y : 0;
     const double of_apart = 2 * mean * (by_cosine ? kDistanceShare : 1);
     for (int64_t i = 0; i < E; ++i) {
       const auto yi = static_cast<double>(y_row[i]), xi = static_cast<double>(x_row[i]);
-      dy.row(r)[i] = static_cast<float>(static_cast<double>(scale) *
-                                        (of_x * xi + of_y * yi + of_apart * (yi - to_target * xi)));
+      gradient.dy.row(r)[i] =
+          static_cast<float>(static_cast<double>(gradient.scale) *
+                             (of_x * xi + of_y * yi + of_apart * (yi - to_target * xi)));
     }
   };
   parallel_for((y.rows() + kGrain - 1) / kGrain,

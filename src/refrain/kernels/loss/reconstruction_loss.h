@@ -14,8 +14,14 @@ enum class ReconstructionLoss { kCosine, kMse };
 
 inline constexpr double kCosineShare = 0.9, kDistanceShare = 0.1;
 
-// y, x [R, E]; losses and cosines [R] unscaled; dy [R, E] = scale dloss/dy, overwritten, or empty.
-void reconstruction_loss(ReconstructionLoss, ConstTensor y, ConstTensor x, float scale,
-                         Tensor losses, Tensor cosines, Tensor dy = {});
+// dy [R, E] = scale dloss/dy, overwritten, or empty.
+struct ReconstructionGradient {
+  Tensor dy{};
+  float scale = 1;
+};
+
+// y, x [R, E]; losses and cosines [R] unscaled.
+void reconstruction_loss(ReconstructionLoss, ConstTensor y, ConstTensor x, Tensor losses,
+                         Tensor cosines, const ReconstructionGradient& = {});
 
 }  // namespace refrain::kernels

@@ -282,7 +282,7 @@ ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor norm
                       Tensor r) const {
   if (!config_.output_norm) return rows.o;
   if (!ctx.planning())
-    kernels::rms_norm_forward(by_head(rows.o), norm_.w, kNormEps, by_head(normed), r);
+    kernels::rms_norm_forward(by_head(rows.o), {norm_.w, kNormEps}, by_head(normed), r);
   return normed;
 }
 
@@ -378,8 +378,7 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, c
   if (config_.output_gate && !ctx.planning())
     kernels::swish_gate_backward(n, dout, rows.x, l.output_gate, dout);
   if (config_.output_norm && !ctx.planning())
-    kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), by_head(out), norm_.g,
-                               false);
+    kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), {by_head(out), norm_.g});
   const Tensor d_o = config_.output_norm ? out : dout;
 
   std::vector<kernels::GlaSequence> sequences;
