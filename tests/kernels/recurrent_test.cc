@@ -55,17 +55,18 @@ class Loop {
       if (with_dstate) gradients.push_back(dstate->tensor().row(row));
       first += lengths[b];
     }
-    const kernels::RecurrentWeights weights{*w_hh, *b_hh, packed.empty() ? nullptr : packed.data()};
+    const kernels::RecurrentWeights weights{cell, *w_hh, *b_hh,
+                                            packed.empty() ? nullptr : packed.data()};
     const kernels::RecurrentRows rows{gates(), *h, *extra};
     const kernels::RecurrentGradients in{*dh, gradients, *dp};
     Arena count;
-    kernels::recurrent_forward(cell, pieces, weights, rows, count, compute_type);
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, count, compute_type);
+    kernels::recurrent_forward(pieces, weights, rows, count, compute_type);
+    kernels::recurrent_backward(pieces, weights, rows, in, count, compute_type);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
-    kernels::recurrent_forward(cell, pieces, weights, rows, scratch, compute_type);
+    kernels::recurrent_forward(pieces, weights, rows, scratch, compute_type);
     forward_gates.assign(gates().begin(), gates().end());
-    kernels::recurrent_backward(cell, pieces, weights, rows, in, scratch, compute_type);
+    kernels::recurrent_backward(pieces, weights, rows, in, scratch, compute_type);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 
@@ -109,11 +110,10 @@ struct Reference {
     h.resize(static_cast<size_t>(T * run.H));
     da.resize(static_cast<size_t>(T * width));
     dp.resize(da.size());
+    const kernels::RecurrentCellRef<double> cell{run.cell, run.H, w.data(), bias.data()};
     std::vector<kernels::RecurrentStepRef<double>> steps;
-    kernels::recurrent_forward_ref(run.cell, run.H, T, a.data(), w.data(), bias.data(), h.data(),
-                                   carried.data(), &steps);
-    kernels::recurrent_backward_ref(run.cell, run.H, steps, w.data(), dh.data(), dstate.data(),
-                                    da.data(), dp.data());
+    cell.forward(T, a.data(), h.data(), carried.data(), &steps);
+    cell.backward(steps, dh.data(), dstate.data(), da.data(), dp.data());
   }
   std::vector<double> h, da, dp, dstate;
 };
@@ -170,8 +170,8 @@ TEST(Recurrent, PlainBackwardIsTheComplexStep) {
     auto a = as<Complex>(run.a->span()), initial_state = as<Complex>(run.initial_state->span());
     const auto loss = [&] {
       std::vector<Complex> h(static_cast<size_t>(T * H)), state = initial_state;
-      kernels::recurrent_forward_ref(cell, H, T, a.data(), w.data(), b.data(), h.data(),
-                                     state.data());
+      const kernels::RecurrentCellRef<Complex> complex_cell{cell, H, w.data(), b.data()};
+      complex_cell.forward(T, a.data(), h.data(), state.data());
       return dot(run.dh->span(), h) + dot(run.dstate->span(), state);
     };
     const auto near = [](const std::vector<double>& got, const std::vector<double>& want) {

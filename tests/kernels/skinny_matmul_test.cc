@@ -100,10 +100,10 @@ TEST(SkinnyMatmul, RecurrentLoopsTakeColumnsPackedBefore) {
       const std::vector<kernels::RecurrentPiece> pieces = {{0, kT, found.data()}};
       const std::vector<float*> gradients = {dstate.tensor().data};
       const kernels::RecurrentRows rows{gates, h, c};
-      const kernels::RecurrentWeights weights{w, b, nullptr, before ? packed.data() : nullptr};
-      kernels::recurrent_forward(kernels::Cell::kLstm, pieces, weights, rows, scratch);
-      kernels::recurrent_backward(kernels::Cell::kLstm, pieces, weights, rows,
-                                  {dh, gradients, gates}, scratch);
+      const kernels::RecurrentWeights weights{kernels::Cell::kLstm, w, b, nullptr,
+                                              before ? packed.data() : nullptr};
+      kernels::recurrent_forward(pieces, weights, rows, scratch);
+      kernels::recurrent_backward(pieces, weights, rows, {dh, gradients, gates}, scratch);
       results[before] = all_of({&gates, &dstate});
     }
     EXPECT_TRUE(same_bits(results[0], results[1]));

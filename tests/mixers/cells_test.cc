@@ -139,12 +139,11 @@ void long_sequence() {
              xd[static_cast<size_t>(r / (G * H) * D + j)];
     a.push_back(sum);
   }
+  const kernels::RecurrentCellRef<double> cell{kCell, H, w[1].data(), w[3].data()};
   std::vector<kernels::RecurrentStepRef<double>> steps;
-  kernels::recurrent_forward_ref(kCell, H, T, a.data(), w[1].data(), w[3].data(), h.data(),
-                                 left.data(), &steps);
+  cell.forward(T, a.data(), h.data(), left.data(), &steps);
   std::vector<double> da(a.size()), dp(a.size()), dx(xd.size(), 0.0);
-  kernels::recurrent_backward_ref(kCell, H, steps, w[1].data(), dyd.data(), dstate.data(),
-                                  da.data(), dp.data());
+  cell.backward(steps, dyd.data(), dstate.data(), da.data(), dp.data());
   for (size_t t = 0; t < T; ++t)
     for (size_t g = 0; g < G * H; ++g) {
       const double into = da[t * G * H + g], past = dp[t * G * H + g];

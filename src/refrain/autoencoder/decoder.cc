@@ -110,8 +110,9 @@ void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
 }
 
 kernels::RecurrentWeights Decoder::weights(int64_t layer) const {
-  const Linear& w = cells_[static_cast<size_t>(layer)].recurrence();
-  return {w.w.w, w.b.w, w.w.packed};
+  const Recurrent& cell = cells_[static_cast<size_t>(layer)];
+  const Linear& w = cell.recurrence();
+  return {cell.cell(), w.w.w, w.b.w, w.w.packed};
 }
 
 std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const Activations& run,
@@ -165,8 +166,7 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
   for (size_t l = 0; l < cells_.size(); ++l) {
     const auto layer = static_cast<int64_t>(l);
     cells_[l].input().forward(ctx, x, run.cells[l].gates);
-    kernels::recurrent_forward(cells_[l].cell(), pieces(w, run, layer), weights(layer),
-                               run.cells[l], ctx.scratch);
+    kernels::recurrent_forward(pieces(w, run, layer), weights(layer), run.cells[l], ctx.scratch);
     x = run.cells[l].h;
   }
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
@@ -243,8 +243,8 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     const auto layer = static_cast<int64_t>(l);
     std::vector<float*> dstate;
     for (int64_t b = 0; b < w.sequences(); ++b) dstate.push_back(start_of(g.start, b, layer));
-    kernels::recurrent_backward(cells_[l].cell(), pieces(w, run, layer), weights(layer),
-                                run.cells[l], {dh, dstate, g.p[l]}, ctx.scratch);
+    kernels::recurrent_backward(pieces(w, run, layer), weights(layer), run.cells[l],
+                                {dh, dstate, g.p[l]}, ctx.scratch);
     if (l > 0) cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
   }
   if (g.dx.rank == 0) return;

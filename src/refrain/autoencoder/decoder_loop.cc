@@ -147,9 +147,9 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       std::vector<kernels::RecurrentPiece> pieces;
       for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l].row(i)});
       const Linear& w_hh = cells_[l].recurrence();
-      kernels::recurrent_forward(cells_[l].cell(), pieces,
-                                 {w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
-                                 ctx.scratch);
+      kernels::recurrent_forward(
+          pieces, {cells_[l].cell(), w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
+          ctx.scratch);
       if (ctx.planning()) continue;
       gather(places.rows(rows.h, t, n), H, state[l]);
       if (state_floats > H) gather(places.rows(rows.extra, t, n), H, state[l].col_range(H, H));
@@ -290,9 +290,10 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
         if (state_floats > H) std::copy_n(rows.extra.row(row - 1), H, before.row(i) + H);
       }
       const Linear& w_hh = cells_[l].recurrence();
-      kernels::recurrent_backward(cells_[l].cell(), pieces,
-                                  {w_hh.w.w, w_hh.b.w, nullptr, weights.given(recurrent[l], w_hh)},
-                                  rows, {dh, dstate, g.p[l]}, ctx.scratch);
+      kernels::recurrent_backward(
+          pieces,
+          {cells_[l].cell(), w_hh.w.w, w_hh.b.w, nullptr, weights.given(recurrent[l], w_hh)}, rows,
+          {dh, dstate, g.p[l]}, ctx.scratch);
       if (l == 0 && (t == 0 || (in.is_forced(t) && g.dx.rank == 0))) continue;
       if (!ctx.planning()) gather(places.rows(rows.gates, t, n), gates, da);
       if (l > 0)

@@ -115,9 +115,9 @@ class AutoencoderRef {
       const std::string name = stack + std::to_string(l) + ".";
       Vector a = times(at(name + "weight_ih_l0"), x), h(size(H));
       for (size_t i = 0; i < a.size(); ++i) a[i] += at(name + "bias_ih_l0")[i];
-      kernels::recurrent_forward_ref(c_.kind_of_cell(), H, 1, a.data(),
-                                     at(name + "weight_hh_l0").data(),
-                                     at(name + "bias_hh_l0").data(), h.data(), state[l].data());
+      const kernels::RecurrentCellRef<T> cell{
+          c_.kind_of_cell(), H, at(name + "weight_hh_l0").data(), at(name + "bias_hh_l0").data()};
+      cell.forward(1, a.data(), h.data(), state[l].data());
       x = h;
     }
     return x;

@@ -68,7 +68,7 @@ Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBat
       std::copy_n(state[b], S, run.initial_state.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
+  kernels::recurrent_forward(run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
   if (ctx.planning()) return run;
 
   const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
@@ -88,8 +88,7 @@ Recurrent::Activations Recurrent::recompute_forward(ExecutionContext& ctx, const
   if (ctx.checkpoint_interval == 0) return layout(w, 0, saved, saved);
   const Activations run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(cell_, run.segments, weights(), run.rows, ctx.scratch,
-                             ctx.compute_type);
+  kernels::recurrent_forward(run.segments, weights(), run.rows, ctx.scratch, ctx.compute_type);
   return run;
 }
 
@@ -118,7 +117,7 @@ void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Activations
   const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
   const Tensor da = run.rows.gates;
   const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
-  kernels::recurrent_backward(cell_, run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
+  kernels::recurrent_backward(run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
                               ctx.compute_type);
   w_ih_.backward_input(ctx, da, dx);
   backward_weights(ctx, x, h_before, da, dp);

@@ -52,7 +52,9 @@ class Recurrent {
                         ConstTensor dp) const;
 
  private:
-  kernels::RecurrentWeights weights() const { return {w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed}; }
+  kernels::RecurrentWeights weights() const {
+    return {cell_, w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed};
+  }
   Activations layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
 
   kernels::Cell cell_;

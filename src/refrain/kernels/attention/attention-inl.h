@@ -115,7 +115,7 @@ HWY_INLINE void clear_panels(int64_t n, int64_t d, float* to) {
   if (n % NR != 0) std::fill_n(to + n / NR * d * NR, d * NR, 0.0f);
 }
 
-// B of a product: [K] rows of a panel of panel_cols() floats at stride `row`, panels `step` apart.
+// B of a product: rows of a panel of panel_cols() floats at stride `row`, panels `step` apart.
 struct Panels {
   const float* data;
   int64_t row, step;
@@ -126,16 +126,15 @@ HWY_INLINE Panels transposed_panels(const float* data, int64_t d) {
 }
 HWY_INLINE Panels row_panels(const float* data, int64_t row) { return {data, row, panel_cols()}; }
 
-// The columns of c[m, .] (+)= A B for up to kRowsAtOnce rows, over K terms. columns.low: whole
-// vectors.
+// Some columns of c (+)= A B for up to kRowsAtOnce rows. columns.low: whole vectors.
 template <Rows kRows>
-HWY_INLINE void tile_row(int64_t m, Range columns, int64_t K, const float* a, int64_t a_step,
-                         Panels b, float* c, int64_t c_row, bool add) {
+HWY_INLINE void tile_row(MatrixView<const float> a, Panels b, Range columns, MatrixView<float> c,
+                         bool add) {
   const int64_t NR = panel_cols();
   for (int64_t j = columns.low; j < columns.high;) {
     const int64_t n = std::min(NR - j % NR, columns.high - j);
-    tile_of<kRows, kPanelVectors>(m, a, a_step, b.data + j / NR * b.step + j % NR, b.row, K, c + j,
-                                  c_row, n, add);
+    tile_of<kRows, kPanelVectors>(a, {b.data + j / NR * b.step + j % NR, a.cols, n, b.row},
+                                  c.col_range(j, n), add);
     j += n;
   }
 }

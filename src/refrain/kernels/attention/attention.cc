@@ -24,14 +24,14 @@ constexpr int64_t kKeyBlock = 128;
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One row of scores of a block. Its columns in `seen` count, of those in [from, to), whole vectors;
-// with kAll they all do.
+// One row of scores of a block. Of its columns, whole vectors, those in `seen` count; with kAll
+// they all do.
 template <bool kAll>
-HWY_INLINE float highest_score(const float* s, Range seen, int64_t from, int64_t to) {
+HWY_INLINE float highest_score(const float* s, Range seen, Range columns) {
   const FloatTag d;
   const FloatVec lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
   FloatVec top = lowest;
-  for (int64_t j = from; j < to; j += float_lanes()) {
+  for (int64_t j = columns.low; j < columns.high; j += float_lanes()) {
     const FloatVec v = hn::LoadU(d, s + j);
     top = hn::Max(top, kAll ? v : hn::IfThenElse(lanes_in(seen, j), v, lowest));
   }
@@ -39,12 +39,11 @@ HWY_INLINE float highest_score(const float* s, Range seen, int64_t from, int64_t
 }
 // Scores become 2^(unit (s - high)), 0 where they do not count; returns their sum.
 template <bool kAll>
-HWY_INLINE float exponentials(float* s, Range seen, int64_t from, int64_t to, float unit,
-                              float high) {
+HWY_INLINE float exponentials(float* s, Range seen, Range columns, float unit, float high) {
   const FloatTag d;
   const FloatVec factor = hn::Set(d, unit), less = hn::Set(d, high);
   FloatVec total = hn::Zero(d);
-  for (int64_t j = from; j < to; j += float_lanes()) {
+  for (int64_t j = columns.low; j < columns.high; j += float_lanes()) {
     FloatVec p = vector_exp2(hn::Mul(hn::Sub(hn::LoadU(d, s + j), less), factor));
     if constexpr (!kAll) p = hn::IfThenElseZero(lanes_in(seen, j), p);
     total = hn::Add(total, p);
@@ -63,19 +62,19 @@ struct Running {
 // is scaled to the new ones. seen(i): the columns that count in row i. The maxima first: a row's
 // reduction overlaps with another's.
 template <bool kAll, class Seen>
-HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, int64_t from,
-                             int64_t to, int64_t d, Running to_date) {
+HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, Range columns,
+                             int64_t d, Running to_date) {
   const FloatTag tag;
   float high[kMaxTileRows];
   for (int64_t i = 0; i < rows; ++i)
-    high[i] = std::max(to_date.maximum[i],
-                       highest_score<kAll>(scores + i * kKeyBlock, seen(i), from, to));
+    high[i] =
+        std::max(to_date.maximum[i], highest_score<kAll>(scores + i * kKeyBlock, seen(i), columns));
   for (int64_t i = 0; i < rows; ++i) {
     float &maximum = to_date.maximum[i], &sum = to_date.sum[i];
     const float unit = to_date.unit[i];
     const Range mine = seen(i);
     if (mine.low >= mine.high) {
-      std::fill(scores + i * kKeyBlock + from, scores + i * kKeyBlock + to, 0.0f);
+      std::fill(scores + i * kKeyBlock + columns.low, scores + i * kKeyBlock + columns.high, 0.0f);
       continue;
     }
     if (high[i] != maximum) {
@@ -85,7 +84,7 @@ HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, int6
       sum *= hn::GetLane(keep);
       maximum = high[i];
     }
-    sum += exponentials<kAll>(scores + i * kKeyBlock, mine, from, to, unit, maximum);
+    sum += exponentials<kAll>(scores + i * kKeyBlock, mine, columns, unit, maximum);
   }
 }
 
@@ -145,24 +144,24 @@ void attention_forward_task(const ForwardTask& task, float* work) {
         const Range earliest = seen_at(begin + r0 / group);
         const Range latest = seen_at(begin + (r0 + m - 1) / group);
         const Range seen{earliest.low, latest.high};
-        const int64_t from = seen.low / N * N, to = round_up(seen.high, N);
-        tile_row<Rows::kApart>(m, {from, seen.high}, d, queries + r0 * d, d,
-                               transposed_panels(keys, d), scores, kKeyBlock, false);
+        const Range columns{seen.low / N * N, round_up(seen.high, N)};
+        tile_row<Rows::kApart>({queries + r0 * d, m, d}, transposed_panels(keys, d),
+                               {columns.low, seen.high}, {scores, m, n, kKeyBlock}, false);
         const Running to_date{unit + r0, maximum + r0, sum + r0, out + r0 * d};
-        if (latest.low == 0 && earliest.high == n && n == to)
+        if (latest.low == 0 && earliest.high == n && n == columns.high)
           softmax_tile<true>(
-              m, scores, [&](int64_t) { return seen; }, from, to, d, to_date);
+              m, scores, [&](int64_t) { return seen; }, columns, d, to_date);
         else
           softmax_tile<false>(
-              m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); }, from, to, d,
+              m, scores, [&](int64_t i) { return seen_at(begin + (r0 + i) / group); }, columns, d,
               to_date);
         for (int64_t i = 0; shape.dropout.rate > 0 && i < m; ++i) {
           const int64_t query = first + (r0 + i) / group, h = g * group + (r0 + i) % group;
-          DropoutFactors<kKeyBlock>(rate, dropout_row(shape, s, query, h, kind), k0, {from, to})
+          DropoutFactors<kKeyBlock>(rate, dropout_row(shape, s, query, h, kind), k0, columns)
               .multiply(scores + i * kKeyBlock);
         }
-        tile_row<Rows::kApart>(m, {0, d}, seen.high - seen.low, scores + seen.low, kKeyBlock,
-                               v.from_row(seen.low), out + r0 * d, d, true);
+        tile_row<Rows::kApart>({scores + seen.low, m, seen.high - seen.low, kKeyBlock},
+                               v.from_row(seen.low), {0, d}, {out + r0 * d, m, d}, true);
       });
     }
   }

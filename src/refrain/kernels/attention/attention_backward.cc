@@ -118,12 +118,11 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, const Que
   each_tile(see, [&](int64_t i0, int64_t count) HWY_ATTR {
     const int64_t from = seen(i0).low / N * N;
     const Range some{from, seen(i0 + count - 1).high};
-    tile_row<Rows::kApart>(count, some, d, q + i0 * wide, wide,
-                           transposed_panels(m.keys_t + at * d, d), m.p + i0 * kKeyBlock, kKeyBlock,
-                           false);
-    tile_row<Rows::kApart>(count, some, d, m.d_o + i0 * wide, wide,
-                           transposed_panels(m.values_t + at * d, d), m.ds + i0 * kKeyBlock,
-                           kKeyBlock, false);
+    tile_row<Rows::kApart>({q + i0 * wide, count, d, wide}, transposed_panels(m.keys_t + at * d, d),
+                           some, {m.p + i0 * kKeyBlock, count, kKeyBlock}, false);
+    tile_row<Rows::kApart>({m.d_o + i0 * wide, count, d, wide},
+                           transposed_panels(m.values_t + at * d, d), some,
+                           {m.ds + i0 * kKeyBlock, count, kKeyBlock}, false);
   });
   const AttentionSequence& s = task.sequence;
   const float* maximum = s.softmax + h * s.queries + t0 - s.start;
@@ -152,16 +151,18 @@ void backward_block(const BackwardTask& task, const BackwardMemory& m, const Que
       const int64_t K = std::min(see.high, seen_by(j0 + count - 1).high) - i0;
       if (K <= 0) return;
       const int64_t out = (at + j0) * wide, in = i0 * kKeyBlock + j0;
-      tile_row<Rows::kAdjacent>(count, {0, d}, K, m.p + in, kKeyBlock,
-                                row_panels(m.d_o + i0 * wide, wide), m.dv + out, wide, true);
-      tile_row<Rows::kAdjacent>(count, {0, d}, K, m.ds + in, kKeyBlock,
-                                row_panels(m.q + i0 * wide, wide), m.dk + out, wide, true);
+      tile_row<Rows::kAdjacent>({m.p + in, count, K, 1, kKeyBlock},
+                                row_panels(m.d_o + i0 * wide, wide), {0, d},
+                                {m.dv + out, count, d, wide}, true);
+      tile_row<Rows::kAdjacent>({m.ds + in, count, K, 1, kKeyBlock},
+                                row_panels(m.q + i0 * wide, wide), {0, d},
+                                {m.dk + out, count, d, wide}, true);
     });
   each_tile(see, [&](int64_t i0, int64_t count) HWY_ATTR {
     const int64_t from = seen(i0).low, to = seen(i0 + count - 1).high;
-    tile_row<Rows::kApart>(count, {0, d}, to - from, m.ds + i0 * kKeyBlock + from, kKeyBlock,
-                           row_panels(m.keys + (at + from) * wide, wide), m.dq + i0 * wide, wide,
-                           true);
+    tile_row<Rows::kApart>({m.ds + i0 * kKeyBlock + from, count, to - from, kKeyBlock},
+                           row_panels(m.keys + (at + from) * wide, wide), {0, d},
+                           {m.dq + i0 * wide, count, d, wide}, true);
   });
 }
 

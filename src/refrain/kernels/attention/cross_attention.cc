@@ -81,8 +81,7 @@ struct QueryTile {
 // scores [m, n] of a tile of queries against n keys from k0 on.
 HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0,
                             MatrixView<float> scores) {
-  tile_row<Rows::kApart>(q.count, {0, scores.cols}, x.d(), q.rows.data, q.rows.row_stride,
-                         x.across(x.memory.keys, k0), scores.data, scores.row_stride, false);
+  tile_row<Rows::kApart>(q.rows, x.across(x.memory.keys, k0), {0, scores.cols}, scores, false);
 }
 
 // Queries i0 .. i0 + m. work: scores [kCrossBlock], sums [d] and the query [d] a row.
@@ -123,8 +122,8 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
       }
       sum[i] += hn::GetLane(hn::SumOfLanes(tag, total));
     }
-    tile_row<Rows::kApart>(m, {0, d}, n, scores, kCrossBlock, x.along(x.memory.values, k0), out,
-                           wide, true);
+    tile_row<Rows::kApart>({scores, m, n, kCrossBlock}, x.along(x.memory.values, k0), {0, d},
+                           {out, m, d, wide}, true);
   }
   for (int64_t i = 0; i < m; ++i) {
     const FloatVec inverse = constant(1.0f / sum[i]);
@@ -173,8 +172,8 @@ HWY_INLINE void forward_rows_kept(const CrossHead& x, int64_t i0, int64_t m, flo
     x.maximum(i0 + i) = high;
     x.log_sum(i0 + i) = static_cast<float>(std::log2(sum));
   }
-  tile_row<Rows::kApart>(m, {0, d}, n, x.kept(i0), x.asked.kept.row_stride,
-                         x.along(x.memory.values, 0), work, wide, false);
+  tile_row<Rows::kApart>({x.kept(i0), m, n, x.asked.kept.row_stride}, x.along(x.memory.values, 0),
+                         {0, d}, {work, m, d, wide}, false);
   for (int64_t i = 0; i < m; ++i) std::copy_n(work + i * wide, d, x.asked.o.row(i0 + i) + x.h * d);
 }
 
@@ -205,8 +204,8 @@ HWY_INLINE void gradient_block(const GradientTile& tile, int64_t m, int64_t k0, 
     for (int64_t i = 0; i < m; ++i) std::copy_n(x.kept(i0 + i) + k0, n, p + i * kCrossBlock);
   else
     probability_block(x, tile.q, i0, k0, p);
-  tile_row<Rows::kApart>(m, {0, n}, x.d(), g.d_o.row(i0) + x.h * x.d(), g.d_o.row_stride,
-                         x.across(x.memory.values, k0), ds, kCrossBlock, false);
+  tile_row<Rows::kApart>(g.d_o.row_range(i0, m).col_range(x.h * x.d(), x.d()),
+                         x.across(x.memory.values, k0), {0, n}, {ds, m, n, kCrossBlock}, false);
   const FloatVec scale = constant(x.shape.scale);
   for (int64_t i = 0; i < m; ++i) {
     const float* probability = p + i * kCrossBlock;
@@ -227,8 +226,8 @@ HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g,
   std::fill_n(dq, m * wide, 0.0f);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
     gradient_block(tile, m, k0, p, ds);
-    tile_row<Rows::kApart>(m, {0, d}, x.columns(k0), ds, kCrossBlock, x.along(x.memory.keys, k0),
-                           dq, wide, true);
+    tile_row<Rows::kApart>({ds, m, x.columns(k0), kCrossBlock}, x.along(x.memory.keys, k0), {0, d},
+                           {dq, m, d, wide}, true);
   }
   for (int64_t i = 0; i < m; ++i) std::copy_n(dq + i * wide, d, g.dq.row(i0 + i) + x.h * d);
 }
@@ -236,8 +235,8 @@ HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g,
 // to [n, d] += aᵀ b with a [m, kCrossBlock], b [m, wide].
 HWY_INLINE void add_outer(const float* a, const float* b, int64_t m, MatrixView<float> to) {
   each_tile({0, to.rows}, [&](int64_t j, int64_t rows) HWY_ATTR {
-    tile_row<Rows::kAdjacent>(rows, {0, to.cols}, m, a + j, kCrossBlock,
-                              row_panels(b, padded_head(to.cols)), to.row(j), to.row_stride, true);
+    tile_row<Rows::kAdjacent>({a + j, rows, m, 1, kCrossBlock}, row_panels(b, padded_head(to.cols)),
+                              {0, to.cols}, to.row_range(j, rows), true);
   });
 }
 
@@ -268,16 +267,19 @@ void cross_forward_head(const CrossShape& shape, const CrossMemory& memory,
       forward_rows(x, i0, m, work);
   });
 }
-void cross_backward_head(const CrossShape& shape, const CrossMemory& memory,
-                         const CrossQueries& asked, const CrossGradients& g, bool of_memory,
-                         int64_t h, float* work) {
+void cross_backward_queries_head(const CrossShape& shape, const CrossMemory& memory,
+                                 const CrossQueries& asked, const CrossGradients& g, int64_t h,
+                                 float* work) {
   const CrossHead x{shape, memory, asked, h};
-  each_tile({0, asked.count()}, [&](int64_t i0, int64_t m) HWY_ATTR {
-    if (of_memory)
-      memory_gradient_rows(x, g, i0, m, work);
-    else
-      query_gradient_rows(x, g, i0, m, work);
-  });
+  each_tile({0, asked.count()},
+            [&](int64_t i0, int64_t m) HWY_ATTR { query_gradient_rows(x, g, i0, m, work); });
+}
+void cross_backward_memory_head(const CrossShape& shape, const CrossMemory& memory,
+                                const CrossQueries& asked, const CrossGradients& g, int64_t h,
+                                float* work) {
+  const CrossHead x{shape, memory, asked, h};
+  each_tile({0, asked.count()},
+            [&](int64_t i0, int64_t m) HWY_ATTR { memory_gradient_rows(x, g, i0, m, work); });
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -287,7 +289,8 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(cross_pack_head);
 HWY_EXPORT(cross_forward_head);
-HWY_EXPORT(cross_backward_head);
+HWY_EXPORT(cross_backward_queries_head);
+HWY_EXPORT(cross_backward_memory_head);
 namespace {
 
 // f(sequence, head, scratch of the thread) for all of them; `per_score`: operations of a query, a
@@ -334,8 +337,8 @@ void cross_backward_queries(const CrossShape& shape, std::span<const CrossMemory
                             std::span<const CrossQueries> asked,
                             std::span<const CrossGradients> gradients, Arena& scratch) {
   each_head(shape, memory, asked, 6, scratch, [&](size_t b, int64_t h, float* work) {
-    HWY_DYNAMIC_DISPATCH(cross_backward_head)
-    (shape, memory[b], asked[b], gradients[b], false, h, work);
+    HWY_DYNAMIC_DISPATCH(cross_backward_queries_head)
+    (shape, memory[b], asked[b], gradients[b], h, work);
   });
 }
 
@@ -343,8 +346,8 @@ void cross_backward_memory(const CrossShape& shape, std::span<const CrossMemory>
                            std::span<const CrossQueries> asked,
                            std::span<const CrossGradients> gradients, Arena& scratch) {
   each_head(shape, memory, asked, 8, scratch, [&](size_t b, int64_t h, float* work) {
-    HWY_DYNAMIC_DISPATCH(cross_backward_head)
-    (shape, memory[b], asked[b], gradients[b], true, h, work);
+    HWY_DYNAMIC_DISPATCH(cross_backward_memory_head)
+    (shape, memory[b], asked[b], gradients[b], h, work);
   });
 }
 

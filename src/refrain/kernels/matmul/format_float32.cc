@@ -143,12 +143,12 @@ class Float32Blocks final : public BlockedProduct {
       }
       for (; p < task.last_panel; ++p) {
         const int64_t n = std::min(NR, width - p * NR);
+        const MatrixView<const float> right(panel(p), depth, n, b_row);
+        const MatrixView<float> out(to + p * NR, mr, n, c.row_stride);
         if (pack_rows)
-          tile_of<Rows::kAdjacent, V>(mr, packed_rows, mr, panel(p), b_row, depth, to + p * NR,
-                                      c.row_stride, n, add);
+          tile_of<Rows::kAdjacent, V>({packed_rows, mr, depth, 1, mr}, right, out, add);
         else
-          tile_of<Rows::kApart, V>(mr, from, a.row_stride, panel(p), b_row, depth, to + p * NR,
-                                   c.row_stride, n, add);
+          tile_of<Rows::kApart, V>(a.row_range(i0, mr), right, out, add);
       }
     }
   }

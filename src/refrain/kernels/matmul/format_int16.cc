@@ -223,37 +223,34 @@ class Int16Blocks final : public BlockedProduct {
       for (int64_t p = p0; p < p1; ++p) {
         const int64_t n = std::min(NR, part.width - p * NR);
         for (const GroupRun& run : part.runs) {
-          const Pair* panel = x.b_pairs + (p * part.pairs + run.pairs_before) * NR;
-          const float* panel_scales = x.b_scales + (p * part.groups + run.groups_before) * NR;
+          const Int16Operand panel{x.b_pairs + (p * part.pairs + run.pairs_before) * NR, NR,
+                                   x.b_scales + (p * part.groups + run.groups_before) * NR};
           // What comes next of B lies behind this.
           const bool last = p + 1 == p1 && &run == &back;
           Prefetcher next_run;
           if (!last)
-            next_run =
-                Prefetcher(panel + run.pairs * NR, 1, run.pairs * NR * kFloat, 0, block.tiles());
+            next_run = Prefetcher(panel.pairs + run.pairs * NR, 1, run.pairs * NR * kFloat, 0,
+                                  block.tiles());
           const bool first = &run == &front;
           for (int64_t t = 0; t < block.tiles(); ++t) {
             const int64_t i = block.row(t), mr = block.row(t + 1) - i;
-            float* c = x.c.row(i) + part.j0 + p * NR;
+            const MatrixView<float> c(x.c.row(i) + part.j0 + p * NR, mr, n, c_row);
             const char* lines[kRunPairs + kMostLanes];
             const char **next = lines, **const end = lines + run.pairs;
             if (first && t + 1 < block.tiles())
-              next = Prefetcher(c + mr * c_row, block.row(t + 2) - block.row(t + 1), n * kFloat,
+              next = Prefetcher(c.row(mr), block.row(t + 2) - block.row(t + 1), n * kFloat,
                                 c_row * kFloat, 1)
                          .put(next, end);
             next = next_run.put(next, end);
             next = next_block.put(next, end);
             const Pair* a = rows + block.at(run, t);
             Prefetcher::put_lines(reinterpret_cast<const char*>(a), 0, end - next, next);
-            const float* a_scales = scales + a_scales_at(run, t);
+            const Int16Operand tile{a, k_contiguous ? run.pairs : mr, scales + a_scales_at(run, t)};
             const bool add = part.add || !first;
             if (k_contiguous)
-              int16_tile_of<Dot, Rows::kApart, V, true>(mr, a, run.pairs, a_scales, panel,
-                                                        panel_scales, NR, run, lines, c, c_row, n,
-                                                        add);
+              int16_tile_of<Dot, Rows::kApart, V, true>(tile, panel, run, lines, c, add);
             else
-              int16_tile_of<Dot, Rows::kAdjacent, V, true>(mr, a, mr, a_scales, panel, panel_scales,
-                                                           NR, run, lines, c, c_row, n, add);
+              int16_tile_of<Dot, Rows::kAdjacent, V, true>(tile, panel, run, lines, c, add);
           }
         }
       }

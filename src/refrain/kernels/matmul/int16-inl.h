@@ -222,15 +222,24 @@ inline void pack_int16_panels(MatrixView<const float> x, const ReductionGroups& 
   }
 }
 
-// C [MR, n] (+)= A B over a run of groups. a: pairs, as tile() of tile-inl.h takes numbers; b: a
-// panel of V vectors; scales per group, those of A [kMostLanes] apart. kPrefetch: with each pair, a
-// line comes into the second-level cache.
+// A or B of a tile, rounded. A: the stride of tile_of() that is not 1. B: a panel, rows of V
+// vectors at stride `step`.
+struct Int16Operand {
+  const Pair* pairs;
+  int64_t step;
+  const float* scales;  // of a group: kMostLanes of A, `step` of B
+};
+
+// C [MR, n] (+)= A B over a run of groups. kPrefetch: with each pair, a line comes into the
+// second-level cache.
 template <class Dot, int MR, Rows kRows, int V, bool kPrefetch>
-HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
-                             const float* HWY_RESTRICT a_scales, const Pair* HWY_RESTRICT b,
-                             const float* HWY_RESTRICT b_scales, int64_t columns,
+HWY_NOINLINE void int16_tile(const Int16Operand& left, const Int16Operand& right,
                              const ReductionGroups& run, const char* const* lines,
-                             float* HWY_RESTRICT c, int64_t c_row, int64_t n, bool add) {
+                             const MatrixView<float>& out, bool add) {
+  const Pair *HWY_RESTRICT a = left.pairs, *HWY_RESTRICT b = right.pairs;
+  const float *HWY_RESTRICT a_scales = left.scales, *HWY_RESTRICT b_scales = right.scales;
+  float* HWY_RESTRICT c = out.data;
+  const int64_t a_step = left.step, columns = right.step, c_row = out.row_stride, n = out.cols;
   const FloatTag d;
   const PairTag di;
   const int64_t N = float_lanes();
@@ -309,22 +318,16 @@ HWY_NOINLINE void int16_tile(const Pair* HWY_RESTRICT a, int64_t a_step,
   }
 }
 
-// int16_tile<mr> for mr and n known at run time.
+// int16_tile<c.rows> for c known at run time.
 template <class Dot, Rows kRows, int V, bool kPrefetch, int MR = tile_rows<V>()>
-HWY_INLINE void int16_tile_of(int64_t mr, const Pair* a, int64_t a_step, const float* a_scales,
-                              const Pair* b, const float* b_scales, int64_t columns,
-                              const ReductionGroups& run, const char* const* lines, float* c,
-                              int64_t c_row, int64_t n, bool add) {
+HWY_INLINE void int16_tile_of(const Int16Operand& a, const Int16Operand& b,
+                              const ReductionGroups& run, const char* const* lines,
+                              const MatrixView<float>& c, bool add) {
   if constexpr (V > 1)
-    if (n <= (V - 1) * float_lanes())
-      return int16_tile_of<Dot, kRows, V - 1, kPrefetch, MR>(mr, a, a_step, a_scales, b, b_scales,
-                                                             columns, run, lines, c, c_row, n, add);
-  if (mr == MR)
-    return int16_tile<Dot, MR, kRows, V, kPrefetch>(a, a_step, a_scales, b, b_scales, columns, run,
-                                                    lines, c, c_row, n, add);
-  if constexpr (MR > 1)
-    int16_tile_of<Dot, kRows, V, kPrefetch, MR - 1>(mr, a, a_step, a_scales, b, b_scales, columns,
-                                                    run, lines, c, c_row, n, add);
+    if (c.cols <= (V - 1) * float_lanes())
+      return int16_tile_of<Dot, kRows, V - 1, kPrefetch, MR>(a, b, run, lines, c, add);
+  if (c.rows == MR) return int16_tile<Dot, MR, kRows, V, kPrefetch>(a, b, run, lines, c, add);
+  if constexpr (MR > 1) int16_tile_of<Dot, kRows, V, kPrefetch, MR - 1>(a, b, run, lines, c, add);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE

@@ -58,9 +58,9 @@ HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x,
       for (int64_t r = depth * t / tiles; panel.next && r < depth * (t + 1) / tiles; ++r)
         for (int64_t line = 0; line < NR; line += kLine)
           hwy::Prefetch(panel.next + (k + r) * kWeightPanel + line);
-      tile_of<Rows::kApart>(rows, x.row(i0 + first) + k, x.row_stride,
-                            panel.data + k * kWeightPanel, kWeightPanel, depth, p + first * NR, NR,
-                            NR, out.add || k > 0);
+      tile_of<Rows::kApart>(x.row_range(i0 + first, rows).col_range(k, depth),
+                            {panel.data + k * kWeightPanel, depth, NR, kWeightPanel},
+                            {p + first * NR, rows, NR}, out.add || k > 0);
     }
   }
   for (int64_t i = 0; i < n; ++i) finish_row(w, out, i0 + i, j, cols, p + i * NR);

@@ -54,14 +54,16 @@ inline int64_t tile_cols() { return 2 * float_lanes(); }
 // row-major).
 enum class Rows { kApart, kAdjacent };
 
-// kApart: element (m, k) at a[m * a_step + k].  kAdjacent: at a[m + k * a_step].
-// b: a panel, [K] rows of V vectors at stride b_row. Of its columns the first n are stored, more
-// than V - 1 vectors of them.
+// A [MR, K]: col_stride is 1 (kApart) or row_stride is 1 (kAdjacent). B [K, n], a panel: rows of V
+// vectors, of which the first n columns are stored in C [MR, n], more than V - 1 vectors of them.
 template <int MR, Rows kRows, int V = 2>
-HWY_NOINLINE void tile(const float* HWY_RESTRICT a, int64_t a_step, const float* HWY_RESTRICT b,
-                       int64_t b_row, int64_t K, float* HWY_RESTRICT c, int64_t c_row, int64_t n,
-                       bool add) {
+HWY_NOINLINE void tile(const MatrixView<const float>& left, const MatrixView<const float>& right,
+                       const MatrixView<float>& out, bool add) {
   const FloatTag d;
+  const float *HWY_RESTRICT a = left.data, *HWY_RESTRICT b = right.data;
+  float* HWY_RESTRICT c = out.data;
+  const int64_t a_step = kRows == Rows::kApart ? left.row_stride : left.col_stride, K = left.cols;
+  const int64_t b_row = right.row_stride, c_row = out.row_stride, n = out.cols;
   const int64_t N = float_lanes();
   const bool whole = n == V * N;
   const Part last{n - (V - 1) * N};
@@ -111,15 +113,14 @@ HWY_NOINLINE void tile(const float* HWY_RESTRICT a, int64_t a_step, const float*
   }
 }
 
-// tile<mr> for mr and n known at run time, 1 <= mr <= MR, 1 <= n <= V vectors.
+// tile<c.rows> for c known at run time, 1 <= c.rows <= MR, 1 <= c.cols <= V vectors.
 template <Rows kRows, int V = 2, int MR = tile_rows<V>()>
-HWY_INLINE void tile_of(int64_t mr, const float* a, int64_t a_step, const float* b, int64_t b_row,
-                        int64_t K, float* c, int64_t c_row, int64_t n, bool add) {
+HWY_INLINE void tile_of(const MatrixView<const float>& a, const MatrixView<const float>& b,
+                        const MatrixView<float>& c, bool add) {
   if constexpr (V > 1)
-    if (n <= (V - 1) * float_lanes())
-      return tile_of<kRows, V - 1, MR>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
-  if (mr == MR) return tile<MR, kRows, V>(a, a_step, b, b_row, K, c, c_row, n, add);
-  if constexpr (MR > 1) tile_of<kRows, V, MR - 1>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
+    if (c.cols <= (V - 1) * float_lanes()) return tile_of<kRows, V - 1, MR>(a, b, c, add);
+  if (c.rows == MR) return tile<MR, kRows, V>(a, b, c, add);
+  if constexpr (MR > 1) tile_of<kRows, V, MR - 1>(a, b, c, add);
 }
 
 // to[c * to_row + r] = from[r * from_row + c] for r < rows, c < cols.

@@ -43,6 +43,7 @@ struct RecurrentRun {
     Tensor edge_scales{};         // [threads, places groups kMostLanes]
     explicit operator bool() const { return w_pairs != nullptr; }
   } int16{};
+  int64_t weight_bytes() const { return int16 ? sizeof(int16_t) : sizeof(float); }
 };
 
 // Takes what rounded products need of `scratch`: an edge of K numbers against `columns` of w_hh.
@@ -65,12 +66,13 @@ inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t colum
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One place's units u .. u + n at step t. p: the product, a gate's units after another's, NR apart.
+// One place's units u .. u + n at step t. p: the product, a gate's units after another's,
+// tile_cols() apart.
 template <Cell kCell>
 HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
-                              const float* p, int64_t NR) {
+                              const float* p) {
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
-  const int64_t H = run.H, row = place.first + t;
+  const int64_t H = run.H, NR = tile_cols(), row = place.first + t;
   const float* b = run.b_hh + u;
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
   float* next = run.edge[(t + 1) & 1] + i * run.edge_row + u;
@@ -155,17 +157,18 @@ void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t 
   });
 }
 
-// p [count, NR] at row stride p_row: rows [first, first + count) of what round_edge() left for the
-// places from i0 on, its tile-th tile, against a panel.
-HWY_INLINE void int16_step(const RecurrentRun& run, int64_t tile, int64_t row, int64_t count,
-                           int64_t panel, float* p, int64_t p_row, int worker) {
+// p [count, tile_cols()]: rows from `row` on of what round_edge() left for the places of a worker,
+// its tile-th tile, against a panel.
+HWY_INLINE void int16_step(const RecurrentRun& run, int64_t tile, int64_t row, int64_t panel,
+                           MatrixView<float> p, int worker) {
   const RecurrentRun::Int16& x = run.int16;
   const int64_t NR = tile_cols(), pairs = x.groups.pairs, groups = x.groups.count;
   const auto multiply = [&](auto dot) HWY_ATTR {
     int16_tile_of<decltype(dot), Rows::kApart, 2, false>(
-        count, x.edge_pairs.row(worker) + row * pairs, pairs,
-        x.edge_scales.row(worker) + tile * groups * kMostLanes, x.w_pairs + panel * pairs * NR,
-        x.w_scales + panel * groups * NR, NR, x.groups, nullptr, p, p_row, NR, false);
+        {x.edge_pairs.row(worker) + row * pairs, pairs,
+         x.edge_scales.row(worker) + tile * groups * kMostLanes},
+        {x.w_pairs + panel * pairs * NR, NR, x.w_scales + panel * groups * NR}, x.groups, nullptr,
+        p, false);
   };
 #if HWY_TARGET <= HWY_AVX3 && defined(__x86_64__)
   if (int16_is_fast()) return multiply(Vnni());
@@ -181,7 +184,7 @@ void forward_steps(const RecurrentRun& run) {
   for (int64_t g = 0; int16 && g < G; ++g)
     pack_int16_units(run, run.int16.w_hh.slice(g * H, H), g * panels);
   time_loop(
-      run.places, G, H, true, 0, int16 ? sizeof(int16_t) : sizeof(float),
+      {run.places, G, H, true, 0, run.weight_bytes()},
       [&](int64_t t, int64_t i0, int64_t i1, int worker) {
         if (int16) round_edge(run, run.edge[t & 1], i0, i1, i1 - i0, worker);
       },
@@ -193,15 +196,15 @@ void forward_steps(const RecurrentRun& run) {
         each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
           HWY_ALIGN float p[kTileRows * G * kMaxPanel];
           for (int64_t g = 0; int16 && g < G; ++g)
-            int16_step(run, tile, first - i0, count, g * panels + panel, p + g * NR, G * NR,
+            int16_step(run, tile, first - i0, g * panels + panel, {p + g * NR, count, NR, G * NR},
                        worker);
           ++tile;
           for (int64_t g = 0; !int16 && g < G; ++g)
-            tile_of<Rows::kApart>(count, run.edge[t & 1] + first * run.edge_row, run.edge_row,
-                                  units + g * packed_size(H, H), kWeightPanel, H, p + g * NR,
-                                  G * NR, NR, false);
+            tile_of<Rows::kApart>({run.edge[t & 1] + first * run.edge_row, count, H, run.edge_row},
+                                  {units + g * packed_size(H, H), H, NR, kWeightPanel},
+                                  {p + g * NR, count, NR, G * NR}, false);
           for (int64_t k = 0; k < count; ++k)
-            forward_units<kCell>(run, t, first + k, u, n, p + k * G * NR, NR);
+            forward_units<kCell>(run, t, first + k, u, n, p + k * G * NR);
         });
       });
 }
@@ -310,7 +313,7 @@ void backward_steps(const RecurrentRun& run) {
     return n;
   };
   time_loop(
-      run.places, G, H, false, last, int16 ? sizeof(int16_t) : sizeof(float),
+      {run.places, G, H, false, last, run.weight_bytes()},
       [&](int64_t t, int64_t i0, int64_t i1, int worker) {
         if (int16)
           round_edge(run, run.edge[(t + 1) & 1], i0, i1, running_at(t + 1, i0, i1), worker);
@@ -325,10 +328,11 @@ void backward_steps(const RecurrentRun& run) {
           HWY_ALIGN float later[kTileRows * kMaxPanel];
           const int64_t running = running_at(t + 1, first, first + count);
           if (running > 0 && int16)
-            int16_step(run, tile, first - i0, running, panel, later, NR, worker);
+            int16_step(run, tile, first - i0, panel, {later, running, NR}, worker);
           else if (running > 0)
-            tile_of<Rows::kApart>(running, run.edge[(t + 1) & 1] + first * run.edge_row,
-                                  run.edge_row, columns, kWeightPanel, G * H, later, NR, NR, false);
+            tile_of<Rows::kApart>(
+                {run.edge[(t + 1) & 1] + first * run.edge_row, running, G * H, run.edge_row},
+                {columns, G * H, NR, kWeightPanel}, {later, running, NR}, false);
           for (int64_t k = running; k < count; ++k)
             begin_units<kCell>(run, first + k, u, n, later + k * NR);
           for (int64_t k = 0; k < count; ++k)
@@ -361,11 +365,10 @@ namespace refrain::kernels {
 HWY_EXPORT(forward_loop);
 HWY_EXPORT(backward_loop);
 
-void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
-                       const RecurrentWeights& weights, const RecurrentRows& rows, Arena& scratch,
-                       ComputeType compute_type) {
+void recurrent_forward(std::span<const RecurrentPiece> pieces, const RecurrentWeights& weights,
+                       const RecurrentRows& rows, Arena& scratch, ComputeType compute_type) {
   Arena::Frame frame(scratch);
-  const int64_t G = gates_of(cell), H = weights.w_hh.cols();
+  const int64_t G = gates_of(weights.cell), H = weights.w_hh.cols();
   REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
   REFRAIN_CHECK(rows.gates.cols() == G * H && rows.h.cols() == H);
   const std::vector<ActiveSequence> places = in_order(pieces, {});
@@ -386,26 +389,25 @@ void recurrent_forward(Cell cell, std::span<const RecurrentPiece> pieces,
   for (int64_t i = 0; i < B; ++i)
     std::copy_n(places[static_cast<size_t>(i)].initial_state, H, before.row(i));
   HWY_DYNAMIC_DISPATCH(forward_loop)
-  (cell, {.places = places,
-          .H = H,
-          .panels = panels ? panels.data : weights.packed,
-          .rows = rows,
-          .b_hh = weights.b_hh.data,
-          .edge = {before.data, after.data},
-          .edge_row = apart(H),
-          .dh = {},
-          .dp = {},
-          .carry = nullptr,
-          .int16 = rounded});
+  (weights.cell, {.places = places,
+                  .H = H,
+                  .panels = panels ? panels.data : weights.packed,
+                  .rows = rows,
+                  .b_hh = weights.b_hh.data,
+                  .edge = {before.data, after.data},
+                  .edge_row = apart(H),
+                  .dh = {},
+                  .dp = {},
+                  .carry = nullptr,
+                  .int16 = rounded});
 }
 
-void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
-                        const RecurrentWeights& weights, const RecurrentRows& rows,
-                        const RecurrentGradients& gradients, Arena& scratch,
-                        ComputeType compute_type) {
+void recurrent_backward(std::span<const RecurrentPiece> pieces, const RecurrentWeights& weights,
+                        const RecurrentRows& rows, const RecurrentGradients& gradients,
+                        Arena& scratch, ComputeType compute_type) {
   Arena::Frame frame(scratch);
   const ConstTensor w_hh = weights.w_hh;
-  const int64_t G = gates_of(cell), H = w_hh.cols();
+  const int64_t G = gates_of(weights.cell), H = w_hh.cols();
   REFRAIN_CHECK(w_hh.rows() == G * H && rows.gates.cols() == G * H);
   REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
   const std::vector<ActiveSequence> places = in_order(pieces, gradients.dstate);
@@ -421,17 +423,17 @@ void recurrent_backward(Cell cell, std::span<const RecurrentPiece> pieces,
   if (scratch.planning() || B == 0) return;
   if (panels) pack_columns(w_hh, panels.data);
   HWY_DYNAMIC_DISPATCH(backward_loop)
-  (cell, {.places = places,
-          .H = H,
-          .panels = panels ? panels.data : weights.packed_columns,
-          .rows = rows,
-          .b_hh = nullptr,
-          .edge = {even.data, odd.data},
-          .edge_row = apart(G * H),
-          .dh = gradients.dh,
-          .dp = gradients.dp,
-          .carry = carry.data,
-          .int16 = rounded});
+  (weights.cell, {.places = places,
+                  .H = H,
+                  .panels = panels ? panels.data : weights.packed_columns,
+                  .rows = rows,
+                  .b_hh = nullptr,
+                  .edge = {even.data, odd.data},
+                  .edge_row = apart(G * H),
+                  .dh = gradients.dh,
+                  .dp = gradients.dp,
+                  .carry = carry.data,
+                  .int16 = rounded});
 }
 
 }  // namespace refrain::kernels

@@ -56,6 +56,7 @@ struct RecurrentRows {
 };
 
 struct RecurrentWeights {
+  Cell cell;
   ConstTensor w_hh, b_hh;  // [G H, H], [G H]
   // w_hh by pack_weight() (gemm.h), or null: forward packs it anew, which is longer than a step.
   const float* packed = nullptr;
@@ -73,11 +74,11 @@ struct RecurrentGradients {
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
 // With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h);
 // with kBf16 they are not.
-void recurrent_forward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
+void recurrent_forward(std::span<const RecurrentPiece>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
 // `rows` as forward wrote them. Gradients of w_hh and b_hh are not computed here: they are dpᵀ
 // h[t-1] and the sum of dp, products over all rows.
-void recurrent_backward(Cell, std::span<const RecurrentPiece>, const RecurrentWeights&,
+void recurrent_backward(std::span<const RecurrentPiece>, const RecurrentWeights&,
                         const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
                         ComputeType = ComputeType::kFloat32);
 

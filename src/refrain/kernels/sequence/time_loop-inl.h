@@ -41,6 +41,16 @@ inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> piec
   return places;
 }
 
+// The steps of a time loop: of all places, in ascending order, or in descending order down to
+// `last`. The product of a step is with [gates H, H] weights of so many bytes each.
+struct TimeSteps {
+  std::span<const ActiveSequence> places;  // longest first
+  int64_t gates, H;
+  bool forward;
+  int64_t last = 0;
+  int64_t weight_bytes = sizeof(float);
+};
+
 // Rows whose distance is a large power of two share a few cache sets.
 inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
 
@@ -50,22 +60,22 @@ inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// step(t, i0, i1, panel, worker) for every step t, in ascending or descending order down to `last`;
-// the places i0 .. i1 all run at t. begin(t, i0, i1, worker) comes before the panels of a worker in
-// a step. If the weights (so many bytes each) fit into a core's cache, threads divide the places,
-// since they then need not wait for one another. Otherwise they divide the panels of units.
+// step(t, i0, i1, panel, worker) for every step t; the places i0 .. i1 all run at t. begin(t, i0,
+// i1, worker) comes before the panels of a worker in a step. If the weights fit into a core's
+// cache, threads divide the places, since they then need not wait for one another. Otherwise they
+// divide the panels of units.
 template <class Begin, class Step>
-void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H, bool forward,
-               int64_t last, int64_t weight_bytes, Begin&& begin, Step&& step) {
+void time_loop(const TimeSteps& steps, Begin&& begin, Step&& step) {
   constexpr int64_t kCoreCache = 1 << 20;  // bytes
-  const auto B = static_cast<int64_t>(places.size());
+  const auto B = static_cast<int64_t>(steps.places.size());
+  const int64_t H = steps.H, weights = steps.gates * H * H;
   const int64_t panels = (H + tile_cols() - 1) / tile_cols();
   const int64_t tasks = std::min<int64_t>(threads(), panels);
-  const int64_t a_row = 2 * gates * H * H;  // operations
-  const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
+  const int64_t a_row = 2 * weights;  // operations
+  const auto length = [&](int64_t i) { return steps.places[static_cast<size_t>(i)].length; };
   int64_t rows = 0, groups = 1;
   for (int64_t i = 0; i < B; ++i) rows += length(i);
-  if (gates * H * H * weight_bytes <= kCoreCache)
+  if (weights * steps.weight_bytes <= kCoreCache)
     groups = std::min(B, round_up((B + kTileRows - 1) / kTileRows, threads()));
   std::vector<int64_t> cuts = {0};  // between groups of about as many rows
   for (int64_t i = 0, sum = 0; i < B; ++i) {
@@ -91,7 +101,7 @@ void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H,
               },
               (i1 - i0) * a_row);
         };
-        if (forward) {
+        if (steps.forward) {
           int64_t i1 = end;
           for (int64_t t = 0; t < length(i0); ++t) {
             while (length(i1 - 1) <= t) --i1;
@@ -99,7 +109,7 @@ void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H,
           }
         } else {
           int64_t i1 = i0;
-          for (int64_t t = length(i0) - 1; t >= last; --t) {
+          for (int64_t t = length(i0) - 1; t >= steps.last; --t) {
             while (i1 < end && length(i1) > t) ++i1;
             at(t, i1);
           }
@@ -109,10 +119,9 @@ void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H,
 }
 
 template <class Step>
-void time_loop(std::span<const ActiveSequence> places, int64_t gates, int64_t H, bool forward,
-               int64_t last, Step&& step) {
+void time_loop(const TimeSteps& steps, Step&& step) {
   time_loop(
-      places, gates, H, forward, last, sizeof(float), [](int64_t, int64_t, int64_t, int) {},
+      steps, [](int64_t, int64_t, int64_t, int) {},
       [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int)
           HWY_ATTR { step(t, i0, i1, panel); });
 }

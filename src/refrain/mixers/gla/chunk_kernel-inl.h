@@ -81,6 +81,7 @@ HWY_INLINE void slim_tile_of(int64_t mr, const float* a, int64_t a_step, const f
 template <Rows kRows>
 HWY_NOINLINE void product(int64_t m, int64_t n, int64_t K, const float* a, int64_t a_step,
                           const float* b, int64_t b_row, float* c, int64_t c_row, bool add) {
+  using View = MatrixView<const float>;
   const int64_t N = float_lanes();
   for (int64_t j = 0; j < n; j += 2 * N) {
     const int64_t cols = std::min(2 * N, n - j);
@@ -93,7 +94,9 @@ HWY_NOINLINE void product(int64_t m, int64_t n, int64_t K, const float* a, int64
       if (slim)
         slim_tile_of<kRows>(mr, from, a_step, b + j, b_row, K, to, c_row, cols, add);
       else
-        tile_of<kRows>(mr, from, a_step, b + j, b_row, K, to, c_row, cols, add);
+        tile_of<kRows>(
+            kRows == Rows::kApart ? View(from, mr, K, a_step) : View(from, mr, K, 1, a_step),
+            {b + j, K, cols, b_row}, {to, mr, cols, c_row}, add);
     }
   }
 }

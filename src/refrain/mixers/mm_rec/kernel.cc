@@ -132,7 +132,8 @@ HWY_INLINE void two_panels(const float* HWY_RESTRICT a, const float* HWY_RESTRIC
 void forward_steps(const MmRecRun& run) {
   const int64_t D = run.D, NR = tile_cols();
   time_loop(
-      run.places, 2, D, true, 0, [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
+      {.places = run.places, .gates = 2, .H = D, .forward = true},
+      [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, D - u);
         const float* of_r = run.panels + u / kWeightPanel * D * kWeightPanel + u % kWeightPanel;
         const float* of_p = of_r + packed_size(D, D);
@@ -142,10 +143,10 @@ void forward_steps(const MmRecRun& run) {
           if (count == 1) {
             two_panels(from, of_r, of_p, D, p);
           } else {
-            tile_of<Rows::kApart>(count, from, run.edge_row, of_r, kWeightPanel, D, p, 2 * NR, NR,
+            const MatrixView<const float> edge(from, count, D, run.edge_row);
+            tile_of<Rows::kApart>(edge, {of_r, D, NR, kWeightPanel}, {p, count, NR, 2 * NR}, false);
+            tile_of<Rows::kApart>(edge, {of_p, D, NR, kWeightPanel}, {p + NR, count, NR, 2 * NR},
                                   false);
-            tile_of<Rows::kApart>(count, from, run.edge_row, of_p, kWeightPanel, D, p + NR, 2 * NR,
-                                  NR, false);
           }
           for (int64_t k = 0; k < count; ++k)
             forward_units(run, t, first + k, u, n, p + k * 2 * NR, NR);
@@ -230,7 +231,7 @@ HWY_INLINE void end_units(const MmRecRun& run, int64_t i, int64_t u, int64_t n,
 void backward_steps(const MmRecRun& run) {
   const int64_t D = run.D, NR = tile_cols(), last = run.places[0].dstate ? -1 : 0;
   time_loop(
-      run.places, 2, D, false, last,
+      {.places = run.places, .gates = 2, .H = D, .forward = false, .last = last},
       [&](int64_t t, int64_t i0, int64_t i1, int64_t panel) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, D - u);
         const float* columns =
@@ -241,8 +242,9 @@ void backward_steps(const MmRecRun& run) {
           while (running < count && run.places[static_cast<size_t>(first + running)].length > t + 1)
             ++running;
           if (running > 0)
-            tile_of<Rows::kApart>(running, run.edge[(t + 1) & 1] + first * run.edge_row,
-                                  run.edge_row, columns, kWeightPanel, 2 * D, later, NR, NR, false);
+            tile_of<Rows::kApart>(
+                {run.edge[(t + 1) & 1] + first * run.edge_row, running, 2 * D, run.edge_row},
+                {columns, 2 * D, NR, kWeightPanel}, {later, running, NR}, false);
           for (int64_t k = 0; k < count; ++k) {
             const float* from_later = k < running ? later + k * NR : nullptr;
             if (k >= running) begin_units(run, first + k, u, n);

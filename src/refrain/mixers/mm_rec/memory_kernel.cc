@@ -63,11 +63,14 @@ template <Rows kRows>
 void product(int64_t M, int64_t N, int64_t K, const float* a, int64_t a_step, const float* b,
              int64_t b_row, int64_t b_step, float* c, int64_t c_row, bool add) {
   const int64_t NR = tile_cols();
+  const bool apart = kRows == Rows::kApart;
+  const MatrixView<const float> rows(a, M, K, apart ? a_step : 1, apart ? 1 : a_step);
   for (int64_t m = 0; m < M; m += kTileRows)
-    for (int64_t j = 0; j < N; j += NR)
-      tile_of<kRows>(std::min(kTileRows, M - m), kRows == Rows::kApart ? a + m * a_step : a + m,
-                     a_step, b + j / NR * b_step, b_row, K, c + m * c_row + j, c_row,
-                     std::min(NR, N - j), add);
+    for (int64_t j = 0; j < N; j += NR) {
+      const int64_t mr = std::min(kTileRows, M - m), n = std::min(NR, N - j);
+      tile_of<kRows>(rows.row_range(m, mr), {b + j / NR * b_step, K, n, b_row},
+                     {c + m * c_row + j, mr, n, c_row}, add);
+    }
 }
 
 // f(i, row) for the slots of a group in their order.
