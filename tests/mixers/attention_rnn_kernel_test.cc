@@ -41,8 +41,8 @@ struct Scan {
   }
   void backward(std::span<const ScanPiece> pieces) {
     Arena count, scratch(memory.data(), memory.size());
-    kernels::attention_scan_backward(shape, pieces, rows(pieces), d_o, ds, dv, count);
-    kernels::attention_scan_backward(shape, pieces, rows(pieces), d_o, ds, dv, scratch);
+    kernels::attention_scan_backward(shape, pieces, rows(pieces), {d_o, ds, dv}, count);
+    kernels::attention_scan_backward(shape, pieces, rows(pieces), {d_o, ds, dv}, scratch);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
   // A state as some tokens leave it.
@@ -80,8 +80,8 @@ TEST(AttentionScan, ForwardMatchesReference) {
         ReferenceArray<double> s(scan.s.tensor().slice(1, tokens)),
             v(scan.v.tensor().slice(1, tokens));
         std::vector<double> o(v.values().size());
-        kernels::attention_scan_ref(shape.heads, shape.head_dim, tokens, s.values().data(),
-                                    v.values().data(), left.data(), o.data());
+        kernels::attention_scan_ref(shape, tokens, s.values().data(), v.values().data(),
+                                    left.data(), o.data());
         for_each_target([&] {
           std::vector<float> state = found;
           scan.o.fill(-1);
@@ -112,8 +112,8 @@ TEST(AttentionScan, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
     std::vector<Complex> o(v.values().size());
     const auto run = [&] {
       std::vector<Complex> state(static_cast<size_t>(shape.state_size()));
-      kernels::attention_scan_ref(shape.heads, shape.head_dim, tokens, s.values().data(),
-                                  v.values().data(), state.data(), o.data());
+      kernels::attention_scan_ref(shape, tokens, s.values().data(), v.values().data(), state.data(),
+                                  o.data());
       return dot(scan.d_o.span(), o);
     };
     run();
@@ -147,8 +147,8 @@ TEST(AttentionScan, BackwardIsTheComplexStep) {
       std::vector<Complex> state(found.begin(), found.end());
       const auto loss = [&] {
         std::vector<Complex> left = state, o(v.values().size());
-        kernels::attention_scan_ref(shape.heads, shape.head_dim, tokens, s.values().data(),
-                                    v.values().data(), left.data(), o.data());
+        kernels::attention_scan_ref(shape, tokens, s.values().data(), v.values().data(),
+                                    left.data(), o.data());
         return dot(scan.d_o.span(), o) + dot(dleft, left);
       };
       const auto ds = complex_step(s.values(), loss), dv = complex_step(v.values(), loss);
@@ -215,7 +215,7 @@ TEST(AttentionScan, IterativeAndParallelAgree) {
   Scan scan({1, d}, T, T);
   ReferenceArray<double> s(scan.s), v(scan.v);
   std::vector<double> state(d + 2), o(T * d);
-  kernels::attention_scan_ref(1, d, T, s.values().data(), v.values().data(), state.data(),
+  kernels::attention_scan_ref({1, d}, T, s.values().data(), v.values().data(), state.data(),
                               o.data());
   const auto prefixes = kernels::prefix_scan_ref(d, T, s.values().data(), v.values().data());
   for (size_t i = 0; i < T * d; ++i)
@@ -241,7 +241,7 @@ TEST(AttentionScan, ScoresFarFromZero) {
     for (int64_t t = 0; t < T; ++t) scan.s[t] += offsets[static_cast<size_t>(t) % offsets.size()];
     ReferenceArray<double> s(scan.s), v(scan.v);
     std::vector<double> left(d + 2), o(T * d);
-    kernels::attention_scan_ref(1, d, T, s.values().data(), v.values().data(), left.data(),
+    kernels::attention_scan_ref({1, d}, T, s.values().data(), v.values().data(), left.data(),
                                 o.data());
     for_each_target([&] {
       std::vector<float> state(d + 2), dstate(d + 2);

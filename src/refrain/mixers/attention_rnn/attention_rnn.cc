@@ -140,7 +140,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
     piece.dstate = given.dstate->row(b);
   });
   const Tensor dv = s.rows.v;  // in v's place
-  kernels::attention_scan_backward(shape_, all, s.rows, d_o, ds, dv, ctx.scratch);
+  kernels::attention_scan_backward(shape_, all, s.rows, {d_o, ds, dv}, ctx.scratch);
 
   if (config_.fused) {
     scores(ctx).backward(ctx, x, ds, given.dx);

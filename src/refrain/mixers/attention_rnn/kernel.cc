@@ -17,9 +17,14 @@
 #define REFRAIN_KERNELS_ATTENTION_SCAN_ONCE
 namespace refrain::kernels {
 
-// The rows of a piece that lie in one block.
+// The rows of a piece that lie in one block, and its place among the blocks of all pieces.
 struct ScanBlock {
-  int64_t first, rows;
+  int64_t first, rows, index;
+};
+
+struct BlockedPiece {
+  const ScanPiece& piece;
+  std::span<const ScanBlock> blocks;
 };
 
 // a, c and m of a state, or what stands at their places in an array of states' size.
@@ -43,12 +48,13 @@ HWY_INLINE FloatVec maximum_of(FloatVec c, FloatVec m) {
                         hn::Set(d, -std::numeric_limits<float>::infinity()));
 }
 
-// A block's own state, as if nothing had come before it. weights: [rows, heads].
+// A block's own state, as if nothing had come before it, in its row of `carries`. weights: [rows,
+// heads].
 void reduce_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                  float* weights, float* state) {
+                  float* weights) {
   const int64_t H = shape.heads, d = shape.head_dim;
   const float *s = rows.s.row(block.first), *v = rows.v.row(block.first);
-  const ScanParts<float> to(shape, state);
+  const ScanParts<float> to(shape, rows.carries.row(block.index));
   each(H, [&](auto at, int64_t h) HWY_ATTR {
     FloatVec top = at.load(s + h), sum = hn::Zero(FloatTag());
     for (int64_t t = 1; t < block.rows; ++t) top = hn::Max(top, at.load(s + t * H + h));
@@ -69,9 +75,11 @@ void reduce_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock&
                });
 }
 
-// One head of a piece: `states` holds its blocks' own states and becomes what each block finds.
-void fold(const ScanShape& shape, const ScanPiece& piece, int64_t blocks, float* states, int64_t h,
+// One head of a piece: `carries` holds its blocks' own states and becomes what each block finds.
+// a: [head_dim].
+void fold(const ScanShape& shape, const ScanRows& rows, const BlockedPiece& blocked, int64_t h,
           float* a) {
+  const auto& [piece, blocks] = blocked;
   const int64_t d = shape.head_dim;
   float c = 0, m = 0;
   std::fill_n(a, d, 0.0f);
@@ -83,8 +91,8 @@ void fold(const ScanShape& shape, const ScanPiece& piece, int64_t blocks, float*
       std::copy_n(found.a + h * d, d, a);
     }
   }
-  for (int64_t b = 0; b < blocks; ++b) {
-    const ScanParts<float> block(shape, states + b * shape.state_size());
+  for (const ScanBlock& b : blocks) {
+    const ScanParts<float> block(shape, rows.carries.row(b.index));
     const bool rises = !(c > 0) || block.m[h] > m;
     const float fade = std::exp(rises ? m - block.m[h] : block.m[h] - m);
     // With c = 0, a is 0 too; its factor must only be finite.
@@ -112,10 +120,9 @@ void fold(const ScanShape& shape, const ScanPiece& piece, int64_t blocks, float*
 }
 
 // Outputs of a block from the state it finds.
-void scan_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                const float* state) {
+void scan_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block) {
   const int64_t H = shape.heads, d = shape.head_dim, W = shape.width();
-  const ScanParts<const float> found(shape, state);
+  const ScanParts<const float> found(shape, rows.carries.row(block.index));
   const float *s = rows.s.row(block.first), *v = rows.v.row(block.first);
   float *keep = rows.keep.row(block.first), *share = rows.share.row(block.first);
   float* o = rows.o.row(block.first);
@@ -156,9 +163,9 @@ struct Before {
   const float* values;
   float factor;
 
-  Before(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block, const float* state,
-         int64_t t, int64_t h) {
-    const ScanParts<const float> found(shape, state);
+  Before(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block, int64_t t,
+         int64_t h) {
+    const ScanParts<const float> found(shape, rows.carries.row(block.index));
     const float c = found.c[h];
     values = (t > 0 ? rows.o.row(block.first + t - 1) : found.a) + h * shape.head_dim;
     factor = t > 0 ? 1 : c > 0 ? 1 / c : 0;
@@ -182,14 +189,14 @@ struct Before {
 //
 // `carry` takes own Γ in a's place, own λ in c's and the factor in m's. memory: [2, 64, heads].
 void reduce_block_backward(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                           ConstTensor d_o, float* memory, const float* state, float* carry) {
+                           ConstTensor d_o, float* memory, float* carry) {
   const int64_t H = shape.heads, d = shape.head_dim, W = shape.width();
   const float* keep = rows.keep.row(block.first);
   const float *grad = d_o.row(block.first), *o = rows.o.row(block.first);
   float *products = memory, *dots = memory + kScanBlock * H;
   const ScanParts<float> to(shape, carry);
   for (int64_t h = 0; h < H; ++h) {
-    const Before before(shape, rows, block, state, 0, h);
+    const Before before(shape, rows, block, 0, h);
     for (int64_t t = 0; t < block.rows; ++t) {
       const int64_t first = t * W + h * d;
       FloatVec acc = hn::Zero(FloatTag());
@@ -243,14 +250,14 @@ struct OpenedGradient {
   }
 };
 
-// One head of a piece, from right to left: `carries` becomes what each block is handed. Between
-// blocks goes what goes between windows, the gradient of the state, so that a cut changes nothing.
-// Returns the part of dL/d(m left) that belongs to the score in this piece that is m left.
-// `blocks`: of the piece. x [head_dim]: Γ.
-float fold_backward(const ScanShape& shape, const ScanRows& rows, const ScanPiece& piece,
-                    std::span<const ScanBlock> blocks, const float* states, float* carries,
-                    int64_t h, float* x) {
-  const int64_t d = shape.head_dim, F = shape.state_size();
+// One head of a piece, from right to left: `carries`, rows like those of states, becomes what each
+// block is handed. Between blocks goes what goes between windows, the gradient of the state, so
+// that a cut changes nothing. Returns the part of dL/d(m left) that belongs to the score in this
+// piece that is m left. x [head_dim]: Γ.
+float fold_backward(const ScanShape& shape, const ScanRows& rows, const BlockedPiece& blocked,
+                    Tensor carries, int64_t h, float* x) {
+  const auto& [piece, blocks] = blocked;
+  const int64_t d = shape.head_dim;
   float lambda = 0, of_maximum = 0, maximum = 0;
   std::fill_n(x, d, 0.0f);
   if (piece.dstate) {
@@ -263,9 +270,9 @@ float fold_backward(const ScanShape& shape, const ScanRows& rows, const ScanPiec
   }
   for (auto b = static_cast<int64_t>(blocks.size()) - 1; b >= 0; --b) {
     const ScanBlock& block = blocks[static_cast<size_t>(b)];
-    const ScanParts<const float> found(shape, states + b * F);
-    const ScanParts<float> carry(shape, carries + b * F);
-    const Before before(shape, rows, block, states + b * F, 0, h);
+    const ScanParts<const float> found(shape, rows.carries.row(block.index));
+    const ScanParts<float> carry(shape, carries.row(block.index));
+    const Before before(shape, rows, block, 0, h);
     const float *a = found.a + h * d, *last = rows.o.row(block.first + block.rows - 1) + h * d;
     const float c = found.c[h], inverse = c > 0 ? 1 / c : 0, factor = carry.m[h];
     float* own = carry.a + h * d;
@@ -300,18 +307,18 @@ float fold_backward(const ScanShape& shape, const ScanRows& rows, const ScanPiec
 
 // ds and dv of a block from what it is handed, which is used up.
 void scan_block_backward(const ScanShape& shape, const ScanRows& rows, const ScanBlock& block,
-                         ConstTensor d_o, const float* state, Tensor ds, Tensor dv, float* carry) {
+                         const ScanGradients& gradients, float* carry) {
   const int64_t H = shape.heads, d = shape.head_dim;
   const ScanParts<float> handed(shape, carry);
   for (int64_t t = block.rows - 1; t >= 0; --t) {
     const int64_t row = block.first + t;
-    const float *grad = d_o.row(row), *v = rows.v.row(row);
-    float *to_s = ds.row(row), *to_v = dv.row(row);
+    const float *grad = gradients.d_o.row(row), *v = rows.v.row(row);
+    float *to_s = gradients.ds.row(row), *to_v = gradients.dv.row(row);
     for (int64_t h = 0; h < H; ++h) {
       FloatVec acc = hn::Zero(FloatTag());
       const float keep = rows.keep.row(row)[h], share = rows.share.row(row)[h];
       const FloatVec old = constant(keep), now = constant(share);
-      const Before before(shape, rows, block, state, t, h);
+      const Before before(shape, rows, block, t, h);
       const FloatVec factor = constant(before.factor);
       each(d, [&](auto at, int64_t i) HWY_ATTR {
         const int64_t j = h * d + i;
@@ -344,33 +351,35 @@ namespace {
 
 // The blocks of all pieces, one piece's after another's.
 struct ScanPlan {
+  std::span<const ScanPiece> pieces;
   std::vector<ScanBlock> blocks;
-  std::vector<int64_t> first;  // block of each piece
+  std::vector<size_t> first;  // block of each piece
   int64_t tokens = 0;
 
-  explicit ScanPlan(std::span<const ScanPiece> pieces) {
+  explicit ScanPlan(std::span<const ScanPiece> pieces_) : pieces(pieces_) {
     for (const ScanPiece& piece : pieces) {
-      first.push_back(count());
+      first.push_back(blocks.size());
       const int64_t end = piece.start + piece.tokens;
       for (int64_t at = piece.start; at < end;) {
         const int64_t next = std::min(end, (at / kScanBlock + 1) * kScanBlock);
-        blocks.push_back({piece.first + at - piece.start, next - at});
+        blocks.push_back({piece.first + at - piece.start, next - at, count()});
         at = next;
       }
       tokens += piece.tokens;
     }
-    first.push_back(count());
+    first.push_back(blocks.size());
   }
-  int64_t count() const { return static_cast<int64_t>(blocks.size()); }
-  int64_t blocks_of(size_t piece) const { return first[piece + 1] - first[piece]; }
+  int64_t count() const { return std::ssize(blocks); }
+  BlockedPiece piece(size_t p) const {
+    return {pieces[p], std::span(blocks).subspan(first[p], first[p + 1] - first[p])};
+  }
 };
 
-// f(block, its place, worker)
+// f(block, worker)
 template <class F>
 void for_each_block(const ScanShape& shape, const ScanPlan& plan, F&& f) {
   parallel_for(
-      plan.count(),
-      [&](int64_t i, int worker) { f(plan.blocks[static_cast<size_t>(i)], i, worker); },
+      plan.count(), [&](int64_t i, int worker) { f(plan.blocks[static_cast<size_t>(i)], worker); },
       4 * plan.tokens * shape.width());
 }
 
@@ -378,7 +387,7 @@ void for_each_block(const ScanShape& shape, const ScanPlan& plan, F&& f) {
 template <class F>
 void for_each_head(const ScanShape& shape, const ScanPlan& plan, F&& f) {
   parallel_for(
-      static_cast<int64_t>(plan.first.size() - 1) * shape.heads,
+      std::ssize(plan.pieces) * shape.heads,
       [&](int64_t i, int worker) {
         f(static_cast<size_t>(i / shape.heads), i % shape.heads, worker);
       },
@@ -395,22 +404,19 @@ void attention_scan_forward(const ScanShape& shape, std::span<const ScanPiece> p
   if (scratch.planning()) return;
   const ScanPlan plan(pieces);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
-  for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int worker) {
-    HWY_DYNAMIC_DISPATCH(reduce_block)
-    (shape, rows, block, weights.row(worker), rows.carries.row(i));
+  for_each_block(shape, plan, [&](const ScanBlock& block, int worker) {
+    HWY_DYNAMIC_DISPATCH(reduce_block)(shape, rows, block, weights.row(worker));
   });
   for_each_head(shape, plan, [&](size_t p, int64_t h, int worker) {
-    HWY_DYNAMIC_DISPATCH(fold)
-    (shape, pieces[p], plan.blocks_of(p), rows.carries.row(plan.first[p]), h, a.row(worker));
+    HWY_DYNAMIC_DISPATCH(fold)(shape, rows, plan.piece(p), h, a.row(worker));
   });
-  for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int) {
-    HWY_DYNAMIC_DISPATCH(scan_block)(shape, rows, block, rows.carries.row(i));
+  for_each_block(shape, plan, [&](const ScanBlock& block, int) {
+    HWY_DYNAMIC_DISPATCH(scan_block)(shape, rows, block);
   });
 }
 
 void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> pieces,
-                             const ScanRows& rows, ConstTensor d_o, Tensor ds, Tensor dv,
-                             Arena& scratch) {
+                             const ScanRows& rows, const ScanGradients& gradients, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t H = shape.heads;
   const Tensor of_rows = scratch.take({threads(), 2 * kScanBlock * H});
@@ -420,21 +426,17 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
   if (scratch.planning()) return;
   const ScanPlan plan(pieces);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
-  for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int worker) {
+  for_each_block(shape, plan, [&](const ScanBlock& block, int worker) {
     HWY_DYNAMIC_DISPATCH(reduce_block_backward)
-    (shape, rows, block, d_o, of_rows.row(worker), rows.carries.row(i), carries.row(i));
+    (shape, rows, block, gradients.d_o, of_rows.row(worker), carries.row(block.index));
   });
   for_each_head(shape, plan, [&](size_t p, int64_t h, int worker) {
-    const int64_t b = plan.first[p];
-    of_maximum.row(static_cast<int64_t>(p))[h] = HWY_DYNAMIC_DISPATCH(fold_backward)(
-        shape, rows, pieces[p],
-        std::span(plan.blocks)
-            .subspan(static_cast<size_t>(b), static_cast<size_t>(plan.blocks_of(p))),
-        rows.carries.row(b), carries.row(b), h, x.row(worker));
+    of_maximum.row(static_cast<int64_t>(p))[h] =
+        HWY_DYNAMIC_DISPATCH(fold_backward)(shape, rows, plan.piece(p), carries, h, x.row(worker));
   });
-  for_each_block(shape, plan, [&](const ScanBlock& block, int64_t i, int) {
+  for_each_block(shape, plan, [&](const ScanBlock& block, int) {
     HWY_DYNAMIC_DISPATCH(scan_block_backward)
-    (shape, rows, block, d_o, rows.carries.row(i), ds, dv, carries.row(i));
+    (shape, rows, block, gradients, carries.row(block.index));
   });
   // What a, c and m left do not share: the maximum's own gradient.
   for (size_t p = 0; p < pieces.size(); ++p)
@@ -444,7 +446,7 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
       const float maximum = ScanParts<const float>(shape, pieces[p].final_state).m[h];
       for (int64_t row = pieces[p].first; row < pieces[p].first + pieces[p].tokens; ++row)
         if (rows.s.row(row)[h] == maximum) {
-          ds.row(row)[h] += gradient;
+          gradients.ds.row(row)[h] += gradient;
           break;
         }
     }

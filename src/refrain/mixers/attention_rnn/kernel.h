@@ -60,9 +60,14 @@ struct ScanRows {
 void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
                             Arena& scratch);
 
-// d_o [R, width]; ds [R, heads] and dv [R, width] are overwritten; dv may be v. A chunk with a
-// dstate has `final_state` as forward wrote it.
+struct ScanGradients {
+  ConstTensor d_o;  // [R, width]
+  Tensor ds;        // [R, heads], overwritten
+  Tensor dv;        // [R, width], overwritten; may be v
+};
+
+// A chunk with a dstate has `final_state` as forward wrote it.
 void attention_scan_backward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
-                             ConstTensor d_o, Tensor ds, Tensor dv, Arena& scratch);
+                             const ScanGradients&, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "refrain/kernels/ref_math.h"
+#include "refrain/mixers/attention_rnn/kernel.h"
 
 namespace refrain::kernels {
 
@@ -32,10 +33,11 @@ ScanState<T> combine(const ScanState<T>& left, const ScanState<T>& right) {
   return both;
 }
 
-// s [tokens, heads], v and o [tokens, heads d], state [heads d + 2 heads], initial, then final.
+// s [tokens, heads], v and o [tokens, width], state [state_size], initial, then final.
 template <class T>
-void attention_scan_ref(int64_t heads, int64_t d, int64_t tokens, const T* s, const T* v, T* state,
+void attention_scan_ref(const ScanShape& shape, int64_t tokens, const T* s, const T* v, T* state,
                         T* o) {
+  const int64_t heads = shape.heads, d = shape.head_dim;
   T *a = state, *c = a + heads * d, *m = c + heads;
   for (int64_t h = 0; h < heads; ++h) {
     ScanState<T> now{m[h], c[h], {a + h * d, a + (h + 1) * d}};

@@ -41,7 +41,7 @@ struct AttentionRnnRef {
       for (int64_t i = 0; i < width; ++i)
         scores[at(t * s.heads + i / d)] +=
             q[at(i)] * k[at(t * width + i)] / (c.scaled ? std::sqrt(static_cast<double>(d)) : 1.0);
-    kernels::attention_scan_ref(s.heads, d, tokens, scores.data(), v.data(), state, o.data());
+    kernels::attention_scan_ref({s.heads, d}, tokens, scores.data(), v.data(), state, o.data());
     const std::vector<T> result = linear(o.data(), tokens, width, D);
     std::copy(result.begin(), result.end(), y);
   }
