@@ -31,13 +31,13 @@ struct Attention {
 
   void forward(const Floats& q, const Floats& slots, const Floats& o) const {
     run([&](Arena& scratch) {
-      kernels::memory_attention_forward(shape, groups, q, slots, o, scratch);
+      kernels::memory_attention_forward(shape, {groups, ends}, q, slots, o, scratch);
     });
   }
   void backward(const Floats& q, const Floats& slots, const Floats& d_o,
                 const Floats& dslots) const {
     run([&](Arena& scratch) {
-      kernels::memory_attention_backward(shape, groups, ends, q, slots, d_o, dslots, scratch);
+      kernels::memory_attention_backward(shape, {groups, ends}, q, slots, {d_o, dslots}, scratch);
     });
   }
 

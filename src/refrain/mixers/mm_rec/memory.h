@@ -57,9 +57,8 @@ class MmRecMemory {
   int64_t mean_rows() const { return mean_offset_.back(); }
   // Where the rows of `means` of each chunk of the batch begin, [chunks + 1].
   std::span<const int32_t> mean_offset() const { return mean_offset_; }
-  // Which tokens see which slots, for memory_attention_backward() chunk after chunk of the batch.
-  std::span<const kernels::SlotGroup> groups() const { return groups_; }
-  std::span<const size_t> ends() const { return ends_; }
+  // Which tokens see which slots, chunk after chunk of the batch.
+  kernels::SlotGroups groups() const { return {groups_, ends_}; }
 
   // Computes means from h, and advances the sums in the states.
   void average(ConstTensor null, ConstTensor h, const State*, Tensor means) const;

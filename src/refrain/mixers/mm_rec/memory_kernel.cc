@@ -45,7 +45,7 @@ inline int64_t backward_memory(int64_t m, int64_t n, int64_t d) {
 
 struct SlotRun {
   MemoryAttentionShape shape;
-  std::span<const SlotGroup> groups;
+  SlotGroups groups;
   ConstTensor slots;
   float* memory;  // [threads, memory_row]
   int64_t memory_row;
@@ -57,19 +57,21 @@ struct SlotRun {
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// c[M, N] (+)= A b, over K terms: b in panels of tile_cols(), `b_step` floats apart, rows `b_row`
-// apart. A lies as `kRows` says (tile-inl.h).
+// A matrix in panels of tile_cols() columns.
+struct Panels {
+  const float* data;
+  int64_t row, step;  // floats from one row to the next, and from one panel to the next
+};
+
+// c (+)= a b. The rows of a lie as `kRows` says (tile-inl.h).
 template <Rows kRows>
-void product(int64_t M, int64_t N, int64_t K, const float* a, int64_t a_step, const float* b,
-             int64_t b_row, int64_t b_step, float* c, int64_t c_row, bool add) {
+void product(MatrixView<const float> a, Panels b, MatrixView<float> c, bool add) {
   const int64_t NR = tile_cols();
-  const bool apart = kRows == Rows::kApart;
-  const MatrixView<const float> rows(a, M, K, apart ? a_step : 1, apart ? 1 : a_step);
-  for (int64_t m = 0; m < M; m += kTileRows)
-    for (int64_t j = 0; j < N; j += NR) {
-      const int64_t mr = std::min(kTileRows, M - m), n = std::min(NR, N - j);
-      tile_of<kRows>(rows.row_range(m, mr), {b + j / NR * b_step, K, n, b_row},
-                     {c + m * c_row + j, mr, n, c_row}, add);
+  for (int64_t m = 0; m < c.rows; m += kTileRows)
+    for (int64_t j = 0; j < c.cols; j += NR) {
+      const int64_t mr = std::min(kTileRows, c.rows - m), n = std::min(NR, c.cols - j);
+      tile_of<kRows>(a.row_range(m, mr), {b.data + j / NR * b.step, a.cols, n, b.row},
+                     {c.row(m) + j, mr, n, c.row_stride}, add);
     }
 }
 
@@ -137,57 +139,56 @@ HWY_INLINE void softmax_backward(float scale, int64_t m, const float* p, float* 
   });
 }
 
-// A group's keys, transposed.
-struct SlotKeys {
-  int64_t count;
-  const float* panels;
-};
-
-// P of some queries of a group: p [queries, whole_panels(keys)]. work: d + 1 floats each.
-HWY_INLINE void probabilities(const SlotRun& run, SlotKeys keys, MatrixView<const float> q,
-                              SlotMemory work, float* p) {
-  const int64_t n = q.rows, d = q.cols, NR = tile_cols(), m = keys.count, row = whole_panels(m);
+// P of some queries of a group, [queries, keys]. keys: their transpose. work: d + 1 floats for each
+// query.
+HWY_INLINE void probabilities(const SlotRun& run, Panels keys, MatrixView<const float> q,
+                              SlotMemory work, MatrixView<float> p) {
+  const int64_t n = q.rows, d = q.cols;
   float *in_range = work.take(n * d), *unit = work.take(n);
   std::fill_n(unit, n, run.shape.scale);
   const MatrixView<const float> rows = queries_in_range(q, unit, {in_range, n, d});
-  product<Rows::kApart>(n, m, d, rows.data, rows.row_stride, keys.panels, NR, d * NR, p, row,
-                        false);
-  for (int64_t i = 0; i < n; ++i) softmax(unit[i], m, p + i * row);
+  product<Rows::kApart>(rows, keys, p, false);
+  for (int64_t i = 0; i < n; ++i) softmax(unit[i], p.cols, p.row(i));
 }
 
 void forward_tasks(const SlotRun& run, MatrixView<const float> q, MatrixView<float> o,
                    int64_t operations) {
   const int64_t d = run.shape.head_dim, wide = whole_panels(d), heads = run.shape.heads;
+  const int64_t NR = tile_cols();
   parallel_for(
-      static_cast<int64_t>(run.groups.size()) * heads,
+      std::ssize(run.groups.all) * heads,
       [&](int64_t task, int worker) HWY_ATTR {
-        const SlotGroup& group = run.groups[static_cast<size_t>(task / heads)];
+        const SlotGroup& group = run.groups.all[static_cast<size_t>(task / heads)];
         const int64_t column = task % heads * d, m = slots_of(group), row = whole_panels(m);
         SlotMemory memory{run.memory + worker * run.memory_row};
         float *keys = memory.take(row * d), *values = memory.take(m * wide);
-        float* p = memory.take(kTileRows * row);
+        float* p_rows = memory.take(kTileRows * row);
         gather_transposed(run, group, column, keys);
         gather_rows(run, group, run.slots.cols() / 2 + column, values);
         for (int64_t done = 0; done < group.queries.count; done += kTileRows) {
           const int64_t n = std::min(kTileRows, group.queries.count - done);
           const int64_t first = group.queries.first + done;
-          probabilities(run, {m, keys}, q.row_range(first, n).col_range(column, d), memory, p);
-          product<Rows::kApart>(n, d, m, p, row, values, wide, tile_cols(), o.row(first) + column,
-                                o.row_stride, false);
+          const MatrixView<float> p(p_rows, n, m, row);
+          probabilities(run, {keys, NR, d * NR}, q.row_range(first, n).col_range(column, d), memory,
+                        p);
+          product<Rows::kApart>(p, {values, wide, NR}, o.row_range(first, n).col_range(column, d),
+                                false);
         }
       },
       operations);
 }
 
 void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, float* memory_at,
-                    MatrixView<float> q, ConstTensor d_o, Tensor dslots) {
+                    MatrixView<float> q, const MemoryAttentionGradients& gradients) {
   const int64_t d = run.shape.head_dim, wide = whole_panels(d), NR = tile_cols();
   const int64_t m = slots_of(group), row = whole_panels(m), of_v = run.slots.cols() / 2;
   SlotMemory memory{memory_at};
   float *keys = memory.take(row * d), *values = memory.take(row * d);
-  float *key_rows = memory.take(m * wide), *dk = memory.take(m * wide), *dv = memory.take(m * wide);
-  float *own_q = memory.take(kSlotQueries * wide), *own_do = memory.take(kSlotQueries * wide);
-  float *p = memory.take(kSlotQueries * row), *dp = memory.take(kSlotQueries * row);
+  float* key_rows = memory.take(m * wide);
+  const MatrixView<float> dk(memory.take(m * wide), m, d, wide);
+  const MatrixView<float> dv(memory.take(m * wide), m, d, wide);
+  float *q_rows = memory.take(kSlotQueries * wide), *do_rows = memory.take(kSlotQueries * wide);
+  float *p_rows = memory.take(kSlotQueries * row), *dp_rows = memory.take(kSlotQueries * row);
   gather_transposed(run, group, column, keys);
   gather_transposed(run, group, of_v + column, values);
   gather_rows(run, group, column, key_rows);
@@ -195,38 +196,41 @@ void backward_group(const SlotRun& run, const SlotGroup& group, int64_t column, 
     const int64_t n = std::min(kSlotQueries, group.queries.count - done);
     const int64_t first = group.queries.first + done;
     for (int64_t i = 0; i < n; ++i)
-      for (const auto& [from, to] : {std::pair<const float*, float*>{q.row(first + i), own_q},
-                                     {d_o.row(first + i), own_do}}) {
+      for (const auto& [from, to] : {std::pair<const float*, float*>{q.row(first + i), q_rows},
+                                     {gradients.d_o.row(first + i), do_rows}}) {
         std::copy_n(from + column, d, to + i * wide);
         std::fill(to + i * wide + d, to + (i + 1) * wide, 0.0f);
       }
-    probabilities(run, {m, keys}, {own_q, n, d, wide}, memory, p);
-    product<Rows::kAdjacent>(m, d, n, p, row, own_do, wide, NR, dv, wide, done > 0);
-    product<Rows::kApart>(n, m, d, own_do, wide, values, NR, d * NR, dp, row, false);
-    for (int64_t i = 0; i < n; ++i) softmax_backward(run.shape.scale, m, p + i * row, dp + i * row);
-    product<Rows::kAdjacent>(m, d, n, dp, row, own_q, wide, NR, dk, wide, done > 0);
-    product<Rows::kApart>(n, d, m, dp, row, key_rows, wide, NR, q.row(first) + column, q.row_stride,
+    const MatrixView<float> own_q(q_rows, n, d, wide), own_do(do_rows, n, d, wide);
+    const MatrixView<float> p(p_rows, n, m, row), dp(dp_rows, n, m, row);
+    probabilities(run, {keys, NR, d * NR}, own_q, memory, p);
+    product<Rows::kAdjacent>(p.transposed(), {do_rows, wide, NR}, dv, done > 0);
+    product<Rows::kApart>(own_do, {values, NR, d * NR}, dp, false);
+    for (int64_t i = 0; i < n; ++i) softmax_backward(run.shape.scale, m, p.row(i), dp.row(i));
+    product<Rows::kAdjacent>(dp.transposed(), {q_rows, wide, NR}, dk, done > 0);
+    product<Rows::kApart>(dp, {key_rows, wide, NR}, q.row_range(first, n).col_range(column, d),
                           false);
   }
   each_slot(group, [&](int64_t i, int64_t slot) HWY_ATTR {
-    for (const auto& [from, to] : {std::pair<const float*, float*>{dk, dslots.row(slot) + column},
-                                   {dv, dslots.row(slot) + of_v + column}})
-      each(d, [&, from = from, to = to](auto at, int64_t j) HWY_ATTR {
-        at.store(hn::Add(at.load(to + j), at.load(from + i * wide + j)), to + j);
-      });
+    float* dslot = gradients.dslots.row(slot) + column;
+    for (const auto& [from, to] :
+         {std::pair<const float*, float*>{dk.row(i), dslot}, {dv.row(i), dslot + of_v}})
+      each(d, [&, from = from, to = to](auto at, int64_t j)
+                  HWY_ATTR { at.store(hn::Add(at.load(to + j), at.load(from + j)), to + j); });
   });
 }
 
-void backward_tasks(const SlotRun& run, std::span<const size_t> ends, MatrixView<float> q,
-                    ConstTensor d_o, Tensor dslots, int64_t operations) {
+void backward_tasks(const SlotRun& run, MatrixView<float> q,
+                    const MemoryAttentionGradients& gradients, int64_t operations) {
+  const std::span<const size_t> ends = run.groups.ends;
   const int64_t heads = run.shape.heads;
   parallel_for(
-      static_cast<int64_t>(ends.size()) * heads,
+      std::ssize(ends) * heads,
       [&](int64_t task, int worker) {
         const auto sequence = static_cast<size_t>(task / heads);
         for (size_t i = sequence > 0 ? ends[sequence - 1] : 0; i < ends[sequence]; ++i)
-          backward_group(run, run.groups[i], task % heads * run.shape.head_dim,
-                         run.memory + worker * run.memory_row, q, d_o, dslots);
+          backward_group(run, run.groups.all[i], task % heads * run.shape.head_dim,
+                         run.memory + worker * run.memory_row, q, gradients);
       },
       operations);
 }
@@ -240,22 +244,22 @@ HWY_EXPORT(forward_tasks);
 HWY_EXPORT(backward_tasks);
 namespace {
 
-int64_t most_slots(std::span<const SlotGroup> groups) {
+int64_t most_slots(const SlotGroups& groups) {
   int64_t most = 0;
-  for (const SlotGroup& group : groups) most = std::max(most, slots_of(group));
+  for (const SlotGroup& group : groups.all) most = std::max(most, slots_of(group));
   return most;
 }
 
 // Of one product of queries and slots, forward or back.
-int64_t operations_of(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups) {
+int64_t operations_of(const MemoryAttentionShape& shape, const SlotGroups& groups) {
   int64_t pairs = 0;
-  for (const SlotGroup& group : groups) pairs += group.queries.count * slots_of(group);
+  for (const SlotGroup& group : groups.all) pairs += group.queries.count * slots_of(group);
   return 2 * pairs * shape.heads * shape.head_dim;
 }
 
 }  // namespace
 
-void memory_attention_forward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
+void memory_attention_forward(const MemoryAttentionShape& shape, const SlotGroups& groups,
                               MatrixView<const float> q, ConstTensor slots, MatrixView<float> o,
                               Arena& scratch) {
   Arena::Frame frame(scratch);
@@ -268,18 +272,18 @@ void memory_attention_forward(const MemoryAttentionShape& shape, std::span<const
   ({shape, groups, slots, memory.data, memory_row}, q, o, 2 * operations_of(shape, groups));
 }
 
-void memory_attention_backward(const MemoryAttentionShape& shape, std::span<const SlotGroup> groups,
-                               std::span<const size_t> ends, MatrixView<float> q, ConstTensor slots,
-                               ConstTensor d_o, Tensor dslots, Arena& scratch) {
+void memory_attention_backward(const MemoryAttentionShape& shape, const SlotGroups& groups,
+                               MatrixView<float> q, ConstTensor slots,
+                               const MemoryAttentionGradients& gradients, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t memory_row =
       round_up(backward_memory(most_slots(groups), kSlotQueries, shape.head_dim), 16);
   const Tensor memory = scratch.take({threads(), memory_row});
   if (scratch.planning()) return;
-  REFRAIN_CHECK(slots.cols() == 2 * shape.heads * shape.head_dim && dslots.size() == slots.size());
+  REFRAIN_CHECK(slots.cols() == 2 * shape.heads * shape.head_dim &&
+                gradients.dslots.size() == slots.size());
   HWY_DYNAMIC_DISPATCH(backward_tasks)
-  ({shape, groups, slots, memory.data, memory_row}, ends, q, d_o, dslots,
-   5 * operations_of(shape, groups));
+  ({shape, groups, slots, memory.data, memory_row}, q, gradients, 5 * operations_of(shape, groups));
 }
 
 }  // namespace refrain::kernels

@@ -31,15 +31,25 @@ struct SlotGroup {
   std::array<RowRange, 3> slots;  // in this order; at least one of them is not empty
 };
 
+// Groups of one sequence after another's: those of sequence i are ends[i - 1] .. ends[i]. No two
+// sequences have slots in common.
+struct SlotGroups {
+  std::span<const SlotGroup> all;
+  std::span<const size_t> ends;
+};
+
 // q and o: a row per query, heads side by side; o may not be q. slots [S, 2 heads head_dim].
-void memory_attention_forward(const MemoryAttentionShape&, std::span<const SlotGroup>,
+void memory_attention_forward(const MemoryAttentionShape&, const SlotGroups&,
                               MatrixView<const float> q, ConstTensor slots, MatrixView<float> o,
                               Arena& scratch);
 
-// Groups of one sequence after another's: those of sequence i are ends[i - 1] .. ends[i]. No two
-// sequences have slots in common. dq takes the place of q; dslots [S, ...] is added to.
-void memory_attention_backward(const MemoryAttentionShape&, std::span<const SlotGroup>,
-                               std::span<const size_t> ends, MatrixView<float> q, ConstTensor slots,
-                               ConstTensor d_o, Tensor dslots, Arena& scratch);
+struct MemoryAttentionGradients {
+  ConstTensor d_o;  // a row per query
+  Tensor dslots;    // [S, 2 heads head_dim], added to
+};
+
+// dq takes the place of q.
+void memory_attention_backward(const MemoryAttentionShape&, const SlotGroups&, MatrixView<float> q,
+                               ConstTensor slots, const MemoryAttentionGradients&, Arena& scratch);
 
 }  // namespace refrain::kernels

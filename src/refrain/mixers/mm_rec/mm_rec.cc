@@ -336,8 +336,8 @@ void MmRec::memory_backward(ExecutionContext& ctx, const MmRecMemory& memory,
   const Tensor dkv = ctx.scratch.take({memory.mean_rows(), 2 * D});
   const Tensor dmeans = ctx.scratch.take({memory.mean_rows(), D});
   if (!ctx.planning()) memory.begin_backward(dstate, dslots);
-  kernels::memory_attention_backward(attention_, memory.groups(), memory.ends(), at(rows.qkvz, 0),
-                                     run.slots, d_o, dslots, ctx.scratch);
+  kernels::memory_attention_backward(attention_, memory.groups(), at(rows.qkvz, 0), run.slots,
+                                     {d_o, dslots}, ctx.scratch);
   if (!ctx.planning()) memory.end_backward(dslots, dkv, dstate);
   kv_.backward(ctx.over(memory.mean_offset()), run.means, dkv, dmeans);
   if (!ctx.planning()) kernels::copy(dy, dh);
