@@ -96,9 +96,9 @@ TEST(MmRec, MatchesReferenceBothWays) {
         std::vector<Complex> h(static_cast<size_t>(T * D));
         const auto loss = [&] {
           std::vector<Complex> state = initial_state;
-          kernels::mm_rec_ref<Complex>(static_cast<double>(kMu), D, T, z.data(), decay.data(),
-                                       a.data(), full ? w.data() : nullptr, b.data(), h.data(),
-                                       state.data());
+          kernels::mm_rec_ref<Complex>(
+              {D, static_cast<double>(kMu), b.data(), full ? w.data() : nullptr}, T,
+              {z.data(), decay.data(), a.data(), h.data()}, state.data());
           return dot(dh, h) + dot(dstate, state);
         };
         Want one;

@@ -78,22 +78,26 @@ HWY_INLINE const float* before(const MmRecRun& run, const ActiveSequence& place,
   return t > 0 ? run.rows.h.row(place.first + t - 1) : place.initial_state;
 }
 
-// One place's units u .. u + n at step t. p: what the step before gives to r, and `apart` floats on
-// to p; null: nothing.
+// What h[t-1] gives to the gates r and p by wᵀ; null: nothing.
+struct GateProducts {
+  const float *r = nullptr, *p = nullptr;
+};
+
+// One place's units u .. u + n at step t.
 HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
-                              const float* p, int64_t apart) {
+                              GateProducts products) {
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t row = place.first + t, D = run.D;
   const float *b = run.b + u, *z = run.rows.z.row(row) + u, *decay = run.rows.decay.row(row) + u;
   const float* h_before = before(run, place, t) + u;
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
-  float* next = p ? run.edge[(t + 1) & 1] + i * run.edge_row + u : nullptr;
+  float* next = products.p ? run.edge[(t + 1) & 1] + i * run.edge_row + u : nullptr;
   const auto mu = constant(run.mu), one_mu = constant(1 + run.mu);
   each(n, [&](auto at, int64_t j) HWY_ATTR {
     auto of_r = at.load(b + j), of_p = at.load(b + D + j);
-    if (p) {
-      of_r = hn::Add(at.load(p + j), of_r);
-      of_p = hn::Add(at.load(p + apart + j), of_p);
+    if (products.p) {
+      of_r = hn::Add(at.load(products.r + j), of_r);
+      of_p = hn::Add(at.load(products.p + j), of_p);
     } else {
       of_p = hn::Add(at.load(gates + D + j), of_p);
     }
@@ -149,7 +153,7 @@ void forward_steps(const MmRecRun& run) {
                                   false);
           }
           for (int64_t k = 0; k < count; ++k)
-            forward_units(run, t, first + k, u, n, p + k * 2 * NR, NR);
+            forward_units(run, t, first + k, u, n, {p + k * 2 * NR, p + (k * 2 + 1) * NR});
         });
       });
 }
@@ -174,7 +178,7 @@ void forward_loop(const MmRecRun& run) {
   if (run.panels) return forward_steps(run);
   each_slice(run, [&](int64_t i, int64_t u, int64_t n) HWY_ATTR {
     for (int64_t t = 0; t < run.places[static_cast<size_t>(i)].length; ++t)
-      forward_units(run, t, i, u, n, nullptr, 0);
+      forward_units(run, t, i, u, n, {});
   });
 }
 

@@ -17,11 +17,27 @@ T mm_rec_decay_ref(double mu, T s1, T s2) {
   return product;
 }
 
-// z, decay [tokens, D], a [tokens, 2D]; w [2D, D] or null (linear), b [2D]; h [tokens, D] is
-// written, and state [D], the h before, goes on.
 template <class T>
-void mm_rec_ref(double mu, int64_t D, int64_t tokens, const T* z, const T* decay, const T* a,
-                const T* w, const T* b, T* h, T* state) {
+struct MmRecCellRef {
+  int64_t D;
+  double mu;
+  const T* b;  // [2D]
+  const T* w;  // [2D, D], or null (linear)
+};
+
+template <class T>
+struct MmRecRowsRef {
+  const T *z, *decay;  // [tokens, D]
+  const T* gates;      // [tokens, 2D]: a_r, and for linear a_p
+  T* h;                // [tokens, D], written
+};
+
+// state [D]: the h before, then the last.
+template <class T>
+void mm_rec_ref(const MmRecCellRef<T>& cell, int64_t tokens, const MmRecRowsRef<T>& rows,
+                T* state) {
+  const auto& [D, mu, b, w] = cell;
+  const auto& [z, decay, a, h] = rows;
   for (int64_t t = 0; t < tokens; ++t) {
     std::vector<T> gate(static_cast<size_t>(2 * D));
     for (int64_t i = 0; i < 2 * D; ++i) {

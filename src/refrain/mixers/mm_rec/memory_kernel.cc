@@ -58,14 +58,14 @@ HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
 // A matrix in panels of tile_cols() columns.
-struct Panels {
+struct SlotPanels {
   const float* data;
   int64_t row, step;  // floats from one row to the next, and from one panel to the next
 };
 
 // c (+)= a b. The rows of a lie as `kRows` says (tile-inl.h).
 template <Rows kRows>
-void product(MatrixView<const float> a, Panels b, MatrixView<float> c, bool add) {
+void product(MatrixView<const float> a, SlotPanels b, MatrixView<float> c, bool add) {
   const int64_t NR = tile_cols();
   for (int64_t m = 0; m < c.rows; m += kTileRows)
     for (int64_t j = 0; j < c.cols; j += NR) {
@@ -141,7 +141,7 @@ HWY_INLINE void softmax_backward(float scale, int64_t m, const float* p, float* 
 
 // P of some queries of a group, [queries, keys]. keys: their transpose. work: d + 1 floats for each
 // query.
-HWY_INLINE void probabilities(const SlotRun& run, Panels keys, MatrixView<const float> q,
+HWY_INLINE void probabilities(const SlotRun& run, SlotPanels keys, MatrixView<const float> q,
                               SlotMemory work, MatrixView<float> p) {
   const int64_t n = q.rows, d = q.cols;
   float *in_range = work.take(n * d), *unit = work.take(n);

@@ -48,10 +48,10 @@ struct MmRecRef {
       gates = of_z;
     }
     const std::vector<T>&of_h = *next++, &bias = *next++;
-    kernels::mm_rec_ref(c.mu, D, tokens, z.data(), decay.data(), gates.data(),
-                        full ? of_h.data() : nullptr, bias.data(), h.data(), state);
+    kernels::mm_rec_ref<T>({D, c.mu, bias.data(), full ? of_h.data() : nullptr}, tokens,
+                           {z.data(), decay.data(), gates.data(), h.data()}, state);
     for (size_t i = 0; i < h.size(); ++i) y[i] = h[i] + 0.1 * v[i];
-    if (c.memory) attend(next, start, tokens, q, h, y, state);
+    if (c.memory) attend(next, start, q, h, y, state);
   }
 
  private:
@@ -69,10 +69,10 @@ struct MmRecRef {
   }
 
   // Token by token: read the finished slots, then add to the open chunk.
-  void attend(Weights next, int64_t start, int64_t tokens, const std::vector<T>& q,
-              const std::vector<T>& h, T* y, T* state) const {
+  void attend(Weights next, int64_t start, const std::vector<T>& q, const std::vector<T>& h, T* y,
+              T* state) const {
     const int64_t D = s.d_model, M = c.slots, heads = c.heads == 0 ? s.heads : c.heads;
-    const int64_t d = D / heads;
+    const int64_t d = D / heads, tokens = std::ssize(h) / D;
     const std::vector<T>&null = *next++, &q_of_h = *next++, &kv = *next++, &w_o = *next++;
     const std::vector<T> of_null = linear(kv, null.data(), 1, D);
     T *sum = state + D, *rings = state + 2 * D;
