@@ -42,26 +42,29 @@ std::vector<double> log_probabilities(const LanguageModel& model,
   return all;
 }
 
-// Every sequence that ends, or is `left` tokens longer than `so_far`.
-void enumerate(const LanguageModel& model, const std::vector<int32_t>& allowed, int32_t end,
-               std::vector<int32_t> prompt, const Hypothesis& so_far, int64_t left,
-               double length_penalty, std::vector<Hypothesis>& all) {
-  const std::vector<double> logprobs = log_probabilities(model, prompt);
+// Every sequence that begins with `so_far` and ends, or is as long as the request allows.
+std::vector<Hypothesis> enumerate(const LanguageModel& model, const BeamRequest& request,
+                                  const std::vector<int32_t>& allowed, int32_t end,
+                                  double length_penalty, const Hypothesis& so_far = {}) {
+  std::vector<int32_t> before = request.prompt;
+  before.insert(before.end(), so_far.tokens.begin(), so_far.tokens.end());
+  const std::vector<double> logprobs = log_probabilities(model, before);
+  const int64_t length = std::ssize(so_far.tokens) + 1;
+  std::vector<Hypothesis> all;
   for (const int32_t token : allowed) {
     Hypothesis next = so_far;
     next.logprob += logprobs[static_cast<size_t>(token)];
-    const double length = static_cast<double>(so_far.tokens.size() + 1);
-    next.score = next.logprob / std::pow(length, length_penalty);
+    next.score = next.logprob / std::pow(static_cast<double>(length), length_penalty);
     if (token != end) next.tokens.push_back(token);
-    if (token == end || left == 1) {
+    if (token == end || length == request.max_new_tokens) {
       next.reason = token == end ? StopReason::kEndToken : StopReason::kLength;
       all.push_back(next);
       continue;
     }
-    prompt.push_back(token);
-    enumerate(model, allowed, end, prompt, next, left - 1, length_penalty, all);
-    prompt.pop_back();
+    const auto longer = enumerate(model, request, allowed, end, length_penalty, next);
+    all.insert(all.end(), longer.begin(), longer.end());
   }
+  return all;
 }
 
 // A beam that has a place for every sequence finds the best of them all, in their order.
@@ -77,8 +80,7 @@ TEST_F(BeamTest, AWideBeamIsExhaustive) {
     std::vector<std::vector<int32_t>> best;
     for (double penalty : {0.0, 0.6, 1.0, 2.0}) {
       const BeamRequest request = {random_tokens(6, seed), 4};
-      std::vector<Hypothesis> all;
-      enumerate(model, allowed, end, request.prompt, {}, 4, penalty, all);
+      std::vector<Hypothesis> all = enumerate(model, request, allowed, end, penalty);
       ASSERT_EQ(all.size(), 1u + 4 + 16 + 64 * 5);
       std::stable_sort(all.begin(), all.end(),
                        [](const Hypothesis& a, const Hypothesis& b) { return a.score > b.score; });
