@@ -118,9 +118,10 @@ struct Exact {
     const std::vector<double> start = state;
     const kernels::GlaHeadRef ref{g.c_.tokens, g.c_.K, g.c_.V, 0.25,
                                   static_cast<double>(g.c_.divisor)};
-    ref.forward(q.data(), k.data(), v.data(), z.data(), state.data(), o.data());
-    ref.backward(q.data(), k.data(), v.data(), z.data(), start.data(), d_o.data(), dstate.data(),
-                 dq.data(), dk.data(), dv.data(), dz.data());
+    const kernels::GlaRowsRef<double> rows{q.data(), k.data(), v.data(), z.data()};
+    ref.forward(rows, state.data(), o.data());
+    ref.backward(rows, start.data(),
+                 {d_o.data(), dq.data(), dk.data(), dv.data(), dz.data(), dstate.data()});
     through(g.shape_.key_act, k, dk);
     through(g.shape_.value_act, v, dv);
   }
@@ -187,8 +188,8 @@ TEST(Gla, TheReferencesBackwardIsTheComplexStepOfItsForward) {
   const auto initial_state = normal(K * V), d_o = normal(T * V), left = normal(K * V);
   auto dstate = left;
   std::vector<double> dq(q.size()), dk(q.size()), dz(q.size()), dv(v.size());
-  ref.backward(q.data(), k.data(), v.data(), z.data(), initial_state.data(), d_o.data(),
-               dstate.data(), dq.data(), dk.data(), dv.data(), dz.data());
+  ref.backward({q.data(), k.data(), v.data(), z.data()}, initial_state.data(),
+               {d_o.data(), dq.data(), dk.data(), dv.data(), dz.data(), dstate.data()});
   std::vector<Complex> in[] = {{q.begin(), q.end()},
                                {k.begin(), k.end()},
                                {v.begin(), v.end()},
@@ -196,7 +197,7 @@ TEST(Gla, TheReferencesBackwardIsTheComplexStepOfItsForward) {
                                {initial_state.begin(), initial_state.end()}};
   const auto loss = [&] {
     std::vector<Complex> o(v.size()), state = in[4];
-    ref.forward(in[0].data(), in[1].data(), in[2].data(), in[3].data(), state.data(), o.data());
+    ref.forward({in[0].data(), in[1].data(), in[2].data(), in[3].data()}, state.data(), o.data());
     Complex sum = 0;
     for (size_t i = 0; i < o.size(); ++i) sum += d_o[i] * o[i];
     for (size_t i = 0; i < state.size(); ++i) sum += left[i] * state[i];

@@ -16,6 +16,7 @@
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 #include "refrain/mixers/gla/kernel.h"
 
@@ -39,45 +40,42 @@ namespace refrain::kernels::HWY_NAMESPACE {
 
 HWY_INLINE int64_t lane_width(int64_t n) { return round_up(n, float_lanes()); }
 
-// to [rows, width] = factor * from [n, cols], zero where there is nothing.
-HWY_INLINE void copy_rows(const float* from, int64_t from_row, int64_t n, int64_t cols,
-                          float factor, int64_t rows, int64_t width, float* to) {
+// to = factor * from, zero where there is nothing. to: dense, padded.
+HWY_INLINE void copy_rows(MatrixView<const float> from, float factor, MatrixView<float> to) {
   const FloatVec by = constant(factor);
-  for (int64_t i = 0; i < n; ++i)
-    each(cols, [&](auto at, int64_t j) HWY_ATTR {
-      hn::StoreU(hn::Mul(at.load(from + i * from_row + j), by), FloatTag(), to + i * width + j);
+  for (int64_t i = 0; i < from.rows; ++i)
+    each(from.cols, [&](auto at, int64_t j) HWY_ATTR {
+      hn::StoreU(hn::Mul(at.load(from.row(i) + j), by), FloatTag(), to.row(i) + j);
     });
-  std::fill(to + n * width, to + rows * width, 0.0f);
+  std::fill(to.row(from.rows), to.row(to.rows), 0.0f);
 }
 
-// to [n, cols] = from, into rows of a wider matrix.
-HWY_INLINE void give_rows(const float* from, int64_t from_row, int64_t n, int64_t cols, float* to,
-                          int64_t to_row) {
-  for (int64_t i = 0; i < n; ++i)
-    each(cols, [&](auto at, int64_t j)
-                   HWY_ATTR { at.store(at.load(from + i * from_row + j), to + i * to_row + j); });
+// to = from, of which there may be more.
+HWY_INLINE void give_rows(MatrixView<const float> from, MatrixView<float> to) {
+  for (int64_t i = 0; i < to.rows; ++i)
+    each(to.cols,
+         [&](auto at, int64_t j) HWY_ATTR { at.store(at.load(from.row(i) + j), to.row(i) + j); });
 }
 
 // The same through the activation that made `value`: to = from f'(f⁻¹(value)).
-HWY_INLINE void give_through(GlaActivation f, const float* value, int64_t value_row,
-                             const float* from, int64_t from_row, int64_t n, int64_t cols,
-                             float* to, int64_t to_row) {
-  if (f == GlaActivation::kIdentity) return give_rows(from, from_row, n, cols, to, to_row);
-  for (int64_t i = 0; i < n; ++i)
-    each(cols, [&](auto at, int64_t j) HWY_ATTR {
-      const FloatVec y = at.load(value + i * value_row + j);
+HWY_INLINE void give_through(GlaActivation f, MatrixView<const float> value,
+                             MatrixView<const float> from, MatrixView<float> to) {
+  if (f == GlaActivation::kIdentity) return give_rows(from, to);
+  for (int64_t i = 0; i < to.rows; ++i)
+    each(to.cols, [&](auto at, int64_t j) HWY_ATTR {
+      const FloatVec y = at.load(value.row(i) + j);
       const FloatVec one =
           f == GlaActivation::kTanh ? hn::NegMulAdd(y, y, constant(1)) : hn::NegMulAdd(y, y, y);
-      at.store(hn::Mul(one, at.load(from + i * from_row + j)), to + i * to_row + j);
+      at.store(hn::Mul(one, at.load(from.row(i) + j)), to.row(i) + j);
     });
 }
 
 // Prefetches rows that will be read soon; their distance is too large for the processor's own
 // prefetcher.
-HWY_INLINE void prefetch_rows(const float* from, int64_t from_row, int64_t n, int64_t cols) {
+HWY_INLINE void prefetch_rows(MatrixView<const float> from) {
   constexpr int64_t kLine = 16;
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < cols; j += kLine) hwy::Prefetch(from + i * from_row + j);
+  for (int64_t i = 0; i < from.rows; ++i)
+    for (int64_t j = 0; j < from.cols; j += kLine) hwy::Prefetch(from.row(i) + j);
 }
 
 // e^x for x <= 0, at least 1e-38; NaN for NaN. It is vector_exp without the cases that other
@@ -148,23 +146,22 @@ HWY_NOINLINE void open_gates(int64_t n, float divisor, float* z, float* slope) {
   }
 }
 
-// Gates of n rows of logits; one in padding rows.
+// Gates of rows of logits, and their slopes; one in padding rows. g: dense, padded.
 template <bool kSlope>
-HWY_INLINE void gate_rows(const GlaShape& shape, const float* z, int64_t n, int64_t rows,
-                          int64_t width, float* g, float* slope) {
-  copy_rows(z, shape.gate_row, n, shape.key_dim, 1, n, width, g);
-  const auto open = shape.gate_divisor == 1 ? open_gates<false, kSlope> : open_gates<true, kSlope>;
-  open(n * width, shape.gate_divisor, g, slope);
-  std::fill(g + n * width, g + rows * width, 1.0f);
+HWY_INLINE void gate_rows(float divisor, MatrixView<const float> z, MatrixView<float> g,
+                          float* slope) {
+  copy_rows(z, 1, g.row_range(0, z.rows));
+  const auto open = divisor == 1 ? open_gates<false, kSlope> : open_gates<true, kSlope>;
+  open(z.rows * g.cols, divisor, g.data, slope);
+  std::fill(g.row(z.rows), g.row(g.rows), 1.0f);
 }
 
-// Steps of the recurrence: packed rows (q times the scale), and where o goes.
+// Steps of the recurrence: packed rows, and for outputs q (times the scale) and where o goes.
 struct GlaSteps {
-  int64_t K, V, kw, vw;
-  float *q, *k, *g, *v;  // [steps, kw], v [steps, vw]
-  int64_t steps;
-  float* o;  // rows at o_row
-  int64_t o_row;
+  int64_t K, V, kw, vw, steps;
+  float *k, *g, *v;  // [steps, kw], v [steps, vw]
+  float* q = nullptr;
+  MatrixView<float> o{};  // [steps, V]
 };
 
 // Rows of the state that stay in registers, by two vectors.
@@ -182,7 +179,7 @@ HWY_NOINLINE void step_tile(const GlaSteps& s, At at, int64_t c, int64_t j, floa
   for (int m = 0; m < kVectors; ++m) state[i][m] = at.load(C + (c + i) * s.V + j + m * N);
   for (int64_t t = 0; t < s.steps; ++t) {
     const float *q = s.q + t * s.kw + c, *k = s.k + t * s.kw + c, *g = s.g + t * s.kw + c;
-    float* to = s.o + t * s.o_row + j;
+    float* to = s.o.row(t) + j;
     FloatVec v[kVectors], o[kVectors];
     REFRAIN_UNROLL
     for (int m = 0; m < kVectors; ++m) {
@@ -221,17 +218,20 @@ HWY_INLINE void run_steps(const GlaSteps& s, float* C) {
   if (j < s.V) step_columns<1>(s, Part{s.V - j}, j, C);
 }
 
-// The same recurrence on the transpose: to [V, kw] = Cᵀ after n steps from Cᵀ [V, kw].
+// The same recurrence on the transpose: to [V, kw] = Cᵀ after the steps from Cᵀ [V, kw]. A tile
+// begins at value channel j and key channel c.
 template <int kRows, int kVectors>
-HWY_NOINLINE void advance_tile(int64_t kw, int64_t vw, int64_t n, const float* k, const float* g,
-                               const float* v, const float* C, float* to) {
+HWY_NOINLINE void advance_tile(const GlaSteps& s, int64_t j, int64_t c, const float* C, float* to) {
   const FloatTag d;
-  const int64_t N = float_lanes();
+  const int64_t N = float_lanes(), kw = s.kw, vw = s.vw;
+  const float *k = s.k + c, *g = s.g + c, *v = s.v + j;
+  C += j * kw + c;
+  to += j * kw + c;
   FloatVec state[kRows][kVectors];
   REFRAIN_UNROLL
   for (int i = 0; i < kRows; ++i) REFRAIN_UNROLL
   for (int m = 0; m < kVectors; ++m) state[i][m] = hn::LoadU(d, C + i * kw + m * N);
-  for (int64_t t = 0; t < n; ++t) {
+  for (int64_t t = 0; t < s.steps; ++t) {
     REFRAIN_UNROLL
     for (int m = 0; m < kVectors; ++m) {
       const FloatVec key = hn::LoadU(d, k + t * kw + m * N);
@@ -245,17 +245,15 @@ HWY_NOINLINE void advance_tile(int64_t kw, int64_t vw, int64_t n, const float* k
   for (int i = 0; i < kRows; ++i) REFRAIN_UNROLL
   for (int m = 0; m < kVectors; ++m) hn::StoreU(state[i][m], d, to + i * kw + m * N);
 }
-HWY_INLINE void advance(int64_t V, int64_t kw, int64_t vw, int64_t n, const float* k,
-                        const float* g, const float* v, const float* C, float* to) {
+HWY_INLINE void advance(const GlaSteps& s, const float* C, float* to) {
   const int64_t N = float_lanes();
-  for (int64_t c = 0; c < kw;) {
-    const bool two = c + 2 * N <= kw;
+  for (int64_t c = 0; c < s.kw;) {
+    const bool two = c + 2 * N <= s.kw;
     const auto rows = two ? advance_tile<kStateRows, 2> : advance_tile<kStateRows, 1>;
     const auto row = two ? advance_tile<1, 2> : advance_tile<1, 1>;
     int64_t j = 0;
-    for (; j + kStateRows <= V; j += kStateRows)
-      rows(kw, vw, n, k + c, g + c, v + j, C + j * kw + c, to + j * kw + c);
-    for (; j < V; ++j) row(kw, vw, n, k + c, g + c, v + j, C + j * kw + c, to + j * kw + c);
+    for (; j + kStateRows <= s.V; j += kStateRows) rows(s, j, c, C, to);
+    for (; j < s.V; ++j) row(s, j, c, C, to);
     c += two ? 2 * N : N;
   }
 }

@@ -15,26 +15,28 @@
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// Where one head of a sequence lies in the row of the token at position `at`.
+// Where one head of a sequence lies: in the rows of n tokens from position `at` on, and in states.
 struct GlaHead {
   const GlaShape& shape;
   int64_t start, h;
 
   template <class T>
-  T* key(T* rows, int64_t at) const {
-    return rows + (at - start) * shape.row + h * shape.key_dim;
+  MatrixView<T> keys(T* rows, int64_t at, int64_t n) const {
+    return {rows + (at - start) * shape.row + h * shape.key_dim, n, shape.key_dim, shape.row};
   }
   template <class T>
-  T* value(T* rows, int64_t at) const {
-    return rows + (at - start) * shape.row + h * shape.value_dim;
+  MatrixView<T> values(T* rows, int64_t at, int64_t n) const {
+    return {rows + (at - start) * shape.row + h * shape.value_dim, n, shape.value_dim, shape.row};
   }
   template <class T>
-  T* gate(T* rows, int64_t at) const {
-    return rows + (at - start) * shape.gate_row + h * shape.key_dim;
+  MatrixView<T> gates(T* rows, int64_t at, int64_t n) const {
+    return {rows + (at - start) * shape.gate_row + h * shape.key_dim, n, shape.key_dim,
+            shape.gate_row};
   }
   template <class T>
-  T* out(T* rows, int64_t at) const {
-    return rows + (at - start) * shape.o_row + h * shape.value_dim;
+  MatrixView<T> outs(T* rows, int64_t at, int64_t n) const {
+    return {rows + (at - start) * shape.o_row + h * shape.value_dim, n, shape.value_dim,
+            shape.o_row};
   }
   // In a whole state; null stays null.
   template <class T>
@@ -51,15 +53,15 @@ struct GlaHead {
 void gla_forward_task(const GlaShape& shape, const GlaSequence& s, const GlaOutputs& out,
                       int64_t every, int64_t h, float* memory) {
   const int64_t K = shape.key_dim, V = shape.value_dim, end = s.start + s.tokens;
+  const int64_t kw = lane_width(K), vw = lane_width(V);
   const GlaHead head{shape, s.start, h};
   Bump take{memory};
   GlaSteps block;
-  block.K = K, block.V = V, block.kw = lane_width(K), block.vw = lane_width(V);
-  block.q = take(kGlaChunk * block.kw);
-  block.k = take(kGlaChunk * block.kw);
-  block.g = take(kGlaChunk * block.kw);
-  block.v = take(kGlaChunk * block.vw);
-  block.o_row = shape.o_row;
+  block.K = K, block.V = V, block.kw = kw, block.vw = vw;
+  block.q = take(kGlaChunk * kw);
+  block.k = take(kGlaChunk * kw);
+  block.g = take(kGlaChunk * kw);
+  block.v = take(kGlaChunk * vw);
   float* C = out.final_state ? head.state(out.final_state) : take(K * V);
   if (!s.initial_state)
     std::fill(C, C + K * V, 0.0f);
@@ -68,19 +70,18 @@ void gla_forward_task(const GlaShape& shape, const GlaSequence& s, const GlaOutp
 
   for (int64_t at = s.start; at < end;) {
     const int64_t next = std::min({end, at + kGlaChunk, (at / every + 1) * every});
-    block.steps = next - at;
-    block.o = head.out(out.o, at);
-    copy_rows(head.key(s.q, at), shape.row, block.steps, K, shape.scale, block.steps, block.kw,
-              block.q);
-    copy_rows(head.key(s.k, at), shape.row, block.steps, K, 1, block.steps, block.kw, block.k);
-    copy_rows(head.value(s.v, at), shape.row, block.steps, V, 1, block.steps, block.vw, block.v);
-    gate_rows<false>(shape, head.gate(s.gate, at), block.steps, block.steps, block.kw, block.g,
-                     nullptr);
+    const int64_t n = next - at;
+    block.steps = n;
+    block.o = head.outs(out.o, at, n);
+    copy_rows(head.keys(s.q, at, n), shape.scale, {block.q, n, kw});
+    copy_rows(head.keys(s.k, at, n), 1, {block.k, n, kw});
+    copy_rows(head.values(s.v, at, n), 1, {block.v, n, vw});
+    gate_rows<false>(shape.gate_divisor, head.gates(s.gate, at, n), {block.g, n, kw}, nullptr);
     const int64_t more = std::min(kGlaChunk, end - next);
-    prefetch_rows(head.key(s.q, next), shape.row, more, K);
-    prefetch_rows(head.key(s.k, next), shape.row, more, K);
-    prefetch_rows(head.value(s.v, next), shape.row, more, V);
-    prefetch_rows(head.gate(s.gate, next), shape.gate_row, more, K);
+    prefetch_rows(head.keys(s.q, next, more));
+    prefetch_rows(head.keys(s.k, next, more));
+    prefetch_rows(head.values(s.v, next, more));
+    prefetch_rows(head.gates(s.gate, next, more));
     run_steps(block, C);
     if (out.kept && next < end && next % every == 0)
       std::copy_n(C, K * V, head.kept(out.kept, next, every));
@@ -165,42 +166,40 @@ void gla_backward_task(const GlaShape& shape, const GlaSequence& s, const GlaGra
     for (int64_t at = first; at < end; ++chunks) {
       const int64_t next = std::min(end, (at / R + 1) * R), n = next - at;
       const float* C = stand_at(chunks);
-      copy_rows(head.key(s.k, at), shape.row, n, K, 1, R, kw, c.k);
-      copy_rows(head.value(s.v, at), shape.row, n, V, 1, R, vw, c.v);
-      gate_rows<true>(shape, head.gate(s.gate, at), n, R, kw, c.g, c.slope);
+      copy_rows(head.keys(s.k, at, n), 1, {c.k, R, kw});
+      copy_rows(head.values(s.v, at, n), 1, {c.v, R, vw});
+      gate_rows<true>(shape.gate_divisor, head.gates(s.gate, at, n), {c.g, R, kw}, c.slope);
       const int64_t more = std::min(R, end - next);
-      prefetch_rows(head.key(s.k, next), shape.row, more, K);
-      prefetch_rows(head.value(s.v, next), shape.row, more, V);
-      prefetch_rows(head.gate(s.gate, next), shape.gate_row, more, K);
-      if (next < end) {
-        const float *k = c.k, *g = c.g, *v = c.v;
-        advance(V, kw, vw, n, k, g, v, C, stand_at(chunks + 1));
-      }
+      prefetch_rows(head.keys(s.k, next, more));
+      prefetch_rows(head.values(s.v, next, more));
+      prefetch_rows(head.gates(s.gate, next, more));
+      const GlaSteps steps{K, V, kw, vw, n, c.k, c.g, c.v};
+      if (next < end) advance(steps, C, stand_at(chunks + 1));
       at = next;
     }
     while (chunks > 0) {
       const float* C = stand_at(--chunks);
       const int64_t at = std::max(first, (end - 1) / R * R), n = end - at;
       c.rows = round_up(n, kGlaHalf);
-      copy_rows(head.key(s.q, at), shape.row, n, K, 1, R, kw, c.q);
-      copy_rows(head.out(grad.d_o, at), shape.o_row, n, V, shape.scale, R, vw, c.d_o);
+      copy_rows(head.keys(s.q, at, n), 1, {c.q, R, kw});
+      copy_rows(head.outs(grad.d_o, at, n), shape.scale, {c.d_o, R, vw});
       const int64_t before = std::max(begin, (at - 1) / R * R), more = at - before;
-      prefetch_rows(head.key(s.q, before), shape.row, more, K);
-      prefetch_rows(head.out(grad.d_o, before), shape.o_row, more, V);
+      prefetch_rows(head.keys(s.q, before, more));
+      prefetch_rows(head.outs(grad.d_o, before, more));
       if (chunks == 0) {
-        prefetch_rows(head.key(s.k, before), shape.row, more, K);
-        prefetch_rows(head.value(s.v, before), shape.row, more, V);
-        prefetch_rows(head.gate(s.gate, before), shape.gate_row, more, K);
+        prefetch_rows(head.keys(s.k, before, more));
+        prefetch_rows(head.values(s.v, before, more));
+        prefetch_rows(head.gates(s.gate, before, more));
       }
       backward_chunk(c, C, dC);
 
-      give_rows(c.dq, kw, n, K, head.key(grad.dq, at), shape.row);
-      give_through(shape.key_act, c.k, kw, c.dk, kw, n, K, head.key(grad.dk, at), shape.row);
-      give_rows(c.dz, kw, n, K, head.gate(grad.dgate, at), shape.gate_row);
-      float* dv = head.value(grad.dv, at);
-      transpose(c.dvt, R, V, n, dv, shape.row);
+      give_rows({c.dq, n, kw}, head.keys(grad.dq, at, n));
+      give_through(shape.key_act, {c.k, n, kw}, {c.dk, n, kw}, head.keys(grad.dk, at, n));
+      give_rows({c.dz, n, kw}, head.gates(grad.dgate, at, n));
+      const MatrixView<float> dv = head.values(grad.dv, at, n);
+      transpose(c.dvt, R, V, n, dv.data, dv.row_stride);
       if (shape.value_act != GlaActivation::kIdentity)
-        give_through(shape.value_act, c.v, vw, dv, shape.row, n, V, dv, shape.row);
+        give_through(shape.value_act, {c.v, n, vw}, dv, dv);
       end = at;
     }
   }

@@ -16,13 +16,25 @@ T log_sigmoid_ref(T z) {
 }
 
 // One head, rows dense.
+template <class T>
+struct GlaRowsRef {
+  const T *q, *k, *v, *z;  // [tokens, K]; v [tokens, V]
+};
+
+struct GlaGradientsRef {
+  const double* d_o;          // [tokens, V]
+  double *dq, *dk, *dv, *dz;  // like what they are of
+  double* dstate;             // [K, V]: of the final state, then of the initial state
+};
+
 struct GlaHeadRef {
   int64_t tokens, K, V;
   double scale, gate_divisor;
 
-  // q, k, z [tokens, K], v, o [tokens, V]; state [K, V]: initial, then final.
+  // state [K, V]: initial, then final. o [tokens, V].
   template <class T>
-  void forward(const T* q, const T* k, const T* v, const T* z, T* state, T* o) const {
+  void forward(const GlaRowsRef<T>& rows, T* state, T* o) const {
+    const auto& [q, k, v, z] = rows;
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t j = 0; j < V; ++j) o[t * V + j] = 0;
       for (int64_t i = 0; i < K; ++i) {
@@ -37,11 +49,11 @@ struct GlaHeadRef {
   }
 
   // dC[t] = scale q[t]ᵀ do[t] + diag(g[t+1]) dC[t+1];  dq = scale do Cᵀ, dk = v dCᵀ, dv = k dC,
-  // dlog g = g rowsum(dC ⊙ C[t-1]), dz = dlog g σ(-z) / divisor. dstate: of the final state, then
-  // of `state`, the initial one.
-  void backward(const double* q, const double* k, const double* v, const double* z,
-                const double* state, const double* d_o, double* dstate, double* dq, double* dk,
-                double* dv, double* dz) const {
+  // dlog g = g rowsum(dC ⊙ C[t-1]), dz = dlog g σ(-z) / divisor. `state`: the initial one.
+  void backward(const GlaRowsRef<double>& rows, const double* state,
+                const GlaGradientsRef& gradients) const {
+    const auto& [q, k, v, z] = rows;
+    const auto& [d_o, dq, dk, dv, dz, dstate] = gradients;
     const auto KV = static_cast<size_t>(K * V), n = static_cast<size_t>(tokens);
     std::vector<double> all(state, state + KV), gate;  // states before every token and the last
     for (size_t t = 0; t < n; ++t)

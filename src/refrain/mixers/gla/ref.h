@@ -70,7 +70,7 @@ struct GlaRef {
       std::vector<T> o(v.size());
       const double scale = c.scale > 0 ? c.scale : 1 / std::sqrt(static_cast<double>(K));
       kernels::GlaHeadRef{tokens, K, V, scale, l.low_rank ? c.gate_divisor : 1}.forward(
-          q.data(), k.data(), v.data(), z.data(), state + h * K * V, o.data());
+          {q.data(), k.data(), v.data(), z.data()}, state + h * K * V, o.data());
       for (int64_t t = 0; t < tokens; ++t) {
         T squares = 0;
         for (int64_t j = 0; j < V; ++j) squares += o[at(t * V + j)] * o[at(t * V + j)];
