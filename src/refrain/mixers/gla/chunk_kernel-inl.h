@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "refrain/base/matrix_view.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 #include "refrain/mixers/gla/kernel.h"
 
@@ -30,10 +31,14 @@ namespace refrain::kernels::HWY_NAMESPACE {
 inline constexpr int64_t kSlimRows = kTileRows > 12 ? 16 : 12;
 
 template <int MR, Rows kRows>
-HWY_NOINLINE void slim_tile(const float* HWY_RESTRICT a, int64_t a_step,
-                            const float* HWY_RESTRICT b, int64_t b_row, int64_t K,
-                            float* HWY_RESTRICT c, int64_t c_row, int64_t n, bool add) {
+HWY_NOINLINE void slim_tile(const MatrixView<const float>& left,
+                            const MatrixView<const float>& right, const MatrixView<float>& out,
+                            bool add) {
   const FloatTag d;
+  const float *HWY_RESTRICT a = left.data, *HWY_RESTRICT b = right.data;
+  float* HWY_RESTRICT c = out.data;
+  const int64_t a_step = kRows == Rows::kApart ? left.row_stride : left.col_stride, K = left.cols;
+  const int64_t b_row = right.row_stride, c_row = out.row_stride, n = out.cols;
   const bool whole = n == float_lanes();
   const Part part{n};
   FloatVec acc[MR];
@@ -70,44 +75,56 @@ HWY_NOINLINE void slim_tile(const float* HWY_RESTRICT a, int64_t a_step,
 }
 
 template <Rows kRows, int MR = kSlimRows>
-HWY_INLINE void slim_tile_of(int64_t mr, const float* a, int64_t a_step, const float* b,
-                             int64_t b_row, int64_t K, float* c, int64_t c_row, int64_t n,
-                             bool add) {
-  if (mr == MR) return slim_tile<MR, kRows>(a, a_step, b, b_row, K, c, c_row, n, add);
-  if constexpr (MR > 1) slim_tile_of<kRows, MR - 1>(mr, a, a_step, b, b_row, K, c, c_row, n, add);
+HWY_INLINE void slim_tile_of(const MatrixView<const float>& a, const MatrixView<const float>& b,
+                             const MatrixView<float>& c, bool add) {
+  if (c.rows == MR) return slim_tile<MR, kRows>(a, b, c, add);
+  if constexpr (MR > 1) slim_tile_of<kRows, MR - 1>(a, b, c, add);
 }
 
-// c [m, n] (+)= A B. A as in tile(); rows of b are padded to whole vectors.
+// c (+)= a b. The rows of a lie as in tile(); those of b are padded to whole vectors.
 template <Rows kRows>
-HWY_NOINLINE void product(int64_t m, int64_t n, int64_t K, const float* a, int64_t a_step,
-                          const float* b, int64_t b_row, float* c, int64_t c_row, bool add) {
-  using View = MatrixView<const float>;
+HWY_NOINLINE void product(const MatrixView<const float>& a, const MatrixView<const float>& b,
+                          const MatrixView<float>& c, bool add) {
   const int64_t N = float_lanes();
-  for (int64_t j = 0; j < n; j += 2 * N) {
-    const int64_t cols = std::min(2 * N, n - j);
+  for (int64_t j = 0; j < c.cols; j += 2 * N) {
+    const int64_t cols = std::min(2 * N, c.cols - j);
     const bool slim = cols <= N;
-    const int64_t most = slim ? kSlimRows : kTileRows, count = (m + most - 1) / most;
+    const int64_t most = slim ? kSlimRows : kTileRows, count = (c.rows + most - 1) / most;
+    const MatrixView<const float> panel = b.col_range(j, cols);
     for (int64_t t = 0; t < count; ++t) {
-      const int64_t i0 = m * t / count, mr = m * (t + 1) / count - i0;
-      const float* from = kRows == Rows::kAdjacent ? a + i0 : a + i0 * a_step;
-      float* to = c + i0 * c_row + j;
+      const int64_t i0 = c.rows * t / count, mr = c.rows * (t + 1) / count - i0;
+      const MatrixView<const float> rows = a.row_range(i0, mr);
+      const MatrixView<float> to = c.row_range(i0, mr).col_range(j, cols);
       if (slim)
-        slim_tile_of<kRows>(mr, from, a_step, b + j, b_row, K, to, c_row, cols, add);
+        slim_tile_of<kRows>(rows, panel, to, add);
       else
-        tile_of<kRows>(
-            kRows == Rows::kApart ? View(from, mr, K, a_step) : View(from, mr, K, 1, a_step),
-            {b + j, K, cols, b_row}, {to, mr, cols, c_row}, add);
+        tile_of<kRows>(rows, panel, to, add);
     }
   }
 }
 
+// Backward of a chunk: its rows, and where it works.
+struct GlaChunk {
+  int64_t K, V, kw, vw, rows;
+  float *q, *k, *g, *slope;  // [16, kw]; slope: of log g by its logit
+  float *v, *d_o;            // [16, vw]; d_o times the scale
+  float *u, *w;              // [16, kw]: d_o Cᵀ and v dCᵀ, then times G and D
+  float* qg;                 // [16, kw]: q ⊙ G
+  float* kt;                 // [K, 16]: kᵀ, then (k ⊙ D)ᵀ
+  float *a, *da;             // [16, 16]: A and its gradient, of which only i >= j counts
+  float *vt, *dvt;           // [V, 16]
+  float *dq, *dk, *dz;       // [16, kw]
+  float* pairs;              // [120, lanes]: k_j ⊙ E_ij of every pair i > j, by i
+};
+
 // A by its rows: a [i][j]. Lanes are rows j. i goes up, and k_j is multiplied by the gate of every
 // row after it. kt [K][16], the transpose of k, becomes that of k ⊙ D.
-HWY_INLINE void scores_by_query(int64_t K, int64_t width, int64_t rows, const float* q,
-                                const float* g, float* kt, float* a) {
+HWY_INLINE void scores_by_query(const GlaChunk& chunk) {
   constexpr int64_t R = kGlaChunk, kBlock = kGlaHalf;
   const FloatTag d;
-  const int64_t N = float_lanes();
+  const int64_t K = chunk.K, width = chunk.kw, rows = chunk.rows, N = float_lanes();
+  const float *q = chunk.q, *g = chunk.g;
+  float *kt = chunk.kt, *a = chunk.a;
   std::fill(a, a + R * R, 0.0f);
   for (int64_t j0 = 0; j0 < rows; j0 += N)
     for (int64_t i0 = j0 / kBlock * kBlock; i0 < rows; i0 += kBlock) {
@@ -137,20 +154,6 @@ HWY_INLINE void scores_by_query(int64_t K, int64_t width, int64_t rows, const fl
         hn::StoreU(hn::IfThenElseZero(seen[b], acc[b]), d, a + (i0 + b) * R + j0);
     }
 }
-
-// Backward of a chunk: its rows, and where it works.
-struct GlaChunk {
-  int64_t K, V, kw, vw, rows;
-  float *q, *k, *g, *slope;  // [16, kw]; slope: of log g by its logit
-  float *v, *d_o;            // [16, vw]; d_o times the scale
-  float *u, *w;              // [16, kw]: d_o Cᵀ and v dCᵀ, then times G and D
-  float* qg;                 // [16, kw]: q ⊙ G
-  float* kt;                 // [K, 16]: kᵀ, then (k ⊙ D)ᵀ
-  float *a, *da;             // [16, 16]: A and its gradient, of which only i >= j counts
-  float *vt, *dvt;           // [V, 16]
-  float *dq, *dk, *dz;       // [16, kw]
-  float* pairs;              // [120, lanes]: k_j ⊙ E_ij of every pair i > j, by i
-};
 
 // For the channels of one vector, with p_ij = k_j ⊙ E_ij and its gradient from the queries i and
 // later, r_ij = dA_ij q_i + g_{i+1} ⊙ r_{i+1,j}:

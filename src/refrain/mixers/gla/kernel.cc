@@ -95,17 +95,19 @@ HWY_NOINLINE void backward_chunk(const GlaChunk& c, const float* C, float* dC) {
   const FloatTag d;
   const int64_t K = c.K, V = c.V, R = kGlaChunk, kw = c.kw, vw = c.vw, N = float_lanes();
   const int64_t rows = c.rows;
+  const MatrixView<const float> d_o(c.d_o, rows, V, vw), v(c.v, rows, V, vw);
+  const MatrixView<float> dstate(dC, V, kw), dvt(c.dvt, V, R);
   // dv_j = Σ_{i>=j} A_ij do_i + (k_j ⊙ D_j) dC
   transpose(c.k, kw, R, K, c.kt, R);
-  scores_by_query(K, kw, rows, c.q, c.g, c.kt, c.a);
-  product<Rows::kApart>(V, R, K, dC, kw, c.kt, R, c.dvt, R, false);
-  product<Rows::kAdjacent>(V, R, rows, c.d_o, vw, c.a, R, c.dvt, R, true);
+  scores_by_query(c);
+  product<Rows::kApart>(dstate.col_range(0, K), {c.kt, K, R}, dvt, false);
+  product<Rows::kAdjacent>(d_o.transposed(), {c.a, rows, R}, dvt, true);
   // dA_ij = do_i · v_j
   transpose(c.v, vw, R, V, c.vt, R);
-  product<Rows::kApart>(rows, R, V, c.d_o, vw, c.vt, R, c.da, R, false);
+  product<Rows::kApart>(d_o, {c.vt, V, R}, {c.da, rows, R}, false);
 
-  product<Rows::kApart>(rows, kw, V, c.d_o, vw, C, kw, c.u, kw, false);
-  product<Rows::kApart>(rows, kw, V, c.v, vw, dC, kw, c.w, kw, false);
+  product<Rows::kApart>(d_o, {C, V, kw}, {c.u, rows, kw}, false);
+  product<Rows::kApart>(v, dstate, {c.w, rows, kw}, false);
   for (int64_t at = 0; at < kw; at += N) {
     // dC ⊙ G_n, and the sum over its products with C.
     FloatVec whole = constant(1);
@@ -122,7 +124,7 @@ HWY_NOINLINE void backward_chunk(const GlaChunk& c, const float* C, float* dC) {
     else
       KeyGradients<kGlaHalf>(c, at).run(through);
   }
-  product<Rows::kAdjacent>(V, kw, rows, c.d_o, vw, c.qg, kw, dC, kw, true);
+  product<Rows::kAdjacent>(d_o.transposed(), {c.qg, rows, kw}, dstate, true);
 }
 
 void gla_backward_task(const GlaShape& shape, const GlaSequence& s, const GlaGradients& grad,
