@@ -64,7 +64,7 @@ SETS = {"scalar": "sse2", "avx2": "avx2 fma", "avx512": "avx512f avx512bw avx512
 
 
 def machine_sets():
-    """The instruction sets that this machine has, the best one last."""
+    """The instruction sets that this machine has and the program knows, the best one last."""
     flags = re.search(r"^flags\s*:(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     have = set(flags.group(1).split()) if flags else set()
     known = []
@@ -73,7 +73,9 @@ def machine_sets():
             break
         if set(needs.split()) <= have:
             known.append(name)
-    return known
+    return [name for name in known if subprocess.run(
+        [REFRAIN, "--version"], env={**os.environ, "REFRAIN_ISA": name},
+        capture_output=True).returncode == 0]
 
 
 class Draw:
@@ -189,9 +191,12 @@ class Bits(unittest.TestCase):
 
     def check(self, case, sums_of):
         recorded = self.golden[case]
-        sets = [s for s in machine_sets() if s in recorded]
+        sets = machine_sets()
         # The machine's own, and one that every machine has.
-        for isa in dict.fromkeys(s for s in ("avx2", machine_sets()[-1]) if s in sets):
+        chosen = [s for s in dict.fromkeys(("avx2", *sets[-1:])) if s in sets and s in recorded]
+        if not chosen:
+            self.skipTest("no sums are recorded for this machine's instruction sets")
+        for isa in chosen:
             with self.subTest(isa), tempfile.TemporaryDirectory() as name:
                 folder = pathlib.Path(name)
                 write_texts(folder)

@@ -26,9 +26,6 @@ struct Memory {
   Arena arena{bytes.data(), bytes.size()};
 };
 
-// The instruction set that for_each_target() chose rounds products and sums together.
-bool fuses() { return (hwy::SupportedTargets() & ((HWY_AVX2 << 1) - 1)) != 0; }
-
 // What rounding both operands may do to an element: half a step of each number.
 double rounding(View row, View column, int64_t group, int64_t from, int64_t to) {
   const double largest = kernels::int16_largest(group);
@@ -175,7 +172,7 @@ TEST(Int16, TheUnitIsChosenOnceAndMayBeRefused) {
   };
   const kernels::Isa before = kernels::isa_limit();
   forward(fast);
-  if (before >= kernels::Isa::kAvx512) kernels::limit_isa(kernels::Isa::kAvx512);
+  if (kernels::int16_is_fast()) kernels::limit_isa(kernels::Isa::kAvx512);
   EXPECT_FALSE(kernels::int16_is_fast());
   forward(slow);
   kernels::limit_isa(before);

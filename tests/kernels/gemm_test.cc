@@ -79,6 +79,26 @@ TEST(Gemm, TheThreeProductsOfALinearMap) {
   });
 }
 
+// So every instruction set that fuses has the same bits.
+TEST(Gemm, AnElementIsOneChainOfFusedMultiplyAdds) {
+  Memory memory;
+  for_each_target([&] {
+    if (!fuses()) return;
+    const int64_t M = 29, N = 67, K = 530;
+    const Floats x({M, K}, 0, 1), w({N, K}, 0, 2);
+    Floats y({M, N});
+    kernels::linear_forward(x, w, y, memory.arena);
+    for (int64_t i = 0; i < M; ++i) {
+      for (int64_t j = 0; j < N; ++j) {
+        float sum = 0;
+        for (int64_t k = 0; k < K; ++k)
+          sum = std::fma(x.tensor().row(i)[k], w.tensor().row(j)[k], sum);
+        ASSERT_EQ(sum, y.tensor().row(i)[j]) << i << ", " << j;
+      }
+    }
+  });
+}
+
 // The law that everything else stands on: a chain may be cut anywhere.
 TEST(Gemm, NoBitDependsOnThreadsOrOnHowRowsAreCut) {
   Memory memory;

@@ -35,6 +35,9 @@ void for_each_target(F&& f) {
   }
 }
 
+// The instruction set that it chose rounds products and sums together.
+inline bool fuses() { return (hwy::SupportedTargets() & (HWY_NEON | ((HWY_AVX2 << 1) - 1))) != 0; }
+
 // Every length up to two of the longest vectors and one more, and some that fill several.
 inline std::vector<int64_t> awkward_sizes() {
   std::vector<int64_t> sizes;
