@@ -50,13 +50,13 @@ struct AttentionHeadRef {
     std::vector<T> s(static_cast<size_t>(keys));
     for (int64_t i = 0; i < queries; ++i) {
       const int64_t t = keys - queries + i;
-      double top = -INFINITY;
+      T top = -INFINITY;
       for (int64_t j = 0; j <= t; ++j) {
         if (!sees(i, j)) continue;
         T dot = 0;
         for (int64_t c = 0; c < d; ++c) dot += q[i * d + c] * k[j * d + c];
         s[static_cast<size_t>(j)] = dot * scale;
-        top = std::max(top, real_part(s[static_cast<size_t>(j)]));
+        top = higher(top, s[static_cast<size_t>(j)]);
       }
       T sum = 0;
       for (int64_t j = 0; j <= t; ++j) {

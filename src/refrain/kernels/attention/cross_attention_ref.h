@@ -20,12 +20,12 @@ struct CrossHeadRef {
   void forward(const T* q, const T* k, const T* v, T* o, T* weights = nullptr) const {
     std::vector<T> p(static_cast<size_t>(keys));
     for (int64_t i = 0; i < queries; ++i) {
-      double top = -INFINITY;
+      T top = -INFINITY;
       for (int64_t j = 0; j < keys; ++j) {
         T dot = 0;
         for (int64_t c = 0; c < d; ++c) dot += q[i * d + c] * k[j * d + c];
         p[static_cast<size_t>(j)] = dot * scale;
-        top = std::max(top, real_part(p[static_cast<size_t>(j)]));
+        top = higher(top, p[static_cast<size_t>(j)]);
       }
       T sum = 0;
       for (T& s : p) sum += s = std::exp(s - top);

@@ -16,8 +16,8 @@ template <class T>
 void log_softmax_ref(TensorOf<T> x, TensorOf<T> log_p) {
   const int64_t n = x.cols();
   for (int64_t row = 0; row < x.rows(); ++row) {
-    double top = -std::numeric_limits<double>::infinity();
-    for (int64_t i = 0; i < n; ++i) top = std::max(top, real_part(x.row(row)[i]));
+    T top = -std::numeric_limits<double>::infinity();
+    for (int64_t i = 0; i < n; ++i) top = higher(top, x.row(row)[i]);
     T sum = 0;
     for (int64_t i = 0; i < n; ++i) sum += std::exp(x.row(row)[i] - top);
     for (int64_t i = 0; i < n; ++i) log_p.row(row)[i] = x.row(row)[i] - top - std::log(sum);

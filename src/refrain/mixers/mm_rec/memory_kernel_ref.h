@@ -14,12 +14,12 @@ template <class T>
 void memory_attention_ref(int64_t d, double scale, const T* q, const std::vector<const T*>& k,
                           const std::vector<const T*>& v, T* o) {
   std::vector<T> p;
-  double top = -INFINITY;
+  T top = -INFINITY;
   for (const T* key : k) {
     T dot = 0;
     for (int64_t c = 0; c < d; ++c) dot += q[c] * key[c];
     p.push_back(dot * scale);
-    top = std::max(top, real_part(p.back()));
+    top = higher(top, p.back());
   }
   T sum = 0;
   for (T& weight : p) sum += weight = std::exp(weight - top);
