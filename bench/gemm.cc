@@ -130,7 +130,7 @@ int main(int argc, char** argv) {
       dnnl_sgemm(ta, tb, M, N, K, 1.0f, a, lda, b, ldb, beta, c, N);
     };
     const Shape s{R, out, in};
-    const int32_t piece[] = {0, static_cast<int32_t>(R)};
+    const int32_t chunk[] = {0, static_cast<int32_t>(R)};
     all &= measure(
         {"x Wt", R, out, in,
          [&](auto p) { kernels::linear_forward(tx, tw, ty, scratch, nullptr, {p}); },
@@ -147,7 +147,7 @@ int main(int argc, char** argv) {
                    repetitions);
     all &= measure({"+= dYt X", out, in, R,
                     [&](auto p) {
-                      kernels::linear_backward_weight(tdy, tx, tdw, scratch, {p, piece});
+                      kernels::linear_backward_weight(tdy, tx, tdw, scratch, {p, chunk});
                     },
                     [&] {
                       sgemm('T', 'N', s.out, s.in, s.R, dy.data(), s.out, x.data(), s.in, 1,

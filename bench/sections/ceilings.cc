@@ -96,7 +96,7 @@ double product(const Setup& setup, Report& report, const ProductShape& shape,
   return rate;
 }
 
-// f(begin, end) over all elements, a few pieces for every thread.
+// f(begin, end) over all elements, a few parts for every thread.
 template <class F>
 Timing streamed(const Setup& setup, F&& f) {
   const int64_t n = setup.stream_floats;

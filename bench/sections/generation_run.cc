@@ -35,10 +35,10 @@ void GenerationRun::read(int64_t count) {
   SequenceState* const rows[] = {&state_};
   const StateView view(rows, model_.config().layers);
   const std::vector<int32_t> last = {static_cast<int32_t>(count - 1)};
-  const auto piece =
+  const auto chunk =
       std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
   workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
-    model_.logits(ctx, batch, piece, view.states(), last,
+    model_.logits(ctx, batch, chunk, view.states(), last,
                   {logits_.data(), {1, model_.config().vocab_size}});
   });
   state_.advance(count);

@@ -136,7 +136,7 @@ class MixerRun {
     ctx.checkpoint_interval = setup_.checkpointing.checkpoint_interval;
     ctx.recompute = setup_.checkpointing.parts;
     ctx.compute_type = setup_.compute_type;
-    ctx.pieces = batch_.cu_seqlens;
+    ctx.cu_seqlens = batch_.cu_seqlens;
   }
   Tensor tensor(Buffer<float>& values) const {
     return {values.data(), {batch_.rows(), shape_.d_model}};

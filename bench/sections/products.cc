@@ -25,8 +25,8 @@ void time_map(const Setup& setup, Report& report, const Map& map) {
   Buffer<float> y(dy.size()), dx(x.size()), dw(w.size());
   const ConstTensor tx(x.data(), {R, in}), tw(w.data(), {out, in}), tdy(dy.data(), {R, out});
   const Tensor ty(y.data(), {R, out}), tdx(dx.data(), {R, in}), tdw(dw.data(), {out, in});
-  const int32_t piece[] = {0, static_cast<int32_t>(R)};
-  const kernels::MatmulOptions features{setup.compute_type, {}}, rows{setup.compute_type, piece};
+  const int32_t chunk[] = {0, static_cast<int32_t>(R)};
+  const kernels::MatmulOptions features{setup.compute_type, {}}, rows{setup.compute_type, chunk};
   const bool exact = setup.compute_type == kernels::ComputeType::kFloat32;
   const double operations = 2 * static_cast<double>(R * out) * static_cast<double>(in);
   using view = MatrixView<const float>;

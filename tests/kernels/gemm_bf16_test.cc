@@ -120,15 +120,15 @@ TEST(Bf16, ProductsOfEveryLayout) {
     });
 }
 
-// What the promise of equal weights stands on: rows may be cut between pieces, within them at
+// What the promise of equal weights stands on: rows may be cut between chunks, within them at
 // multiples of 32, and shared among any threads.
-TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
+TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenChunks) {
   Memory memory;
   for (const auto& kernel : all_kernels()) {
     SCOPED_TRACE(kernel.name);
     const int64_t M = 70, N = 100;
-    const std::vector<int32_t> pieces = {0, 5, 5, 70, 102, 239, 240};
-    const int64_t K = pieces.back();
+    const std::vector<int32_t> cu_seqlens = {0, 5, 5, 70, 102, 239, 240};
+    const int64_t K = cu_seqlens.back();
     const Floats dy({K, M}, 0, 1), x({K, N}, 0, 2);
     const auto multiply = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
       kernels::multiply_bf16({View(dy).row_range(first, part.back()).transposed(),
@@ -138,13 +138,13 @@ TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
     Floats whole({M, N});
     whole.fill(0.25f);
     set_threads(1);
-    multiply(whole, 0, pieces);
+    multiply(whole, 0, cu_seqlens);
     for (int threads : {1, 2, 3}) {
       set_threads(threads);
       Floats cut({M, N});
       cut.fill(0.25f);
       multiply(cut, 0, {0, 5});
-      multiply(cut, 5, {0, 0, 64});  // 64 of the piece [5, 70)
+      multiply(cut, 5, {0, 0, 64});  // 64 of the chunk [5, 70)
       multiply(cut, 69, {0, 1, 33, 170});
       multiply(cut, 239, {0, 1});
       EXPECT_EQ(0, std::memcmp(whole.span().data(), cut.span().data(), cut.span().size_bytes()));
@@ -161,10 +161,11 @@ TEST(Bf16, GemmRoundsItsOperands) {
     const Floats x({M, K}, 1, 1), w({N, K}, 1, 2), dy({M, N}, 1, 3);
     Floats y({M, N}), dx({M, K}), dw({N, K});
     dw.fill(0.5f);
-    const std::vector<int32_t> pieces = {0, 7, static_cast<int32_t>(M)};
+    const std::vector<int32_t> cu_seqlens = {0, 7, static_cast<int32_t>(M)};
     kernels::linear_forward(x, w, y, memory.arena, nullptr, {kernels::ComputeType::kBf16});
     kernels::linear_backward_input(dy, w, dx, memory.arena, {kernels::ComputeType::kBf16});
-    kernels::linear_backward_weight(dy, x, dw, memory.arena, {kernels::ComputeType::kBf16, pieces});
+    kernels::linear_backward_weight(dy, x, dw, memory.arena,
+                                    {kernels::ComputeType::kBf16, cu_seqlens});
     expect_product(x, View(w).transposed(), y, 0, 2.0 * (K + 1));
     expect_product(dy, w, dx, 0, 2.0 * (N + 1));
     expect_product(View(dy).transposed(), x, dw, 0.5f, 2.0 * (M + 1));
@@ -173,11 +174,11 @@ TEST(Bf16, GemmRoundsItsOperands) {
 
 TEST(Bf16, ACountingArenaMeasuresWhatACallTakes) {
   const kernels::Microkernel plain{"plain", kernels::bf16_block_ref, nullptr, nullptr};
-  const std::vector<int32_t> pieces = {0, 5, 40};
+  const std::vector<int32_t> cu_seqlens = {0, 5, 40};
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    kernels::multiply_bf16({View(a).transposed(), b, c, nullptr, pieces, false}, plain, arena);
+    kernels::multiply_bf16({View(a).transposed(), b, c, nullptr, cu_seqlens, false}, plain, arena);
   };
   Arena counts;
   call(counts);

@@ -16,9 +16,9 @@ namespace {
 
 using View = MatrixView<const float>;
 
-void multiply(View a, View b, MatrixView<float> c, std::span<const int32_t> pieces, bool add,
+void multiply(View a, View b, MatrixView<float> c, std::span<const int32_t> cu_seqlens, bool add,
               Arena& arena) {
-  kernels::gemm(a, b, c, arena, nullptr, {kernels::ComputeType::kInt16, pieces, add});
+  kernels::gemm(a, b, c, arena, nullptr, {kernels::ComputeType::kInt16, cu_seqlens, add});
 }
 
 struct Memory {
@@ -82,12 +82,12 @@ TEST(Int16, ProductsOfEveryLayout) {
                                                                      {8, 17, 5000}}) {
       const Floats a({M, K}, 1, ++key), at({K, M}, 0, ++key), b({K, N}, 1, ++key),
           bt({N, K}, 0, ++key);
-      const std::vector<int32_t> pieces = {0, static_cast<int32_t>(K / 3),
-                                           static_cast<int32_t>(K / 3), static_cast<int32_t>(K)};
+      const std::vector<int32_t> cu_seqlens = {
+          0, static_cast<int32_t>(K / 3), static_cast<int32_t>(K / 3), static_cast<int32_t>(K)};
       for (const View& left : {View(a), View(at).transposed()})
         for (const View& right : {View(b), View(bt).transposed()})
           for (const std::span<const int32_t> cut :
-               {std::span<const int32_t>(), std::span<const int32_t>(pieces)}) {
+               {std::span<const int32_t>(), std::span<const int32_t>(cu_seqlens)}) {
             const bool add = !cut.empty();
             Floats c({M, N}, 1);
             c.fill(add ? 0.5f : std::numeric_limits<float>::quiet_NaN());
@@ -115,14 +115,15 @@ TEST(Int16, ProductsOfEveryLayout) {
   });
 }
 
-// Rows may be cut between pieces, within them at multiples of kReductionGroupRows, and shared among
-// any threads; and what multiplies pairs at twice the rate gives the same bits as what does not.
-TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
+// Rows may be cut between chunks, within them at multiples of kReductionGroupRows, and shared
+// among any threads; and what multiplies pairs at twice the rate gives the same bits as what does
+// not.
+TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenChunks) {
   static_assert(kernels::kReductionGroupRows % kernels::kInt16Rows == 0);
   Memory memory;
   const int64_t M = 70, N = 100;
-  const std::vector<int32_t> pieces = {0, 5, 5, 170, 202, 439, 440};
-  const Floats dy({pieces.back(), M}, 0, 1), x({pieces.back(), N}, 0, 2);
+  const std::vector<int32_t> cu_seqlens = {0, 5, 5, 170, 202, 439, 440};
+  const Floats dy({cu_seqlens.back(), M}, 0, 1), x({cu_seqlens.back(), N}, 0, 2);
   const auto add_product = [&](Floats& c, int64_t first, std::vector<int32_t> part) {
     multiply(View(dy).row_range(first, part.back()).transposed(),
              View(x).row_range(first, part.back()), c, part, true, memory.arena);
@@ -130,13 +131,13 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
   Floats whole({M, N});
   whole.fill(0.25f);
   set_threads(1);
-  add_product(whole, 0, pieces);
+  add_product(whole, 0, cu_seqlens);
   for (int threads : {1, 2, 3}) {
     set_threads(threads);
     Floats cut({M, N});
     cut.fill(0.25f);
     add_product(cut, 0, {0, 5});
-    add_product(cut, 5, {0, 0, 128});  // 128 of the piece [5, 170)
+    add_product(cut, 5, {0, 0, 128});  // 128 of the chunk [5, 170)
     add_product(cut, 133, {0, 37, 69, 306});
     add_product(cut, 439, {0, 1});
     EXPECT_EQ(0, std::memcmp(whole.span().data(), cut.span().data(), cut.span().size_bytes()));
@@ -146,7 +147,7 @@ TEST(Int16, NoBitDependsOnThreadsOrOnCutsBetweenPieces) {
     if (!fuses()) return;
     Floats other({M, N});
     other.fill(0.25f);
-    add_product(other, 0, pieces);
+    add_product(other, 0, cu_seqlens);
     EXPECT_EQ(0, std::memcmp(whole.span().data(), other.span().data(), other.span().size_bytes()));
   });
   // Rows of A alone and beside others.
@@ -203,11 +204,11 @@ TEST(Int16, WhatIsUndefinedStaysSo) {
 }
 
 TEST(Int16, ACountingArenaMeasuresWhatACallTakes) {
-  const std::vector<int32_t> pieces = {0, 5, 40};
+  const std::vector<int32_t> cu_seqlens = {0, 5, 40};
   const Floats a({40, 50}, 0, 1), b({40, 60}, 0, 2);
   Floats c({50, 60});
   const auto call = [&](Arena& arena) {
-    multiply(View(a).transposed(), b, c, pieces, false, arena);
+    multiply(View(a).transposed(), b, c, cu_seqlens, false, arena);
   };
   Arena counts;
   call(counts);

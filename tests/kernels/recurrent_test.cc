@@ -16,7 +16,7 @@ using kernels::Cell;
 
 constexpr Cell kCells[] = {Cell::kRnn, Cell::kLstm, Cell::kGru};
 
-// Pieces of the given lengths, and everything a run over them reads and writes.
+// Chunks of the given lengths, and everything a run over them reads and writes.
 class Loop {
  public:
   Loop(Cell cell, int64_t H, std::vector<int64_t> lengths,
@@ -41,17 +41,17 @@ class Loop {
 
   Tensor gates() { return a->tensor(); }
 
-  // Both ways over the pieces; `with_dstate` decides whether gradients come and go by the state.
+  // Both ways over the chunks; `with_dstate` decides whether gradients come and go by the state.
   void operator()(bool with_dstate = true) {
     h.emplace(std::initializer_list<int64_t>{R, H}, 1);
     extra.emplace(std::initializer_list<int64_t>{R, H}, 2);
     dp.emplace(std::initializer_list<int64_t>{R, G * H}, 3);
-    std::vector<kernels::RecurrentPiece> pieces;
+    std::vector<kernels::RecurrentChunk> chunks;
     std::vector<float*> gradients;
     int64_t first = 0;
     for (size_t b = 0; b < lengths.size(); ++b) {
       const auto row = static_cast<int64_t>(b);
-      pieces.push_back({first, lengths[b], initial_state->tensor().row(row)});
+      chunks.push_back({first, lengths[b], initial_state->tensor().row(row)});
       if (with_dstate) gradients.push_back(dstate->tensor().row(row));
       first += lengths[b];
     }
@@ -60,13 +60,13 @@ class Loop {
     const kernels::RecurrentRows rows{gates(), *h, *extra};
     const kernels::RecurrentGradients in{*dh, gradients, *dp};
     Arena count;
-    kernels::recurrent_forward(pieces, weights, rows, count, compute_type);
-    kernels::recurrent_backward(pieces, weights, rows, in, count, compute_type);
+    kernels::recurrent_forward(chunks, weights, rows, count, compute_type);
+    kernels::recurrent_backward(chunks, weights, rows, in, count, compute_type);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
-    kernels::recurrent_forward(pieces, weights, rows, scratch, compute_type);
+    kernels::recurrent_forward(chunks, weights, rows, scratch, compute_type);
     forward_gates.assign(gates().begin(), gates().end());
-    kernels::recurrent_backward(pieces, weights, rows, in, scratch, compute_type);
+    kernels::recurrent_backward(chunks, weights, rows, in, scratch, compute_type);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 
@@ -92,7 +92,7 @@ std::vector<T> as(std::span<const float> from) {
   return {from.begin(), from.end()};
 }
 
-// What the reference makes of piece b of a run that has not run yet.
+// What the reference makes of chunk b of a run that has not run yet.
 struct Reference {
   Reference(const Loop& run, size_t b) {
     int64_t first = 0;
@@ -122,7 +122,7 @@ TEST(Recurrent, MatchesReferenceBothWays) {
   for (Cell cell : kCells)
     for (int64_t H : awkward_sizes()) {
       SCOPED_TRACE(H);
-      // More pieces than a tile has rows, of lengths out of order, some of nothing.
+      // More chunks than a tile has rows, of lengths out of order, some of nothing.
       std::vector<int64_t> lengths = {3, 0, 5, 1, 2};
       if (H < 12) lengths.insert(lengths.end(), {4, 1, 0, 1, 6, 2, 2, 3, 5, 4, 1, 1, 2, 3});
       const Loop fresh(cell, H, lengths);
@@ -214,8 +214,8 @@ TEST(Recurrent, PackedWeightsChangeNoBit) {
       });
 }
 
-// Threads share pieces or units; either way, and with other pieces beside them, the bits are those
-// of a piece alone.
+// Threads share chunks or units; either way, and with other chunks beside them, the bits are those
+// of a chunk alone.
 TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
   struct Case {
     int64_t H;

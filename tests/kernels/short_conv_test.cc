@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kBeside = 3;  // columns of p and y that are none of the kernel's business
 
-// Pieces of the given lengths, and everything a pass over them reads and writes.
+// Chunks of the given lengths, and everything a pass over them reads and writes.
 struct Pass {
   Pass(int64_t channels, int64_t taps, std::vector<int64_t> lengths_, bool with_state = true)
       : C(channels), N(taps), lengths(std::move(lengths_)), with_state(with_state) {
@@ -27,20 +27,20 @@ struct Pass {
     final_state.emplace(std::initializer_list<int64_t>{B, (N - 1) * C}, 3);
   }
 
-  // Both ways. In `calls` of so many pieces.
+  // Both ways. In `calls` of so many chunks.
   void operator()(std::vector<int64_t> calls = {}) {
     if (calls.empty()) calls = {static_cast<int64_t>(lengths.size())};
     int64_t b = 0, row = 0;
     for (int64_t count : calls) {
-      std::vector<kernels::ShortConvPiece> pieces;
+      std::vector<kernels::ShortConvChunk> chunks;
       int64_t first = 0;
       for (int64_t end = b + count; b < end; ++b) {
         const int64_t n = lengths[static_cast<size_t>(b)];
-        pieces.push_back({first, n});
+        chunks.push_back({first, n});
         if (with_state) {
-          pieces.back().initial_state = initial_state->tensor().row(b);
-          pieces.back().final_state = final_state->tensor().row(b);
-          pieces.back().dstate = dstate->tensor().row(b);
+          chunks.back().initial_state = initial_state->tensor().row(b);
+          chunks.back().final_state = final_state->tensor().row(b);
+          chunks.back().dstate = dstate->tensor().row(b);
         }
         first += n;
       }
@@ -48,12 +48,12 @@ struct Pass {
         return MatrixView<float>(*all).row_range(row, R - row).col_range(0, C);
       };
       Arena count_only;
-      kernels::short_conv_forward(*w, pieces, columns(p), columns(y), count_only);
-      kernels::short_conv_backward(*w, *dw, pieces, columns(p), columns(dy), count_only);
+      kernels::short_conv_forward(*w, chunks, columns(p), columns(y), count_only);
+      kernels::short_conv_backward(*w, *dw, chunks, columns(p), columns(dy), count_only);
       Buffer<std::byte> memory(count_only.peak() + 64);
       Arena scratch(memory.data(), memory.size());
-      kernels::short_conv_forward(*w, pieces, columns(p), columns(y), scratch);
-      kernels::short_conv_backward(*w, *dw, pieces, columns(p), columns(dy), scratch);
+      kernels::short_conv_forward(*w, chunks, columns(p), columns(y), scratch);
+      kernels::short_conv_backward(*w, *dw, chunks, columns(p), columns(dy), scratch);
       EXPECT_EQ(scratch.peak(), count_only.peak());
       row += first;
     }
@@ -152,7 +152,7 @@ TEST(ShortConv, MatchesReferenceAndItsComplexStep) {
   }
 }
 
-// A sequence in pieces, forward and, from the last piece to the first, back: the bits of y, dp, the
+// A sequence in chunks, forward and, from the last chunk to the first, back: the bits of y, dp, the
 // rows of the final state and the gradient of the initial one are those of the sequence whole. A
 // state is advanced and its gradient goes back in place.
 TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
@@ -167,8 +167,8 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
         Pass cut(C, N, {R});
         Buffer<std::byte> memory(1 << 16);
         Arena scratch(memory.data(), memory.size());
-        const auto piece = [&](int64_t rows) {
-          kernels::ShortConvPiece one{0, rows};
+        const auto chunk = [&](int64_t rows) {
+          kernels::ShortConvChunk one{0, rows};
           one.final_state = cut.initial_state->tensor().data;
           one.dstate = cut.dstate->tensor().data;
           return one;
@@ -181,7 +181,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
         for (int64_t n : cuts) {
           initial_state.emplace_back(cut.initial_state->span().begin(),
                                      cut.initial_state->span().end());
-          kernels::ShortConvPiece one = piece(n);
+          kernels::ShortConvChunk one = chunk(n);
           one.initial_state = one.final_state;
           kernels::short_conv_forward(*cut.w, {&one, 1}, columns(cut.p, at), columns(cut.y, at),
                                       scratch);
@@ -189,7 +189,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
         }
         for (size_t i = cuts.size(); i-- > 0;) {
           at -= cuts[i];
-          kernels::ShortConvPiece one = piece(cuts[i]);
+          kernels::ShortConvChunk one = chunk(cuts[i]);
           one.initial_state = initial_state[i].data();
           kernels::short_conv_backward(*cut.w, *cut.dw, {&one, 1}, columns(cut.p, at),
                                        columns(cut.dy, at), scratch);

@@ -97,13 +97,13 @@ TEST(SkinnyMatmul, RecurrentLoopsTakeColumnsPackedBefore) {
       dstate.fill(0.25f);
       Buffer<std::byte> memory(1 << 20);
       Arena scratch(memory.data(), memory.size());
-      const std::vector<kernels::RecurrentPiece> pieces = {{0, kT, found.data()}};
+      const std::vector<kernels::RecurrentChunk> chunks = {{0, kT, found.data()}};
       const std::vector<float*> gradients = {dstate.tensor().data};
       const kernels::RecurrentRows rows{gates, h, c};
       const kernels::RecurrentWeights weights{kernels::Cell::kLstm, w, b, nullptr,
                                               before ? packed.data() : nullptr};
-      kernels::recurrent_forward(pieces, weights, rows, scratch);
-      kernels::recurrent_backward(pieces, weights, rows, {dh, gradients, gates}, scratch);
+      kernels::recurrent_forward(chunks, weights, rows, scratch);
+      kernels::recurrent_backward(chunks, weights, rows, {dh, gradients, gates}, scratch);
       results[before] = all_of({&gates, &dstate});
     }
     EXPECT_TRUE(same_bits(results[0], results[1]));

@@ -7,7 +7,7 @@
 namespace refrain {
 namespace {
 
-using kernels::ScanPiece;
+using kernels::ScanChunk;
 using kernels::ScanShape;
 
 // Tensors for `rows` rows in blocks of at most `blocks`, and what a call needs beside them.
@@ -28,21 +28,21 @@ struct Scan {
         ds({rows, shape.heads}, misalign),
         dv({rows, shape.width()}, misalign) {}
 
-  kernels::ScanRows rows(std::span<const ScanPiece> pieces) const {
+  kernels::ScanRows rows(std::span<const ScanChunk> chunks) const {
     int64_t blocks = 0;
-    for (const ScanPiece& p : pieces) blocks += kernels::scan_blocks(p.start, p.tokens);
+    for (const ScanChunk& p : chunks) blocks += kernels::scan_blocks(p.start, p.tokens);
     return {s, v, o, keep, share, carries.tensor().slice(0, blocks)};
   }
-  void forward(std::span<const ScanPiece> pieces) {
+  void forward(std::span<const ScanChunk> chunks) {
     Arena count, scratch(memory.data(), memory.size());
-    kernels::attention_scan_forward(shape, pieces, rows(pieces), count);
-    kernels::attention_scan_forward(shape, pieces, rows(pieces), scratch);
+    kernels::attention_scan_forward(shape, chunks, rows(chunks), count);
+    kernels::attention_scan_forward(shape, chunks, rows(chunks), scratch);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
-  void backward(std::span<const ScanPiece> pieces) {
+  void backward(std::span<const ScanChunk> chunks) {
     Arena count, scratch(memory.data(), memory.size());
-    kernels::attention_scan_backward(shape, pieces, rows(pieces), {d_o, ds, dv}, count);
-    kernels::attention_scan_backward(shape, pieces, rows(pieces), {d_o, ds, dv}, scratch);
+    kernels::attention_scan_backward(shape, chunks, rows(chunks), {d_o, ds, dv}, count);
+    kernels::attention_scan_backward(shape, chunks, rows(chunks), {d_o, ds, dv}, scratch);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
   // A state as some tokens leave it.
@@ -85,9 +85,9 @@ TEST(AttentionScan, ForwardMatchesReference) {
         for_each_target([&] {
           std::vector<float> state = found;
           scan.o.fill(-1);
-          const ScanPiece piece{1, tokens, span.start, continued ? state.data() : nullptr,
+          const ScanChunk chunk{1, tokens, span.start, continued ? state.data() : nullptr,
                                 state.data()};
-          scan.forward({&piece, 1});
+          scan.forward({&chunk, 1});
           // A few roundings for every doubling of the terms in a sum; o is of the values' size.
           expect_close(scan.o.span().subspan(static_cast<size_t>(width), o.size()), o, 64, 4);
           expect_close(state, left, 64, 4);
@@ -122,10 +122,10 @@ TEST(AttentionScan, LargeScoresGiveTheOutputsAndGradientsOfFloat64) {
     const std::vector<double> ds = complex_step(s.values(), run);
     const std::vector<double> dv = complex_step(v.values(), run);
     for_each_target([&] {
-      const ScanPiece piece{0, tokens, 0};
-      scan.forward({&piece, 1});
+      const ScanChunk chunk{0, tokens, 0};
+      scan.forward({&chunk, 1});
       expect_close(scan.o.span(), want, 32, 1);
-      scan.backward({&piece, 1});
+      scan.backward({&chunk, 1});
       expect_close(scan.ds.span(), ds, 64, 64);
       expect_close(scan.dv.span(), dv, 64, 64);
     });
@@ -155,9 +155,9 @@ TEST(AttentionScan, BackwardIsTheComplexStep) {
       const auto dfound = complex_step(state, loss);
       for_each_target([&] {
         std::vector<float> live = found, dstate = dleft;
-        const ScanPiece piece{0, tokens, start, live.data(), live.data(), dstate.data()};
-        scan.forward({&piece, 1});
-        scan.backward({&piece, 1});
+        const ScanChunk chunk{0, tokens, start, live.data(), live.data(), dstate.data()};
+        scan.forward({&chunk, 1});
+        scan.backward({&chunk, 1});
         // Gradients add up over all later tokens.
         expect_close(scan.ds.span(), ds, 256, 4);
         expect_close(scan.dv.span(), dv, 256, 4);
@@ -166,7 +166,7 @@ TEST(AttentionScan, BackwardIsTheComplexStep) {
     }
 }
 
-// Everything forward and backward make of a sequence that is cut into these pieces.
+// Everything forward and backward make of a sequence that is cut into these chunks.
 std::vector<float> cut_sequence(Scan& scan, const std::vector<int64_t>& cuts) {
   std::vector<float> state(static_cast<size_t>(scan.shape.state_size())), first_state = state;
   std::vector<float> dstate = scan.some_state(5), all;
@@ -174,17 +174,17 @@ std::vector<float> cut_sequence(Scan& scan, const std::vector<int64_t>& cuts) {
   const int64_t W = scan.shape.width(), H = scan.shape.heads;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
     found.push_back(state);
-    const ScanPiece piece{cuts[i], cuts[i + 1] - cuts[i], cuts[i], state.data(), state.data()};
-    scan.forward({&piece, 1});
+    const ScanChunk chunk{cuts[i], cuts[i + 1] - cuts[i], cuts[i], state.data(), state.data()};
+    scan.forward({&chunk, 1});
   }
   all = state;
   all.insert(all.end(), scan.o.span().begin(), scan.o.span().end());
   for (size_t i = found.size(); i-- > 0;) {
     state = found[i];
-    const ScanPiece piece{cuts[i],      cuts[i + 1] - cuts[i], cuts[i],
+    const ScanChunk chunk{cuts[i],      cuts[i + 1] - cuts[i], cuts[i],
                           state.data(), state.data(),          dstate.data()};
-    scan.forward({&piece, 1});
-    scan.backward({&piece, 1});
+    scan.forward({&chunk, 1});
+    scan.backward({&chunk, 1});
   }
   EXPECT_EQ(scan.ds.tensor().size() / H, scan.dv.tensor().size() / W);
   for (const Floats* a : {&scan.ds, &scan.dv})
@@ -245,10 +245,10 @@ TEST(AttentionScan, ScoresFarFromZero) {
                                 o.data());
     for_each_target([&] {
       std::vector<float> state(d + 2), dstate(d + 2);
-      const ScanPiece piece{0, T, 0, state.data(), state.data(), dstate.data()};
-      scan.forward({&piece, 1});
+      const ScanChunk chunk{0, T, 0, state.data(), state.data(), dstate.data()};
+      scan.forward({&chunk, 1});
       expect_close(scan.o.span(), o, 64, 4);
-      scan.backward({&piece, 1});
+      scan.backward({&chunk, 1});
       for (const Floats* gradient : {&scan.ds, &scan.dv})
         for (float g : gradient->span()) EXPECT_TRUE(std::isfinite(g));
     });
@@ -265,31 +265,31 @@ TEST(AttentionScan, ScoresFarFromZero) {
 
 TEST(AttentionScan, AnEmptyStateIsEmptyWhateverElseItHolds) {
   Scan scan({2, 3}, 5, 1);
-  ScanPiece piece{0, 5, 0};
-  scan.forward({&piece, 1});
+  ScanChunk chunk{0, 5, 0};
+  scan.forward({&chunk, 1});
   const std::vector<float> want(scan.o.span().begin(), scan.o.span().end());
   std::vector<float> state = scan.some_state(4), dstate = scan.some_state(5);
   for (size_t h = 0; h < 2; ++h) {
     state[6 + h] = 0;
     state[8 + h] = 100;  // m, higher than any score
   }
-  piece.initial_state = piece.final_state = state.data();
-  piece.dstate = dstate.data();
-  scan.forward({&piece, 1});
+  chunk.initial_state = chunk.final_state = state.data();
+  chunk.dstate = dstate.data();
+  scan.forward({&chunk, 1});
   EXPECT_TRUE(same_bits(scan.o.span(), want));
-  scan.backward({&piece, 1});
+  scan.backward({&chunk, 1});
   EXPECT_EQ(dstate, std::vector<float>(10, 0.0f));
 }
 
-TEST(AttentionScan, PiecesDoNotSeeEachOther) {
+TEST(AttentionScan, ChunksDoNotSeeEachOther) {
   const ScanShape shape{2, 20};
   Scan together(shape, 300, 10), alone(shape, 300, 10);
-  const std::vector<ScanPiece> pieces = {{0, 100, 0}, {100, 1, 5}, {101, 199, 60}};
-  together.forward(pieces);
-  together.backward(pieces);
-  for (const ScanPiece& piece : pieces) {
-    alone.forward({&piece, 1});
-    alone.backward({&piece, 1});
+  const std::vector<ScanChunk> chunks = {{0, 100, 0}, {100, 1, 5}, {101, 199, 60}};
+  together.forward(chunks);
+  together.backward(chunks);
+  for (const ScanChunk& chunk : chunks) {
+    alone.forward({&chunk, 1});
+    alone.backward({&chunk, 1});
   }
   for (const auto& [a, b] :
        {std::pair{&together.o, &alone.o}, {&together.ds, &alone.ds}, {&together.dv, &alone.dv}})
@@ -300,8 +300,8 @@ TEST(AttentionScan, KeepsNanInItsHeadAndAfter) {
   for_each_target([&] {
     Scan scan({2, 3}, 100, 2);
     scan.s[20 * 2 + 1] = std::numeric_limits<float>::quiet_NaN();
-    const ScanPiece piece{0, 100, 0};
-    scan.forward({&piece, 1});
+    const ScanChunk chunk{0, 100, 0};
+    scan.forward({&chunk, 1});
     for (int64_t i = 0; i < 600; ++i)
       EXPECT_EQ(std::isnan(scan.o[i]), i / 6 >= 20 && i % 6 >= 3) << i;
   });

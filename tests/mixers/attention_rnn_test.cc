@@ -170,10 +170,10 @@ TEST(AttentionRnnMixer, LongSequencesHoweverTheyAreCut) {
       const int64_t first = cuts[i], n = cuts[i + 1] - first;
       const std::vector<int32_t> offset = {0, static_cast<int32_t>(n)};
       RaggedBatchBuilder data;
-      const RaggedBatch piece = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
-      m.forward(piece, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, backward);
+      const RaggedBatch chunk = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});
+      m.forward(chunk, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, backward);
       if (backward)
-        m.backward(piece, x.tensor().slice(first, n), dy.tensor().slice(first, n),
+        m.backward(chunk, x.tensor().slice(first, n), dy.tensor().slice(first, n),
                    dx.tensor().slice(first, n), &state, &dstate);
     };
     std::vector<std::vector<float>> before;

@@ -171,8 +171,8 @@ void long_sequence() {
     const State state = live.state(), dlive = gradient.state();
     for (auto& g : m.gradients) std::fill(g.begin(), g.end(), 0.0f);
     std::vector<std::vector<float>> before;
-    const auto run = [&](size_t piece, bool keep, auto&& then) {
-      const int64_t first = cuts[piece], n = cuts[piece + 1] - first;
+    const auto run = [&](size_t chunk, bool keep, auto&& then) {
+      const int64_t first = cuts[chunk], n = cuts[chunk + 1] - first;
       const std::vector<int32_t> offset = {0, static_cast<int32_t>(n)};
       RaggedBatchBuilder data;
       const RaggedBatch batch = data.set(offset, std::vector<int32_t>{static_cast<int32_t>(first)});

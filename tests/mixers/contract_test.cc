@@ -29,7 +29,7 @@ AttentionConfig sparse(int64_t window, int64_t stride) {
   return config;
 }
 TEST(MixerContract, SparseAttention) {
-  // Rings that are not full yet, that the pieces fill, and that are shorter than a piece.
+  // Rings that are not full yet, that the chunks fill, and that are shorter than a chunk.
   for (const auto& [window, stride] : {std::pair{1, 0}, {4, 0}, {9, 0}, {4, 3}, {2, 1}, {20, 2}})
     for (int64_t found : {0, 3, 11}) {
       contract<Attention, AttentionRef>(shape(8, 2, 2), sparse(window, stride), found);
@@ -107,7 +107,7 @@ MmRecConfig mm_rec(int64_t slots, int64_t stretch, const std::string& recurrence
 TEST(MixerContract, MmRec) {
   for (const char* recurrence : {"full", "linear"})
     for (const bool memory : {true, false}) {
-      // Stretches that end in a piece, rings that fill and that go round, all levels.
+      // Stretches that end in a chunk, rings that fill and that go round, all levels.
       for (const int64_t stretch : {1, 3})
         for (const int64_t found : {0, 2, 31, 107})
           contract<MmRec, MmRecRef>(shape(8, 2, 2), mm_rec(4, stretch, recurrence, memory), found);
@@ -117,16 +117,16 @@ TEST(MixerContract, MmRec) {
     }
 }
 
-TEST(MixerContract, PiecesWithoutRows) {
-  empty_pieces_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
-  empty_pieces_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});
-  empty_pieces_contract<Gla>(shape(6, 2, 2), GlaConfig{});
-  empty_pieces_contract<Gla>(shape(6, 2, 2), SimpleRnnConfig{});
-  empty_pieces_contract<Gla>(shape(6, 2, 2), convolved<GlaConfig>(4));
-  empty_pieces_contract<Rnn>(shape(6, 2, 2), RnnConfig{9});
-  empty_pieces_contract<Lstm>(shape(6, 2, 2), LstmConfig{9});
-  empty_pieces_contract<Gru>(shape(6, 2, 2), GruConfig{9});
-  empty_pieces_contract<MmRec>(shape(6, 2, 2), mm_rec(4, 2));
+TEST(MixerContract, ChunksWithoutRows) {
+  empty_chunks_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
+  empty_chunks_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});
+  empty_chunks_contract<Gla>(shape(6, 2, 2), GlaConfig{});
+  empty_chunks_contract<Gla>(shape(6, 2, 2), SimpleRnnConfig{});
+  empty_chunks_contract<Gla>(shape(6, 2, 2), convolved<GlaConfig>(4));
+  empty_chunks_contract<Rnn>(shape(6, 2, 2), RnnConfig{9});
+  empty_chunks_contract<Lstm>(shape(6, 2, 2), LstmConfig{9});
+  empty_chunks_contract<Gru>(shape(6, 2, 2), GruConfig{9});
+  empty_chunks_contract<MmRec>(shape(6, 2, 2), mm_rec(4, 2));
 }
 TEST(MixerContract, LongSequences) {
   long_contract<Attention, AttentionRef>(shape(8, 1, 1), AttentionConfig{}, 1024);
@@ -169,14 +169,14 @@ TEST(AttentionMixer, RefusesWhatItCannotBe) {
     EXPECT_THROW(Attention(shape(8, 2, 2), config), Error);
 }
 
-// One window after another, each `piece` tokens long, the state carried.
-std::vector<float> in_pieces(MixerUnderTest<Attention>& m, const Floats& x, int64_t piece) {
+// One window after another, each `chunk` tokens long, the state carried.
+std::vector<float> in_chunks(MixerUnderTest<Attention>& m, const Floats& x, int64_t chunk) {
   const int64_t T = x.tensor().rows(), D = x.tensor().cols();
   StateRows states(1, m.mixer.state_bytes(T));
   const State state = states.state();
   Floats y({T, D});
-  for (int64_t at = 0; at < T; at += piece) {
-    const int64_t n = std::min(piece, T - at);
+  for (int64_t at = 0; at < T; at += chunk) {
+    const int64_t n = std::min(chunk, T - at);
     RaggedBatchBuilder data;
     const RaggedBatch w = data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
                                    std::vector<int32_t>{static_cast<int32_t>(at)});
@@ -194,9 +194,9 @@ TEST(AttentionMixer, ARingFarBehindTheStartGivesTheWholeFormsBits) {
     Floats y({T, D});
     RaggedBatchBuilder data;
     m.forward(data.whole(1, T), x, y, nullptr, false);
-    for (const int64_t piece : {int64_t{1}, int64_t{33}, int64_t{64}, int64_t{200}})
-      EXPECT_TRUE(same_bits(in_pieces(m, x, piece), y.span()))
-          << "window " << config.window << ", stride " << config.stride << ", pieces of " << piece;
+    for (const int64_t chunk : {int64_t{1}, int64_t{33}, int64_t{64}, int64_t{200}})
+      EXPECT_TRUE(same_bits(in_chunks(m, x, chunk), y.span()))
+          << "window " << config.window << ", stride " << config.stride << ", chunks of " << chunk;
   }
 }
 

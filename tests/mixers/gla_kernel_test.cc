@@ -39,12 +39,12 @@ class Gla {
     std::copy(initial_state.span().begin(), initial_state.span().end(), state.span().begin());
   }
 
-  // The sequence in pieces of these lengths, one after another, and back; or forward only.
-  void run(const std::vector<int64_t>& pieces, int64_t every = 64, bool back = true) {
+  // The sequence in chunks of these lengths, one after another, and back; or forward only.
+  void run(const std::vector<int64_t>& chunks, int64_t every = 64, bool back = true) {
     const size_t size = static_cast<size_t>(shape_.state_size());
     std::vector<std::vector<float>> states, kept;
     int64_t at = 0;
-    for (int64_t n : pieces) {
+    for (int64_t n : chunks) {
       states.emplace_back(state.span().begin(), state.span().end());
       kept.emplace_back(size *
                         static_cast<size_t>(kernels::gla_kept_states(c_.start + at, n, every)));
@@ -53,9 +53,9 @@ class Gla {
       with_scratch([&](Arena& a) { kernels::gla_forward(shape_, {&s, 1}, {&to, 1}, every, a); });
       at += n;
     }
-    for (size_t i = pieces.size(); back && i-- > 0;) {
-      at -= pieces[i];
-      const kernels::GlaSequence s = sequence(at, pieces[i], states[i].data());
+    for (size_t i = chunks.size(); back && i-- > 0;) {
+      at -= chunks[i];
+      const kernels::GlaSequence s = sequence(at, chunks[i], states[i].data());
       float* r = x.tensor().row(at);
       const kernels::GlaGradients g{
           d_o.tensor().row(at), r, r + keys_, r + 3 * keys_, r + 2 * keys_, kept[i].data(),
@@ -168,11 +168,11 @@ std::vector<Exact> exact_heads(const Gla& g) {
 // Lengths at random that add up to `tokens`, some of them one.
 std::vector<int64_t> random_cuts(int64_t tokens, uint64_t key) {
   Random random(key);
-  std::vector<int64_t> pieces;
-  for (int64_t left = tokens; left > 0; left -= pieces.back())
-    pieces.push_back(
+  std::vector<int64_t> chunks;
+  for (int64_t left = tokens; left > 0; left -= chunks.back())
+    chunks.push_back(
         std::min(left, random.below(4) == 0 ? 1 : 1 + static_cast<int64_t>(random.below(150))));
-  return pieces;
+  return chunks;
 }
 
 TEST(Gla, TheReferencesBackwardIsTheComplexStepOfItsForward) {
@@ -284,9 +284,9 @@ TEST(Gla, NoBitDependsOnCutsThreadsOrKeptStates) {
       Gla cut(c);
       cut.run({48, 16, 112, 24});
       EXPECT_TRUE(same_bits(cut.everything(), want));
-      for (const auto& pieces : {std::vector<int64_t>(200, 1), random_cuts(200, 5)}) {
+      for (const auto& chunks : {std::vector<int64_t>(200, 1), random_cuts(200, 5)}) {
         Gla g(c);
-        g.run(pieces, 64, false);
+        g.run(chunks, 64, false);
         EXPECT_TRUE(same_bits(g.o.span(), whole.o.span()));
         EXPECT_TRUE(same_bits(g.state.span(), whole.state.span()));
       }
@@ -295,16 +295,16 @@ TEST(Gla, NoBitDependsOnCutsThreadsOrKeptStates) {
   });
 }
 
-// Whole, at random cuts and stepped, forward and back through the states between the pieces, in
+// Whole, at random cuts and stepped, forward and back through the states between the chunks, in
 // float32 against float64.
 TEST(Gla, LongSequencesAreRightHoweverTheyAreCut) {
   const Case c{4096, 0, 1, 32, 64, 16, 2};
   const auto exact = exact_heads(Gla(c));
   for_each_target([&] {
-    for (const auto& pieces :
+    for (const auto& chunks :
          {std::vector<int64_t>{4096}, random_cuts(4096, 3), std::vector<int64_t>(4096, 1)}) {
       Gla g(c);
-      g.run(pieces);
+      g.run(chunks);
       expect_right(g, exact, 1e-5);
     }
   });

@@ -51,7 +51,7 @@ TEST(GlaMixer, KeepsTheContractInTraining) {
 }
 
 // What a mixer gives for some sequences, forward and back, as one row of numbers.
-std::vector<float> everything(const GlaConfig& c, const std::vector<int32_t>& pieces) {
+std::vector<float> everything(const GlaConfig& c, const std::vector<int32_t>& chunks) {
   const int64_t D = 32, R = 100;
   const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
   MixerUnderTest<Gla> m(shape(D, 2), c);
@@ -59,7 +59,7 @@ std::vector<float> everything(const GlaConfig& c, const std::vector<int32_t>& pi
   const State state = states.state();
   Floats y({R, D}), dx({R, D});
   int32_t at = 0;
-  for (int32_t n : pieces) {
+  for (int32_t n : chunks) {
     RaggedBatchBuilder data;
     const RaggedBatch w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
     const auto rows = [&](const Floats& all) { return all.tensor().slice(at, n); };
@@ -86,8 +86,8 @@ TEST(GlaMixer, GivesTheSameBitsHoweverASequenceIsCut) {
   const int64_t D = 32, R = 100;
   for (const GlaConfig& c : configs()) {
     const std::vector<float> whole = everything(c, {R});
-    for (const auto& pieces : {std::vector<int32_t>(R, 1), std::vector<int32_t>{7, 1, 80, 12}}) {
-      const std::vector<float> cut = everything(c, pieces);
+    for (const auto& chunks : {std::vector<int32_t>(R, 1), std::vector<int32_t>{7, 1, 80, 12}}) {
+      const std::vector<float> cut = everything(c, chunks);
       EXPECT_TRUE(same_bits(std::span(cut).first(R * D), std::span(whole).first(R * D)));
     }
   }

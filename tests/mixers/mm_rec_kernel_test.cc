@@ -13,7 +13,7 @@ namespace {
 
 constexpr float kMu = 0.1f;
 
-// Pieces of the given lengths, and everything a run over them reads and writes.
+// Chunks of the given lengths, and everything a run over them reads and writes.
 class Loop {
  public:
   Loop(bool full, int64_t D, std::vector<int64_t> lengths, uint64_t key = 1)
@@ -36,24 +36,24 @@ class Loop {
   }
 
   void operator()() {
-    std::vector<kernels::RecurrentPiece> pieces;
+    std::vector<kernels::RecurrentChunk> chunks;
     std::vector<float*> dstates;
     int64_t first = 0;
     for (size_t i = 0; i < lengths.size(); first += lengths[i++]) {
       const auto row = static_cast<int64_t>(i);
-      pieces.push_back({first, lengths[i], initial_state->tensor().row(row)});
+      chunks.push_back({first, lengths[i], initial_state->tensor().row(row)});
       dstates.push_back(dstate->tensor().row(row));
     }
     const kernels::MmRecCell cell{kMu, *b, full ? ConstTensor(*w) : ConstTensor(),
                                   packed.empty() ? nullptr : packed.data()};
     const kernels::MmRecRows rows{*z, *decay, *gates, *h};
     Arena count;
-    kernels::mm_rec_forward(cell, pieces, rows, count);
-    kernels::mm_rec_backward(cell, pieces, rows, {*dh, *dz, dstates}, count);
+    kernels::mm_rec_forward(cell, chunks, rows, count);
+    kernels::mm_rec_backward(cell, chunks, rows, {*dh, *dz, dstates}, count);
     Buffer<std::byte> memory(count.peak() + 64);
     Arena scratch(memory.data(), memory.size());
-    kernels::mm_rec_forward(cell, pieces, rows, scratch);
-    kernels::mm_rec_backward(cell, pieces, rows, {*dh, *dz, dstates}, scratch);
+    kernels::mm_rec_forward(cell, chunks, rows, scratch);
+    kernels::mm_rec_backward(cell, chunks, rows, {*dh, *dz, dstates}, scratch);
     EXPECT_EQ(scratch.peak(), count.peak());
   }
 
@@ -169,7 +169,7 @@ TEST(MmRec, ThreadsAndCompanyDoNotChangeABit) {
           again();
           EXPECT_TRUE(same_bits(again.results(), all.results())) << n << " threads";
         }
-        // The first piece alone: same weights and inputs, since streams begin alike.
+        // The first chunk alone: same weights and inputs, since streams begin alike.
         Loop alone(full, c.D, c.lengths);
         alone.lengths = {c.lengths[0]};
         alone();

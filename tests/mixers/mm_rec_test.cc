@@ -21,13 +21,13 @@ MmRecConfig config_of(int64_t slots, int64_t stretch) {
 }
 
 struct How {
-  std::vector<int32_t> pieces;
+  std::vector<int32_t> chunks;
   int64_t checkpoint_interval = 0;
   std::vector<std::string> recompute{};
   kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
 };
 
-// What a mixer gives for a sequence, forward and, piece by piece, back; and what it saved.
+// What a mixer gives for a sequence, forward and, chunk by chunk, back; and what it saved.
 struct Outcome {
   std::vector<float> y_and_state, gradients;
   size_t saved = 0;
@@ -43,7 +43,7 @@ Outcome outcome(const MmRecConfig& c, const How& how, int64_t D = 32, int64_t R 
   const State state = states.state();
   Floats y({R, D}), dx({R, D});
   int32_t at = 0;
-  for (const int32_t n : how.pieces) {
+  for (const int32_t n : how.chunks) {
     RaggedBatchBuilder data;
     const RaggedBatch w = data.set(std::vector<int32_t>{0, n}, std::vector<int32_t>{at});
     const auto rows = [&](const Floats& all) { return all.tensor().slice(at, n); };
@@ -65,8 +65,8 @@ TEST(MmRecMixer, GivesTheSameBitsHoweverASequenceIsCut) {
     MmRecConfig c = config_of(4, 5);
     c.recurrence = recurrence;
     const Outcome whole = outcome(c, kWhole);
-    for (const auto& pieces : {std::vector<int32_t>(200, 1), {3, 1, 60, 64, 72}, {64, 128, 8}})
-      EXPECT_TRUE(same_bits(outcome(c, {pieces}).y_and_state, whole.y_and_state));
+    for (const auto& chunks : {std::vector<int32_t>(200, 1), {3, 1, 60, 64, 72}, {64, 128, 8}})
+      EXPECT_TRUE(same_bits(outcome(c, {chunks}).y_and_state, whole.y_and_state));
   }
 }
 
@@ -178,7 +178,7 @@ TEST(MmRecMixer, TheMemoryReachesBeyondTheRecurrence) {
 }
 
 TEST(MmRecMixer, HundredThousandStepsDoNotGrow) {
-  const int64_t D = 8, piece = 10'000;
+  const int64_t D = 8, chunk = 10'000;
   for (const char* recurrence : {"full", "linear"}) {
     MmRecConfig c;
     c.recurrence = recurrence;
@@ -192,14 +192,14 @@ TEST(MmRecMixer, HundredThousandStepsDoNotGrow) {
     });
     StateRows states(1, m.mixer.state_bytes(0));
     const State state = states.state();
-    const Floats x({piece, D}, 0, 1);
+    const Floats x({chunk, D}, 0, 1);
     for (float& v : x.span()) v = std::abs(v);
-    Floats y({piece, D});
+    Floats y({chunk, D});
     float early = 0, late = 0;
-    for (int32_t at = 0; at < 100'000; at += static_cast<int32_t>(piece)) {
+    for (int32_t at = 0; at < 100'000; at += static_cast<int32_t>(chunk)) {
       RaggedBatchBuilder data;
       m.forward(
-          data.set(std::vector<int32_t>{0, static_cast<int32_t>(piece)}, std::vector<int32_t>{at}),
+          data.set(std::vector<int32_t>{0, static_cast<int32_t>(chunk)}, std::vector<int32_t>{at}),
           x, y, &state, false);
       float most = 0;
       for (const float v : y.span()) {

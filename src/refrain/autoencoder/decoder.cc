@@ -115,9 +115,9 @@ kernels::RecurrentWeights Decoder::weights(int64_t layer) const {
   return {cell.cell(), w.w.w, w.b.w, w.w.packed};
 }
 
-std::vector<kernels::RecurrentPiece> Decoder::pieces(const RaggedBatch& w, const Activations& run,
+std::vector<kernels::RecurrentChunk> Decoder::chunks(const RaggedBatch& w, const Activations& run,
                                                      int64_t layer) const {
-  std::vector<kernels::RecurrentPiece> all;
+  std::vector<kernels::RecurrentChunk> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
     all.push_back({w.first(b), w.length(b), start_of(run.start, b, layer)});
   return all;
@@ -166,7 +166,7 @@ void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const In
   for (size_t l = 0; l < cells_.size(); ++l) {
     const auto layer = static_cast<int64_t>(l);
     cells_[l].input().forward(ctx, x, run.cells[l].gates);
-    kernels::recurrent_forward(pieces(w, run, layer), weights(layer), run.cells[l], ctx.scratch);
+    kernels::recurrent_forward(chunks(w, run, layer), weights(layer), run.cells[l], ctx.scratch);
     x = run.cells[l].h;
   }
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
@@ -243,7 +243,7 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     const auto layer = static_cast<int64_t>(l);
     std::vector<float*> dstate;
     for (int64_t b = 0; b < w.sequences(); ++b) dstate.push_back(start_of(g.start, b, layer));
-    kernels::recurrent_backward(pieces(w, run, layer), weights(layer), run.cells[l],
+    kernels::recurrent_backward(chunks(w, run, layer), weights(layer), run.cells[l],
                                 {dh, dstate, g.p[l]}, ctx.scratch);
     if (l > 0) cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
   }
@@ -272,7 +272,7 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
     Arena::Frame frame(ctx.scratch);
     const ConstTensor x = l == 0 ? ConstTensor(inputs(ctx, w, in, run)) : run.cells[l - 1].h;
     const Recurrent::Activations of_layer{
-        run.cells[l], pieces(w, run, static_cast<int64_t>(l)), {}, {}};
+        run.cells[l], chunks(w, run, static_cast<int64_t>(l)), {}, {}};
     const Tensor h_before = cells_[l].states_before(ctx, of_layer);
     cells_[l].backward_weights(ctx, x, h_before, run.cells[l].gates, g.p[l]);
   }

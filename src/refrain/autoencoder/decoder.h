@@ -103,7 +103,7 @@ class Decoder {
     return start.row(b) + l * cells_[0].state_floats();
   }
   kernels::RecurrentWeights weights(int64_t layer) const;
-  std::vector<kernels::RecurrentPiece> pieces(const RaggedBatch&, const Activations&,
+  std::vector<kernels::RecurrentChunk> chunks(const RaggedBatch&, const Activations&,
                                               int64_t layer) const;
   // u of all rows, in scratch.
   Tensor inputs(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;

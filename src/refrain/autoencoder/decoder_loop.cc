@@ -144,11 +144,11 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       const kernels::RecurrentRows& rows = run.cells[l];
       weights.product(to_gates[l], l == 0 ? u : state[l - 1].col_range(0, H), n,
                       {.also = places.rows(rows.gates, t, n)});
-      std::vector<kernels::RecurrentPiece> pieces;
-      for (int64_t i = 0; i < n; ++i) pieces.push_back({places.row(i, t), 1, state[l].row(i)});
+      std::vector<kernels::RecurrentChunk> chunks;
+      for (int64_t i = 0; i < n; ++i) chunks.push_back({places.row(i, t), 1, state[l].row(i)});
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_forward(
-          pieces, {cells_[l].cell(), w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
+          chunks, {cells_[l].cell(), w_hh.w.w, w_hh.b.w, weights.given(recurrent[l], w_hh)}, rows,
           ctx.scratch);
       if (ctx.planning()) continue;
       gather(places.rows(rows.h, t, n), H, state[l]);
@@ -278,11 +278,11 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
     for (size_t l = cells_.size(); l-- > 0;) {
       const auto layer = static_cast<int64_t>(l);
       const kernels::RecurrentRows& rows = run.cells[l];
-      std::vector<kernels::RecurrentPiece> pieces;
+      std::vector<kernels::RecurrentChunk> chunks;
       std::vector<float*> dstate;
       for (int64_t i = 0; i < n; ++i) {
         const int64_t row = places.row(i, t);
-        pieces.push_back(
+        chunks.push_back(
             {row, 1, t == 0 ? start_of(run.start, places.sequence(i), layer) : before.row(i)});
         dstate.push_back(start_of(g.start, places.sequence(i), layer));
         if (ctx.planning() || t == 0) continue;
@@ -291,7 +291,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
       }
       const Linear& w_hh = cells_[l].recurrence();
       kernels::recurrent_backward(
-          pieces,
+          chunks,
           {cells_[l].cell(), w_hh.w.w, w_hh.b.w, nullptr, weights.given(recurrent[l], w_hh)}, rows,
           {dh, dstate, g.p[l]}, ctx.scratch);
       if (l == 0 && (t == 0 || (in.is_forced(t) && g.dx.rank == 0))) continue;

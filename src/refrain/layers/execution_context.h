@@ -33,11 +33,11 @@ struct ExecutionContext {
   kernels::ComputeType compute_type = kernels::ComputeType::kFloat32;
   // Of the rows that backward is given (RaggedBatch::offset): products over rows are cut between
   // them.
-  std::span<const int32_t> pieces{};
+  std::span<const int32_t> cu_seqlens{};
 
   kernels::MatmulOptions over_features(bool add = false) const { return {compute_type, {}, add}; }
-  kernels::MatmulOptions over_rows() const { return {compute_type, pieces}; }
-  // The same call with products in float32, or over the rows of other pieces.
+  kernels::MatmulOptions over_rows() const { return {compute_type, cu_seqlens}; }
+  // The same call with products in float32, or over the rows of other chunks.
   ExecutionContext in_float32() const {
     ExecutionContext ctx = *this;
     ctx.compute_type = kernels::ComputeType::kFloat32;
@@ -45,7 +45,7 @@ struct ExecutionContext {
   }
   ExecutionContext over(std::span<const int32_t> rows) const {
     ExecutionContext ctx = *this;
-    ctx.pieces = rows;
+    ctx.cu_seqlens = rows;
     return ctx;
   }
   bool recomputes(std::string_view part) const {

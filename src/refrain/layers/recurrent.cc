@@ -27,25 +27,26 @@ void Recurrent::visit(const ParamVisitor& v) {
   v({"bias_hh_l0", {w_hh_.out}, bias, false}, w_hh_.b);
 }
 
-// `every`: rows of a segment; 0: a piece is a segment. The first segments of all pieces come first.
+// `every`: rows of a interval; 0: a chunk is a interval. The first intervals of all chunks come
+// first.
 Recurrent::Activations Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& found,
                                          Arena& rows) const {
   Activations run;
   for (int64_t b = 0; b < w.sequences(); ++b)
-    run.pieces.push_back({w.first(b), w.length(b), nullptr});
-  run.segments = run.pieces;
+    run.chunks.push_back({w.first(b), w.length(b), nullptr});
+  run.intervals = run.chunks;
   if (every > 0) {
-    for (kernels::RecurrentPiece& segment : run.segments)
-      segment.length = std::min(segment.length, every);
-    for (const kernels::RecurrentPiece& piece : run.pieces)
-      for (int64_t at = every; at < piece.length; at += every)
-        run.segments.push_back({piece.first + at, std::min(every, piece.length - at), nullptr});
+    for (kernels::RecurrentChunk& interval : run.intervals)
+      interval.length = std::min(interval.length, every);
+    for (const kernels::RecurrentChunk& chunk : run.chunks)
+      for (int64_t at = every; at < chunk.length; at += every)
+        run.intervals.push_back({chunk.first + at, std::min(every, chunk.length - at), nullptr});
   }
-  run.initial_state = found.take({static_cast<int64_t>(run.segments.size()), state_floats()});
+  run.initial_state = found.take({static_cast<int64_t>(run.intervals.size()), state_floats()});
   if (run.initial_state)
-    for (size_t i = 0; i < run.segments.size(); ++i) {
-      run.segments[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
-      if (i < run.pieces.size()) run.pieces[i].initial_state = run.segments[i].initial_state;
+    for (size_t i = 0; i < run.intervals.size(); ++i) {
+      run.intervals[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
+      if (i < run.chunks.size()) run.chunks[i].initial_state = run.intervals[i].initial_state;
     }
   const int64_t R = w.rows();
   run.rows.gates = rows.take({R, w_ih_.out});
@@ -68,18 +69,18 @@ Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBat
       std::copy_n(state[b], S, run.initial_state.row(static_cast<int64_t>(b)));
   }
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(run.pieces, weights(), run.rows, ctx.scratch, ctx.compute_type);
+  kernels::recurrent_forward(run.chunks, weights(), run.rows, ctx.scratch, ctx.compute_type);
   if (ctx.planning()) return run;
 
   const auto copy_state = [&](int64_t row, float* to) {  // as the row left it
     std::copy_n(run.rows.h.row(row), H, to);
     if (S > H) std::copy_n(run.rows.extra.row(row), H, to + H);
   };
-  for (size_t i = run.pieces.size(); i < run.segments.size(); ++i)
-    copy_state(run.segments[i].first - 1, run.initial_state.row(static_cast<int64_t>(i)));
+  for (size_t i = run.chunks.size(); i < run.intervals.size(); ++i)
+    copy_state(run.intervals[i].first - 1, run.initial_state.row(static_cast<int64_t>(i)));
   for (size_t b = 0; b < state.size(); ++b)
-    if (const kernels::RecurrentPiece& piece = run.pieces[b]; piece.length > 0)
-      copy_state(piece.first + piece.length - 1, state[b]);
+    if (const kernels::RecurrentChunk& chunk = run.chunks[b]; chunk.length > 0)
+      copy_state(chunk.first + chunk.length - 1, state[b]);
   return run;
 }
 
@@ -88,7 +89,7 @@ Recurrent::Activations Recurrent::recompute_forward(ExecutionContext& ctx, const
   if (ctx.checkpoint_interval == 0) return layout(w, 0, saved, saved);
   const Activations run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
-  kernels::recurrent_forward(run.segments, weights(), run.rows, ctx.scratch, ctx.compute_type);
+  kernels::recurrent_forward(run.intervals, weights(), run.rows, ctx.scratch, ctx.compute_type);
   return run;
 }
 
@@ -96,11 +97,11 @@ Tensor Recurrent::states_before(ExecutionContext& ctx, const Activations& run) c
   const int64_t H = hidden();
   const Tensor h_before = ctx.scratch.take({run.rows.gates.rows(), H});
   if (!ctx.planning())
-    for (const kernels::RecurrentPiece& piece : run.pieces) {
-      if (piece.length == 0) continue;
-      float* to = h_before.row(piece.first);
-      std::copy_n(piece.initial_state, H, to);
-      std::copy_n(run.rows.h.row(piece.first), (piece.length - 1) * H, to + H);
+    for (const kernels::RecurrentChunk& chunk : run.chunks) {
+      if (chunk.length == 0) continue;
+      float* to = h_before.row(chunk.first);
+      std::copy_n(chunk.initial_state, H, to);
+      std::copy_n(run.rows.h.row(chunk.first), (chunk.length - 1) * H, to + H);
     }
   return h_before;
 }
@@ -117,7 +118,7 @@ void Recurrent::backward(ExecutionContext& ctx, ConstTensor x, const Activations
   const Tensor h_before = states_before(ctx, run);  // now: an rnn's h becomes da
   const Tensor da = run.rows.gates;
   const Tensor dp = cell_ == Cell::kGru ? ctx.scratch.take({da.rows(), w_hh_.out}) : da;
-  kernels::recurrent_backward(run.pieces, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
+  kernels::recurrent_backward(run.chunks, weights(), run.rows, {dh, dstate, dp}, ctx.scratch,
                               ctx.compute_type);
   w_ih_.backward_input(ctx, da, dx);
   backward_weights(ctx, x, h_before, da, dp);

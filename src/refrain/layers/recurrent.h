@@ -27,9 +27,9 @@ class Recurrent {
   // The activations of a run; rows.h is its output. They are in the arenas that the run got.
   struct Activations {
     kernels::RecurrentRows rows;
-    std::vector<kernels::RecurrentPiece> pieces;    // the batch's
-    std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
-    Tensor initial_state;  // [segments, state_floats()]: the state before each segment
+    std::vector<kernels::RecurrentChunk> chunks;     // the batch's
+    std::vector<kernels::RecurrentChunk> intervals;  // the same, cut every so many rows
+    Tensor initial_state;  // [intervals, state_floats()]: the state before each interval
   };
 
   // x [R, D]. `state`: a row per chunk, read and advanced, or none. `saved` as in Mixer; with

@@ -97,7 +97,7 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
   for (int64_t first = 0, count = 0; first < n; first += count) {
     Arena::Frame slice_frame(ctx.scratch);
     const std::vector<int32_t> cu_seqlens = all.cu_seqlens(first, std::min(n, first + slice));
-    ctx.pieces = cu_seqlens;
+    ctx.cu_seqlens = cu_seqlens;
     count = cu_seqlens.back();
     const std::span<const int32_t> rows = all.rows(first, count);
     const Input in = input(ctx, x, rows);

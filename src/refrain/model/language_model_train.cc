@@ -182,7 +182,7 @@ void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk
                              const StackStates& states, const TrainingOptions& options,
                              const Stack::Pass& pass) {
   ExecutionContext ctx = context;
-  ctx.pieces = chunk.batch.cu_seqlens;
+  ctx.cu_seqlens = chunk.batch.cu_seqlens;
   Arena::Frame frame(ctx.scratch);
   const Tensor d = ctx.scratch.take({chunk.batch.rows(), config_.d_model});
   head_.train(ctx, chunk.batch, pass.x.back(), chunk.targets, options, {chunk.losses, d});

@@ -50,9 +50,9 @@ void run_blocks(const Blocking& blocking, const BlockedProduct& product) {
 void gemm(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c, Arena& scratch,
           const float* packed, const MatmulOptions& options) {
   REFRAIN_CHECK(b.rows == a.cols && c.rows == a.rows && c.cols == b.cols && c.col_stride == 1);
-  REFRAIN_CHECK(options.pieces.empty() || options.pieces.back() == a.cols);
+  REFRAIN_CHECK(options.cu_seqlens.empty() || options.cu_seqlens.back() == a.cols);
   kFormats[static_cast<size_t>(options.compute_type)](
-      {a, b, c, packed, options.pieces, options.add}, scratch);
+      {a, b, c, packed, options.cu_seqlens, options.add}, scratch);
 }
 
 void linear_forward(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,

@@ -25,7 +25,7 @@ struct Product {
   MatrixView<const float> a, b;
   MatrixView<float> c;
   const float* weights;  // b as pack_weight() lays it out, or null
-  std::span<const int32_t> pieces;
+  std::span<const int32_t> cu_seqlens;
   bool add;
 
   bool is_empty() const { return a.rows == 0 || b.cols == 0 || a.cols == 0; }

@@ -198,7 +198,7 @@ void multiply_bf16(const Product& product, const Microkernel& kernel, Arena& scr
   Arena::Frame frame(scratch);
   const int64_t M = product.c.rows, N = product.c.cols;
   const auto edges =
-      make_reduction_groups(product.a.cols, product.pieces, kReductionGroup, scratch);
+      make_reduction_groups(product.a.cols, product.cu_seqlens, kReductionGroup, scratch);
   const int64_t groups = edges.size() - 1, k_blocks = std::min(groups, kKBlocks);
   const Tensor packed_b =
       scratch.take({n_blocks_of(blocks_of(N, kBf16Block)), k_blocks, kGroupPairs});

@@ -3,7 +3,7 @@
 //
 // The reduced index is cut into groups of up to 32: a group is what one tile instruction reduces,
 // and its sum is rounded on its own. So that no result depends on how the work is cut, groups are
-// fixed: from 0 on for features, and from the start of each piece where rows are reduced.
+// fixed: from 0 on for features, and from the start of each chunk where rows are reduced.
 #pragma once
 #include <span>
 

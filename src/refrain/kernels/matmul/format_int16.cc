@@ -324,8 +324,8 @@ bool int16_is_fast() {
 void multiply_int16(const Product& product, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t N = product.c.cols, K = product.a.cols;
-  const int64_t most = product.pieces.empty() ? kInt16Features : kInt16Rows;
-  const auto edges = make_reduction_groups(K, product.pieces, most, scratch);
+  const int64_t most = product.cu_seqlens.empty() ? kInt16Features : kInt16Rows;
+  const auto edges = make_reduction_groups(K, product.cu_seqlens, most, scratch);
   const int64_t groups = edges.size() - 1;
   const auto runs = scratch.take<GroupRun>({groups});
   const auto parts = scratch.take<int32_t>({groups + 1});

@@ -17,7 +17,7 @@
 namespace refrain::kernels {
 
 // Numbers of a group at most: of features, cut from 0 on, and of rows, cut from the start of each
-// piece. Shorter groups round better, longer ones are converted less often.
+// chunk. Shorter groups round better, longer ones are converted less often.
 inline constexpr int64_t kInt16Features = 128, kInt16Rows = 64;
 
 // The largest integer whose products still fit 31 bits when n of them are added up.

@@ -37,14 +37,14 @@ struct Int16Group {
 
 // c + A B of one row and one column.
 inline float multiply_int16_ref(MatrixView<const float> a, MatrixView<const float> b, float c,
-                                std::span<const int32_t> pieces, bool fused) {
+                                std::span<const int32_t> cu_seqlens, bool fused) {
   const int64_t K = a.cols;
-  const int64_t most = pieces.empty() ? kInt16Features : kInt16Rows;
+  const int64_t most = cu_seqlens.empty() ? kInt16Features : kInt16Rows;
   const int32_t largest = int16_largest(most), whole[] = {0, static_cast<int32_t>(K)};
-  if (pieces.empty()) pieces = whole;
-  for (size_t p = 0; p + 1 < pieces.size(); ++p)
-    for (int64_t k = pieces[p]; k < pieces[p + 1]; k += most) {
-      const int64_t n = std::min<int64_t>(most, pieces[p + 1] - k);
+  if (cu_seqlens.empty()) cu_seqlens = whole;
+  for (size_t p = 0; p + 1 < cu_seqlens.size(); ++p)
+    for (int64_t k = cu_seqlens[p]; k < cu_seqlens[p + 1]; k += most) {
+      const int64_t n = std::min<int64_t>(most, cu_seqlens[p + 1] - k);
       const Int16Group x{&a.at(0, k), a.col_stride, n, largest, fused};
       const Int16Group y{&b.at(k, 0), b.row_stride, n, largest, fused};
       int64_t sum = 0;

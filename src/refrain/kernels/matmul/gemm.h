@@ -27,14 +27,14 @@ enum class ComputeType : uint8_t {
   kInt16,
 };
 
-// What rounds operands reduces rows in groups that are cut from the start of each piece. A piece
+// What rounds operands reduces rows in groups that are cut from the start of each chunk. A chunk
 // may be given in several calls that are cut at multiples of so many rows.
 inline constexpr int64_t kReductionGroupRows = 64;
 
 struct MatmulOptions {
   ComputeType compute_type = ComputeType::kFloat32;
-  // Where rows are reduced: offsets of the pieces they are of, from 0 to K. Empty: features are.
-  std::span<const int32_t> pieces{};
+  // Where rows are reduced: offsets of the chunks they are of, from 0 to K. Empty: features are.
+  std::span<const int32_t> cu_seqlens{};
   bool add = false;  // to what the product's place holds
 };
 

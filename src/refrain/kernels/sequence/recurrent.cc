@@ -276,7 +276,7 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
   }
 }
 
-// What a piece starts with at its last step, and what is left of it before its first.
+// What a chunk starts with at its last step, and what is left of it before its first.
 template <Cell kCell>
 HWY_INLINE void begin_units(const RecurrentRun& run, int64_t i, int64_t u, int64_t n,
                             float* later) {
@@ -365,13 +365,13 @@ namespace refrain::kernels {
 HWY_EXPORT(forward_loop);
 HWY_EXPORT(backward_loop);
 
-void recurrent_forward(std::span<const RecurrentPiece> pieces, const RecurrentWeights& weights,
+void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWeights& weights,
                        const RecurrentRows& rows, Arena& scratch, ComputeType compute_type) {
   Arena::Frame frame(scratch);
   const int64_t G = gates_of(weights.cell), H = weights.w_hh.cols();
   REFRAIN_CHECK(weights.w_hh.rows() == G * H && weights.b_hh.size() == G * H);
   REFRAIN_CHECK(rows.gates.cols() == G * H && rows.h.cols() == H);
-  const std::vector<ActiveSequence> places = in_order(pieces, {});
+  const std::vector<ActiveSequence> places = in_order(chunks, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
   const bool int16 = compute_type == ComputeType::kInt16;
@@ -402,15 +402,15 @@ void recurrent_forward(std::span<const RecurrentPiece> pieces, const RecurrentWe
                   .int16 = rounded});
 }
 
-void recurrent_backward(std::span<const RecurrentPiece> pieces, const RecurrentWeights& weights,
+void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentWeights& weights,
                         const RecurrentRows& rows, const RecurrentGradients& gradients,
                         Arena& scratch, ComputeType compute_type) {
   Arena::Frame frame(scratch);
   const ConstTensor w_hh = weights.w_hh;
   const int64_t G = gates_of(weights.cell), H = w_hh.cols();
   REFRAIN_CHECK(w_hh.rows() == G * H && rows.gates.cols() == G * H);
-  REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
-  const std::vector<ActiveSequence> places = in_order(pieces, gradients.dstate);
+  REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == chunks.size());
+  const std::vector<ActiveSequence> places = in_order(chunks, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels;
   RecurrentRun::Int16 rounded{};

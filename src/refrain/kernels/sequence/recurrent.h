@@ -43,7 +43,7 @@ constexpr int64_t gates_of(Cell cell) {
 constexpr int64_t states_of(Cell cell) { return cell == Cell::kLstm ? 2 : 1; }
 
 // A chunk of a sequence: rows first .. first + length of every [R, ...] tensor.
-struct RecurrentPiece {
+struct RecurrentChunk {
   int64_t first, length;
   const float* initial_state;  // [S H]: the state before it, h first
 };
@@ -74,11 +74,11 @@ struct RecurrentGradients {
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
 // With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h);
 // with kBf16 they are not.
-void recurrent_forward(std::span<const RecurrentPiece>, const RecurrentWeights&,
+void recurrent_forward(std::span<const RecurrentChunk>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
 // `rows` as forward wrote them. Gradients of w_hh and b_hh are not computed here: they are dpᵀ
 // h[t-1] and the sum of dp, products over all rows.
-void recurrent_backward(std::span<const RecurrentPiece>, const RecurrentWeights&,
+void recurrent_backward(std::span<const RecurrentChunk>, const RecurrentWeights&,
                         const RecurrentRows& rows, const RecurrentGradients&, Arena& scratch,
                         ComputeType = ComputeType::kFloat32);
 

@@ -28,16 +28,16 @@ struct Filters {
   const float *by_tap, *zeros;
 };
 
-// Rows t, t - 1, ... of a piece, one for each tap.
+// Rows t, t - 1, ... of a chunk, one for each tap.
 struct TapRows {
-  TapRows(const Filters& f, const ShortConvPiece& piece, MatrixView<float> p, int64_t t) {
+  TapRows(const Filters& f, const ShortConvChunk& chunk, MatrixView<float> p, int64_t t) {
     for (int64_t i = 0; i < f.taps; ++i) {
       const float*& at = row[static_cast<size_t>(i)];
       if (t >= i)
-        at = p.row(piece.first + t - i);
+        at = p.row(chunk.first + t - i);
       else
         at =
-            piece.initial_state ? piece.initial_state + (f.taps - 1 + t - i) * f.channels : f.zeros;
+            chunk.initial_state ? chunk.initial_state + (f.taps - 1 + t - i) * f.channels : f.zeros;
     }
   }
   const float* operator[](int64_t i) const { return row[static_cast<size_t>(i)]; }
@@ -53,28 +53,28 @@ HWY_INLINE FloatVec convolved(At at, const Filters& f, const TapRows& p, int64_t
   return z;
 }
 
-// f(piece, t) for row t of every piece.
+// f(chunk, t) for row t of every chunk.
 template <class F>
-HWY_INLINE void parallel_piece_rows(std::span<const ShortConvPiece> pieces, int64_t operations,
+HWY_INLINE void parallel_chunk_rows(std::span<const ShortConvChunk> chunks, int64_t operations,
                                     F&& f) {
-  const int64_t rows = pieces.empty() ? 0 : pieces.back().first + pieces.back().rows;
+  const int64_t rows = chunks.empty() ? 0 : chunks.back().first + chunks.back().rows;
   parallel_rows(rows, operations, [&](int64_t row) HWY_ATTR {
-    // The last piece that begins here or before: those without rows come before the one that has
+    // The last chunk that begins here or before: those without rows come before the one that has
     // this row.
     const auto after =
-        std::upper_bound(pieces.begin(), pieces.end(), row,
-                         [](int64_t r, const ShortConvPiece& piece) { return r < piece.first; });
-    const ShortConvPiece& piece = *(after - 1);
-    f(piece, row - piece.first);
+        std::upper_bound(chunks.begin(), chunks.end(), row,
+                         [](int64_t r, const ShortConvChunk& chunk) { return r < chunk.first; });
+    const ShortConvChunk& chunk = *(after - 1);
+    f(chunk, row - chunk.first);
   });
 }
 
-void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+void forward_rows(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
                   MatrixView<float> y, float* memory) {
   const Filters filters(w, memory);
-  parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
-    const TapRows rows(filters, piece, p, t);
-    float* to = y.row(piece.first + t);
+  parallel_chunk_rows(chunks, w.size(), [&](const ShortConvChunk& chunk, int64_t t) HWY_ATTR {
+    const TapRows rows(filters, chunk, p, t);
+    float* to = y.row(chunk.first + t);
     each(filters.channels, [&](auto at, int64_t c) HWY_ATTR {
       const FloatVec z = convolved(at, filters, rows, c);
       at.store(hn::Mul(z, logistic(z).p), to + c);
@@ -83,14 +83,14 @@ void forward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixV
 }
 
 // dz = dy silu'(z), in the place of dy, and dw [taps, channels] += dz[t] p[t-i].
-void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+void backward_filters(const Filters& f, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
                       MatrixView<float> dy, float* dw) {
-  const int64_t rows = pieces.empty() ? 0 : pieces.back().first + pieces.back().rows;
+  const int64_t rows = chunks.empty() ? 0 : chunks.back().first + chunks.back().rows;
   parallel_columns(rows * f.taps, f.channels, [&](int64_t begin, int64_t end) HWY_ATTR {
-    for (const ShortConvPiece& piece : pieces)
-      for (int64_t t = 0; t < piece.rows; ++t) {
-        const TapRows from(f, piece, p, t);
-        float* d = dy.row(piece.first + t);
+    for (const ShortConvChunk& chunk : chunks)
+      for (int64_t t = 0; t < chunk.rows; ++t) {
+        const TapRows from(f, chunk, p, t);
+        float* d = dy.row(chunk.first + t);
         each(end - begin, [&](auto at, int64_t j) HWY_ATTR {
           const int64_t c = begin + j;
           const FloatVec z = convolved(at, f, from, c);
@@ -107,35 +107,35 @@ void backward_filters(const Filters& f, std::span<const ShortConvPiece> pieces, 
   });
 }
 
-// to = dp of row t, which may be one of those found (t < 0): what rows after the piece gave it,
-// then w_i dz[t+i] of the piece's rows, the last first. That is the order of time, backward, so
+// to = dp of row t, which may be one of those found (t < 0): what rows after the chunk gave it,
+// then w_i dz[t+i] of the chunk's rows, the last first. That is the order of time, backward, so
 // that a cut between them changes nothing.
-HWY_INLINE void give_row(const Filters& f, const ShortConvPiece& piece, MatrixView<float> dz,
+HWY_INLINE void give_row(const Filters& f, const ShortConvChunk& chunk, MatrixView<float> dz,
                          int64_t t, float* to) {
-  const int64_t left = t - (piece.rows - (f.taps - 1));  // its place among the rows left
-  const float* later = left >= 0 && piece.dstate ? piece.dstate + left * f.channels : f.zeros;
-  const int64_t first = std::max<int64_t>(0, -t), end = std::min(f.taps, piece.rows - t);
+  const int64_t left = t - (chunk.rows - (f.taps - 1));  // its place among the rows left
+  const float* later = left >= 0 && chunk.dstate ? chunk.dstate + left * f.channels : f.zeros;
+  const int64_t first = std::max<int64_t>(0, -t), end = std::min(f.taps, chunk.rows - t);
   each(f.channels, [&](auto at, int64_t c) HWY_ATTR {
     FloatVec sum = at.load(later + c);
     for (int64_t i = end; i-- > first;)
-      sum = hn::MulAdd(at.load(f.tap(i) + c), at.load(dz.row(piece.first + t + i) + c), sum);
+      sum = hn::MulAdd(at.load(f.tap(i) + c), at.load(dz.row(chunk.first + t + i) + c), sum);
     at.store(sum, to + c);
   });
 }
 
-void backward_rows(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+void backward_rows(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
                    MatrixView<float> dy, float* memory, float* dw) {
   const Filters filters(w, memory);
-  backward_filters(filters, pieces, p, dy, dw);
-  parallel_piece_rows(pieces, w.size(), [&](const ShortConvPiece& piece, int64_t t) HWY_ATTR {
-    give_row(filters, piece, dy, t, p.row(piece.first + t));
+  backward_filters(filters, chunks, p, dy, dw);
+  parallel_chunk_rows(chunks, w.size(), [&](const ShortConvChunk& chunk, int64_t t) HWY_ATTR {
+    give_row(filters, chunk, dy, t, p.row(chunk.first + t));
   });
   // Rows found come after all rows have read the gradient of those left, which lies in their place;
   // it is read at or before where it is written, so the last row goes first.
   const int64_t past = filters.taps - 1;
-  for (const ShortConvPiece& piece : pieces)
-    for (int64_t t = -1; piece.dstate && t >= -past; --t)
-      give_row(filters, piece, dy, t, piece.dstate + (past + t) * filters.channels);
+  for (const ShortConvChunk& chunk : chunks)
+    for (int64_t t = -1; chunk.dstate && t >= -past; --t)
+      give_row(filters, chunk, dy, t, chunk.dstate + (past + t) * filters.channels);
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -148,16 +148,16 @@ HWY_EXPORT(backward_rows);
 
 namespace {
 
-// The last rows before what follows: some may be ones that the piece itself found.
-void leave_rows(const ShortConvPiece& piece, MatrixView<float> p, int64_t past, int64_t channels) {
+// The last rows before what follows: some may be ones that the chunk itself found.
+void leave_rows(const ShortConvChunk& chunk, MatrixView<float> p, int64_t past, int64_t channels) {
   for (int64_t j = 0; j < past; ++j) {
-    const int64_t t = piece.rows - past + j;
-    float* to = piece.final_state + j * channels;
+    const int64_t t = chunk.rows - past + j;
+    float* to = chunk.final_state + j * channels;
     if (t >= 0)
-      std::copy_n(p.row(piece.first + t), channels, to);
-    else if (!piece.initial_state)
+      std::copy_n(p.row(chunk.first + t), channels, to);
+    else if (!chunk.initial_state)
       std::fill_n(to, channels, 0.0f);
-    else if (const float* from = piece.initial_state + (past + t) * channels; from != to)
+    else if (const float* from = chunk.initial_state + (past + t) * channels; from != to)
       std::copy_n(from, channels, to);
   }
 }
@@ -168,18 +168,18 @@ void check(ConstTensor w) {
 
 }  // namespace
 
-void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece> pieces, MatrixView<float> p,
+void short_conv_forward(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
                         MatrixView<float> y, Arena& scratch) {
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
   if (scratch.planning()) return;
-  HWY_DYNAMIC_DISPATCH(forward_rows)(w, pieces, p, y, memory.data);
-  for (const ShortConvPiece& piece : pieces)
-    if (piece.final_state) leave_rows(piece, p, w.cols() - 1, w.rows());
+  HWY_DYNAMIC_DISPATCH(forward_rows)(w, chunks, p, y, memory.data);
+  for (const ShortConvChunk& chunk : chunks)
+    if (chunk.final_state) leave_rows(chunk, p, w.cols() - 1, w.rows());
 }
 
-void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece> pieces,
+void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvChunk> chunks,
                          MatrixView<float> p, MatrixView<float> dy, Arena& scratch) {
   check(w);
   Arena::Frame frame(scratch);
@@ -190,7 +190,7 @@ void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiec
   // Sums go on from what earlier rows gave.
   for (int64_t c = 0; c < w.rows(); ++c)
     for (int64_t i = 0; i < w.cols(); ++i) sums.row(i)[c] = dw ? dw.row(c)[i] : 0;
-  HWY_DYNAMIC_DISPATCH(backward_rows)(w, pieces, p, dy, memory.data, sums.data);
+  HWY_DYNAMIC_DISPATCH(backward_rows)(w, chunks, p, dy, memory.data, sums.data);
   for (int64_t c = 0; dw && c < w.rows(); ++c)
     for (int64_t i = 0; i < w.cols(); ++i) dw.row(c)[i] = sums.row(i)[c];
 }

@@ -20,20 +20,20 @@ inline constexpr int64_t kShortConvMaxTaps = 16;
 
 // Rows first .. first + rows of every matrix, a stretch of a sequence. The N - 1 rows of p before
 // it, [N-1, channels], the oldest first, are what it carries; null: zeros, or not wanted.
-struct ShortConvPiece {
+struct ShortConvChunk {
   int64_t first, rows;
   const float* initial_state = nullptr;
-  float* final_state = nullptr;  // forward writes what the next piece finds; may be `initial_state`
+  float* final_state = nullptr;  // forward writes what the next chunk finds; may be `initial_state`
   float* dstate = nullptr;       // backward: in, of what it left; out, of what it found
 };
 
-// w [channels, N], N from 2 to kShortConvMaxTaps; pieces end to end from row 0. Both take their
+// w [channels, N], N from 2 to kShortConvMaxTaps; chunks end to end from row 0. Both take their
 // buffers from `scratch` and do nothing else when it only counts.
-void short_conv_forward(ConstTensor w, std::span<const ShortConvPiece>, MatrixView<float> p,
+void short_conv_forward(ConstTensor w, std::span<const ShortConvChunk>, MatrixView<float> p,
                         MatrixView<float> y, Arena& scratch);
 // dp takes the place of p, and dy is used up. dw, which may be null, is added to: one chain per
 // element down all rows.
-void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvPiece>,
+void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvChunk>,
                          MatrixView<float> p, MatrixView<float> dy, Arena& scratch);
 
 }  // namespace refrain::kernels

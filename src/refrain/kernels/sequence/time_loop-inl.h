@@ -29,12 +29,12 @@ struct ActiveSequence {
 };
 
 // The chunks that have steps, longest first.
-inline std::vector<ActiveSequence> in_order(std::span<const RecurrentPiece> pieces,
+inline std::vector<ActiveSequence> in_order(std::span<const RecurrentChunk> chunks,
                                             std::span<float* const> dstate) {
   std::vector<ActiveSequence> places;
-  for (size_t b = 0; b < pieces.size(); ++b)
-    if (pieces[b].length > 0)
-      places.push_back({pieces[b].first, pieces[b].length, pieces[b].initial_state,
+  for (size_t b = 0; b < chunks.size(); ++b)
+    if (chunks[b].length > 0)
+      places.push_back({chunks[b].first, chunks[b].length, chunks[b].initial_state,
                         dstate.empty() ? nullptr : dstate[b]});
   std::stable_sort(places.begin(), places.end(),
                    [](const auto& a, const auto& b) { return a.length > b.length; });

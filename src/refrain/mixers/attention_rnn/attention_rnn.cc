@@ -89,8 +89,8 @@ void AttentionRnn::project(ExecutionContext& ctx, ConstTensor x, const Activatio
 }
 
 template <class F>
-std::vector<kernels::ScanPiece> AttentionRnn::pieces(const RaggedBatch& w, F&& set_states) const {
-  std::vector<kernels::ScanPiece> all;
+std::vector<kernels::ScanChunk> AttentionRnn::chunks(const RaggedBatch& w, F&& set_states) const {
+  std::vector<kernels::ScanChunk> all;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
     all.push_back({w.first(b), w.length(b), w.past_length(b)});
@@ -110,8 +110,8 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
       std::copy_n(state->row(b), shape_.state_size(), found.row(b));
   }
   project(ctx, x, s);
-  const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
-    if (state) piece.initial_state = piece.final_state = state->row(b);
+  const auto all = chunks(w, [&](kernels::ScanChunk& chunk, int64_t b) {
+    if (state) chunk.initial_state = chunk.final_state = state->row(b);
   });
   kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
   o_.forward(ctx, s.rows.o, y);
@@ -125,8 +125,8 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
   if (recomputes) {
     const Tensor found = state ? carve_found(saved, w) : Tensor();
     project(ctx, x, s);
-    const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
-      if (state) piece.initial_state = found.row(b);
+    const auto all = chunks(w, [&](kernels::ScanChunk& chunk, int64_t b) {
+      if (state) chunk.initial_state = found.row(b);
     });
     kernels::attention_scan_forward(shape_, all, s.rows, ctx.scratch);
   }
@@ -134,10 +134,10 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
   const Tensor d_o = ctx.scratch.take({w.rows(), shape_.width()});
   const Tensor ds = ctx.scratch.take({w.rows(), shape_.heads});
   o_.backward(ctx, s.rows.o, given.dy, d_o);
-  const auto all = pieces(w, [&](kernels::ScanPiece& piece, int64_t b) {
+  const auto all = chunks(w, [&](kernels::ScanChunk& chunk, int64_t b) {
     if (!given.dstate) return;
-    piece.final_state = state->row(b);
-    piece.dstate = given.dstate->row(b);
+    chunk.final_state = state->row(b);
+    chunk.dstate = given.dstate->row(b);
   });
   const Tensor dv = s.rows.v;  // in v's place
   kernels::attention_scan_backward(shape_, all, s.rows, {d_o, ds, dv}, ctx.scratch);

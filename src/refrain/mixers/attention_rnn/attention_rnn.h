@@ -60,7 +60,7 @@ class AttentionRnn final : public Mixer {
   // Computing all others again takes no longer than backward's own scan, so K does not matter.
   Tensor carve_found(Arena&, const RaggedBatch&) const;
   template <class F>
-  std::vector<kernels::ScanPiece> pieces(const RaggedBatch&, F&& set_states) const;
+  std::vector<kernels::ScanChunk> chunks(const RaggedBatch&, F&& set_states) const;
   Linear scores(ExecutionContext&) const;
   void project(ExecutionContext&, ConstTensor x, const Activations&) const;
 

@@ -17,13 +17,13 @@
 #define REFRAIN_KERNELS_ATTENTION_SCAN_ONCE
 namespace refrain::kernels {
 
-// The rows of a piece that lie in one block, and its place among the blocks of all pieces.
+// The rows of a chunk that lie in one block, and its place among the blocks of all chunks.
 struct ScanBlock {
   int64_t first, rows, index;
 };
 
-struct BlockedPiece {
-  const ScanPiece& piece;
+struct BlockedChunk {
+  const ScanChunk& chunk;
   std::span<const ScanBlock> blocks;
 };
 
@@ -75,16 +75,16 @@ void reduce_block(const ScanShape& shape, const ScanRows& rows, const ScanBlock&
                });
 }
 
-// One head of a piece: `carries` holds its blocks' own states and becomes what each block finds.
+// One head of a chunk: `carries` holds its blocks' own states and becomes what each block finds.
 // a: [head_dim].
-void fold(const ScanShape& shape, const ScanRows& rows, const BlockedPiece& blocked, int64_t h,
+void fold(const ScanShape& shape, const ScanRows& rows, const BlockedChunk& blocked, int64_t h,
           float* a) {
-  const auto& [piece, blocks] = blocked;
+  const auto& [chunk, blocks] = blocked;
   const int64_t d = shape.head_dim;
   float c = 0, m = 0;
   std::fill_n(a, d, 0.0f);
-  if (piece.initial_state) {
-    const ScanParts<const float> found(shape, piece.initial_state);
+  if (chunk.initial_state) {
+    const ScanParts<const float> found(shape, chunk.initial_state);
     if (found.c[h] > 0) {
       c = found.c[h];
       m = found.m[h];
@@ -111,8 +111,8 @@ void fold(const ScanShape& shape, const ScanRows& rows, const BlockedPiece& bloc
     c = c * old_factor + own_c * new_factor;
     m = rises ? own_m : m;
   }
-  if (piece.final_state) {
-    const ScanParts<float> left(shape, piece.final_state);
+  if (chunk.final_state) {
+    const ScanParts<float> left(shape, chunk.final_state);
     std::copy_n(a, d, left.a + h * d);
     left.c[h] = c;
     left.m[h] = m;
@@ -250,18 +250,18 @@ struct OpenedGradient {
   }
 };
 
-// One head of a piece, from right to left: `carries`, rows like those of states, becomes what each
+// One head of a chunk, from right to left: `carries`, rows like those of states, becomes what each
 // block is handed. Between blocks goes what goes between windows, the gradient of the state, so
 // that a cut changes nothing. Returns the part of dL/d(m left) that belongs to the score in this
-// piece that is m left. x [head_dim]: Γ.
-float fold_backward(const ScanShape& shape, const ScanRows& rows, const BlockedPiece& blocked,
+// chunk that is m left. x [head_dim]: Γ.
+float fold_backward(const ScanShape& shape, const ScanRows& rows, const BlockedChunk& blocked,
                     Tensor carries, int64_t h, float* x) {
-  const auto& [piece, blocks] = blocked;
+  const auto& [chunk, blocks] = blocked;
   const int64_t d = shape.head_dim;
   float lambda = 0, of_maximum = 0, maximum = 0;
   std::fill_n(x, d, 0.0f);
-  if (piece.dstate) {
-    const ScanParts<const float> grad(shape, piece.dstate), left(shape, piece.final_state);
+  if (chunk.dstate) {
+    const ScanParts<const float> grad(shape, chunk.dstate), left(shape, chunk.final_state);
     std::copy_n(grad.a + h * d, d, x);
     const OpenedGradient opened(d, left.a + h * d, left.c[h], x, grad.c[h], grad.m[h]);
     lambda = opened.lambda;
@@ -292,8 +292,8 @@ float fold_backward(const ScanShape& shape, const ScanRows& rows, const BlockedP
     const bool passes = c > 0 && found.m[h] == maximum;  // the maximum was found
     const float dm = passes ? lambda + of_maximum : lambda;
     const float dc = static_cast<float>((double{lambda} - along_values(x, a, d)) * double{inverse});
-    if (piece.dstate && b == 0) {
-      const ScanParts<float> grad(shape, piece.dstate);
+    if (chunk.dstate && b == 0) {
+      const ScanParts<float> grad(shape, chunk.dstate);
       std::copy_n(x, d, grad.a + h * d);
       grad.c[h] = dc;
       grad.m[h] = dm;
@@ -349,29 +349,29 @@ HWY_EXPORT(scan_block_backward);
 
 namespace {
 
-// The blocks of all pieces, one piece's after another's.
+// The blocks of all chunks, one chunk's after another's.
 struct ScanPlan {
-  std::span<const ScanPiece> pieces;
+  std::span<const ScanChunk> chunks;
   std::vector<ScanBlock> blocks;
-  std::vector<size_t> first;  // block of each piece
+  std::vector<size_t> first;  // block of each chunk
   int64_t tokens = 0;
 
-  explicit ScanPlan(std::span<const ScanPiece> pieces_) : pieces(pieces_) {
-    for (const ScanPiece& piece : pieces) {
+  explicit ScanPlan(std::span<const ScanChunk> chunks_) : chunks(chunks_) {
+    for (const ScanChunk& chunk : chunks) {
       first.push_back(blocks.size());
-      const int64_t end = piece.start + piece.tokens;
-      for (int64_t at = piece.start; at < end;) {
+      const int64_t end = chunk.start + chunk.tokens;
+      for (int64_t at = chunk.start; at < end;) {
         const int64_t next = std::min(end, (at / kScanBlock + 1) * kScanBlock);
-        blocks.push_back({piece.first + at - piece.start, next - at, count()});
+        blocks.push_back({chunk.first + at - chunk.start, next - at, count()});
         at = next;
       }
-      tokens += piece.tokens;
+      tokens += chunk.tokens;
     }
     first.push_back(blocks.size());
   }
   int64_t count() const { return std::ssize(blocks); }
-  BlockedPiece piece(size_t p) const {
-    return {pieces[p], std::span(blocks).subspan(first[p], first[p + 1] - first[p])};
+  BlockedChunk chunk(size_t p) const {
+    return {chunks[p], std::span(blocks).subspan(first[p], first[p + 1] - first[p])};
   }
 };
 
@@ -383,11 +383,11 @@ void for_each_block(const ScanShape& shape, const ScanPlan& plan, F&& f) {
       4 * plan.tokens * shape.width());
 }
 
-// f(piece, head, worker)
+// f(chunk, head, worker)
 template <class F>
 void for_each_head(const ScanShape& shape, const ScanPlan& plan, F&& f) {
   parallel_for(
-      std::ssize(plan.pieces) * shape.heads,
+      std::ssize(plan.chunks) * shape.heads,
       [&](int64_t i, int worker) {
         f(static_cast<size_t>(i / shape.heads), i % shape.heads, worker);
       },
@@ -396,35 +396,35 @@ void for_each_head(const ScanShape& shape, const ScanPlan& plan, F&& f) {
 
 }  // namespace
 
-void attention_scan_forward(const ScanShape& shape, std::span<const ScanPiece> pieces,
+void attention_scan_forward(const ScanShape& shape, std::span<const ScanChunk> chunks,
                             const ScanRows& rows, Arena& scratch) {
   Arena::Frame frame(scratch);
   const Tensor weights = scratch.take({threads(), kScanBlock * shape.heads});
   const Tensor a = scratch.take({threads(), shape.head_dim});
   if (scratch.planning()) return;
-  const ScanPlan plan(pieces);
+  const ScanPlan plan(chunks);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
   for_each_block(shape, plan, [&](const ScanBlock& block, int worker) {
     HWY_DYNAMIC_DISPATCH(reduce_block)(shape, rows, block, weights.row(worker));
   });
   for_each_head(shape, plan, [&](size_t p, int64_t h, int worker) {
-    HWY_DYNAMIC_DISPATCH(fold)(shape, rows, plan.piece(p), h, a.row(worker));
+    HWY_DYNAMIC_DISPATCH(fold)(shape, rows, plan.chunk(p), h, a.row(worker));
   });
   for_each_block(shape, plan, [&](const ScanBlock& block, int) {
     HWY_DYNAMIC_DISPATCH(scan_block)(shape, rows, block);
   });
 }
 
-void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> pieces,
+void attention_scan_backward(const ScanShape& shape, std::span<const ScanChunk> chunks,
                              const ScanRows& rows, const ScanGradients& gradients, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t H = shape.heads;
   const Tensor of_rows = scratch.take({threads(), 2 * kScanBlock * H});
   const Tensor x = scratch.take({threads(), shape.head_dim});
   const Tensor carries = scratch.take({rows.carries.dim[0], shape.state_size()});
-  const Tensor of_maximum = scratch.take({static_cast<int64_t>(pieces.size()), H});
+  const Tensor of_maximum = scratch.take({static_cast<int64_t>(chunks.size()), H});
   if (scratch.planning()) return;
-  const ScanPlan plan(pieces);
+  const ScanPlan plan(chunks);
   REFRAIN_CHECK(rows.carries.dim[0] == plan.count());
   for_each_block(shape, plan, [&](const ScanBlock& block, int worker) {
     HWY_DYNAMIC_DISPATCH(reduce_block_backward)
@@ -432,19 +432,19 @@ void attention_scan_backward(const ScanShape& shape, std::span<const ScanPiece> 
   });
   for_each_head(shape, plan, [&](size_t p, int64_t h, int worker) {
     of_maximum.row(static_cast<int64_t>(p))[h] =
-        HWY_DYNAMIC_DISPATCH(fold_backward)(shape, rows, plan.piece(p), carries, h, x.row(worker));
+        HWY_DYNAMIC_DISPATCH(fold_backward)(shape, rows, plan.chunk(p), carries, h, x.row(worker));
   });
   for_each_block(shape, plan, [&](const ScanBlock& block, int) {
     HWY_DYNAMIC_DISPATCH(scan_block_backward)
     (shape, rows, block, gradients, carries.row(block.index));
   });
   // What a, c and m left do not share: the maximum's own gradient.
-  for (size_t p = 0; p < pieces.size(); ++p)
+  for (size_t p = 0; p < chunks.size(); ++p)
     for (int64_t h = 0; h < H; ++h) {
       const float gradient = of_maximum.row(static_cast<int64_t>(p))[h];
       if (gradient == 0) continue;
-      const float maximum = ScanParts<const float>(shape, pieces[p].final_state).m[h];
-      for (int64_t row = pieces[p].first; row < pieces[p].first + pieces[p].tokens; ++row)
+      const float maximum = ScanParts<const float>(shape, chunks[p].final_state).m[h];
+      for (int64_t row = chunks[p].first; row < chunks[p].first + chunks[p].tokens; ++row)
         if (rows.s.row(row)[h] == maximum) {
           gradients.ds.row(row)[h] += gradient;
           break;

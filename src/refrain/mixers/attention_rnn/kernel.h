@@ -35,7 +35,7 @@ struct ScanShape {
 };
 
 // The rows [first, first + tokens) of all tensors: tokens of one sequence from position `start`.
-struct ScanPiece {
+struct ScanChunk {
   int64_t first, tokens, start;          // tokens > 0
   const float* initial_state = nullptr;  // the state before them; null: empty
   float* final_state =
@@ -57,7 +57,7 @@ struct ScanRows {
 
 // Writes o, keep, share, carries and the final states. Takes scratch; if scratch only counts, does
 // nothing else.
-void attention_scan_forward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
+void attention_scan_forward(const ScanShape&, std::span<const ScanChunk>, const ScanRows&,
                             Arena& scratch);
 
 struct ScanGradients {
@@ -67,7 +67,7 @@ struct ScanGradients {
 };
 
 // A chunk with a dstate has `final_state` as forward wrote it.
-void attention_scan_backward(const ScanShape&, std::span<const ScanPiece>, const ScanRows&,
+void attention_scan_backward(const ScanShape&, std::span<const ScanChunk>, const ScanRows&,
                              const ScanGradients&, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -175,7 +175,7 @@ Gla::History Gla::carve_history(const ExecutionContext& ctx, Arena& a, const Rag
   return h;
 }
 
-// Rows [first, first + count) of the window, of piece b.
+// Rows [first, first + count) of the window, of chunk b.
 kernels::GlaSequence Gla::sequence(const RaggedBatch& w, const Rows& rows, int64_t b, int64_t first,
                                    int64_t count) const {
   const GlaLayout& l = layout_;
@@ -213,10 +213,10 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
   if (l.low_rank) gate_.forward(ctx, projected.col_range(l.gate, l.gate_columns), rows.logits);
 }
 
-// What a filter runs over. `initial_state`: a state for each piece, or none.
-std::vector<kernels::ShortConvPiece> Gla::pieces(const RaggedBatch& w, const Filter& f,
+// What a filter runs over. `initial_state`: a state for each chunk, or none.
+std::vector<kernels::ShortConvChunk> Gla::chunks(const RaggedBatch& w, const Filter& f,
                                                  std::span<float* const> found) const {
-  std::vector<kernels::ShortConvPiece> all;
+  std::vector<kernels::ShortConvChunk> all;
   for (int64_t b = 0; b < w.sequences(); ++b)
     all.push_back({w.first(b), w.length(b),
                    found.empty() ? nullptr : found[static_cast<size_t>(b)] + f.past});
@@ -229,7 +229,7 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
                    std::span<float* const> found, bool advance) const {
   const GlaLayout& l = layout_;
   for (const Filter& f : filters_) {
-    std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
+    std::vector<kernels::ShortConvChunk> all = chunks(w, f, found);
     for (size_t b = 0; advance && b < all.size(); ++b) all[b].final_state = found[b] + f.past;
     kernels::short_conv_forward(f.w.w, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
                                 MatrixView<float>(rows.qkv).col_range(f.to, f.channels),
@@ -244,7 +244,7 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
 void Gla::convolve_backward(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows,
                             std::span<float* const> found, const State* dstate) const {
   for (const Filter& f : filters_) {
-    std::vector<kernels::ShortConvPiece> all = pieces(w, f, found);
+    std::vector<kernels::ShortConvChunk> all = chunks(w, f, found);
     for (int64_t b = 0; dstate && b < w.sequences(); ++b)
       all[static_cast<size_t>(b)].dstate = dstate->row(b) + f.past;
     kernels::short_conv_backward(

@@ -154,7 +154,7 @@ class Gla final : public Mixer {
                                 int64_t count) const;
   std::vector<Range> products() const;
   void project(ExecutionContext&, ConstTensor x, const Rows&) const;
-  std::vector<kernels::ShortConvPiece> pieces(const RaggedBatch&, const Filter&,
+  std::vector<kernels::ShortConvChunk> chunks(const RaggedBatch&, const Filter&,
                                               std::span<float* const> found) const;
   void activate(ExecutionContext&, const RaggedBatch&, const Rows&, std::span<float* const> found,
                 bool advance) const;

@@ -214,7 +214,7 @@ HWY_INLINE void backward_units(const MmRecRun& run, int64_t t, int64_t i, int64_
   });
 }
 
-// What a piece starts with at its last step, and what is left of it before its first.
+// What a chunk starts with at its last step, and what is left of it before its first.
 HWY_INLINE void begin_units(const MmRecRun& run, int64_t i, int64_t u, int64_t n) {
   const float* dstate = run.places[static_cast<size_t>(i)].dstate;
   float* carry = run.carry + i * run.D + u;
@@ -290,13 +290,13 @@ void mm_rec_decay_backward(float mu, Tensor s, ConstTensor ddecay) {
   HWY_DYNAMIC_DISPATCH(decay_backward)(mu, s, ddecay);
 }
 
-void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentPiece> pieces,
+void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentChunk> chunks,
                     const MmRecRows& rows, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t D = rows.h.cols();
   const bool full = cell.w.rank > 0;
   REFRAIN_CHECK(rows.gates.cols() == 2 * D && cell.b.size() == 2 * D);
-  const std::vector<ActiveSequence> places = in_order(pieces, {});
+  const std::vector<ActiveSequence> places = in_order(chunks, {});
   const auto B = static_cast<int64_t>(places.size());
   // Each gate's panels by themselves. Where gates end with a panel, that is w's packed form.
   const bool is_packed = cell.packed && D % kWeightPanel == 0;
@@ -324,13 +324,13 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentPiece> piece
     .carry = nullptr});
 }
 
-void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentPiece> pieces,
+void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentChunk> chunks,
                      const MmRecRows& rows, const MmRecGradients& gradients, Arena& scratch) {
   Arena::Frame frame(scratch);
   const int64_t D = rows.h.cols();
   const bool full = cell.w.rank > 0;
-  REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == pieces.size());
-  const std::vector<ActiveSequence> places = in_order(pieces, gradients.dstate);
+  REFRAIN_CHECK(gradients.dstate.empty() || gradients.dstate.size() == chunks.size());
+  const std::vector<ActiveSequence> places = in_order(chunks, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels, edges[2];
   if (full) panels = scratch.take({packed_size(D, 2 * D)});

@@ -49,17 +49,17 @@ struct MmRecRows {
 struct MmRecGradients {
   ConstTensor dh;        // [R, D]: from what reads h
   MatrixView<float> dz;  // [R, D], overwritten
-  // Per piece [D], or none: in, of the h it left; out, of the h it found.
+  // Per chunk [D], or none: in, of the h it left; out, of the h it found.
   std::span<float* const> dstate{};
 };
 
-// A piece's `initial_state` is the h before it. Both take their buffers from `scratch` and do
+// A chunk's `initial_state` is the h before it. Both take their buffers from `scratch` and do
 // nothing else when it only counts.
-void mm_rec_forward(const MmRecCell&, std::span<const RecurrentPiece>, const MmRecRows&,
+void mm_rec_forward(const MmRecCell&, std::span<const RecurrentChunk>, const MmRecRows&,
                     Arena& scratch);
 // `rows` as forward left them. Nothing comes out for w and b: theirs are dgatesᵀ h[t-1] and the sum
 // of dgates, products over all rows.
-void mm_rec_backward(const MmRecCell&, std::span<const RecurrentPiece>, const MmRecRows& rows,
+void mm_rec_backward(const MmRecCell&, std::span<const RecurrentChunk>, const MmRecRows& rows,
                      const MmRecGradients&, Arena& scratch);
 
 }  // namespace refrain::kernels

@@ -21,7 +21,7 @@ MmRecMemory::MmRecMemory(const MmRecLayout& layout, const RaggedBatch& w) : layo
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) == 0) continue;
     const int64_t start = w.past_length(b);
-    Piece p{b, w.first(b), start, start + w.length(b), -1, -1, mean_offset_.back(), {}};
+    Chunk p{b, w.first(b), start, start + w.length(b), -1, -1, mean_offset_.back(), {}};
     if (start < c) {
       p.null_slot = slot_rows_++;
       p.null_mean = p.mean++;
@@ -44,27 +44,27 @@ MmRecMemory::MmRecMemory(const MmRecLayout& layout, const RaggedBatch& w) : layo
       at = next;
     }
     ends_.push_back(groups_.size());
-    pieces_.push_back(p);
+    chunks_.push_back(p);
   }
 }
 
-// f(piece, stretch, first row, end row) for the part of every stretch that lies in the window.
+// f(chunk, stretch, first row, end row) for the part of every stretch that lies in the window.
 template <class F>
 void MmRecMemory::each_stretch(F&& f) const {
   const int64_t c = layout_.stretch;
   int64_t rows = 0;
-  for (const Piece& p : pieces_) rows += p.end - p.start;
-  size_t piece = 0;
+  for (const Chunk& p : chunks_) rows += p.end - p.start;
+  size_t chunk = 0;
   std::vector<size_t> of_group;
   for (size_t i = 0; i < groups_.size(); ++i) {
-    if (i == ends_[piece]) ++piece;
-    of_group.push_back(piece);
+    if (i == ends_[chunk]) ++chunk;
+    of_group.push_back(chunk);
   }
   parallel_for(
       static_cast<int64_t>(groups_.size()),
       [&](int64_t i) {
         const auto group = static_cast<size_t>(i);
-        const Piece& p = pieces_[of_group[group]];
+        const Chunk& p = chunks_[of_group[group]];
         const auto [first, count] = groups_[group].queries;
         f(p, (p.start + first - p.first) / c, first, first + count);
       },
@@ -73,7 +73,7 @@ void MmRecMemory::each_stretch(F&& f) const {
 
 void MmRecMemory::average(ConstTensor null, ConstTensor h, const State* state, Tensor means) const {
   const int64_t D = layout_.D;
-  for (const Piece& p : pieces_) {
+  for (const Chunk& p : chunks_) {
     if (p.null_mean >= 0) std::copy_n(null.data, D, means.row(p.null_mean));
     std::fill_n(means.row(p.mean), stretches(p) * D, 0.0f);
     if (!state || stretches(p) == 0) continue;
@@ -81,7 +81,7 @@ void MmRecMemory::average(ConstTensor null, ConstTensor h, const State* state, T
     std::copy_n(sum, D, means.row(p.mean));
     std::fill_n(sum, D, 0.0f);
   }
-  each_stretch([&](const Piece& p, int64_t stretch, int64_t first, int64_t end) {
+  each_stretch([&](const Chunk& p, int64_t stretch, int64_t first, int64_t end) {
     const bool ends = (stretch + 1) * layout_.stretch <= p.end;
     if (!ends && !state) return;
     float* sum = ends ? means.row(p.mean + stretch - layout_.finished(0, p.start))
@@ -94,7 +94,7 @@ void MmRecMemory::average(ConstTensor null, ConstTensor h, const State* state, T
 
 void MmRecMemory::fill(ConstTensor kv, const State* state, Tensor slots) const {
   const int64_t width = 2 * layout_.D;
-  for (const Piece& p : pieces_) {
+  for (const Chunk& p : chunks_) {
     if (p.null_slot >= 0) std::copy_n(kv.row(p.null_mean), width, slots.row(p.null_slot));
     for (int64_t l = 0; l < kLevels; ++l) {
       const int64_t found = layout_.finished(l, p.start), left = layout_.finished(l, p.end);
@@ -123,7 +123,7 @@ void MmRecMemory::fill(ConstTensor kv, const State* state, Tensor slots) const {
 void MmRecMemory::begin_backward(const State* dstate, Tensor dslots) const {
   std::fill(dslots.begin(), dslots.end(), 0.0f);
   if (!dstate) return;
-  for (const Piece& p : pieces_)
+  for (const Chunk& p : chunks_)
     for (int64_t l = 0; l < kLevels; ++l)
       for (int64_t i = layout_.oldest(l, p.end); i < layout_.finished(l, p.end); ++i)
         std::copy_n(dstate->row(p.b) + layout_.ring(l, i), 2 * layout_.D,
@@ -132,7 +132,7 @@ void MmRecMemory::begin_backward(const State* dstate, Tensor dslots) const {
 
 void MmRecMemory::end_backward(Tensor dslots, Tensor dkv, const State* dstate) const {
   const int64_t width = 2 * layout_.D;
-  for (const Piece& p : pieces_) {
+  for (const Chunk& p : chunks_) {
     for (int64_t l = kLevels - 1; l >= 0; --l) {
       const int64_t found = layout_.finished(l, p.start), left = layout_.finished(l, p.end);
       for (int64_t i = found; i < left; ++i) {
@@ -159,14 +159,14 @@ void MmRecMemory::average_backward(ConstTensor dmeans, Tensor dh, Tensor dnull,
                                    const State* dstate) const {
   const int64_t D = layout_.D;
   const float share = 1 / static_cast<float>(layout_.stretch);
-  each_stretch([&](const Piece& p, int64_t stretch, int64_t first, int64_t end) {
+  each_stretch([&](const Chunk& p, int64_t stretch, int64_t first, int64_t end) {
     const bool ends = (stretch + 1) * layout_.stretch <= p.end;
     if (!ends && !dstate) return;
     const float* from = ends ? dmeans.row(p.mean + stretch - layout_.finished(0, p.start))
                              : dstate->row(p.b) + layout_.sum();
     for (int64_t row = first; row < end; ++row) add_to(dh.row(row), from, D, ends ? share : 1);
   });
-  for (const Piece& p : pieces_) {
+  for (const Chunk& p : chunks_) {
     if (dnull && p.null_mean >= 0) add_to(dnull.data, dmeans.row(p.null_mean), D);
     if (!dstate || stretches(p) == 0) continue;
     float* sum = dstate->row(p.b) + layout_.sum();

@@ -75,24 +75,24 @@ class MmRecMemory {
   void average_backward(ConstTensor dmeans, Tensor dh, Tensor dnull, const State* dstate) const;
 
  private:
-  struct Piece {
+  struct Chunk {
     int64_t b, first, start, end;  // its rows begin at `first`, positions start .. end
     int64_t null_slot, null_mean;  // rows; -1: none
     int64_t mean;                  // the row of the first chunk of c tokens that ends here
     std::array<int64_t, MmRecLayout::kLevels> slot;  // the row of the oldest initial slot
   };
-  int64_t slot_row(const Piece& p, int64_t level, int64_t i) const {
+  int64_t slot_row(const Chunk& p, int64_t level, int64_t i) const {
     const auto l = static_cast<size_t>(level);
     return p.slot[l] + i - layout_.oldest(level, p.start);
   }
-  int64_t stretches(const Piece& p) const {
+  int64_t stretches(const Chunk& p) const {
     return layout_.finished(0, p.end) - layout_.finished(0, p.start);
   }
   template <class F>
   void each_stretch(F&& f) const;
 
   MmRecLayout layout_;
-  std::vector<Piece> pieces_;
+  std::vector<Chunk> chunks_;
   int64_t slot_rows_ = 0;
   std::vector<int32_t> mean_offset_ = {0};
   std::vector<kernels::SlotGroup> groups_;

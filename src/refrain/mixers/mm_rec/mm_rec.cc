@@ -109,19 +109,19 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
   Activations run;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const int64_t n = w.length(b), most = every > 0 ? every : n;
-    run.begins.push_back(static_cast<int64_t>(run.segments.size()));
-    run.pieces.push_back({w.first(b), n, nullptr});
-    run.segments.push_back({w.first(b), std::min(most, n), nullptr});
+    run.begins.push_back(static_cast<int64_t>(run.intervals.size()));
+    run.chunks.push_back({w.first(b), n, nullptr});
+    run.intervals.push_back({w.first(b), std::min(most, n), nullptr});
     for (int64_t at = most; at < n; at += most)
-      run.segments.push_back({w.first(b) + at, std::min(most, n - at), nullptr});
+      run.intervals.push_back({w.first(b) + at, std::min(most, n - at), nullptr});
   }
   Arena& scratch = ctx.scratch;
   Arena& kept = saved ? *saved : scratch;
-  run.initial_state = kept.take({static_cast<int64_t>(run.segments.size()), D});
-  for (size_t i = 0; run.initial_state && i < run.segments.size(); ++i)
-    run.segments[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
-  for (size_t b = 0; run.initial_state && b < run.pieces.size(); ++b)
-    run.pieces[b].initial_state = run.initial_state.row(run.begins[b]);
+  run.initial_state = kept.take({static_cast<int64_t>(run.intervals.size()), D});
+  for (size_t i = 0; run.initial_state && i < run.intervals.size(); ++i)
+    run.intervals[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
+  for (size_t b = 0; run.initial_state && b < run.chunks.size(); ++b)
+    run.chunks[b].initial_state = run.initial_state.row(run.begins[b]);
   run.means = kept.take({memory.mean_rows(), D});
   run.slots = kept.take({memory.slot_rows(), 2 * D});
   Arena& rows = every > 0 ? scratch : kept;
@@ -205,13 +205,13 @@ kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {
 }
 
 // What gates read of the input, then step after step.
-void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentPiece> pieces,
+void MmRec::recur(ExecutionContext& ctx, std::span<const kernels::RecurrentChunk> chunks,
                   const Rows& rows, Tensor decay) const {
   if (is_full())
     forward_map(ctx, r_of_z_, at(rows.qkvz, z_column()), at(rows.gates, 0));
   else
     forward_map(ctx, gates_, at(rows.qkvz, z_column()), rows.gates);
-  kernels::mm_rec_forward(cell(), pieces, loop_rows(rows, decay), ctx.scratch);
+  kernels::mm_rec_forward(cell(), chunks, loop_rows(rows, decay), ctx.scratch);
 }
 
 // Leaves the query in q's place and what it got in v's.
@@ -242,13 +242,13 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
     copy_columns(rows.qkvz, z_column(), run.kz, D, D);
   }
   find_decay(ctx, run, false, decay);
-  recur(ctx, run.pieces, rows, decay);
+  recur(ctx, run.chunks, rows, decay);
   if (!ctx.planning()) {
-    for (size_t i = 0, b = 0; i < run.segments.size(); ++i)
+    for (size_t i = 0, b = 0; i < run.intervals.size(); ++i)
       if (b < run.begins.size() && run.begins[b] == static_cast<int64_t>(i))
         ++b;
       else
-        std::copy_n(rows.h.row(run.segments[i].first - 1), D,
+        std::copy_n(rows.h.row(run.intervals[i].first - 1), D,
                     run.initial_state.row(static_cast<int64_t>(i)));
     for (int64_t b = 0; state && b < w.sequences(); ++b)
       if (w.length(b) > 0) std::copy_n(rows.h.row(w.first(b) + w.length(b) - 1), D, state->row(b));
@@ -286,7 +286,7 @@ MmRec::Activations MmRec::recompute_forward(ExecutionContext& ctx, const RaggedB
     }
   }
   find_decay(ctx, run, !all, decay);
-  if (all) recur(ctx, run.segments, rows, decay);
+  if (all) recur(ctx, run.intervals, rows, decay);
   if (config_.memory && (all || run.kz.rank > 0)) attend(ctx, memory, run.slots, rows);
   return run;
 }
@@ -354,15 +354,15 @@ void MmRec::recur_backward(ExecutionContext& ctx, const Activations& run, ConstT
   const Rows& rows = run.rows;
   const int64_t D = shape_.d_model;
   const MatrixView<float> dz = at(rows.qkvz, v_column());
-  kernels::mm_rec_backward(cell(), run.pieces, loop_rows(rows, decay), {dh, dz, dstate},
+  kernels::mm_rec_backward(cell(), run.chunks, loop_rows(rows, decay), {dh, dz, dstate},
                            ctx.scratch);
   const MatrixView<const float> z = at(rows.qkvz, z_column());
   if (is_full()) {
-    for (const kernels::RecurrentPiece& piece : run.pieces) {
-      if (ctx.planning() || piece.length == 0) continue;
-      float* to = h_before.row(piece.first);
-      std::copy_n(piece.initial_state, D, to);
-      std::copy_n(rows.h.row(piece.first), (piece.length - 1) * D, to + D);
+    for (const kernels::RecurrentChunk& chunk : run.chunks) {
+      if (ctx.planning() || chunk.length == 0) continue;
+      float* to = h_before.row(chunk.first);
+      std::copy_n(chunk.initial_state, D, to);
+      std::copy_n(rows.h.row(chunk.first), (chunk.length - 1) * D, to + D);
     }
     backward_weight(ctx, gates_, h_before, rows.gates);
     backward_weight(ctx, r_of_z_, z, at(rows.gates, 0));

@@ -84,11 +84,11 @@ class MmRec final : public Mixer {
   };
   // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
   struct Activations {
-    std::vector<kernels::RecurrentPiece> pieces;    // the batch's
-    std::vector<kernels::RecurrentPiece> segments;  // the same, cut every so many rows
-    std::vector<int64_t> begins;                    // the first segment of each piece
-    Tensor initial_state;                           // [segments, D]: the h before each
-    Tensor means, slots;                            // memory.h
+    std::vector<kernels::RecurrentChunk> chunks;     // the batch's
+    std::vector<kernels::RecurrentChunk> intervals;  // the same, cut every so many rows
+    std::vector<int64_t> begins;                     // the first interval of each chunk
+    Tensor initial_state;                            // [intervals, D]: the h before each
+    Tensor means, slots;                             // memory.h
     Tensor kz;  // [R, 2D]: k and z, where attention is done again
     Rows rows;
     Decay decay;  // none where it is made again
@@ -126,7 +126,7 @@ class MmRec final : public Mixer {
   Decay carve_decay(Arena&, int64_t rows) const;
   void make_decay(ExecutionContext&, ConstTensor qkvz, const Decay&) const;
   void find_decay(ExecutionContext&, const Activations&, bool kept, Tensor decay) const;
-  void recur(ExecutionContext&, std::span<const kernels::RecurrentPiece>, const Rows&,
+  void recur(ExecutionContext&, std::span<const kernels::RecurrentChunk>, const Rows&,
              Tensor decay) const;
   void attend(ExecutionContext&, const MmRecMemory&, ConstTensor slots, const Rows&) const;
 
