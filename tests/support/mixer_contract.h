@@ -418,7 +418,7 @@ void recompute_contract(const MixerDims& shape, const Config& config,
 
 // Pieces without rows leave their states, and the gradients of them, alone.
 template <class M, class Config>
-void empty_pieces_contract(const MixerDims& shape, const Config& config) {
+void empty_chunks_contract(const MixerDims& shape, const Config& config) {
   const int64_t D = shape.d_model;
   MixerUnderTest<M> m(shape, config);
   RaggedBatchBuilder data;

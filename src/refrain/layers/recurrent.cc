@@ -27,7 +27,7 @@ void Recurrent::visit(const ParamVisitor& v) {
   v({"bias_hh_l0", {w_hh_.out}, bias, false}, w_hh_.b);
 }
 
-// `every`: rows of a interval; 0: a chunk is a interval. The first intervals of all chunks come
+// `every`: rows of an interval; 0: a chunk is an interval. The first intervals of all chunks come
 // first.
 Recurrent::Activations Recurrent::layout(const RaggedBatch& w, int64_t every, Arena& found,
                                          Arena& rows) const {
