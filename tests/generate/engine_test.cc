@@ -196,5 +196,52 @@ TEST_F(EngineTest, SequencesGoOn) {
   EXPECT_TRUE(std::ranges::equal(beside.tokens(), by_itself.tokens()));
 }
 
+// One that no machine has the memory for is not in the way of those behind it.
+TEST_F(EngineTest, ARequestWithoutMemoryEndsAlone) {
+  ModelConfig config;
+  config.vocab_size = 20;
+  config.d_model = 16;
+  config.layers = 1;
+  config.heads = config.kv_heads = 512;
+  config.head_dim = 64;
+  const LanguageModel model(config);
+  Engine engine(model, kMaxTokens);
+  GenerationRequest huge = request_of({1}, kMaxTokens, 0);
+  huge.context = kMaxTokens;
+  const RequestId before = engine.submit(request_of({1}, 2, 0)), bad = engine.submit(huge),
+                  after = engine.submit(request_of({1}, 2, 0));
+  run_all(engine);
+  EXPECT_EQ(error_of([&] { engine.take(bad); }).find("out of memory"), 0u);
+  EXPECT_EQ(engine.take(before).tokens, 2);
+  EXPECT_EQ(engine.take(after).tokens, 2);
+}
+
+// What would read and write memory that is not its own is refused.
+TEST_F(EngineTest, RefusesWhatIsNotForIt) {
+  const TinyModel model, other;
+  Engine engine(model, 1000);
+  Sequence sequence(model), foreign(other);
+  const GenerationRequest request = request_of({1, 2}, 4, 0);
+  EXPECT_THROW(engine.submit(request, foreign), std::logic_error);
+  const RequestId first = engine.submit(request, sequence);
+  EXPECT_THROW(engine.submit(request, sequence), std::logic_error);
+  engine.step();
+  EXPECT_THROW(engine.submit(request, sequence), std::logic_error);
+  engine.cancel(first);
+  const RequestId second = engine.submit(request, sequence);
+  const RequestId steps = engine.submit(request, [&](const SampledToken&) {
+    engine.step();
+    return std::nullopt;
+  });
+  const RequestId drops = engine.submit(request, [&](const SampledToken&) {
+    engine.drop(second);
+    return std::nullopt;
+  });
+  run_all(engine);
+  EXPECT_THROW(engine.take(steps), std::logic_error);
+  EXPECT_THROW(engine.take(drops), std::logic_error);
+  EXPECT_EQ(engine.take(second).tokens, 4);
+}
+
 }  // namespace
 }  // namespace refrain

@@ -176,6 +176,13 @@ RequestId Engine::submit(GenerationRequest request, Sequence& sequence, OnToken 
 
 RequestId Engine::add(GenerationRequest request, Sequence* sequence, OnToken on_token) {
   check(request, model_.config().vocab_size);
+  if (sequence) {
+    REFRAIN_CHECK(&sequence->model() == &model_);
+    const auto has_it = [&](const auto& other) {
+      return &other->sequence == sequence && !other->done;
+    };
+    REFRAIN_CHECK(std::ranges::none_of(waiting_, has_it) && std::ranges::none_of(active_, has_it));
+  }
   waiting_.push_back(
       std::make_unique<ActiveRequest>(model_, std::move(request), sequence, std::move(on_token)));
   return waiting_.back()->id = next_id_++;
@@ -192,6 +199,7 @@ void Engine::cancel(RequestId id) {
 }
 
 void Engine::drop(RequestId id) {
+  REFRAIN_CHECK(!in_step_);
   cancel(id);
   retire();
   ended_.erase(id);
@@ -205,6 +213,12 @@ GenerationResult Engine::take(RequestId id) {
 }
 
 bool Engine::step() {
+  REFRAIN_CHECK(!in_step_);
+  in_step_ = true;
+  const struct End {
+    bool& in_step;
+    ~End() { in_step = false; }
+  } end{in_step_};
   admit();
   if (const auto requests = in_turn(); !requests.empty()) read(requests);
   retire();
@@ -214,10 +228,17 @@ bool Engine::step() {
 void Engine::admit() {
   while (!waiting_.empty()) {
     if (!active_.empty() && tokens_ + waiting_.front()->room > max_tokens_) return;
-    waiting_.front()->enter();
-    tokens_ += waiting_.front()->room;
     active_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
+    ActiveRequest& request = *active_.back();
+    tokens_ += request.room;
+    try {
+      request.enter();
+    } catch (...) {  // there is no memory for its state
+      request.error = std::current_exception();
+      request.done = true;
+      retire();
+    }
   }
 }
 

@@ -73,13 +73,14 @@ class Engine {
   // An invalid request is an Error and does not change the engine. `on_token` must not call the
   // engine, except for cancel().
   RequestId submit(GenerationRequest request, OnToken on_token = {});
-  // Continues a sequence of this model, which must outlive the request. The prompt is appended to
-  // it (it may be empty if the sequence is not), then every new token, including an end token. The
-  // tokens are those of an uninterrupted run with the same settings.
+  // Continues a sequence of this model, which must outlive the request and has one at a time. The
+  // prompt is appended to it (it may be empty if the sequence is not), then every new token,
+  // including an end token. The tokens are those of an uninterrupted run with the same settings.
   RequestId submit(GenerationRequest request, Sequence& sequence, OnToken on_token = {});
 
   // One pass of the model; false if no work is left after it. An Error of a request (in its
-  // on_token, or logits that are not numbers) ends only that request, and take() throws it.
+  // on_token, logits that are not numbers, no memory for its state) ends only that request, and
+  // take() throws it.
   bool step();
 
   // Ends a waiting or running request with kCancelled; take() gives what it has so far. Does
@@ -113,6 +114,7 @@ class Engine {
   const LanguageModel& model_;
   int64_t max_tokens_, tokens_ = 0;  // tokens_: that the states under way have room for
   RequestId next_id_ = 1;
+  bool in_step_ = false;
   size_t turn_ = 0;  // of those that generate, where a window begins that cannot hold them all
   std::deque<std::unique_ptr<ActiveRequest>> waiting_;
   std::vector<std::unique_ptr<ActiveRequest>> active_;  // as they came

@@ -40,6 +40,8 @@ class Sequence {
   // Continues another sequence; the caller fills in the state.
   Sequence(const LanguageModel& model, Progress progress);
 
+  const LanguageModel& model() const { return *model_; }
+
   // The last tokens, those that have not been dropped.
   std::span<const int32_t> tokens() const { return tokens_; }
   int64_t forgotten() const { return forgotten_; }
