@@ -376,8 +376,30 @@ TEST(RefrainConfig, BlocksHaveSettingsOfTheirOwn) {
   EXPECT_EQ(error("attention:conv=3"),
             "pattern: attention:conv=3: expected settings of attention (name=value,...), found "
             "'conv=3'");
+  for (const std::string word :
+       {"attention:", "attention:window=3,", "attention:window=3,,stride=2"})
+    EXPECT_EQ(error(word),
+              "pattern: " + word + ": expected settings of attention (name=value,...), found ''");
+  EXPECT_EQ(error("attention:window=3,window=4"),
+            "pattern: attention:window=3,window=4: expected every setting once, found "
+            "attention.window twice");
+  // Of a word that no block is left for, too.
+  EXPECT_NE(error("gla gla gla gla nothing").find("no mixer is called 'nothing'"),
+            std::string::npos);
   EXPECT_EQ(error("attention:window=x"), "attention.window: expected a whole number, found 'x'");
   EXPECT_NE(error("nothing:window=3").find("no mixer is called 'nothing'"), std::string::npos);
+}
+
+// A pattern that says something else than the mixers beside it does not get into the file.
+TEST(RefrainConfig, MixersAreGivenWithoutAPattern) {
+  ModelDescription d = parse(kVersion5);
+  d.config.mixers.assign(static_cast<size_t>(d.config.layers), parse_mixer("gla"));
+  for (const std::string pattern : {"attention", "", "gla attention"}) {
+    d.config.pattern = pattern;
+    const std::vector<std::string> kinds =
+        parse_model_config(to_json(d), "config.json").config.mixer_kinds();
+    EXPECT_EQ(kinds, std::vector<std::string>(kinds.size(), "gla"));
+  }
 }
 
 TEST(RefrainConfig, LayerTypesAreAPattern) {

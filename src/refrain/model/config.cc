@@ -1,5 +1,6 @@
 #include "refrain/model/config.h"
 
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -8,11 +9,16 @@
 namespace refrain {
 namespace {
 
-// The words of a pattern, one per block.
-std::vector<std::string> words_of(const std::string& pattern, int64_t layers) {
+std::vector<std::string> split(const std::string& pattern) {
   std::vector<std::string> words;
   std::istringstream text(pattern);
   for (std::string word; text >> word;) words.push_back(word);
+  return words;
+}
+
+// The words of a pattern, one per block.
+std::vector<std::string> words_of(const std::string& pattern, int64_t layers) {
+  std::vector<std::string> words = split(pattern);
   if (words.empty()) throw_error("pattern: expected the name of a mixer, found none");
   const size_t period = words.size();
   for (size_t i = period; i < static_cast<size_t>(layers); ++i) words.push_back(words[i % period]);
@@ -31,16 +37,31 @@ MixerConfig parse_word(const std::string& word, const SettingMap& settings) {
   visit_mixer_settings(
       [&](const std::string& name, const std::string&, const std::string&) { known.insert(name); });
   SettingMap own = settings;
-  std::istringstream text(word.substr(kind.size() + 1));
-  for (std::string setting; std::getline(text, setting, ',');) {
+  std::set<std::string> given;
+  for (size_t comma = kind.size(); comma != word.npos;) {
+    const size_t begin = comma + 1;
+    comma = word.find(',', begin);
+    const std::string setting = word.substr(begin, comma - begin);
     const size_t equals = setting.find('=');
     const std::string name = kind + "." + setting.substr(0, equals);
     if (equals == setting.npos || !known.contains(name))
       throw_error("pattern: {}: expected settings of {} (name=value,...), found '{}'", word, kind,
                   setting);
+    if (!given.insert(name).second)
+      throw_error("pattern: {}: expected every setting once, found {} twice", word, name);
     own.set(name, setting.substr(equals + 1));
   }
   return parse_mixer(kind, own);
+}
+
+// Whether the pattern says of each block its kind, and no more. It need not: mixers may be given
+// beside it.
+bool names_kinds(const std::string& pattern, const std::vector<MixerConfig>& mixers) {
+  const std::vector<std::string> kinds = split(pattern);
+  if (kinds.empty()) return false;
+  for (size_t i = 0; i < mixers.size(); ++i)
+    if (kinds[i % kinds.size()] != mixers[i].kind()) return false;
+  return pattern.find(':') == pattern.npos;
 }
 
 }  // namespace
@@ -106,14 +127,16 @@ std::string ModelConfig::full_pattern() const {
       alike = false;
     }
   }
-  return alike && pattern.find(':') == pattern.npos ? pattern : words;
+  return alike && names_kinds(pattern, mixers) ? pattern : words;
 }
 
 std::vector<MixerConfig> parse_pattern(const std::string& pattern, int64_t layers,
                                        const SettingMap& settings) {
+  std::map<std::string, MixerConfig> known;  // also of words that a short stack has no block for
+  for (const std::string& word : split(pattern))
+    if (!known.contains(word)) known[word] = parse_word(word, settings);
   std::vector<MixerConfig> mixers;
-  for (const std::string& word : words_of(pattern, layers))
-    mixers.push_back(parse_word(word, settings));
+  for (const std::string& word : words_of(pattern, layers)) mixers.push_back(known.at(word));
   return mixers;
 }
 
