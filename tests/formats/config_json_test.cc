@@ -411,11 +411,19 @@ TEST(RefrainConfig, LayerTypesAreAPattern) {
   const ModelDescription d = parse_model_config(json, "config.json");
   EXPECT_EQ(d.config.mixers[0].as<AttentionConfig>().window, 8);
   EXPECT_EQ(d.config.mixer_kinds()[1], "gla");
+  const auto error = [](const Json& wrong) {
+    return error_of([&] { parse_model_config(wrong, "config.json"); });
+  };
+  for (const char* word : {"", "gla gla", "gla\n"}) {
+    Json wrong = json;
+    wrong["layer_types"][0] = word;
+    EXPECT_EQ(error(wrong).find("config.json: layer_types: expected a list of"), 0u) << word;
+  }
+  Json both = json;
+  both["pattern"] = "attention:window=4 gla";
+  EXPECT_EQ(error(both), "config.json: layer_types: expected none beside a pattern, found both");
   json["layer_types"].push_back("gla");
-  EXPECT_EQ(error_of([&] {
-              parse_model_config(json, "config.json");
-            }).find("config.json: layer_types: expected a list of"),
-            0u);
+  EXPECT_EQ(error(json).find("config.json: layer_types: expected a list of"), 0u);
 }
 
 // Files of former versions have settings that only measured.

@@ -56,11 +56,16 @@ std::string setting_to_text(const Json& value, const std::string& absent,
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+bool is_word(const Json& value) {
+  if (!value.is_string()) return false;
+  const auto& text = value.get_ref<const std::string&>();
+  return !text.empty() && text.find_first_of(" \t\n\v\f\r") == text.npos;
+}
+
 // A list with a word for each block, in the place of a pattern.
 std::string pattern_of(const Json& types, int64_t layers, const std::string& name) {
-  const bool is_list =
-      types.is_array() && std::cmp_equal(types.size(), layers) &&
-      std::ranges::all_of(types, [](const Json& type) { return type.is_string(); });
+  const bool is_list = types.is_array() && std::cmp_equal(types.size(), layers) &&
+                       std::ranges::all_of(types, is_word);
   if (!is_list)
     throw_error("{}: layer_types: expected a list of {} words, found {}", name, layers,
                 io::describe(types));
@@ -80,6 +85,8 @@ ModelConfig parse(const Json& json, const std::string& name, const Notes&) {
     if (std::ranges::count(kLater, key) > 0 && !io::find(json, key)) return;
     if constexpr (std::is_same_v<T, std::string>) {
       if (types && std::string_view(key) == "pattern") {
+        if (io::find(json, key))
+          throw_error("{}: layer_types: expected none beside a pattern, found both", name);
         field = pattern_of(*types, config.layers, name);
         return;
       }
