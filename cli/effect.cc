@@ -3,9 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <set>
+#include <sstream>
 
+#include "cli/output.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
 #include "refrain/train/plan.h"
@@ -91,6 +94,11 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
                  const SettingMap& mixers) {
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve(mixers);
+  std::istringstream pattern(model.pattern);
+  const auto words = std::distance(std::istream_iterator<std::string>(pattern), {});
+  if (words > model.layers)
+    note(fmt::format("pattern: {} words for {} blocks: those after them are not used", words,
+                     model.layers));
   const std::set<std::string> kinds = kinds_in(model);
   for (const MixerConfig& mixer : model.mixers) make_mixer(mixer, model.mixer_dims());
   const std::string stack = stack_text(model);

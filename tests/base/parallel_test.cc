@@ -1,8 +1,11 @@
 #include "refrain/base/parallel.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -140,6 +143,30 @@ TEST(ThreadPool, LoopsRunOnThePoolInScope) {
 
 // Sums that several threads form at the same time are whole, on one pool and on one each; what one
 // of them throws the others do not see.
+// Threads do not go through a fork; the child's pool makes its own, and leaves its parent's alone.
+TEST(ThreadPool, AForkedProcessHasThreadsOfItsOwn) {
+  auto pool = std::make_unique<ThreadPool>(3);
+  const ThreadPool::Scope scope(*pool);
+  const auto count = [] {
+    std::atomic<int> runs = 0;
+    parallel_for(100, [&](int64_t, int) { ++runs; });
+    return runs.load();
+  };
+  EXPECT_EQ(count(), 100);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    const bool right = count() == 100 && count() == 100;
+    { ThreadPool own(2); }
+    _exit(right ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(count(), 100);
+}
+
 TEST(ThreadPool, ManyThreadsStartLoopsAtTheSameTime) {
   ThreadPool shared(3);
   std::vector<std::thread> callers;

@@ -326,6 +326,10 @@ class Origins(SettingsCase):
         self.assertIn("--warmup-steps 100: the run ends before, after 3; its learning rate comes to "
                       "3.00e-05 of 1.00e-03\n", first)
         self.assertNotIn("--warmup-steps", said("--resume", "auto", "--max-steps", 100))
+        long = self.call("train", "--data", "t.txt", "--out", "long", *self.SMALL, "--max-steps", 1,
+                         "--pattern", "gla attention").stderr.decode()
+        self.assertIn("pattern: 2 words for 1 blocks: those after them are not used\n", long)
+        self.assertNotIn("pattern:", first)
 
 
 class Files(SettingsCase):

@@ -234,6 +234,7 @@ TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
        {"\"full_attention\"",
         "layer_types: expected a list, found "
         "\"full_attention\""}},
+      {"layer_types", {"[]", "layer_types: expected 2 words, one for each layer, found 0"}},
       {"model_type",
        {"\"qwen2\"", "model_type: expected llama, mistral or refrain, found \"qwen2\""}},
   };

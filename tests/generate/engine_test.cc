@@ -135,6 +135,19 @@ TEST_F(EngineTest, Cancelling) {
   engine.cancel(third);  // long gone
   EXPECT_EQ(error_of([&] { engine.take(third); }),
             fmt::format("request {}: has not ended, or was taken", third));
+  // By another's on_token, in the step that reads the end of its prompt.
+  GenerationRequest only_reads = request;
+  only_reads.max_new_tokens = 0;
+  Engine both(model, 100);
+  RequestId reads = 0;
+  const RequestId speaks = both.submit(request, [&](const SampledToken&) {
+    both.cancel(reads);
+    return std::optional<StopReason>();
+  });
+  reads = both.submit(only_reads);
+  run_all(both);
+  EXPECT_EQ(both.take(reads).reason, StopReason::kCancelled);
+  EXPECT_EQ(told(both.take(speaks)), whole);
   const RequestId dropped = engine.submit(request);
   engine.step();
   engine.drop(dropped);

@@ -1,5 +1,6 @@
 #include "refrain/base/thread_pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 
 #include <atomic>
@@ -50,6 +51,14 @@ thread_local int current_worker = -1;             // -1: not inside a task
 // What a task that waits for another gets in its place when a task has thrown: nobody sees it.
 struct Abandoned {};
 constexpr int32_t kAbandoned = INT32_MAX;  // what its mark is raised to
+
+// How many forks lie between this process and the one that started: its threads are not here.
+std::atomic<uint32_t> forks = 0;
+
+uint32_t count_forks() {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
+  return registered == 0 ? forks.load(std::memory_order_relaxed) : 0;
+}
 
 int cores() {
   cpu_set_t allowed;
@@ -175,6 +184,7 @@ class ThreadPool::Workers {
 // What loops may do with a pool.
 struct LoopAccess {
   static ThreadPool::Workers& workers(ThreadPool& pool) {
+    pool.leave_to_parent();
     if (!pool.workers_) pool.workers_ = std::make_unique<ThreadPool::Workers>(pool, pool.size_);
     return *pool.workers_;
   }
@@ -183,8 +193,15 @@ struct LoopAccess {
 };
 
 ThreadPool::ThreadPool(int threads, Notes notes)
-    : size_(threads > 0 ? threads : cores()), notes_(std::move(notes)) {}
-ThreadPool::~ThreadPool() { REFRAIN_CHECK(current_pool != this); }
+    : size_(threads > 0 ? threads : cores()), notes_(std::move(notes)), forks_(count_forks()) {}
+ThreadPool::~ThreadPool() {
+  REFRAIN_CHECK(current_pool != this);
+  leave_to_parent();
+}
+
+void ThreadPool::leave_to_parent() {
+  if (std::exchange(forks_, count_forks()) != count_forks()) (void)workers_.release();
+}
 
 ThreadPool::Scope::Scope(ThreadPool& pool) : outer_(current_pool) {
   REFRAIN_CHECK(current_worker < 0);
@@ -208,6 +225,7 @@ void wait_for(int32_t& mark, int32_t at_least) {
 }
 
 void detail::run_tasks(int64_t tasks, void (*run)(void*, int64_t, int), void* self, bool share) {
+  REFRAIN_CHECK(tasks <= INT64_MAX / 2);  // every worker counts one further
   if (share && tasks > 1 && threads() > 1 && current_worker < 0) {
     const std::unique_lock at_work(LoopAccess::mutex(*current_pool), std::try_to_lock);
     if (at_work) return LoopAccess::workers(*current_pool).run(tasks, run, self);

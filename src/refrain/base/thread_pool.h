@@ -6,8 +6,10 @@
 // A pool belongs to whoever made it; the process has none. A thread that drives a model puts a pool
 // in scope. Without one it computes alone, with the same bits. Engines that are driven from several
 // threads have one pool each, or share one: if a loop finds its pool busy with another thread's
-// loop, it runs on its own thread.
+// loop, it runs on its own thread. A process that was forked between two loops makes threads of its
+// own.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <mutex>
 
@@ -43,8 +45,12 @@ class ThreadPool {
   friend struct LoopAccess;
   class Workers;
 
+  // A forked process has the pool of its parent, without the threads.
+  void leave_to_parent();
+
   int size_;
   Notes notes_;
+  uint32_t forks_;    // before its threads were made
   std::mutex mutex_;  // held by the thread whose loop runs here
   std::unique_ptr<Workers> workers_;
 };

@@ -117,9 +117,12 @@ void check_architectures(const Json& value, const std::string& where, bool mistr
 }
 
 // In every layer the attention that there is.
-void check_layer_types(const Json& value, const std::string& where, bool has_window) {
+void check_layer_types(const Json& value, const std::string& where, int64_t layers,
+                       bool has_window) {
   const Json expected = has_window ? "sliding_attention" : "full_attention";
   if (!value.is_array()) throw_error("{}: expected a list, found {}", where, io::describe(value));
+  if (std::ssize(value) != layers)
+    throw_error("{}: expected {} words, one for each layer, found {}", where, layers, value.size());
   for (const Json& type : value) expect_value(type, expected, where);
 }
 
@@ -183,7 +186,7 @@ ModelConfig parse(const Json& json, const std::string& name, bool mistral, const
       window = io::get_int(json, "sliding_window", name, 1, kMost);
   }
   if (const Json* types = io::find(json, "layer_types"))
-    check_layer_types(*types, name + ": layer_types", window > 0);
+    check_layer_types(*types, name + ": layer_types", config.layers, window > 0);
   config.rms_norm_eps = io::get_number(json, "rms_norm_eps", name, 1e-6);
   config.tie_embeddings = io::get_bool(json, "tie_word_embeddings", name, false);
   config.pattern = kMixer;

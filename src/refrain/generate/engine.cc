@@ -315,6 +315,7 @@ void Engine::read(const std::vector<ActiveRequest*>& requests) {
       }
     } else {
       request->seconds += elapsed();
+      if (request->done) continue;  // cancelled by another one's on_token
       if (request->request.max_new_tokens == 0 && request->pending().empty()) {
         request->result.prompt_seconds = request->seconds;
         request->stop(StopReason::kLength);

@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include "refrain/base/error.h"
+
 namespace refrain {
 
 class MixerConfig {
@@ -17,14 +19,15 @@ class MixerConfig {
 
   const std::string& kind() const { return kind_; }
 
-  // The settings; Config must be the kind's struct.
+  // The settings; an Error if Config is not the kind's struct.
   template <class Config>
   const Config& as() const {
-    return std::any_cast<const Config&>(settings_);
+    if (const auto* settings = std::any_cast<Config>(&settings_)) return *settings;
+    throw_error("{}: has the settings of another kind of mixer", kind_);
   }
   template <class Config>
   Config& as() {
-    return std::any_cast<Config&>(settings_);
+    return const_cast<Config&>(std::as_const(*this).as<Config>());
   }
 
  private:

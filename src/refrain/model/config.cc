@@ -45,10 +45,10 @@ MixerConfig parse_word(const std::string& word, const SettingMap& settings) {
     const size_t equals = setting.find('=');
     const std::string name = kind + "." + setting.substr(0, equals);
     if (equals == setting.npos || !known.contains(name))
-      throw_error("pattern: {}: expected settings of {} (name=value,...), found '{}'", word, kind,
-                  setting);
+      throw_error("pattern: {:.60}: expected settings of {} (name=value,...), found '{:.60}'", word,
+                  kind, setting);
     if (!given.insert(name).second)
-      throw_error("pattern: {}: expected every setting once, found {} twice", word, name);
+      throw_error("pattern: {:.60}: expected every setting once, found {} twice", word, name);
     own.set(name, setting.substr(equals + 1));
   }
   return parse_mixer(kind, own);

@@ -91,6 +91,7 @@ bool Trainer::evaluate(const TrainerEvents& events) {
   const auto begin = Clock::now();
   const EvaluationResult result = task_.evaluate(memory_, events.should_stop);
   if (result.stopped) return false;
+  REFRAIN_CHECK(result.metrics.is_object());
   // What is not a number is never the best, nor does it keep a later one from being it.
   const bool best =
       std::isfinite(result.loss) && (state_.best_step == 0 || result.loss < state_.best_loss);
@@ -124,6 +125,7 @@ void Trainer::save(const TrainerEvents& events) {
 
 void Trainer::make_step(const TrainerEvents& events) {
   const StepGradient gradient = task_.next_gradient(state_, memory_);
+  REFRAIN_CHECK(gradient.metrics.is_object());
   const double norm = optimise(gradient.loss);
   ++state_.step;
   state_.position = gradient.position;
