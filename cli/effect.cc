@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "cli/inputs.h"
 #include "cli/output.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
@@ -94,11 +95,6 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
                  const SettingMap& mixers) {
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve(mixers);
-  std::istringstream pattern(model.pattern);
-  const auto words = std::distance(std::istream_iterator<std::string>(pattern), {});
-  if (words > model.layers)
-    note(fmt::format("pattern: {} words for {} blocks: those after them are not used", words,
-                     model.layers));
   const std::set<std::string> kinds = kinds_in(model);
   for (const MixerConfig& mixer : model.mixers) make_mixer(mixer, model.mixer_dims());
   const std::string stack = stack_text(model);
@@ -128,6 +124,11 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
     Planner(network, training, false, 0).unbounded();
   }
   check_training_effect(line, training);
+  std::istringstream pattern(model.pattern);
+  const auto words = std::distance(std::istream_iterator<std::string>(pattern), {});
+  if (words > model.layers)
+    note(fmt::format("pattern: {} for {}: those after them are not used", count_of(words, "words"),
+                     count_of(model.layers, "layers")));
 }
 
 void check_training_effect(const CommandLine& line, const TrainConfig& training) {

@@ -328,7 +328,7 @@ class Origins(SettingsCase):
         self.assertNotIn("--warmup-steps", said("--resume", "auto", "--max-steps", 100))
         long = self.call("train", "--data", "t.txt", "--out", "long", *self.SMALL, "--max-steps", 1,
                          "--pattern", "gla attention").stderr.decode()
-        self.assertIn("pattern: 2 words for 1 blocks: those after them are not used\n", long)
+        self.assertIn("pattern: 2 words for 1 layer: those after them are not used\n", long)
         self.assertNotIn("pattern:", first)
 
 

@@ -41,7 +41,7 @@ ModelConfig config_of(const Stack& stack) {
   c.tie_embeddings = stack.tied;
   c.feed_forward = stack.ff;
   c = with_settings(c, settings);
-  if (stack.name == "plain")
+  if (std::string_view(stack.name) == "plain")
     for (MixerConfig& mixer : c.mixers) mixer.as<AttentionRnnConfig>().fused = false;
   return c;
 }
