@@ -57,14 +57,14 @@ void expect_value(const Json& found, const Json& expected, const std::string& wh
 // are scaled in any way are refused.
 double read_rope_theta(const Json& json, const std::string& name,
                        std::vector<std::string>& unknown) {
-  std::optional<double> theta;
+  std::optional<double> rope_theta;
   const auto take = [&](const Json& object, const std::string& where) {
     if (!io::find(object, "rope_theta")) return;
     const double found = io::get_number(object, "rope_theta", where);
-    if (theta && *theta != found)
-      throw_error("{}: rope_theta: expected {} as elsewhere in this file, found {}", where, *theta,
-                  found);
-    theta = found;
+    if (rope_theta && *rope_theta != found)
+      throw_error("{}: rope_theta: expected {} as elsewhere in this file, found {}", where,
+                  *rope_theta, found);
+    rope_theta = found;
   };
   take(json, name);
   for (const char* key : {"rope_parameters", "rope_scaling"}) {
@@ -87,7 +87,7 @@ double read_rope_theta(const Json& json, const std::string& name,
       unknown.push_back(fmt::format("{}.{}", key, setting));
     }
   }
-  return theta.value_or(10000);
+  return rope_theta.value_or(10000);
 }
 
 // resolve(), whose errors start with our name of a setting, in this file's names.

@@ -17,9 +17,9 @@ namespace refrain::kernels {
 constexpr int64_t kMaxPairs = 2048;  // of a head
 
 // Of one position; in double, rounded once.
-inline void angles(double theta, int64_t m, int64_t pairs, float* cos, float* sin) {
+inline void angles(double rope_theta, int64_t m, int64_t pairs, float* cos, float* sin) {
   for (int64_t i = 0; i < pairs; ++i) {
-    const double step = std::pow(theta, -static_cast<double>(i) / static_cast<double>(pairs));
+    const double step = std::pow(rope_theta, -static_cast<double>(i) / static_cast<double>(pairs));
     cos[i] = static_cast<float>(std::cos(static_cast<double>(m) * step));
     sin[i] = static_cast<float>(std::sin(static_cast<double>(m) * step));
   }
@@ -88,7 +88,7 @@ void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const R
       cos = table.cos.row(m);
       sin = table.sin.row(m);
     } else {
-      angles(table.theta, m, head_dim / 2, late_cos, late_sin);
+      angles(table.rope_theta, m, head_dim / 2, late_cos, late_sin);
     }
     if (pairing == RopePairing::kHalf)
       rotate_row<RopePairing::kHalf>(at, heads, head_dim, cos, sin, direction);
@@ -104,10 +104,10 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(rope_apply);
 
-void rope_table(double theta, Tensor cos, Tensor sin) {
+void rope_table(double rope_theta, Tensor cos, Tensor sin) {
   REFRAIN_CHECK(cos.rows() == sin.rows() && cos.cols() == sin.cols());
   parallel_ranges(cos.rows(), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) angles(theta, m, cos.cols(), cos.row(m), sin.row(m));
+    for (int64_t m = begin; m < end; ++m) angles(rope_theta, m, cos.cols(), cos.row(m), sin.row(m));
   });
 }
 

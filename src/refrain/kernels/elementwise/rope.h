@@ -1,9 +1,9 @@
 // Rotary position embedding, RoPE (Su et al., 2021, arXiv 2104.09864): pair i of a head at position
-// m is rotated by the angle m theta^(-2i/d),
+// m is rotated by the angle m rope_theta^(-2i/d),
 //
 //   (a, b) -> (a cos - b sin, a sin + b cos)
 //
-// theta is the base of RoPE (AttentionConfig::rope_theta). The gradient is the inverse rotation.
+// rope_theta is the base of RoPE (AttentionConfig). The gradient is the inverse rotation.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -22,10 +22,10 @@ enum class RopePairing {
 // when they are needed, by the same formula.
 struct RopeTable {
   ConstTensor cos, sin;
-  double theta;
+  double rope_theta;
 };
 // Fills the table; angles are computed in double precision and rounded once.
-void rope_table(double theta, Tensor cos, Tensor sin);
+void rope_table(double rope_theta, Tensor cos, Tensor sin);
 
 // Rotates every head of row r of x by positions[r] >= 0, in place; with `inverse`, backwards. A row
 // is heads side by side, as wide as the table is for.

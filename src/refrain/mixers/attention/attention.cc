@@ -11,7 +11,7 @@ namespace refrain {
 
 Attention::Attention(const MixerDims& s, const AttentionConfig& c)
     : shape_(s),
-      theta_(c.rope_theta),
+      rope_theta_(c.rope_theta),
       pairing_(c.rope_pairing == "half" ? kernels::RopePairing::kHalf
                                         : kernels::RopePairing::kAdjacent),
       qkv_{s.d_model, (s.heads + 2 * s.kv_heads) * s.head_dim},
@@ -47,14 +47,14 @@ Attention::Attention(const MixerDims& s, const AttentionConfig& c)
   table_rows_ = std::clamp<int64_t>(s.context, 1, std::max<int64_t>(floats / s.head_dim, 1));
   cos_.resize(static_cast<size_t>(table_rows_ * s.head_dim / 2));
   sin_.resize(cos_.size());
-  kernels::rope_table(theta_, {cos_.data(), {table_rows_, s.head_dim / 2}},
+  kernels::rope_table(rope_theta_, {cos_.data(), {table_rows_, s.head_dim / 2}},
                       {sin_.data(), {table_rows_, s.head_dim / 2}});
 }
 
 kernels::RopeTable Attention::table() const {
   return {{cos_.data(), {table_rows_, shape_.head_dim / 2}},
           {sin_.data(), {table_rows_, shape_.head_dim / 2}},
-          theta_};
+          rope_theta_};
 }
 
 kernels::AttentionShape Attention::attention(const ExecutionContext& ctx) const {

@@ -86,7 +86,7 @@ class Attention final : public Mixer {
 
   MixerDims shape_;
   kernels::AttentionShape attention_;
-  double theta_;
+  double rope_theta_;
   kernels::RopePairing pairing_;
   int64_t table_rows_;
   std::vector<float> cos_, sin_;  // [table_rows_, head_dim / 2]
