@@ -8,7 +8,11 @@ import json
 import sys
 import time
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    sys.exit(f"product.py: the package {error.name} is missing; run it with the Python that "
+             "bench/rivals/pytorch/setup.sh prints")
 
 SHAPES = [(2048, 2048, 2048), (4096, 1024, 1024), (4096, 2304, 768), (1024, 8192, 768)]
 SECONDS = 0.5  # for each shape

@@ -8,9 +8,13 @@ usage: spread.py MODEL
 import pathlib
 import sys
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+try:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+except ImportError as error:
+    sys.exit(f"spread.py: the package {error.name} is missing; run it with the Python that "
+             "bench/rivals/pytorch/setup.sh prints")
 
 
 def main():

@@ -16,9 +16,13 @@ import resource
 import sys
 import time
 
-import torch
-from safetensors import safe_open
-from torch import nn
+try:
+    import torch
+    from safetensors import safe_open
+    from torch import nn
+except ImportError as error:
+    sys.exit(f"step.py: the package {error.name} is missing; run it with the Python that "
+             "bench/rivals/pytorch/setup.sh prints")
 
 import models
 import tokens

@@ -7,6 +7,7 @@ usage: train_bpe.py --refrain BIN --data TEXT [--merges 8000] [--rounds 5]      
 """
 import argparse
 import hashlib
+import importlib.util
 import json
 import pathlib
 import statistics
@@ -49,6 +50,9 @@ def main():
     parser.add_argument("--merges", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if importlib.util.find_spec("tokenizers") is None:
+        sys.exit("train_bpe.py: the package tokenizers is missing; run it with the Python that "
+                 "bench/rivals/pytorch/setup.sh prints")
     print(f"| {args.merges} merges | refrain, s | `tokenizers`, s | ratio | same bytes every time |"
           "\n|---|---:|---:|---:|---|")
     with tempfile.TemporaryDirectory() as folder:
