@@ -16,7 +16,7 @@ import arguments
 
 MODEL = "--pattern gla --layers 2 --d-model 128 --heads 4 --batch-size 1 --valid-split 0".split()
 KINDS = {
-    "exact, everything kept": (["--gradient-checkpointing", "off"], 2**18),
+    "exact, everything saved": (["--gradient-checkpointing", "off"], 2**18),
     "exact, chunks": (["--gradient-checkpointing", "chunks"], 2**20),
     "exact, chunks and blocks": (["--gradient-checkpointing", "chunks,blocks"], 2**20),
     "truncated after 4,096": (["--tbptt", "4096"], 2**20),
