@@ -5,6 +5,7 @@
 #include <complex>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,7 @@ inline void spread_weights(LanguageModel& model) {
   spread_weights([&](const ParamVisitor& v) { model.parameters().visit(v); });
 }
 
-// The first rows of `tokens`, trained as the options say (but for their scale),
+// The first rows of `tokens`, as two sequences, trained as the options say (but for their scale),
 // against the complex step, which is exact: each row's loss, and all gradients together along two
 // directions. Along random signs an error in few of them is seen, along the gradients themselves
 // one of their size, which random signs may be at a right angle to. The gradients are left in the
@@ -46,7 +47,23 @@ class StepCheck {
   Derivative derivative(LanguageModel& model, F&& direction);
 
   std::vector<int32_t> tokens_, targets_;
+  size_t first_ = 0;  // tokens of the first sequence
   ReferenceModel<std::complex<double>> reference_;
+};
+
+// With the weights that every benchmark gives it.
+std::unique_ptr<LanguageModel> spread_model(const ModelConfig& config);
+
+// What rows of one shape must have alike: the first leaves its numbers, the others are held to
+// them, within `allowed` of the largest.
+class Agreement {
+ public:
+  explicit Agreement(double allowed) : allowed_(allowed) {}
+  void check(Check&, const std::string& what, std::span<const float> numbers);
+
+ private:
+  double allowed_;
+  std::vector<float> want_;
 };
 
 }  // namespace refrain::bench

@@ -7,6 +7,7 @@
 
 #include "refrain/base/tensor.h"
 #include "refrain/kernels/attention/attention.h"
+#include "refrain/model/config.h"
 
 namespace refrain::bench {
 
@@ -15,6 +16,9 @@ struct Planted {
   std::function<void(std::span<float>)> output{};   // what a kernel or a pass wrote
   std::function<void(std::span<float>)> state{};    // between a prompt and what comes after it
   std::function<void(kernels::AttentionShape&)> mask{};
+  // What a model is made of, while its reference has what it should be: another window, say.
+  std::function<void(ModelConfig&)> model{};
+  std::function<void(std::span<int32_t>)> boundaries{};  // cu_seqlens of several sequences
 
   void in_weights(std::span<float> w) const { call(weights, w); }
   void in_output(std::span<float> y) const { call(output, y); }
@@ -22,6 +26,13 @@ struct Planted {
   void in_state(std::span<float> s) const { call(state, s); }
   void in_mask(kernels::AttentionShape& shape) const {
     if (mask) mask(shape);
+  }
+  ModelConfig in_model(ModelConfig config) const {
+    if (model) model(config);
+    return config;
+  }
+  void in_boundaries(std::span<int32_t> cu_seqlens) const {
+    if (boundaries) boundaries(cu_seqlens);
   }
 
  private:

@@ -11,7 +11,7 @@ namespace refrain::bench {
 
 GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool packed)
     : planted_(setup.planted),
-      model_(config),
+      model_(planted_.in_model(config)),
       prompt_(config.context),
       tokens_(random_tokens(config.context + setup.new_tokens, config.vocab_size, 1)),
       state_(model_, static_cast<int64_t>(tokens_.size())),
@@ -19,8 +19,9 @@ GenerationRun::GenerationRun(const Setup& setup, const ModelConfig& config, bool
   model_.initialise(1);
   spread_weights(model_);
   constexpr size_t kRows = 24;
-  first_logits_ = ReferenceModel<double>(model_).logits(
-      std::span(tokens_).first(std::min(kRows, tokens_.size())));
+  const std::unique_ptr<LanguageModel> right = planted_.model ? spread_model(config) : nullptr;
+  first_logits_ = ReferenceModel<double>(right ? *right : model_)
+                      .logits(std::span(tokens_).first(std::min(kRows, tokens_.size())));
   planted_.in_weights(model_.parameters().weights());
   if (!packed) return;
   model_.pack_weights();
@@ -44,10 +45,21 @@ void GenerationRun::read(int64_t count) {
   state_.advance(count);
 }
 
-void GenerationRun::read_prompt() {
+void GenerationRun::read_until(int64_t position) {
   constexpr int64_t kPiece = 512;  // as Generator reads prompts
+  while (state_.position() < position) read(std::min(kPiece, position - state_.position()));
+}
+
+void GenerationRun::read_prompt() {
   state_.reset();
-  while (state_.position() < prompt_) read(std::min(kPiece, prompt_ - state_.position()));
+  read_until(prompt_);
+}
+
+void GenerationRun::read_again() {
+  for (int64_t i = 1; i <= new_tokens(); ++i) {
+    state_.reset();
+    read_until(prompt_ + i);
+  }
 }
 
 void GenerationRun::read_tokens() {
@@ -65,13 +77,21 @@ Check GenerationRun::check() {
   const int64_t V = model_.config().vocab_size;
   std::vector<int32_t> rows(first_logits_.size() / static_cast<size_t>(V));
   std::iota(rows.begin(), rows.end(), 0);
-  rows.push_back(all - 1);
+  // Longer ones are not held whole: their last logits are those of chunks.
+  constexpr int32_t kMostWhole = 1 << 14;
+  const auto together = all <= kMostWhole ? all : static_cast<int32_t>(rows.size());
+  if (together == all) rows.push_back(all - 1);
   std::vector<float> whole(rows.size() * static_cast<size_t>(V));
-  const RaggedBatch batch = data_.whole(1, all);
+  const RaggedBatch batch = data_.whole(1, together);
   Workspace().run({}, [&](ExecutionContext& ctx, Arena&) {
-    model_.logits(ctx, batch, tokens_, {}, rows,
+    model_.logits(ctx, batch, std::span(tokens_).first(static_cast<size_t>(together)), {}, rows,
                   {whole.data(), {static_cast<int64_t>(rows.size()), V}});
   });
+  if (together < all) {
+    state_.reset();
+    read_until(all);
+    whole.insert(whole.end(), logits_.begin(), logits_.end());
+  }
   planted_.in_output(whole);
   Check check;
   double largest = 0;

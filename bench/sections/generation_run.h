@@ -23,17 +23,19 @@ class GenerationRun {
   Check check();
   void read_prompt();  // from the start
   void read_tokens();  // the new ones, after the prompt
+  void read_again();   // the same logits from the start for each of them: without a state
 
   int64_t prompt() const { return prompt_; }
   int64_t new_tokens() const { return static_cast<int64_t>(tokens_.size()) - prompt_; }
   double prompt_operations();
   size_t token_bytes();  // that a token cannot do without: the weights it multiplies, its states
-  size_t bytes();        // weights, packed weights, states, activations
+  size_t state_bytes() const;
+  size_t bytes();  // weights, packed weights, states, activations
   std::string shape_text() const;
 
  private:
   void read(int64_t count);
-  size_t state_bytes() const;
+  void read_until(int64_t position);
 
   const Planted& planted_;
   LanguageModel model_;

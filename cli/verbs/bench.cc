@@ -10,6 +10,7 @@
 #include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "cli/verbs/bench_report.h"
 #include "refrain/base/expect_in.h"
 #include "refrain/base/parallel.h"
 
@@ -65,17 +66,19 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
-  bool bf16 = false, int16 = false;
+  bool bf16 = false, int16 = false, quick = false;
   ModelConfig model = default_model();
   SettingMap mixer_settings;
 
   template <class V>
   void visit(V&& v) {
     v("sections", sections,
-      "products, attention, kernels, mixers, train, generate, switches; none = all");
-    v("format", format, "md, csv or json");
-    v("repeats", repeats, "times that count, of each measurement");
+      "products, attention, kernels, mixers, train, generate, switches; none = all; or report "
+      "and its name");
+    v("format", format, "md (or markdown), csv or json; of a report, not csv");
+    v("repeats", repeats, "times that count, of each measurement; of a report 3, or 1 if quick");
     v("warm_up", warm_up, "times before them that do not");
+    v("quick", quick, "of a report: smaller shapes, in under a minute");
     v("lengths", lengths, "tokens of a sequence or a prompt; switches take the first");
     v("mixers", mixers, "kinds to time, in stacks of one kind");
     v("batch_tokens", batch_tokens, "rows of a training step and of products");
@@ -101,6 +104,9 @@ struct Bench {
   }
 
   int run(const CommandLine& line) {
+    if (format == "markdown") format = "md";
+    if (!sections.empty() && sections[0] == "report") return report(line);
+    if (line.given("quick")) throw_error("--quick: expected with a report, found sections");
     Setup setup = checked(line);
     Report report(format, threads(), [](std::string_view text) {
       print(text);
@@ -119,6 +125,22 @@ struct Bench {
   }
 
  private:
+  // A report has its own shapes.
+  int report(const CommandLine& line) {
+    constexpr std::string_view kRead[] = {"sections", "format", "repeats", "warm_up", "quick"};
+    visit([&](std::string_view name, const auto&, const char*) {
+      if (std::ranges::find(kRead, name) == std::end(kRead))
+        refuse_given(line, name, "expected without a report, which has its own shapes, found one");
+    });
+    expect_in("--repeats", repeats, 1, 1'000'000);
+    expect_in("--warm-up", warm_up, 0, 1'000'000);
+    bench::ReportSetup setup;
+    using Size = bench::ReportSetup::Size;
+    setup.size = quick ? Size::kQuick : Size::kPublished;
+    setup.repetitions = {warm_up, line.given("repeats") ? repeats : quick ? 1 : 3};
+    return run_report({std::span(sections).subspan(1), format, setup});
+  }
+
   Setup checked(const CommandLine& line) const {
     check_sections();
     if (format != "md" && format != "csv" && format != "json")
@@ -214,7 +236,8 @@ struct Bench {
 
 Verb bench_verb() {
   Verb verb = make_verb<Bench>(
-      "bench", "measure the machine, kernels, training and generation", "[SECTION...]",
+      "bench", "measure the machine, kernels, training and generation",
+      "[SECTION...] | report NAME",
       "products    the three products of linear maps, against the multiply-add units\n"
       "attention   forward and backward alone, blockwise beside materialised scores\n"
       "kernels     norms, activations, cross entropy, AdamW, against the rate of memory\n"
@@ -222,6 +245,8 @@ Verb bench_verb() {
       "train       optimiser steps\n"
       "generate    reading a prompt, then token by token\n"
       "switches    each optimisation on and off\n"
+      "report NAME the tables of a line of work on its shapes, published figures beside ours:\n"
+      "            gated-rnn, attention-rnn, decoder, transformer or mm-rec\n"
       "What fails its check against plain float64 loops is not timed: its row says why, and the\n"
       "exit status is 1. docs/bench.md tells how to read the columns.");
   verb.words = "sections";

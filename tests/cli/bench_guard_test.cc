@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/reports/reports.h"
 #include "bench/sections/sections.h"
 
 namespace refrain::bench {
@@ -106,6 +107,11 @@ TEST(BenchGuards, RefuseAttentionWithAnotherMask) {
   EXPECT_EQ(std::ranges::count(names, "blockwise"), 0);
 }
 
+TEST(BenchGuards, RefuseTrainingWithOtherBoundaries) {
+  const Planted moved{.boundaries = [](std::span<int32_t> cu_seqlens) { --cu_seqlens[1]; }};
+  EXPECT_EQ(exact(timed({"train", time_training}, moved)), kNone);
+}
+
 TEST(BenchGuards, RefuseStepsAfterAnotherState) {
   const Planted other{.state = [](std::span<float> state) {
     for (float& s : state) s = 2 * s + 1;
@@ -113,6 +119,106 @@ TEST(BenchGuards, RefuseStepsAfterAnotherState) {
   EXPECT_EQ(timed({"generate", time_generation}, other), kNone);
   std::vector<std::string> names = timed({"switches", time_switches}, other);
   std::erase_if(names, [](const std::string& n) { return n.find("packed") == n.npos; });
+  EXPECT_EQ(names, kNone);
+}
+
+// Rows of a report's tables as "table: row", all of them or those that were timed.
+std::vector<std::string> report_rows(const ReportKind& kind, const Planted& planted, bool all) {
+  std::string text;
+  Tables tables("json", report_head(kind.name, "test", true),
+                [&](std::string_view part) { text += part; });
+  ReportSetup setup;
+  setup.size = ReportSetup::Size::kSmallest;
+  setup.repetitions = {0, 1};
+  setup.planted = planted;
+  kind.run(setup, tables);
+  tables.end();
+  std::vector<std::string> names;
+  const io::Json report = io::parse_json(text, "report");
+  for (const io::Json& table : report["tables"])
+    for (const io::Json& row : table["rows"])
+      if (all || row["refused"].is_null())
+        names.push_back(table["title"].get<std::string>() + ": " + row["row"].get<std::string>());
+  return names;
+}
+
+class BenchReports : public testing::TestWithParam<ReportKind> {
+ protected:
+  std::vector<std::string> timed(const Planted& planted) {
+    return report_rows(GetParam(), planted, false);
+  }
+  // Without the rows of tables that begin with `title`.
+  std::vector<std::string> timed(const Planted& planted, const std::string& title) {
+    std::vector<std::string> names = timed(planted);
+    std::erase_if(names, [&](const std::string& n) { return n.starts_with(title); });
+    return names;
+  }
+  bool is(std::string_view name) const { return GetParam().name == name; }
+};
+
+INSTANTIATE_TEST_SUITE_P(All, BenchReports,
+                         testing::ValuesIn(report_kinds().begin(), report_kinds().end()),
+                         [](const auto& info) {
+                           std::string name = info.param.name;
+                           std::ranges::replace(name, '-', '_');
+                           return name;
+                         });
+
+TEST_P(BenchReports, LetRightRowsPass) {
+  const std::vector<std::string> all = report_rows(GetParam(), {}, true);
+  EXPECT_EQ(timed({}), all);
+  EXPECT_GE(all.size(), 6u);
+}
+
+TEST_P(BenchReports, RefuseEveryRowWithOtherOutputs) {
+  EXPECT_EQ(timed({.output = larger_by_a_percent}), kNone);
+}
+
+// Functions have no weights.
+TEST_P(BenchReports, RefuseEveryRowWithOtherWeights) {
+  EXPECT_EQ(timed({.weights = larger_by_a_percent}, "Functions"), kNone);
+}
+
+// What keeps sequences apart. Projections, functions and single sequences have no such thing.
+TEST_P(BenchReports, RefuseEveryRowWithOtherBoundaries) {
+  const Planted moved{.boundaries = [](std::span<int32_t> cu_seqlens) { --cu_seqlens[1]; }};
+  std::vector<std::string> names = timed(moved, "Functions");
+  std::erase_if(names, [](const std::string& n) {
+    return n.starts_with("The projections") || n.starts_with("A token after") ||
+           n.find(" tokens after ") != n.npos;
+  });
+  EXPECT_EQ(names, kNone);
+}
+
+// A model whose tokens see fewer others, where attention has a mask.
+TEST_P(BenchReports, RefuseAttentionWithAnotherMask) {
+  const Planted narrow{.model = [](ModelConfig& config) {
+    SettingMap settings;
+    settings.set("attention.window", "4");
+    const bool attention = config.pattern.empty() || config.pattern == "attention";
+    if (attention) config.mixers = parse_pattern("attention", config.layers, settings);
+  }};
+  if (is("transformer")) {
+    EXPECT_EQ(timed(narrow, "Functions"), kNone);
+  }
+  if (is("attention-rnn")) {
+    for (const std::string& name : timed(narrow))
+      EXPECT_TRUE(name.ends_with(": attention_rnn")) << name;
+  }
+}
+
+// A cache or a state other than the one that was left behind.
+TEST_P(BenchReports, RefuseStepsAfterAnotherState) {
+  const Planted other{.state = [](std::span<float> state) {
+    for (float& s : state) s = 2 * s + 1;
+  }};
+  std::vector<std::string> names = timed(other);
+  if (is("decoder")) {
+    EXPECT_EQ(names, kNone);
+  }
+  std::erase_if(names, [](const std::string& n) {
+    return !n.starts_with("A token after") && n.find(" tokens after ") == n.npos;
+  });
   EXPECT_EQ(names, kNone);
 }
 
