@@ -28,73 +28,103 @@ class FeedForward {
   }
 
   // What backward reads: the values before the activation; with ctx.bf16() rounded, and saved so.
+  // A slice of them after another, each [rows, columns].
   struct Activations {
     Tensor gate_up;
     TensorOf<BFloat16> bf16;
   };
   Activations layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
-    if (ctx.bf16()) return {{}, a.take<BFloat16>({rows, gate_up_.out})};
-    return {a.take({rows, gate_up_.out}), {}};
+    const int64_t n = slices(), columns = gate_up_.out / n;
+    if (ctx.bf16()) return {{}, a.take<BFloat16>({n * rows, columns})};
+    return {a.take({n * rows, columns}), {}};
   }
 
   // x, y [R, D]; s from layout().
   void forward(ExecutionContext& ctx, ConstTensor x, const Activations& s, Tensor y) const {
-    Arena::Frame frame(ctx.scratch);
-    const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    const Tensor gate_up = product(ctx, x, s);
-    if (!ctx.planning()) {
-      if (ctx.bf16() && gated_) {
-        kernels::swiglu_forward_rounded(gate_up, s.bf16, a);
-      } else {
-        if (ctx.bf16()) kernels::round_to_bf16(gate_up, s.bf16);
-        activate(gate_up, a);
+    for (int64_t i = 0; i < slices(); ++i) {
+      Arena::Frame frame(ctx.scratch);
+      const Slice part = slice(ctx, s, i, x.rows());
+      const Tensor a = ctx.scratch.take({x.rows(), part.width});
+      part.map.forward(ctx, x, part.gate_up);
+      if (!ctx.planning()) {
+        if (ctx.bf16() && gated_) {
+          kernels::swiglu_forward_rounded(part.gate_up, part.bf16, a);
+        } else {
+          if (ctx.bf16()) kernels::round_to_bf16(part.gate_up, part.bf16);
+          activate(part.gate_up, a);
+        }
       }
+      down_.forward_inputs(ctx, part.first, a, y, i > 0);
     }
-    down_.forward(ctx, a, y);
   }
 
   // Fills s again, for backward, from forward's x.
   void recompute(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
-    Arena::Frame frame(ctx.scratch);
-    const Tensor gate_up = product(ctx, x, s);
-    if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(gate_up, s.bf16);
+    for (int64_t i = 0; i < slices(); ++i) {
+      Arena::Frame frame(ctx.scratch);
+      const Slice part = slice(ctx, s, i, x.rows());
+      part.map.forward(ctx, x, part.gate_up);
+      if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(part.gate_up, part.bf16);
+    }
   }
 
   // dx overwritten; what was saved is used up: it becomes its own gradient.
   void backward(ExecutionContext& ctx, ConstTensor x, const Activations& s, ConstTensor dy,
                 Tensor dx) const {
-    Arena::Frame frame(ctx.scratch);
-    const Tensor a = ctx.scratch.take({x.rows(), down_.in});
-    const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    const bool reads_bf16 = ctx.bf16() && gated_;  // read as they were saved
-    if (!ctx.planning()) {
-      if (reads_bf16) {
-        kernels::swiglu_forward(s.bf16, a);
-      } else {
-        if (ctx.bf16()) kernels::to_float(s.bf16, gate_up);
-        activate(gate_up, a);
+    for (int64_t i = 0; i < slices(); ++i) {
+      Arena::Frame frame(ctx.scratch);
+      const Slice part = slice(ctx, s, i, x.rows());
+      const Tensor a = ctx.scratch.take({x.rows(), part.width}), gate_up = part.gate_up;
+      const bool reads_bf16 = ctx.bf16() && gated_;  // read as they were saved
+      if (!ctx.planning()) {
+        if (reads_bf16) {
+          kernels::swiglu_forward(part.bf16, a);
+        } else {
+          if (ctx.bf16()) kernels::to_float(part.bf16, gate_up);
+          activate(gate_up, a);
+        }
       }
+      down_.backward_weight_inputs(ctx, part.first, a, dy);
+      const Tensor da = a;  // in its place
+      down_.backward_inputs(ctx, part.first, dy, da);
+      if (!ctx.planning()) {
+        if (reads_bf16)
+          kernels::swiglu_backward(part.bf16, da, gate_up);
+        else if (gated_)
+          kernels::swiglu_backward(gate_up, da, gate_up);
+        else
+          kernels::activation_backward(kernels::Activation::kGelu, gate_up, da, gate_up);
+      }
+      part.map.backward(ctx, x, gate_up, dx, i > 0);
     }
-    down_.backward_weight(ctx, a, dy);
-    const Tensor da = a;  // in its place
-    down_.backward_input(ctx, dy, da);
-    if (!ctx.planning()) {
-      if (reads_bf16)
-        kernels::swiglu_backward(s.bf16, da, gate_up);
-      else if (gated_)
-        kernels::swiglu_backward(gate_up, da, gate_up);
-      else
-        kernels::activation_backward(kernels::Activation::kGelu, gate_up, da, gate_up);
-    }
-    gate_up_.backward(ctx, x, gate_up, dx);
   }
 
  private:
-  // The values before the activation, not yet rounded: in s, or in bfloat16 from scratch.
-  Tensor product(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
-    const Tensor gate_up = ctx.bf16() ? ctx.scratch.take({x.rows(), gate_up_.out}) : s.gate_up;
-    gate_up_.forward(ctx, x, gate_up);
-    return gate_up;
+  // The plain layer goes through its inner features in slices, so that what is there only between
+  // two products takes little memory. They are cut at multiples of every product's groups of
+  // features, which changes no bit. Packed weights are whole.
+  int64_t slices() const {
+    constexpr int64_t kSlices = 4;
+    const bool cut = !gated_ && !down_.w.packed && down_.in % (kSlices * kFeatures) == 0;
+    return cut ? kSlices : 1;
+  }
+  struct Slice {
+    Linear map;            // of gate_up_
+    int64_t first, width;  // of the inputs of down_
+    // Values before the activation, not yet rounded: in what is saved, or in bfloat16 from scratch.
+    Tensor gate_up;
+    TensorOf<BFloat16> bf16;  // what is saved of them, in bfloat16
+  };
+  Slice slice(ExecutionContext& ctx, const Activations& s, int64_t i, int64_t rows) const {
+    const int64_t n = slices(), columns = gate_up_.out / n, width = down_.in / n;
+    Slice part{n > 1 ? gate_up_.outputs(i * columns, columns) : gate_up_, i * width, width, {}, {}};
+    if (ctx.bf16()) {
+      part.gate_up = ctx.scratch.take({rows, columns});
+      part.bf16 = s.bf16.slice(i * rows, rows);
+    } else {
+      part.gate_up = s.gate_up.slice(i * rows, rows);
+    }
+    return part;
   }
 
   void activate(ConstTensor gate_up, Tensor a) const {
@@ -104,6 +134,7 @@ class FeedForward {
       kernels::activation_forward(kernels::Activation::kGelu, gate_up, a);
   }
 
+  static constexpr int64_t kFeatures = 128;  // of a group at most (kernels/matmul)
   bool gated_;
   Linear gate_up_, down_;  // without a gate, up alone
 };

@@ -64,6 +64,24 @@ struct Linear {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
     if (bias && !ctx.planning()) kernels::column_sum_add(dy, b.g);
   }
+  // The same of the inputs [first, first + x.cols) alone, without a bias.
+  void forward_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> x,
+                      MatrixView<float> y, bool add) const {
+    const auto columns = MatrixView<const float>(w.w).col_range(first, x.cols);
+    kernels::linear_forward(x, columns, y, ctx.scratch, x.cols == in ? w.packed : nullptr,
+                            ctx.over_features(add));
+  }
+  void backward_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> dy,
+                       MatrixView<float> dx) const {
+    const auto columns = MatrixView<const float>(w.w).col_range(first, dx.cols);
+    kernels::linear_backward_input(dy, columns, dx, ctx.scratch, ctx.over_features());
+  }
+  void backward_weight_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> x,
+                              MatrixView<const float> dy) const {
+    MatrixView<float> columns(w.g);
+    if (columns) columns = columns.col_range(first, x.cols);
+    kernels::linear_backward_weight(dy, x, columns, ctx.scratch, ctx.over_rows());
+  }
   // Both.
   void backward(const ExecutionContext& ctx, MatrixView<const float> x, MatrixView<const float> dy,
                 MatrixView<float> dx, bool add = false) const {

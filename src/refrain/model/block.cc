@@ -52,7 +52,9 @@ void Block::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
     StateSnapshot initial(w, *mixer_, *save.arena);
     if (!ctx.planning()) initial.copy(w, *mixer_, *state);
   }
-  run(ctx, w, x, y, state, {});
+  // The place of what backward will compute again is free until then.
+  Arena::Frame frame(*save.arena);
+  run(ctx, w, x, y, state, {save.arena});
 }
 
 void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor d,
@@ -64,9 +66,11 @@ void Block::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   const State own = initial ? initial->state() : State();
   const State* state = initial ? &own : nullptr;
   const size_t mark = saved.mark();
-  {
+  if (bare_) {
     Arena::Frame frame(ctx.scratch);
     run(ctx, w, x, ctx.scratch.take({w.rows(), D_}), state, {&saved});
+  } else {
+    run(ctx, w, x, {}, state, {&saved});
   }
   saved.rewind(mark);
   run_back(ctx, w, x, d, {state, states.gradient}, {&saved});
@@ -91,6 +95,7 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   if (!ctx.planning())
     kernels::residual_rms_norm_forward(x, delta, {norm2_.w, eps_}, s.h, normed, s.r2);
   if (recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
+  if (y.rank == 0) return feed_forward_.recompute(ctx, normed, s.feed_forward);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
   apply_dropout(ctx, w, delta, feed_forward_site_);
   if (!ctx.planning()) kernels::add(s.h, delta, y);
@@ -109,11 +114,11 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     return mixer_->backward(ctx, w, x, states.value, {dy, d, states.gradient}, saved);
   }
   Activations s = layout(ctx, w, states.value != nullptr, saved, recompute);
-  const Tensor normed = ctx.scratch.take({R, D_}), dnormed = ctx.scratch.take({R, D_});
-
-  if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
+  const Tensor dnormed = ctx.scratch.take({R, D_});
   {
     Arena::Frame half(ctx.scratch);
+    const Tensor normed = ctx.scratch.take({R, D_});
+    if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
     if (recompute.feed_forward) {
       s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
       feed_forward_.recompute(ctx, normed, s.feed_forward);
@@ -124,6 +129,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   if (!ctx.planning())
     kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, {d, norm2_.g, true});
 
+  const Tensor normed = s.h;  // in its place
   if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
   const State own = s.initial ? s.initial->state() : State();
   const State* state = s.initial ? &own : states.value;

@@ -65,7 +65,8 @@ class Block {
   };
   Activations layout(const ExecutionContext&, const RaggedBatch&, bool states, Arena&,
                      BlockRecompute) const;
-  // forward() and backward() without `recompute.all`.
+  // forward() and backward() without `recompute.all`. Without y, run() fills what is saved and
+  // leaves out the products that give y alone.
   void run(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
            SaveOptions) const;
   void run_back(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor d, BlockStates,

@@ -91,8 +91,9 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
   const Tensor logits = ctx.scratch.take({slice, vocab_size_});
   const Tensor dnormed = ctx.scratch.take({slice, D}), row_losses = ctx.scratch.take({slice});
   if (!ctx.planning()) {
-    std::fill(out.d.begin(), out.d.end(), 0.0f);
     std::fill(out.losses.begin(), out.losses.end(), 0.0f);
+    for (int64_t row = 0; row < out.d.rows(); ++row)
+      if (targets[static_cast<size_t>(row)] < 0) std::fill_n(out.d.row(row), D, 0.0f);
   }
   for (int64_t first = 0, count = 0; first < n; first += count) {
     Arena::Frame slice_frame(ctx.scratch);

@@ -30,7 +30,7 @@ class Head {
               std::span<const int32_t> targets, Tensor losses) const;
 
   // The losses, and the gradients of scale * (their sum): those of the weights are added to; d [R,
-  // D] is dL/dx.
+  // D] is dL/dx, and may be x.
   struct Outputs {
     Tensor losses, d;
   };

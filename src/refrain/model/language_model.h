@@ -75,7 +75,7 @@ class LanguageModel {
   Stack::Pass run(const ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                   std::span<const State> states, Stack::Pass pass) const;
   Stack::Pass forward(const ExecutionContext&, const Chunk&, std::span<const State> states,
-                      const TrainingOptions&, Arena& saved) const;
+                      const TrainingOptions&, bool is_last, Arena& saved) const;
   void backward(const ExecutionContext&, const Chunk&, const StackStates&, const TrainingOptions&,
                 const Stack::Pass&);
   // Forward and backward of the long sequence b, chunk by chunk.

@@ -161,7 +161,7 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& ba
     // Short sequences go together, up to the next long one.
     while (last < batch.sequences() && !is_long(last)) ++last;
     const auto train_together = [&](const Chunk& some) {
-      const Stack::Pass pass = forward(ctx, some, some.states, options, saved);
+      const Stack::Pass pass = forward(ctx, some, some.states, options, true, saved);
       backward(ctx, some, {.values = some.states}, options, pass);
     };
     if (last - first == batch.sequences())
@@ -173,9 +173,9 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& ba
 
 Stack::Pass LanguageModel::forward(const ExecutionContext& ctx, const Chunk& chunk,
                                    std::span<const State> states, const TrainingOptions& options,
-                                   Arena& saved) const {
+                                   bool is_last, Arena& saved) const {
   return run(ctx, chunk.batch, chunk.tokens, states,
-             stack_.training_pass(chunk.batch.rows(), options.recompute, saved));
+             stack_.training_pass(chunk.batch.rows(), options.recompute, is_last, saved));
 }
 
 void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk,
@@ -183,10 +183,10 @@ void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk
                              const Stack::Pass& pass) {
   ExecutionContext ctx = context;
   ctx.cu_seqlens = chunk.batch.cu_seqlens;
-  Arena::Frame frame(ctx.scratch);
-  const Tensor d = ctx.scratch.take({chunk.batch.rows(), config_.d_model});
+  const Tensor d = pass.x.back();  // which only the head reads
   head_.train(ctx, chunk.batch, pass.x.back(), chunk.targets, options, {chunk.losses, d});
-  stack_.backward(ctx, chunk.batch, pass, states, d);
+  stack_.backward(ctx, chunk.batch, pass, states, d,
+                  [&](Tensor x) { embedding_.forward(ctx, chunk.batch, chunk.tokens, x); });
   embedding_.backward(ctx, chunk.batch, chunk.tokens, d);
 }
 
@@ -210,7 +210,8 @@ void LanguageModel::train_chunks(const ExecutionContext& ctx, const Chunk& all, 
     states.emplace(all.states, b);
   const SequenceStateRef dstates(ctx, bytes, saved);
   const auto forward_of = [&](size_t j) {
-    return forward(ctx, chunks[j], states->states(), options, saved);
+    const bool is_last = options.recompute.chunks || j + 1 == N;
+    return forward(ctx, chunks[j], states->states(), options, is_last, saved);
   };
   const auto backward_of = [&](size_t j, const Stack::Pass& pass) {
     backward(ctx, chunks[j], {states->states(), dstates.states()}, options, pass);

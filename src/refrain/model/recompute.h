@@ -11,7 +11,9 @@ namespace refrain {
 struct Recompute {
   static constexpr int64_t kAllBlocks = std::numeric_limits<int64_t>::max();
 
-  int64_t blocks = 0;          // of so many blocks, from the first on, all but their input
+  // Of so many blocks, from the first on, all but their input; not of the last one if its backward
+  // comes next.
+  int64_t blocks = 0;
   bool mixers = false;         // of the other blocks, what their mixers save, and
   bool feed_forwards = false;  // the feed-forward layers' values before the activation
   int64_t checkpoint_interval =

@@ -30,9 +30,11 @@ bool Stack::bounded_state() const {
   return state_bytes(kLong) == state_bytes(2 * kLong);
 }
 
-Stack::Pass Stack::training_pass(int64_t rows, const Recompute& recompute, Arena& saved) const {
-  Pass pass{.saved = &saved, .recompute = &recompute};
-  while (pass.x.size() <= blocks_.size()) pass.x.push_back(saved.take({rows, width_}));
+Stack::Pass Stack::training_pass(int64_t rows, const Recompute& recompute, bool is_last,
+                                 Arena& saved) const {
+  Pass pass{.saved = &saved, .recompute = &recompute, .is_last = is_last};
+  while (pass.x.size() < blocks_.size()) pass.x.push_back(saved.take({rows, width_}));
+  pass.x.push_back(makes_input_again(recompute) ? pass.x.front() : saved.take({rows, width_}));
   return pass;
 }
 
@@ -45,7 +47,8 @@ Stack::Pass Stack::inference_pass(int64_t rows, Arena& scratch) const {
 
 BlockRecompute Stack::recompute_of(const Pass& pass, size_t block) const {
   if (!pass.saved) return {};
-  return {.all = static_cast<int64_t>(block) < pass.recompute->blocks,
+  const bool comes_next = pass.is_last && block + 1 == blocks_.size();
+  return {.all = static_cast<int64_t>(block) < pass.recompute->blocks && !comes_next,
           .mixer = pass.recompute->mixers,
           .feed_forward = pass.recompute->feed_forwards};
 }
@@ -60,12 +63,15 @@ void Stack::forward(ExecutionContext& ctx, const RaggedBatch& batch, Pass& pass,
 }
 
 void Stack::backward(ExecutionContext& ctx, const RaggedBatch& batch, const Pass& pass,
-                     const StackStates& states, Tensor d) const {
+                     const StackStates& states, Tensor d,
+                     const std::function<void(Tensor)>& make_input) const {
   for (size_t l = blocks_.size(); l-- > 0;) {
     pass.saved->rewind(pass.marks[l]);
     const BlockStates its{states.values.empty() ? nullptr : &states.values[l],
                           states.gradients.empty() ? nullptr : &states.gradients[l]};
-    blocks_[l].backward(ctx, batch, pass.x[l], d, its, {pass.saved, recompute_of(pass, l)});
+    Tensor x = pass.x[l];
+    if (l == 0 && makes_input_again(*pass.recompute)) make_input(x = pass.x[1]);  // unused by now
+    blocks_[l].backward(ctx, batch, x, d, its, {pass.saved, recompute_of(pass, l)});
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -33,25 +34,33 @@ class Stack {
 
   // The activations of a batch between the blocks.
   struct Pass {
-    std::vector<Tensor> x{};      // [L + 1] of [R, D]: what block l reads; last, what L - 1 gives
-    Arena* saved = nullptr;       // what backward will read; null in inference
-    std::vector<size_t> marks{};  // [L]: where in `saved` block l's part begins
+    // [L + 1] of [R, D]: what block l reads; last, what L - 1 gives. If block 0 is computed again,
+    // x.back() is in the place of x.front(), which backward makes again.
+    std::vector<Tensor> x{};
+    Arena* saved = nullptr;                // what backward will read; null in inference
+    std::vector<size_t> marks{};           // [L]: where in `saved` block l's part begins
     const Recompute* recompute = nullptr;  // what is not saved
+    // Its backward comes next: the last block's activations are saved, for they are read before
+    // there is anything else in their place.
+    bool is_last = false;
   };
-  // A pass that saves every block's input for backward.
-  Pass training_pass(int64_t rows, const Recompute&, Arena& saved) const;
+  // A pass that saves every block's input for backward. `is_last`: no other pass comes between its
+  // forward and its backward.
+  Pass training_pass(int64_t rows, const Recompute&, bool is_last, Arena& saved) const;
   // A pass with two alternating buffers.
   Pass inference_pass(int64_t rows, Arena& scratch) const;
 
   // From x.front(), which is filled, to x.back().
   void forward(ExecutionContext&, const RaggedBatch&, Pass&, std::span<const State> states) const;
-  // d [R, D]: dL/d x.back() in, dL/d x.front() out.
-  void backward(ExecutionContext&, const RaggedBatch&, const Pass&, const StackStates&,
-                Tensor d) const;
+  // d [R, D]: dL/d x.back() in, dL/d x.front() out. It may be x.back(). make_input(x) fills x [R,
+  // D] with x.front() again.
+  void backward(ExecutionContext&, const RaggedBatch&, const Pass&, const StackStates&, Tensor d,
+                const std::function<void(Tensor)>& make_input) const;
   void finish_gradients();
 
  private:
   BlockRecompute recompute_of(const Pass&, size_t block) const;
+  bool makes_input_again(const Recompute& r) const { return r.blocks > 0 && blocks_.size() > 1; }
 
   int64_t width_;
   std::vector<Block> blocks_;

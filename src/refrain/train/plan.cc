@@ -190,12 +190,14 @@ double Planner::cost(const Plan& plan) const {
     double mixer = blocks[l].mixer, feed_forward = blocks[l].feed_forward;
     if (traits.sequential) mixer *= 1 + kReadingSequences / sequences;
     double again = 0;
-    if (static_cast<int64_t>(l) < r.blocks) {
-      again = mixer + feed_forward;
+    // All of its products but the last.
+    const double feed_forward_again = feed_forward * (model_.config().gated() ? 2.0 / 3 : 1.0 / 2);
+    const bool comes_next = l + 1 == blocks.size() && (!alone || chunks);  // Stack::Pass::is_last
+    if (static_cast<int64_t>(l) < r.blocks && !comes_next) {
+      again = mixer + feed_forward_again;
     } else {
       if (r.mixers) again += mixer;
-      // All of its products but the last.
-      if (r.feed_forwards) again += feed_forward * (model_.config().gated() ? 2.0 / 3 : 1.0 / 2);
+      if (r.feed_forwards) again += feed_forward_again;
     }
     again += recomputed_inside(traits, mixer, r);
     if (chunks) again += mixer + feed_forward;

@@ -230,7 +230,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   const MmRecMemory memory = memory_of(w);
   const Activations run = layout(ctx, w, memory, saved);
   const Rows& rows = run.rows;
-  const Tensor decay = ctx.scratch.take({R, D});
+  const Tensor decay = y;  // y comes later
   if (!ctx.planning()) {
     std::fill(run.initial_state.begin(), run.initial_state.end(), 0.0f);
     for (int64_t b = 0; state && b < w.sequences(); ++b)
@@ -300,8 +300,7 @@ void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   const Tensor decay = ctx.scratch.take({R, D});
   const Activations run = recompute_forward(ctx, w, memory, x, decay, saved);
   {
-    Arena::Frame inner(ctx.scratch);
-    const Tensor dh = ctx.scratch.take({R, D});
+    const Tensor dh = dx;  // dx comes later
     if (config_.memory) memory_backward(ctx, memory, run, dy, dh, dstate);
     recur_backward(ctx, run, config_.memory ? dh : dy, dh, decay, rows_of(w, dstate));
   }
