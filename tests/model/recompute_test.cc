@@ -135,6 +135,35 @@ TEST_P(RecomputeTest, ChangesNoBit) {
   }
 }
 
+// Backward has the activations of one block at a time, and so have forward's scratch memory and
+// what is saved together.
+TEST(Recompute, OfBlocksLeavesOneBlock) {
+  const auto bytes = [](int64_t layers, int64_t blocks) {
+    ModelConfig c;
+    c.vocab_size = 23;
+    c.d_model = 64;
+    c.layers = layers;
+    c.heads = 2;
+    c.context = 256;
+    c.pattern = "mm_rec";
+    c.feed_forward = "gelu";
+    LanguageModel model(with_settings(c, {}), LanguageModel::Memory::kLater);
+    RaggedBatchBuilder data;
+    const RaggedBatch batch = data.whole(4, 256);
+    const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
+    return count_bytes([&](ExecutionContext& ctx, Arena& saved) {
+      model.train(ctx, batch, {ids, ids}, {.recompute = {.blocks = blocks}},
+                  {nowhere(), {batch.rows()}}, saved);
+    });
+  };
+  const size_t row = 4 * 256 * 64 * sizeof(float);
+  const StepBytes saved = bytes(4, 0), recomputed = bytes(4, Recompute::kAllBlocks);
+  EXPECT_LE(recomputed.scratch, saved.scratch);
+  EXPECT_LT(recomputed.saved, saved.saved / 4 + 4 * row);  // and the inputs of four blocks
+  const size_t one_more = bytes(5, Recompute::kAllBlocks).total() - recomputed.total();
+  EXPECT_LE(one_more, row + row / 16);
+}
+
 TEST_P(RecomputeTest, OffloadedStatesComeBack) {
   const TemporaryFolder folder;
   io::ScratchFile file(folder.path());
