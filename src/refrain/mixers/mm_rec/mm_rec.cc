@@ -5,40 +5,14 @@
 
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/elementwise/activation.h"
+#include "refrain/mixers/mm_rec/rows.h"
 
 namespace refrain {
 namespace {
 
-// Shares of q in the query and of v in the output.
-constexpr float kQueryShare = 0.5f, kValueShare = 0.1f;
-
 void check_range(const char* setting, int64_t value, int64_t least, int64_t most) {
   if (value < least || value > most)
     throw_error("mm_rec.{}: expected {} to {}, found {}", setting, least, most, value);
-}
-
-// f(row) for every row, each `cols` floats.
-template <class F>
-void each_row(int64_t rows, int64_t cols, F&& f) {
-  parallel_ranges(rows, std::max<int64_t>(1, 16384 / cols), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) f(row);
-  });
-}
-
-// to = by from, of `count` columns.
-void copy_columns(ConstTensor from, int64_t from_column, Tensor to, int64_t to_column,
-                  int64_t count, float by = 1) {
-  each_row(to.rows(), count, [&](int64_t row) {
-    const float* a = from.row(row) + from_column;
-    float* b = to.row(row) + to_column;
-    for (int64_t j = 0; j < count; ++j) b[j] = by * a[j];
-  });
-}
-
-std::vector<float*> rows_of(const RaggedBatch& w, const State* state) {
-  std::vector<float*> all;
-  for (int64_t b = 0; state && b < w.sequences(); ++b) all.push_back(state->row(b));
-  return all;
 }
 
 }  // namespace
@@ -102,11 +76,11 @@ size_t MmRec::state_bytes(int64_t) const {
   return static_cast<size_t>(layout_.state_size()) * sizeof(float);
 }
 
-MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
-                                 const MmRecMemory& memory, Arena* saved) const {
-  const int64_t R = w.rows(), D = shape_.d_model;
+MmRec::States MmRec::layout_states(const ExecutionContext& ctx, const RaggedBatch& w,
+                                   const MmRecMemory& memory, Arena* saved) const {
+  const int64_t D = shape_.d_model;
   const int64_t every = saved ? ctx.checkpoint_interval : 0;
-  Activations run;
+  States run;
   for (int64_t b = 0; b < w.sequences(); ++b) {
     const int64_t n = w.length(b), most = every > 0 ? every : n;
     run.begins.push_back(static_cast<int64_t>(run.intervals.size()));
@@ -115,8 +89,7 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
     for (int64_t at = most; at < n; at += most)
       run.intervals.push_back({w.first(b) + at, std::min(most, n - at), nullptr});
   }
-  Arena& scratch = ctx.scratch;
-  Arena& kept = saved ? *saved : scratch;
+  Arena& kept = saved ? *saved : ctx.scratch;
   run.initial_state = kept.take({static_cast<int64_t>(run.intervals.size()), D});
   for (size_t i = 0; run.initial_state && i < run.intervals.size(); ++i)
     run.intervals[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
@@ -124,6 +97,36 @@ MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch&
     run.chunks[b].initial_state = run.initial_state.row(run.begins[b]);
   run.means = kept.take({memory.mean_rows(), D});
   run.slots = kept.take({memory.slot_rows(), 2 * D});
+  return run;
+}
+
+void MmRec::begin_states(const RaggedBatch& w, const State* state, const States& run) const {
+  std::fill(run.initial_state.begin(), run.initial_state.end(), 0.0f);
+  for (int64_t b = 0; state && b < w.sequences(); ++b)
+    std::copy_n(state->row(b), shape_.d_model,
+                run.initial_state.row(run.begins[static_cast<size_t>(b)]));
+}
+
+void MmRec::end_states(const RaggedBatch& w, ConstTensor h, const State* state,
+                       const States& run) const {
+  const int64_t D = shape_.d_model;
+  for (size_t i = 0, b = 0; i < run.intervals.size(); ++i)
+    if (b < run.begins.size() && run.begins[b] == static_cast<int64_t>(i))
+      ++b;
+    else
+      std::copy_n(h.row(run.intervals[i].first - 1), D,
+                  run.initial_state.row(static_cast<int64_t>(i)));
+  for (int64_t b = 0; state && b < w.sequences(); ++b)
+    if (w.length(b) > 0) std::copy_n(h.row(w.first(b) + w.length(b) - 1), D, state->row(b));
+}
+
+MmRec::Activations MmRec::layout(const ExecutionContext& ctx, const RaggedBatch& w,
+                                 const MmRecMemory& memory, Arena* saved) const {
+  const int64_t R = w.rows(), D = shape_.d_model;
+  const int64_t every = saved ? ctx.checkpoint_interval : 0;
+  Activations run{layout_states(ctx, w, memory, saved), {}, {}, {}};
+  Arena& scratch = ctx.scratch;
+  Arena& kept = saved ? *saved : scratch;
   Arena& rows = every > 0 ? scratch : kept;
   const bool attends_again =
       saved && every == 0 && config_.memory && ctx.recomputes(kMemoryAttention.name);
@@ -225,17 +228,14 @@ void MmRec::attend(ExecutionContext& ctx, const MmRecMemory& memory, ConstTensor
 
 void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                     const State* state, Arena* saved) const {
+  if (saves_bf16(ctx)) return forward_bf16(ctx, w, x, y, state, saved);
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model;
   const MmRecMemory memory = memory_of(w);
   const Activations run = layout(ctx, w, memory, saved);
   const Rows& rows = run.rows;
   const Tensor decay = y;  // y comes later
-  if (!ctx.planning()) {
-    std::fill(run.initial_state.begin(), run.initial_state.end(), 0.0f);
-    for (int64_t b = 0; state && b < w.sequences(); ++b)
-      std::copy_n(state->row(b), D, run.initial_state.row(run.begins[static_cast<size_t>(b)]));
-  }
+  if (!ctx.planning()) begin_states(w, state, run);
   project(ctx, x, rows.qkvz, 0, columns());
   if (run.kz.rank > 0 && !ctx.planning()) {
     copy_columns(rows.qkvz, k_column(), run.kz, 0, D);
@@ -244,14 +244,7 @@ void MmRec::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, 
   find_decay(ctx, run, false, decay);
   recur(ctx, run.chunks, rows, decay);
   if (!ctx.planning()) {
-    for (size_t i = 0, b = 0; i < run.intervals.size(); ++i)
-      if (b < run.begins.size() && run.begins[b] == static_cast<int64_t>(i))
-        ++b;
-      else
-        std::copy_n(rows.h.row(run.intervals[i].first - 1), D,
-                    run.initial_state.row(static_cast<int64_t>(i)));
-    for (int64_t b = 0; state && b < w.sequences(); ++b)
-      if (w.length(b) > 0) std::copy_n(rows.h.row(w.first(b) + w.length(b) - 1), D, state->row(b));
+    end_states(w, rows.h, state, run);
     each_row(R, D, [&](int64_t row) {
       const float *h = rows.h.row(row), *v = rows.qkvz.row(row) + v_column();
       float* to = y.row(row);
@@ -293,6 +286,7 @@ MmRec::Activations MmRec::recompute_forward(ExecutionContext& ctx, const RaggedB
 
 void MmRec::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, const State*,
                      const MixerGradients& given, Arena& saved) const {
+  if (saves_bf16(ctx)) return backward_bf16(ctx, w, x, given, saved);
   const auto& [dy, dx, dstate] = given;
   Arena::Frame frame(ctx.scratch);
   const int64_t R = w.rows(), D = shape_.d_model, P = columns();

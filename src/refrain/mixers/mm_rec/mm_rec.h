@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "refrain/kernels/matmul/bf16.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
@@ -82,16 +83,25 @@ class MmRec final : public Mixer {
     Tensor inner;  // [R, 2 inner]: G_1 z and X_1 k
     Tensor outer;  // [R, 2D]: both σ
   };
-  // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
-  struct Activations {
+  // What a call saves in any case.
+  struct States {
     std::vector<kernels::RecurrentChunk> chunks;     // the batch's
     std::vector<kernels::RecurrentChunk> intervals;  // the same, cut every so many rows
     std::vector<int64_t> begins;                     // the first interval of each chunk
     Tensor initial_state;                            // [intervals, D]: the h before each
     Tensor means, slots;                             // memory.h
+  };
+  // A call's. What backward reads lies in what is saved; what it makes again, in scratch.
+  struct Activations : States {
     Tensor kz;  // [R, 2D]: k and z, where attention is done again
     Rows rows;
     Decay decay;  // none where it is made again
+  };
+  // The same where products are in bfloat16, [R, D] each.
+  struct Bf16Activations {
+    States states;
+    TensorOf<BFloat16> k, z, r, p, h, z_inner, k_inner;  // the last two [R, inner]
+    TensorOf<BFloat16> q, o;                             // W_q' h + q / 2, and what it gets
   };
   int64_t columns() const { return (config_.memory ? 4 : 3) * shape_.d_model; }
   int64_t k_column() const { return columns() - 3 * shape_.d_model; }
@@ -106,6 +116,11 @@ class MmRec final : public Mixer {
   MmRecMemory memory_of(const RaggedBatch& w) const {
     return {layout_, config_.memory ? w : RaggedBatch()};
   }
+  States layout_states(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
+                       Arena* saved) const;
+  // h before the first token; and of the intervals and in the states, once there is h.
+  void begin_states(const RaggedBatch&, const State*, const States&) const;
+  void end_states(const RaggedBatch&, ConstTensor h, const State*, const States&) const;
   Activations layout(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
                      Arena* saved) const;
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
@@ -135,6 +150,30 @@ class MmRec final : public Mixer {
   void recur_backward(ExecutionContext&, const Activations&, ConstTensor dh, Tensor h_before,
                       Tensor decay, std::span<float* const> dstate) const;
   void decay_backward(ExecutionContext&, const Activations&, ConstTensor ddecay) const;
+
+  // mm_rec_bf16.cc
+  bool saves_bf16(const ExecutionContext&) const;
+  static void round(const ExecutionContext&, Tensor from, TensorOf<BFloat16> to);
+  static Tensor widen(const ExecutionContext&, TensorOf<const BFloat16> from, Tensor to);
+  Bf16Activations layout_bf16(const ExecutionContext&, const RaggedBatch&, const MmRecMemory&,
+                              Arena* saved) const;
+  void project_one(ExecutionContext&, ConstTensor x, int64_t column, Tensor to) const;
+  void make_inner(ExecutionContext&, const Bf16Activations&, Tensor any) const;
+  void make_sigmoids(ExecutionContext&, const Bf16Activations&, Tensor of_z, Tensor of_k) const;
+  void recur_bf16(ExecutionContext&, ConstTensor x, std::span<const kernels::RecurrentChunk>,
+                  const Bf16Activations&, Tensor h) const;
+  void attend_bf16(ExecutionContext&, const MmRecMemory&, ConstTensor x, ConstTensor h,
+                   const Bf16Activations&, Tensor o) const;
+  void forward_bf16(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
+                    Arena* saved) const;
+  void backward_bf16(ExecutionContext&, const RaggedBatch&, ConstTensor x, const MixerGradients&,
+                     Arena& saved) const;
+  void memory_backward_bf16(ExecutionContext&, const MmRecMemory&, const Bf16Activations&,
+                            const MixerGradients&, Tensor o, Tensor any) const;
+  void gates_backward_bf16(ExecutionContext&, const Bf16Activations&, Tensor a, Tensor b,
+                           Tensor dz) const;
+  void decay_backward_bf16(ExecutionContext&, const Bf16Activations&, Tensor ddecay, Tensor any,
+                           Tensor dk, Tensor dz) const;
 
   MixerDims shape_;
   MmRecConfig config_;
