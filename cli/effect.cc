@@ -53,8 +53,7 @@ bool has_bounded_state(const ModelConfig& model) {
 void check_offloading(const CommandLine& line, const TrainConfig& training,
                       const ModelConfig& model, const std::string& stack) {
   if (!training.offload_states) return;
-  const int64_t longest =
-      training.tbptt > 0 ? std::min(training.tbptt, model.context) : model.context;
+  const int64_t longest = training.gradient_length(model.context);
   if (!has_bounded_state(model))
     refuse_given(line, "offload_states",
                  fmt::format("expected mixers whose state has one size, found {}", stack));
@@ -117,6 +116,8 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   else
     refuse_given(line, "buckets", "expected --max-tokens with it, found none");
   check_offloading(line, training, model, stack);
+  if (training.carry_state && !has_bounded_state(model))
+    throw_error("--carry-state: expected mixers whose state has one size, found {}", stack);
   // What mixers ask of it shows when a step is counted.
   if (const auto given = parse_checkpointing(training.gradient_checkpointing);
       given && given->checkpoint_interval > 0) {
@@ -133,10 +134,20 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
 
 void check_training_effect(const CommandLine& line, const TrainConfig& training) {
   const std::string& schedule = training.lr_scheduler_type;
-  if (schedule != "linear" && schedule != "cosine")
-    refuse_given(
-        line, "min_learning_rate",
-        fmt::format("expected --lr-scheduler-type linear or cosine with it, found {}", schedule));
+  if (schedule != "linear" && schedule != "cosine" && !training.reduces_on_plateau())
+    refuse_given(line, "min_learning_rate",
+                 fmt::format("expected --lr-scheduler-type linear, cosine or reduce_lr_on_plateau "
+                             "with it, found {}",
+                             schedule));
+  if (!training.reduces_on_plateau())
+    refuse_given(line, "lr_decay",
+                 fmt::format("expected --lr-scheduler-type reduce_lr_on_plateau with it, found {}",
+                             schedule));
+  if (training.sgd())
+    for (const char* name : {"adam_beta1", "adam_beta2", "adam_epsilon"})
+      refuse_given(line, name, "expected --optimizer adamw with it, found sgd");
+  else
+    refuse_given(line, "momentum", "expected --optimizer sgd with it, found adamw");
   if (training.save_steps > 0)
     refuse_given(
         line, "save_minutes",
@@ -146,6 +157,9 @@ void check_training_effect(const CommandLine& line, const TrainConfig& training)
 }
 
 void check_task_effect(const CommandLine& line, std::string_view task) {
+  if (task != "lm")
+    refuse_given(line, "carry_state",
+                 fmt::format("has a meaning with --task lm only, found {}", task));
   if (task != "translate")
     for (const char* name : {"source_tag", "target_tag", "both_directions", "tags"})
       refuse_given(line, name,

@@ -52,17 +52,21 @@ void record_instructions(const RunDirectory& directory, bool goes_on,
   io::write_file(path, io::to_text(json));
 }
 
+std::string length_text(const TrainConfig& config, int64_t total_steps) {
+  return total_steps == TrainingTask::kEndless ? config.max_steps : fmt::format("{}", total_steps);
+}
+
 void note_beginning(const RunDirectory& directory, const Beginning& at, const TrainConfig& config) {
   if (at.resumed)
-    note(fmt::format("going on after step {} of {}", at.done, at.total));
+    note(fmt::format("going on after step {} of {}", at.done, length_text(config, at.total)));
   else if (at.goes_on)
-    note(
-        fmt::format("{}: no checkpoint yet: begins with step 1 of {}", directory.path(), at.total));
+    note(fmt::format("{}: no checkpoint yet: begins with step 1 of {}", directory.path(),
+                     length_text(config, at.total)));
   if (config.warmup_steps > at.total)
     note(
         fmt::format("--warmup-steps {}: the run ends before, after {}; its learning rate comes to "
                     "{:.2e} of {:.2e}",
-                    config.warmup_steps, at.total, learning_rate(config, at.total, at.total),
+                    config.warmup_steps, at.total, learning_rate(config, {.step = at.total}),
                     config.learning_rate));
 }
 

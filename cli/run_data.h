@@ -24,6 +24,9 @@ void check_run_data(const RunDirectory& directory, bool goes_on, std::span<const
 // weights do, which a note says. A run from before it was kept begins the list.
 void record_instructions(const RunDirectory&, bool goes_on, kernels::ComputeType);
 
+// "2000" steps, or "30m" where minutes limit the run.
+std::string length_text(const TrainConfig&, int64_t total_steps);
+
 // Says where a run begins, and what of its schedule it will not come to.
 struct Beginning {
   bool goes_on, resumed;  // resumed: from a checkpoint

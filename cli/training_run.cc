@@ -186,7 +186,9 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   directory.write_settings(run.settings);
   record_plan(plan, directory);
   note_beginning(directory, {run.goes_on, resumed, done, total}, run.training);
-  note(fmt::format("{} parameters, {} steps", task.parameters().count(), total));
+  note(fmt::format("{} parameters, {}{}", task.parameters().count(),
+                   length_text(run.training, total),
+                   total == TrainingTask::kEndless ? "" : " steps"));
   remarks();
   return follow(run, trainer);
 }

@@ -32,7 +32,7 @@ std::string words_of(const std::string& text) {
 struct Eval {
   std::string model, task;
   std::vector<std::string> data;
-  int64_t context = 0;
+  int64_t context = 0, streams = 1;
   TranslationSettings translation;
   SimilaritySettings similarity;
   bool json = false;
@@ -44,7 +44,12 @@ struct Eval {
       "lm: files of text or a token file; translate: source lines and target lines, or one .tsv, "
       ".jsonl or .json; probe: one .jsonl or a token file");
     v("task", task, "lm, translate or probe; empty = what the model was trained for");
-    v("context", context, "lm: tokens of a window; 0 = the model's context");
+    v("context", context,
+      "lm: tokens of a window, each of which starts from nothing; 0 = the state is carried through "
+      "the whole text where the model's does not grow, else the model's context");
+    v("streams", streams,
+      "lm, with the state carried: cut the text into so many parts that are read side by side, "
+      "which is faster");
     translation.visit(v);
     similarity.visit(v);
     v("json", json, "print JSON");
@@ -62,7 +67,8 @@ struct Eval {
     const auto refuse = [&](const char* name, auto&, const char*) {
       refuse_given(line, name, why);
     };
-    if (of != "lm") refuse_given(line, "context", why);
+    if (of != "lm")
+      for (const char* name : {"context", "streams"}) refuse_given(line, name, why);
     if (of == "translate") return;
     TranslationSettings(translation).visit(refuse);
     SimilaritySettings(similarity).visit(refuse);
@@ -88,28 +94,43 @@ struct Eval {
     return 0;
   }
 
-  EvaluationResult put_loss(const LanguageModel& network, const data::DataSet& set,
-                            const data::BatchConfig& config, io::Json& scores) const {
+  void put_loss(const LanguageModel& network, const data::DataSet& set,
+                const data::BatchConfig& config, io::Json& scores) const {
     Workspace workspace;
-    const EvaluationResult result = evaluate(network, set, config, workspace);
+    put_loss(evaluate(network, set, config, workspace), scores);
+  }
+  void put_loss(const EvaluationResult& result, io::Json& scores) const {
     expect_finite(model, "loss", result.loss);
     scores["loss"] = result.loss;
     scores["perplexity"] = std::exp(result.loss);
     scores["tokens"] = result.tokens;
     scores["tokens_per_second"] = static_cast<double>(result.tokens) / result.seconds;
-    return result;
   }
 
   io::Json score_text(const LoadedModel& loaded) const {
     constexpr int64_t kRows = 8192, kMaxContext = int64_t{1} << 24;
     if (context < 0 || context > kMaxContext)
       throw_error("--context: expected 0 to {}, found {}", kMaxContext, context);
+    const bool carries = context == 0 && loaded.model->bounded_state();
+    constexpr int64_t kMostStreams = 4096, kShortest = 32;
+    if (streams < 1 || streams > kMostStreams)
+      throw_error("--streams: expected 1 to {}, found {}", kMostStreams, streams);
+    if (!carries && streams > 1)
+      throw_error("--streams: expected a model whose state does not grow, and no --context");
     data::BatchConfig config;
     config.context = context > 0 ? context : loaded.model->config().context;
     config.batch_size = std::max<int64_t>(1, kRows / config.context);
     const data::DataSet set = open_data({.task = "lm", .inputs = data}, loaded.tokenizer);
     io::Json scores = {{"task", "lm"}};
-    const EvaluationResult result = put_loss(*loaded.model, set, config, scores);
+    Workspace workspace;
+    const EvaluationResult result =
+        carries ? evaluate_streams(*loaded.model, set,
+                                   {.streams = streams,
+                                    .chunk_length = std::max(kShortest, kRows / 2 / streams),
+                                    .together = streams},
+                                   workspace)
+                : evaluate(*loaded.model, set, config, workspace);
+    put_loss(result, scores);
     if (const auto bytes = set.text_bytes(); bytes && *bytes > 0)
       scores["bits_per_byte"] = result.loss * static_cast<double>(result.tokens) /
                                 std::numbers::ln2 / static_cast<double>(*bytes);
@@ -219,8 +240,10 @@ struct Eval {
 Verb eval_verb() {
   return make_verb<Eval>(
       "eval", "score a model on text", "-m DIR --data FILE...",
-      "lm         loss, perplexity and bits per byte over the whole text, in windows of --context\n"
-      "           tokens that each start from nothing\n"
+      "lm         loss, perplexity and bits per byte over the whole text. A recurrent stack reads "
+      "it\n"
+      "           from end to end in constant memory; other models, and with --context, read\n"
+      "           windows that each start from nothing\n"
       "translate  loss of the target's tokens; how many translations equal the reference (white\n"
       "           space aside); BLEU and chrF, as sacreBLEU computes them\n"
       "probe      loss and exact accuracy where something is asked\n"

@@ -34,7 +34,8 @@ const std::set<std::string>& shared_settings() {
                                               "logging_steps", "patience",
                                               "seed",          "threads",
                                               "memory",        "verbose",
-                                              "save_minutes"};
+                                              "save_minutes",  "optimizer",
+                                              "momentum",      "lr_decay"};
   return names;
 }
 

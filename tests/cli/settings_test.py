@@ -173,8 +173,14 @@ class Effect(SettingsCase):
                 (["--block", "bare", "--feed-forward", "gelu"], "--feed-forward"),
                 (["--block", "bare", "--rms-norm-eps", 1e-6], "--rms-norm-eps"),
                 (["--lr-scheduler-type", "constant", "--min-learning-rate", 1e-4],
-                 "--min-learning-rate: expected --lr-scheduler-type linear or cosine with it, "
-                 "found constant"),
+                 "--min-learning-rate: expected --lr-scheduler-type linear, cosine or "
+                 "reduce_lr_on_plateau with it, found constant"),
+                (["--lr-decay", 2], "--lr-decay: expected --lr-scheduler-type reduce_lr_on_plateau"),
+                (["--momentum", 0.9], "--momentum: expected --optimizer sgd with it, found adamw"),
+                (["--optimizer", "sgd", "--adam-beta1", 0.8],
+                 "--adam-beta1: expected --optimizer adamw with it, found sgd"),
+                (["--lr-scheduler-type", "reduce_lr_on_plateau"],
+                 "lr_scheduler_type: expected --eval-steps with reduce_lr_on_plateau"),
                 (["--lr-scheduler-type", "inverse_sqrt", "--min-learning-rate", 1e-4],
                  "--min-learning-rate"),
                 (["--clip-mode", "none", "--max-grad-norm", 2], "--max-grad-norm"),

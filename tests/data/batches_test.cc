@@ -208,6 +208,36 @@ TEST(Batches, SeekResumesExactly) {
   }
 }
 
+TEST(Batches, StreamsAreReadSideBySide) {
+  const TemporaryFolder folder;
+  const DataSet data = counting_text(folder, 75);  // 3 streams of 24, two ids left over
+  const BatchConfig config{.context = 50, .batch_size = 3, .stream_chunk = 7};
+  Batches batches(data, config, 1);
+  EXPECT_EQ(batches.batches_in_epoch(), 4);
+  Batch batch;
+  for (int epoch = 0; epoch < 2; ++epoch)
+    for (int64_t past = 0; past < 24; past += 7) {
+      batches.next(batch);
+      expect_consistent(batch);
+      EXPECT_EQ(batch.past_length, past);
+      ASSERT_EQ(batch.sequences(), 3);
+      const int64_t rows = std::min<int64_t>(7, 24 - past);
+      ASSERT_EQ(batch.rows(), 3 * rows);
+      for (int64_t b = 0; b < 3; ++b)
+        for (int64_t t = 0; t < rows; ++t) {
+          EXPECT_EQ(batch.tokens[static_cast<size_t>(b * rows + t)], 24 * b + past + t);
+          EXPECT_EQ(batch.targets[static_cast<size_t>(b * rows + t)], 24 * b + past + t + 1);
+        }
+    }
+  Batches again(data, config, 1);
+  again.seek({0, 2});
+  again.next(batch);
+  EXPECT_EQ(batch.past_length, 14);
+  EXPECT_EQ(batch.tokens[0], 14);
+  EXPECT_NE(error_of([&] { Batches(counting_text(folder, 3), config, 1); }), "");
+  EXPECT_NE(error_of([&] { Batches(pairs(folder, 9, 3), config, 1); }), "");
+}
+
 TEST(Batches, RefusesAPositionTheDataDoesNotHave) {
   const TemporaryFolder folder;
   Batches batches(counting_text(folder, 100), {.context = 10, .batch_size = 3}, 1);

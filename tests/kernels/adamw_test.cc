@@ -94,6 +94,54 @@ TEST(Adamw, ThreadsAndCallsDoNotChangeABit) {
   });
 }
 
+TEST(Sgd, FollowsReferenceOverSteps) {
+  for (int64_t n : awkward_sizes()) {
+    const int64_t misalign = n % 4;
+    SCOPED_TRACE(n);
+    const Floats grads({3, n}, misalign, 2);
+    for (const double momentum : {0.0, 0.9})
+      for_each_target([&] {
+        const kernels::SgdStep s{.learning_rate = 0.5,
+                                 .momentum = momentum,
+                                 .weight_decay = 0.1,
+                                 .grad_scale = 0.5,
+                                 .clip_value = 0.3};
+        Floats p({n}, misalign, 1), m({n}, misalign);
+        m.fill(0);
+        const std::span<float> moments = momentum > 0 ? m.span() : std::span<float>();
+        ReferenceArray<double> tp(p), tm(m);
+        for (size_t step = 0; step < 3; ++step) {
+          const auto g =
+              grads.span().subspan(step * static_cast<size_t>(n), static_cast<size_t>(n));
+          kernels::sgd_step(p.span(), g, moments, s);
+          for (int64_t i = 0; i < n; ++i)
+            kernels::sgd_ref(tp[i], static_cast<double>(g[static_cast<size_t>(i)]), tm[i], s);
+        }
+        // Sums of a few terms of about 1.
+        expect_close(p.span(), tp.values(), 8, 1);
+        expect_close(m.span(), tm.values(), 8, 1);
+      });
+  }
+}
+
+TEST(Sgd, ThreadsAndCallsDoNotChangeABit) {
+  constexpr int64_t n = 100'003;
+  const Floats g({n}, 1, 2);
+  expect_law(n, [&](const std::vector<int64_t>& pieces) {
+    Floats p({n}, 0, 1), m({n});
+    m.fill(0.1f);
+    size_t first = 0;
+    for (int64_t count : pieces) {
+      const auto part = [&](const Floats& f) {
+        return f.span().subspan(first, static_cast<size_t>(count));
+      };
+      kernels::sgd_step(part(p), part(g), part(m), {0.1, 0.9, 0.01});
+      first += static_cast<size_t>(count);
+    }
+    return all_of({&p, &m});
+  });
+}
+
 TEST(SumOfSquares, IsAccurateAndTheSameForAnyThreads) {
   // One grain, a few, and more than are held at a time.
   for (int64_t n : {0, 1, 7, 33, 16384, 16385, 100'003, 4'200'001}) {

@@ -36,7 +36,7 @@ Plan measured(const WordAutoencoder& model, const TrainConfig& config, const Sta
   plan.sequences = windows;
   plan.step = step_bytes(model, windows, longest);
   plan.process = process + overhead_bytes();
-  plan.model = model.model->parameters().training_bytes();
+  plan.model = model.model->parameters().training_bytes(config.moments());
   plan.batch =
       static_cast<size_t>(kBytesPerWindow * config.batch_size * config.gradient_accumulation_steps +
                           kBytesPerRow * windows * longest);

@@ -30,7 +30,9 @@ void check_config(const DataSet& data, const BatchConfig& config) {
   at_least("max_tokens", config.max_tokens, 0);
   if (config.max_tokens > 0 && !data.has_pairs())
     at_least("max_tokens", config.max_tokens, config.context);
-  const int64_t rows = std::min(config.context, data.tokens());
+  at_least("stream_chunk", config.stream_chunk, 0);
+  const int64_t rows =
+      std::min(config.stream_chunk > 0 ? config.stream_chunk : config.context, data.tokens());
   const int64_t windows = std::min(config.batch_size, data.tokens());
   if (config.max_tokens > kMaxRows || (config.max_tokens == 0 && windows > kMaxRows / rows))
     throw_error("a batch of {} sequences of {}, or {} tokens: expected at most {} tokens", windows,
@@ -108,12 +110,28 @@ struct Batches::Impl {
   Impl(const DataSet& data_, const BatchConfig& config_, uint64_t seed_)
       : data(data_), config(config_), seed(seed_), by_pairs(data_.has_pairs()) {
     check_config(data, config);
-    if (by_pairs)
+    if (config.stream_chunk > 0)
+      check_streams();
+    else if (by_pairs)
       find_short_enough();
     else if (data.tokens() <= config.context)
       throw_error("{}: {} ids of text, expected at least {} for a context of {}", data.name(),
                   data.tokens(), config.context + 1, config.context);
     plan();
+  }
+
+  int64_t stream_length() const { return (data.tokens() - 1) / config.batch_size; }
+
+  void check_streams() const {
+    if (by_pairs || config.max_tokens > 0)
+      throw_error("streams: expected running text and batches by sequences, found {}",
+                  by_pairs ? data.task() : "max_tokens");
+    if (stream_length() < 1)
+      throw_error("{}: {} ids of text, expected at least {} for {} streams", data.name(),
+                  data.tokens(), config.batch_size + 1, config.batch_size);
+    if (stream_length() > kMaxRows)
+      throw_error("{}: streams of {} ids, expected at most {}: a larger batch_size", data.name(),
+                  stream_length(), kMaxRows);
   }
 
   void find_short_enough() {
@@ -133,7 +151,9 @@ struct Batches::Impl {
   int64_t rows(uint32_t i) const { return data.rows(i); }
 
   void plan() {
-    if (by_pairs)
+    if (config.stream_chunk > 0)
+      batches = (stream_length() + config.stream_chunk - 1) / config.stream_chunk;
+    else if (by_pairs)
       plan_pairs();
     else
       plan_windows();
@@ -189,7 +209,13 @@ struct Batches::Impl {
 
   void give(int64_t index, Batch& out) const {
     out.clear();
-    if (by_pairs) {
+    if (config.stream_chunk > 0) {
+      const int64_t length = stream_length();
+      out.past_length = index * config.stream_chunk;
+      const int64_t rows = std::min(config.stream_chunk, length - out.past_length);
+      for (int64_t b = 0; b < config.batch_size; ++b)
+        add_rows(data, b * length + out.past_length, rows, out);
+    } else if (by_pairs) {
       const auto batch = permuted(static_cast<uint64_t>(index));
       for (uint32_t i = starts[batch]; i < starts[batch + 1]; ++i) add_pair(data, order[i], out);
     } else {
@@ -238,6 +264,10 @@ int64_t Batches::skipped() const {
   return impl_->by_pairs
              ? impl_->data.sequences() - static_cast<int64_t>(impl_->short_enough.size())
              : 0;
+}
+
+void add_rows(const DataSet& data, int64_t first, int64_t rows, Batch& out) {
+  add_sequence(data, first, rows, 0, out);
 }
 
 bool next_in_order(const DataSet& data, const BatchConfig& config, Batch& out, int64_t& cursor) {

@@ -2,6 +2,8 @@
 //
 //   lm         windows of `context` inputs. Each epoch cuts the text anew at an offset drawn from
 //              (seed, epoch); the order of windows is computed, not stored (permutation.h)
+//   streams    the text is cut into batch_size equal streams, which are read side by side, chunk
+//              after chunk, and begin again with each epoch. What does not fill them is left out
 //   pairs      (translate, probe) shuffled. By max_tokens with buckets: sections of the shuffled
 //              order, of about a hundred batches each, are sorted by length and cut into batches
 //              of similar lengths, and the batches are shuffled. The order takes 8 bytes a pair.
@@ -16,11 +18,12 @@
 namespace refrain::data {
 
 struct BatchConfig {
-  int64_t context = 256;    // longest sequence in rows (inputs); lm windows are exactly this long
-  int64_t batch_size = 16;  // sequences a batch, or
-  int64_t max_tokens = 0;   // rows a batch, counted after padding to its longest; 0 = by sequences
-  bool skip_long = true;    // leave out pairs that are too long, else an Error
-  bool buckets = true;      // by max_tokens: pairs of like lengths share a batch
+  int64_t context = 256;     // longest sequence in rows (inputs); lm windows are exactly this long
+  int64_t batch_size = 16;   // sequences a batch, or
+  int64_t max_tokens = 0;    // rows a batch, counted after padding to its longest; 0 = by sequences
+  bool skip_long = true;     // leave out pairs that are too long, else an Error
+  bool buckets = true;       // by max_tokens: pairs of like lengths share a batch
+  int64_t stream_chunk = 0;  // lm: batches are the next so many rows of batch_size streams
 };
 
 // Batches in training order, epoch after epoch. Position (epoch, index) is all that is needed to
@@ -50,6 +53,10 @@ class Batches {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+// Appends ids first .. first + rows of a text as one sequence: each but the last is an input, each
+// but the first a target.
+void add_rows(const DataSet& data, int64_t first, int64_t rows, Batch& out);
 
 // One pass in file order, for evaluation. Windows of lm text follow one another from the first id
 // on, and the last one is shorter. So every id except the first is a target once, and a text of two

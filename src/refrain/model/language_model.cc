@@ -37,8 +37,8 @@ void LanguageModel::allocate_gradients() {
   embedding_.allocate_gradient();
 }
 
-size_t LanguageModel::training_bytes() const {
-  return parameters_.training_bytes() + embedding_.gradient_bytes();
+size_t LanguageModel::training_bytes(int moments) const {
+  return parameters_.training_bytes(moments) + embedding_.gradient_bytes();
 }
 
 void LanguageModel::clear_gradients() {

@@ -43,7 +43,7 @@ class LanguageModel {
 
   // Those of parameters(), and a tied embedding's second gradient.
   void allocate_gradients();
-  size_t training_bytes() const;
+  size_t training_bytes(int moments = 2) const;  // as of ParameterStore
   void clear_gradients();
   // After the last train() of an optimiser step.
   void finish_gradients();

@@ -25,6 +25,8 @@ class SequenceState {
   int64_t position() const { return position_; }
   int64_t capacity() const { return capacity_; }
   std::byte* row(size_t block) { return bytes_.data() + offset_[block]; }
+  std::span<std::byte> bytes() { return bytes_.span(); }  // of all blocks, in lines of 64
+  std::span<const std::byte> bytes() const { return bytes_.span(); }
   void advance(int64_t tokens) { position_ += tokens; }
 
   // Becomes a copy of `other`, a sequence of the same model.

@@ -46,6 +46,7 @@ Calibration calibrate(const ModelConfig& config, const TrainConfig& training) {
   model.allocate_gradients();
   TrainConfig settings = training;
   settings.max_tokens = settings.tbptt = 0;
+  settings.carry_state = false;
   settings.gradient_accumulation_steps = 1;
   settings.batch_size = std::max<int64_t>(1, kTokens / small.context);
   settings.gradient_checkpointing = "off";

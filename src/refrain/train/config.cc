@@ -36,10 +36,14 @@ void TrainConfig::check() const {
   expect_in<int64_t>("gradient_accumulation_steps", gradient_accumulation_steps, 1, 1 << 20);
   expect_in("learning_rate", learning_rate, 0.0, 1e3);
   expect_one_of("lr_scheduler_type", lr_scheduler_type,
-                {"constant", "linear", "cosine", "inverse_sqrt"});
+                {"constant", "linear", "cosine", "inverse_sqrt", "reduce_lr_on_plateau"});
   expect_in<int64_t>("warmup_steps", warmup_steps, 0, kMany);
   expect_in("min_learning_rate", min_learning_rate, 0.0, learning_rate);
-  expect_in("weight_decay", weight_decay, 0.0, 1e3);
+  if (!(lr_decay > 1 && lr_decay <= 1e6))
+    throw_error("lr_decay: expected more than 1 and at most 1000000, found {}", lr_decay);
+  expect_one_of("optimizer", optimizer, {"adamw", "sgd"});
+  expect_in("momentum", momentum, 0.0, 0.999999);
+  if (weight_decay != kByOptimizer) expect_in("weight_decay", weight_decay, 0.0, 1e3);
   expect_in("adam_beta1", adam_beta1, 0.0, 0.999999);
   expect_in("adam_beta2", adam_beta2, 0.0, 0.99999999);
   expect_in("adam_epsilon", adam_epsilon, 1e-30, 1.0);
@@ -56,11 +60,18 @@ void TrainConfig::check() const {
   expect_in<int64_t>("patience", patience, 0, kMany);
   if (patience > 0 && eval_steps == 0)
     throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
+  if (reduces_on_plateau() && eval_steps == 0)
+    throw_error(
+        "lr_scheduler_type: expected --eval-steps with reduce_lr_on_plateau, which says how often "
+        "to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
   if (bf16 && int16) throw_error("int16: expected it or --bf16, found both");
   if (!memory.empty()) parse_bytes("memory", memory);
   parse_checkpointing(gradient_checkpointing);
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
+  if (carry_state && max_tokens > 0)
+    throw_error("carry_state: expected --batch-size, the number of streams, found --max-tokens {}",
+                max_tokens);
 }
 
 kernels::ComputeType TrainConfig::compute_type() const {
@@ -76,13 +87,16 @@ TrainingLength parse_length(const std::string& text) {
   const bool whole = amount == std::floor(amount);
   if (error == std::errc() && amount > 0 && amount <= 1e15) {
     if (unit.empty() && whole) return {TrainingLength::kSteps, amount};
+    if (unit == "m") return {TrainingLength::kMinutes, amount};
     if (unit == "e") return {TrainingLength::kEpochs, amount};
     if (unit == "t") return {TrainingLength::kTokens, amount};
     if (unit == "Kt") return {TrainingLength::kTokens, amount * 1e3};
     if (unit == "Mt") return {TrainingLength::kTokens, amount * 1e6};
     if (unit == "Gt") return {TrainingLength::kTokens, amount * 1e9};
   }
-  throw_error("max_steps: expected steps (2000), epochs (5e) or tokens (10Mt), found '{}'", text);
+  throw_error(
+      "max_steps: expected steps (2000), epochs (5e), tokens (10Mt) or minutes (30m), found '{}'",
+      text);
 }
 
 const char* checkpointing_help() {
@@ -143,19 +157,21 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
   }
 }
 
-double learning_rate(const TrainConfig& c, int64_t step, int64_t total) {
-  const double top = c.learning_rate, low = c.min_learning_rate;
-  if (step <= c.warmup_steps)
-    return top * static_cast<double>(step) / static_cast<double>(c.warmup_steps);
-  if (c.lr_scheduler_type == "constant") return top;
-  if (c.lr_scheduler_type == "inverse_sqrt") {
-    const double from = static_cast<double>(std::max<int64_t>(c.warmup_steps, 1));
-    return top * std::sqrt(from / static_cast<double>(step));
-  }
+double share_of_steps(const TrainConfig& c, int64_t step, int64_t total) {
   const double left = static_cast<double>(std::max<int64_t>(total - c.warmup_steps, 1));
-  const double done = std::min(1.0, static_cast<double>(step - c.warmup_steps) / left);
-  if (c.lr_scheduler_type == "linear") return top + (low - top) * done;
-  return low + (top - low) * 0.5 * (1 + std::cos(std::numbers::pi * done));
+  return std::min(1.0, static_cast<double>(step - c.warmup_steps) / left);
+}
+
+double learning_rate(const TrainConfig& c, const ScheduleStep& at) {
+  const double top = c.learning_rate, low = c.min_learning_rate;
+  const auto warmup = static_cast<double>(c.warmup_steps), step = static_cast<double>(at.step);
+  if (at.step <= c.warmup_steps) return top * step / warmup;
+  if (c.lr_scheduler_type == "constant") return top;
+  if (c.reduces_on_plateau())
+    return std::max(low, top / std::pow(c.lr_decay, static_cast<double>(at.reductions)));
+  if (c.lr_scheduler_type == "inverse_sqrt") return top * std::sqrt(std::max(warmup, 1.0) / step);
+  if (c.lr_scheduler_type == "linear") return top + (low - top) * at.done;
+  return low + (top - low) * 0.5 * (1 + std::cos(std::numbers::pi * at.done));
 }
 
 }  // namespace refrain

@@ -14,6 +14,8 @@ namespace refrain {
 const char* checkpointing_help();
 
 struct TrainConfig {
+  static constexpr double kByOptimizer = -1;  // of weight_decay: what its optimizer has by default
+
   std::string max_steps = "2000";
   int64_t batch_size = 16;
   int64_t max_tokens = 0;
@@ -23,7 +25,10 @@ struct TrainConfig {
   std::string lr_scheduler_type = "cosine";
   int64_t warmup_steps = 100;
   double min_learning_rate = 0;
-  double weight_decay = 0.1;
+  double lr_decay = 4;
+  std::string optimizer = "adamw";
+  double momentum = 0;
+  double weight_decay = kByOptimizer;
   bool decay_all = false;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
@@ -44,12 +49,15 @@ struct TrainConfig {
   std::string gradient_checkpointing = "auto";
   bool offload_states = false;
   int64_t tbptt = 0;
+  bool carry_state = false;
   bool bf16 = false;
   bool int16 = false;
 
   template <class V>
   void visit(V&& v) {
-    v("max_steps", max_steps, how("optimiser steps (2000), epochs (5e) or input tokens (10Mt)"));
+    v("max_steps", max_steps,
+      how("optimiser steps (2000), epochs (5e), input tokens (10Mt), or minutes (30m), with which "
+          "alone the weights depend on the machine's speed"));
     v("batch_size", batch_size,
       how("the most sequences of a micro-batch; fewer are taken where more are no faster"));
     v("max_tokens", max_tokens,
@@ -59,10 +67,18 @@ struct TrainConfig {
       how("micro-batches of an optimiser step; the result depends on their total only"));
     v("learning_rate", learning_rate, "highest learning rate");
     v("lr_scheduler_type", lr_scheduler_type,
-      "after the warm-up: constant, linear, cosine or inverse_sqrt");
+      "after the warm-up: constant, linear, cosine, inverse_sqrt or reduce_lr_on_plateau (divided "
+      "by lr_decay after each evaluation without a better loss)");
     v("warmup_steps", warmup_steps, "steps over which the learning rate rises from 0");
-    v("min_learning_rate", min_learning_rate, "where linear and cosine end");
-    v("weight_decay", weight_decay, "decoupled decay of matrices (AdamW)");
+    v("min_learning_rate", min_learning_rate,
+      "where linear and cosine end; the least of reduce_lr_on_plateau");
+    v("lr_decay", lr_decay, "what reduce_lr_on_plateau divides the learning rate by");
+    v("optimizer", optimizer, "adamw or sgd");
+    v("momentum", momentum, "of sgd; 0 keeps no moments");
+    v("weight_decay", weight_decay,
+      "decay of matrices: decoupled in adamw, added to the gradient in sgd; -1 = 0.1 for adamw, 0 "
+      "for "
+      "sgd");
     v("decay_all", decay_all, "let norms and embeddings decay too");
     v("adam_beta1", adam_beta1, "memory of the first moment");
     v("adam_beta2", adam_beta2, "memory of the second moment");
@@ -70,7 +86,10 @@ struct TrainConfig {
     v("max_grad_norm", max_grad_norm, "limit for clip_mode");
     v("clip_mode", clip_mode, "norm (of all gradients together), value (of each element) or none");
     v("label_smoothing", label_smoothing, "probability spread over the whole vocabulary");
-    v("dropout", dropout, "rate on the embedding and on what each half of a block adds");
+    v("dropout", dropout,
+      "rate on the embedding and on what each half of a block adds; in bare stacks on the "
+      "embedding "
+      "and on the output of each mixer");
     v("attention_dropout", attention_dropout,
       "rate on the probabilities of softmax attention, as GPT-2 has it besides dropout");
     v("eval_steps", eval_steps, how("evaluate every so many steps; 0 = at the end only"));
@@ -93,6 +112,11 @@ struct TrainConfig {
     v("tbptt", tbptt,
       "truncated backpropagation: gradients reach back within chunks of so many tokens, the "
       "state is carried from chunk to chunk of a sequence; 0 = through the whole sequence");
+    v("carry_state", carry_state,
+      "lm with recurrent mixers: each sequence of a batch is a stream of the text, whose state "
+      "goes "
+      "on from one step to the next; a step takes its next tbptt tokens (0 = context), and "
+      "evaluations carry the state too");
     v("bf16", bf16,
       "round operands of products and part of what is saved to bfloat16; weights, gradients, "
       "moments, sums and the residual stream stay float32");
@@ -101,13 +125,22 @@ struct TrainConfig {
       "float32 where there is AVX512-VNNI; the rest stays float32");
   }
 
+  // Tokens of a sequence that gradients reach back in.
+  int64_t gradient_length(int64_t context) const {
+    return tbptt > 0 && (carry_state || tbptt < context) ? tbptt : context;
+  }
+  bool sgd() const { return optimizer == "sgd"; }
+  double decay() const { return weight_decay != kByOptimizer ? weight_decay : sgd() ? 0 : 0.1; }
+  int moments() const { return sgd() ? momentum > 0 : 2; }  // numbers kept for each weight
+  bool reduces_on_plateau() const { return lr_scheduler_type == "reduce_lr_on_plateau"; }
+
   void check() const;  // an Error names the setting that is out of range
   kernels::ComputeType compute_type() const;
 };
 
 // max_steps taken apart.
 struct TrainingLength {
-  enum Unit { kSteps, kEpochs, kTokens } unit;
+  enum Unit { kSteps, kEpochs, kTokens, kMinutes } unit;
   double amount;
 };
 TrainingLength parse_length(const std::string& max_steps);
@@ -115,7 +148,14 @@ TrainingLength parse_length(const std::string& max_steps);
 // gradient_checkpointing taken apart; nothing for auto.
 std::optional<Recompute> parse_checkpointing(const std::string& gradient_checkpointing);
 
-// The learning rate of step `step` (from 1) of `total`.
-double learning_rate(const TrainConfig&, int64_t step, int64_t total);
+// Where a step stands in its schedule.
+struct ScheduleStep {
+  int64_t step = 1;        // from 1
+  double done = 0;         // share of the run after the warm-up
+  int64_t reductions = 0;  // evaluations without a better loss, for reduce_lr_on_plateau
+};
+double learning_rate(const TrainConfig&, const ScheduleStep&);
+// The share of `total` steps after the warm-up that have gone by with step `step`.
+double share_of_steps(const TrainConfig&, int64_t step, int64_t total);
 
 }  // namespace refrain

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "refrain/base/clock.h"
 #include "refrain/base/random.h"
 #include "refrain/formats/checkpoint.h"
+#include "refrain/io/safetensors.h"
+#include "refrain/train/batch_part.h"
 
 namespace refrain {
 namespace {
@@ -23,58 +24,11 @@ int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t firs
   return last;
 }
 
-int64_t longest_of(const data::Batch& batch) {
-  int64_t longest = 0;
-  for (size_t b = 0; b + 1 < batch.cu_seqlens.size(); ++b)
-    longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
-  return longest;
+// States are bytes; files have numbers.
+std::vector<int64_t> stream_shape(const SequenceState& state) {
+  return {static_cast<int64_t>(state.bytes().size() / sizeof(float))};
 }
-
-// Tokens [begin, end) of each of the sequences [first, last) of a batch, with their targets. Of a
-// shorter sequence there are fewer.
-struct Part {
-  Part(const data::Batch& batch, int64_t first, int64_t last, int64_t begin, int64_t end) {
-    std::vector<int32_t> offset = {0}, start;
-    for (int64_t b = first; b < last; ++b) {
-      const int32_t from = batch.cu_seqlens[static_cast<size_t>(b)];
-      const int64_t length = batch.cu_seqlens[static_cast<size_t>(b) + 1] - from;
-      const int64_t t0 = std::min(begin, length), t1 = std::min(end, length);
-      tokens.insert(tokens.end(), batch.tokens.begin() + from + t0,
-                    batch.tokens.begin() + from + t1);
-      targets.insert(targets.end(), batch.targets.begin() + from + t0,
-                     batch.targets.begin() + from + t1);
-      offset.push_back(static_cast<int32_t>(tokens.size()));
-      start.push_back(static_cast<int32_t>(t0));
-    }
-    ragged = data_.set(offset, start, first);
-  }
-  std::vector<int32_t> tokens, targets;
-  RaggedBatch ragged;
-
- private:
-  RaggedBatchBuilder data_;
-};
-
-// The states of sequences [first, last), as a model takes them.
-StateView view_of(std::vector<SequenceState>& states, int64_t first, int64_t last, int64_t blocks) {
-  std::vector<SequenceState*> some;
-  for (int64_t b = first; b < last; ++b) some.push_back(&states[static_cast<size_t>(b)]);
-  return StateView(some, blocks);
-}
-
-// As many states as the batch has sequences, empty.
-void begin_sequences(const LanguageModel& model, const data::Batch& batch,
-                     std::vector<SequenceState>& states) {
-  const int64_t capacity = longest_of(batch);
-  for (SequenceState& state : states) {
-    if (state.capacity() < capacity)
-      state = SequenceState(model, capacity);
-    else
-      state.reset();
-  }
-  while (static_cast<int64_t>(states.size()) < batch.sequences())
-    states.emplace_back(model, capacity);
-}
+std::string stream_name(size_t b) { return fmt::format("stream.{}", b); }
 
 // What an evaluation cannot do without, tried before the first step.
 void check_held_out(const data::DataSet& data, data::BatchConfig config) {
@@ -97,41 +51,8 @@ data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
   return {.context = context,
           .batch_size = c.batch_size * c.gradient_accumulation_steps,
           .max_tokens = c.max_tokens * c.gradient_accumulation_steps,
-          .buckets = c.buckets};
-}
-
-EvaluationResult evaluate(const LanguageModel& model, const data::DataSet& data,
-                          const data::BatchConfig& config, Workspace& workspace,
-                          int64_t chunk_length, const ShouldStop& should_stop) {
-  const bool in_chunks = chunk_length > 0;
-  const auto start = Clock::now();
-  EvaluationResult result;
-  data::Batch batch;
-  std::vector<float> losses;
-  std::vector<SequenceState> states;
-  double sum = 0;
-  for (int64_t cursor = 0; data::next_in_order(data, config, batch, cursor);) {
-    const int64_t all = batch.sequences(), longest = longest_of(batch);
-    if (in_chunks) begin_sequences(model, batch, states);
-    const int64_t length = in_chunks ? chunk_length : longest;
-    for (int64_t begin = 0; begin < longest; begin += length) {
-      if (should_stop && should_stop()) return {.stopped = true};
-      const Part part(batch, 0, all, begin, begin + length);
-      const StateView view = view_of(states, 0, in_chunks ? all : 0, model.config().layers);
-      losses.resize(part.tokens.size());
-      const Tensor row_losses(losses.data(), {part.ragged.rows()});
-      workspace.run({}, [&](ExecutionContext& ctx, Arena&) {
-        model.losses(ctx, part.ragged, part.tokens, part.targets,
-                     in_chunks ? view.states() : std::span<const State>(), row_losses);
-      });
-      for (float loss : losses) sum += static_cast<double>(loss);
-    }
-    result.tokens += batch.supervised;
-  }
-  if (result.tokens == 0) throw_error("evaluation: the data holds no token to predict");
-  result.loss = sum / static_cast<double>(result.tokens);
-  result.seconds = seconds_since(start);
-  return result;
+          .buckets = c.buckets,
+          .stream_chunk = c.carry_state ? c.gradient_length(context) : 0};
 }
 
 LanguageModelTask::LanguageModelTask(LanguageModel& model, const data::DataSet& train,
@@ -145,6 +66,8 @@ LanguageModelTask::LanguageModelTask(LanguageModel& model, const data::DataSet& 
       batch_config_(optimiser_batch(config, model.config().context)),
       batches_by_length_(train.has_pairs() && config.max_tokens > 0),
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")) {
+  if (config_.carry_state && !model.bounded_state())
+    throw_error("carry_state: expected mixers whose state does not grow with the text");
   if (valid_) check_held_out(*valid_, batch_config_);
   const TrainingLength length = parse_length(config_.max_steps);
   const auto per_epoch = static_cast<double>(batches_.batches_in_epoch());
@@ -155,6 +78,7 @@ LanguageModelTask::LanguageModelTask(LanguageModel& model, const data::DataSet& 
   if (length.unit == TrainingLength::kTokens)
     steps = length.amount * per_epoch / std::max(tokens_per_epoch, 1.0);
   total_steps_ = std::max<int64_t>(1, static_cast<int64_t>(std::ceil(steps)));
+  if (length.unit == TrainingLength::kMinutes) total_steps_ = kEndless;
 }
 
 void LanguageModelTask::resume_from(const TrainerState& state, const std::string& name) {
@@ -171,9 +95,9 @@ void LanguageModelTask::resume_from(const TrainerState& state, const std::string
                  : by_count && (before / epoch < batches - 1 || before / epoch > batches + 1))
     throw_error("{}: epoch: after {} steps of {} batches an epoch, found epoch {}, batch {}", name,
                 state.step, batches, epoch, index);
-  const int64_t most = batch_config_.max_tokens > 0
-                           ? std::max(batch_config_.max_tokens, batch_config_.context)
-                           : batch_config_.batch_size * batch_config_.context;
+  const int64_t longest = config_.carry_state ? batch_config_.stream_chunk : batch_config_.context;
+  const int64_t most = batch_config_.max_tokens > 0 ? std::max(batch_config_.max_tokens, longest)
+                                                    : batch_config_.batch_size * longest;
   check_tokens_seen(state, most, name);
   batches_.seek(state.position);
 }
@@ -193,21 +117,25 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
       mix_key(static_cast<uint64_t>(config_.seed), "dropout", static_cast<uint64_t>(state.step))};
   double sum = 0;
   std::vector<float> losses;
+  streams_are_whole_ = false;
   model_.clear_gradients();
   // Chunk by chunk, and each of them micro-batch by micro-batch: so the order of the rows does
   // not depend on the micro-batches.
   const int64_t longest = longest_of(batch);
-  const bool truncated = config_.tbptt > 0 && config_.tbptt < longest;
+  const bool truncated = !config_.carry_state && config_.tbptt > 0 && config_.tbptt < longest;
+  const bool has_states = truncated || config_.carry_state;
   const int64_t length = truncated ? config_.tbptt : longest;
-  if (truncated) begin_sequences(model_, batch, states_);
+  if (truncated) begin_sequences(model_, batch.sequences(), longest, states_);
+  if (config_.carry_state && batch.past_length == 0)
+    begin_sequences(model_, batch.sequences(), kEndlessStream, states_);
   for (int64_t begin = 0; begin < longest; begin += length) {
     for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
       last = micro_batch_end(batch, plan_, first);
       for (bool done = false; !done;) {
-        const Part part(batch, first, last, begin, begin + length);
+        const BatchPart part(batch, first, last, begin, begin + length);
         const StateView view =
-            view_of(states_, first, truncated ? last : first, model_.config().layers);
-        const auto states = truncated ? view.states() : std::span<const State>();
+            view_of(states_, first, has_states ? last : first, model_.config().layers);
+        const auto states = has_states ? view.states() : std::span<const State>();
         losses.resize(part.tokens.size());
         const Tensor row_losses(losses.data(), {part.ragged.rows()});
         const TrainingBatch its{.tokens = part.tokens, .targets = part.targets, .states = states};
@@ -225,6 +153,7 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
     }
   }
   model_.finish_gradients();
+  streams_are_whole_ = true;
   return {.loss = sum / static_cast<double>(std::max<int64_t>(batch.supervised, 1)),
           .tokens = batch.rows(),
           .position = batches_.position()};
@@ -237,11 +166,40 @@ double LanguageModelTask::epoch(const TrainerState& state) const {
 }
 
 EvaluationResult LanguageModelTask::evaluate(TaskMemory& memory, const ShouldStop& should_stop) {
+  if (config_.carry_state)
+    return evaluate_streams(model_, *valid_,
+                            {.streams = batch_config_.batch_size,
+                             .chunk_length = evaluation_chunk(model_, config_),
+                             .together = plan_.evaluation_sequences},
+                            memory.workspace, should_stop);
   data::BatchConfig config = batch_config_;
   config.max_tokens = 0;
   config.batch_size = plan_.evaluation_sequences;
   return refrain::evaluate(model_, *valid_, config, memory.workspace,
                            evaluation_chunk(model_, config_), should_stop);
+}
+
+void LanguageModelTask::save_progress(const std::string& directory) const {
+  if (!config_.carry_state) return;
+  if (!streams_are_whole_) throw_error("{}: a step has ended within itself", directory);
+  std::vector<io::TensorToWrite> streams;
+  for (const SequenceState& state : states_)
+    streams.push_back({stream_name(streams.size()), stream_shape(state),
+                       reinterpret_cast<const float*>(state.bytes().data())});
+  io::write_safetensors(directory + "/" + kStreams, streams, {});
+}
+
+void LanguageModelTask::load_progress(const std::string& directory) {
+  if (!config_.carry_state) return;
+  const io::Safetensors file(directory + "/" + kStreams);
+  begin_sequences(model_, batch_config_.batch_size, kEndlessStream, states_);
+  for (size_t b = 0; b < states_.size(); ++b) {
+    const io::TensorInfo* info = file.find(stream_name(b));
+    if (!info || info->dtype != "F32" || info->shape != stream_shape(states_[b]))
+      throw_error("{}: expected a tensor '{}' of {} numbers, the state of a stream", file.path(),
+                  stream_name(b), stream_shape(states_[b])[0]);
+    std::ranges::copy(file.bytes(*info), states_[b].bytes().begin());
+  }
 }
 
 void LanguageModelTask::write_weights(const std::string& path) const { save_weights(path, model_); }

@@ -11,16 +11,11 @@
 #include "refrain/model/language_model.h"
 #include "refrain/model/sequence_state.h"
 #include "refrain/train/config.h"
+#include "refrain/train/evaluate.h"
 #include "refrain/train/plan.h"
 #include "refrain/train/training_task.h"
 
 namespace refrain {
-
-// Mean cross entropy over all of `data`, in file order. The result does not depend on batch_size,
-// which only limits memory. `chunk_length`: run sequences in chunks of so many tokens and carry the
-// state; 0 = whole.
-EvaluationResult evaluate(const LanguageModel&, const data::DataSet&, const data::BatchConfig&,
-                          Workspace&, int64_t chunk_length = 0, const ShouldStop& = {});
 
 // The batch of the optimiser: all of its micro-batches together.
 data::BatchConfig optimiser_batch(const TrainConfig&, int64_t context);
@@ -42,6 +37,8 @@ class LanguageModelTask : public TrainingTask {
   bool has_held_out() const override { return valid_.has_value(); }
   EvaluationResult evaluate(TaskMemory&, const ShouldStop&) override;
   void resume_from(const TrainerState&, const std::string& name) override;
+  void save_progress(const std::string& directory) const override;
+  void load_progress(const std::string& directory) override;
   void write_weights(const std::string& path) const override;
   void load_weights(const std::string& directory) override;
   void write_model_files(const std::string& to) const override { write_model_files_(to); }
@@ -56,7 +53,8 @@ class LanguageModelTask : public TrainingTask {
   bool batches_by_length_;  // so that epochs have any number of them
   data::Batches batches_;
   data::Batch batch_;
-  std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt
+  std::vector<SequenceState> states_;  // of the batch's sequences, with tbptt; of the streams
+  bool streams_are_whole_ = true;      // after the last step; not when it failed
   int64_t total_steps_ = 0;
 };
 

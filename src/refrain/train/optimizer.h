@@ -1,8 +1,9 @@
-// AdamW (Loshchilov & Hutter, 2019) over a model's trainable weights, as docs of
-// kernels/elementwise/adamw.h define the step. Moments have the layout of the gradients: frozen
-// tensors have none.
+// AdamW (Loshchilov & Hutter, 2019) or stochastic gradient descent over a model's trainable
+// weights, as kernels/elementwise/adamw.h defines their steps. Moments have the layout of the
+// gradients: frozen tensors have none. AdamW has two of them, descent with momentum one.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "refrain/base/buffer.h"
 #include "refrain/model/parameters/parameter_store.h"
@@ -23,14 +24,14 @@ class Optimizer {
   // Finite gradients can lead to infinite weights, if the learning rate or the decay is too large.
   bool weights_are_finite() const;
 
-  // Both moments, float32, as "m.<name>" and "v.<name>" in visiting order.
+  // The moments, float32, as "m.<name>" and "v.<name>" in visiting order.
   void save(const std::string& path) const;
   void load(const std::string& path, int64_t steps);
 
  private:
   ParameterStore& parameters_;
   TrainConfig config_;
-  Buffer<float> m_, v_;
+  std::vector<Buffer<float>> moments_;
   int64_t steps_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include "refrain/base/parallel.h"
 #include "refrain/io/scratch_file.h"
 #include "refrain/model/operations.h"
+#include "refrain/train/batch_part.h"
 
 namespace refrain {
 namespace {
@@ -77,6 +78,7 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
 }
 
 int64_t evaluation_chunk(const LanguageModel& model, const TrainConfig& config) {
+  if (config.carry_state) return config.gradient_length(model.config().context);
   if (config.tbptt > 0) return config.tbptt;
   const bool is_long = model.config().context > TrainingOptions::kChunkLength;
   return is_long && model.bounded_state() ? TrainingOptions::kChunkLength : 0;
@@ -86,7 +88,7 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
                  size_t taken)
     : model_(model), config_(config), evaluates_(evaluates), process_(process), taken_(taken) {
   const int64_t context = model.config().context;
-  longest_ = config.tbptt > 0 ? std::min(config.tbptt, context) : context;
+  longest_ = config.gradient_length(context);
   if (config.max_tokens > 0)
     optimiser_tokens_ = config.max_tokens * config.gradient_accumulation_steps;
   else
@@ -101,13 +103,23 @@ int64_t Planner::enough_rows() const {
   return a_thread * std::max(threads(), 2);
 }
 
+// Of streams in their middle, where states have their full size; else of beginnings.
+RaggedBatch Planner::batch_of(RaggedBatchBuilder& data, int64_t sequences, int64_t length) const {
+  if (!config_.carry_state) return data.whole(sequences, length);
+  std::vector<int32_t> cu_seqlens = {0};
+  for (int64_t b = 1; b <= sequences; ++b) cu_seqlens.push_back(static_cast<int32_t>(b * length));
+  const std::vector<int32_t> past(static_cast<size_t>(sequences), 1 << 29);
+  return data.set(cu_seqlens, past);
+}
+
 StepBytes Planner::step_bytes(const Plan& plan, int64_t sequences, int64_t length) const {
   RaggedBatchBuilder data;
-  const RaggedBatch batch = data.whole(sequences, length);
+  const RaggedBatch batch = batch_of(data, sequences, length);
   const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(
-      config_.tbptt > 0 ? static_cast<size_t>(model_.config().layers) : 0, State{rows});
+      config_.tbptt > 0 || config_.carry_state ? static_cast<size_t>(model_.config().layers) : 0,
+      State{rows});
   io::ScratchFile file("");  // nothing is written in a dry run
   const TrainingOptions options{.compute_type = config_.compute_type(),
                                 .recompute = plan.recompute,
@@ -122,10 +134,10 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t sequences, int64_t lengt
 
 size_t Planner::evaluation_bytes(int64_t sequences) const {
   const int64_t chunk = evaluation_chunk(model_, config_);
-  const int64_t length =
-      chunk > 0 ? std::min(chunk, model_.config().context) : model_.config().context;
+  const int64_t context = model_.config().context;
+  const int64_t length = chunk > 0 && (config_.carry_state || chunk < context) ? chunk : context;
   RaggedBatchBuilder data;
-  const RaggedBatch batch = data.whole(sequences, length);
+  const RaggedBatch batch = batch_of(data, sequences, length);
   const std::vector<int32_t> ids(static_cast<size_t>(batch.rows()));
   const std::vector<std::byte*> rows(static_cast<size_t>(sequences), nowhere<std::byte>());
   const std::vector<State> states(chunk > 0 ? static_cast<size_t>(model_.config().layers) : 0,
@@ -149,19 +161,22 @@ Plan Planner::measured(Plan plan) const {
   } else {
     rows = plan.sequences * longest_;
     sequences = optimiser_sequences_;
-    all = sequences * context;
+    all = sequences * (config_.carry_state ? longest_ : context);
     plan.step = step_bytes(plan, plan.sequences, longest_);
   }
   plan.logits_rows =
       std::min(rows, plan.head_rows > 0 ? plan.head_rows : head_rows(model_.config()));
-  plan.model = model_.training_bytes();
+  plan.model = model_.training_bytes(config_.moments());
   plan.batch = static_cast<size_t>(kBytesPerBatchToken * all + kBytesPerToken * rows);
   size_t state = 0;
-  for (int64_t l = 0; l < model_.config().layers; ++l) state += model_.state_bytes(l, context);
-  if (config_.tbptt > 0) plan.batch += static_cast<size_t>(sequences) * state;
+  for (int64_t l = 0; l < model_.config().layers; ++l)
+    state += model_.state_bytes(l, config_.carry_state ? kEndlessStream : context);
+  if (config_.tbptt > 0 || config_.carry_state)
+    plan.batch += static_cast<size_t>(sequences) * state;
   plan.process = process_ + overhead_bytes();
   // Evaluation takes what training has, or as little as it can.
-  for (int64_t n = std::max<int64_t>(1, TrainingOptions::kChunkLength / context); evaluates_;
+  const int64_t evaluated = config_.carry_state ? longest_ : context;
+  for (int64_t n = std::max<int64_t>(1, TrainingOptions::kChunkLength / evaluated); evaluates_;
        n = (n + 1) / 2) {
     plan.evaluation_sequences = n;
     plan.evaluation = evaluation_bytes(n);

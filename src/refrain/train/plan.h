@@ -74,6 +74,7 @@ class Planner {
  private:
   Plan measured(Plan) const;
   int64_t enough_rows() const;
+  RaggedBatch batch_of(RaggedBatchBuilder&, int64_t sequences, int64_t length) const;
   StepBytes step_bytes(const Plan&, int64_t sequences, int64_t length) const;
   size_t evaluation_bytes(int64_t sequences) const;
   double cost(const Plan&) const;

@@ -276,6 +276,7 @@ void RunDirectory::save(const TrainingTask& task, const Optimizer& optimizer,
     task.write_model_files(directory.path());
     task.write_weights(directory.path() + "/" + kWeights);
     optimizer.save(directory.path() + "/" + kOptimizer);
+    task.save_progress(directory.path());
     io::Json json = to_json(state);
     for (std::string& name : names_in(directory.path()))
       if (name.ends_with(kTensors))
@@ -392,7 +393,8 @@ void RunDirectory::check_hashes(const io::Json& state, int64_t step, int64_t bef
                   io::quote(name));
     check(checkpoint(step) + "/" + name, expected);
     // What is never trained (vectors of words) is read from the run's own file.
-    if (name != kWeights && name != kOptimizer) check(file(name), expected);
+    if (name != kWeights && name != kOptimizer && name != TrainingTask::kStreams)
+      check(file(name), expected);
   }
 }
 
@@ -413,6 +415,7 @@ std::optional<TrainerState> RunDirectory::load_newest(TrainingTask& task,
   check_hashes(json, state.step, all.size() > 1 ? all[all.size() - 2] : -1);
   task.load_weights(from);
   optimizer.load(from + "/" + kOptimizer, state.step);
+  task.load_progress(from);
   // A crash may have come between a checkpoint and what the run shows of it.
   if (!io::exists(file(kWeights)) || !io::exists(file(kState)) ||
       io::read_file(file(kState)) != io::read_file(name))

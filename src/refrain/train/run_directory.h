@@ -9,7 +9,8 @@
 //   data/                     token files made from the run's text
 //   best/                     the model of the best evaluation
 //   checkpoint-<step>/        a model directory, optimizer.safetensors and trainer_state.json,
-//                             which has the hashes of weights and moments
+//                             which has the hashes of weights and moments; with carry_state
+//                             streams.safetensors, the states of the streams, as bytes
 //   .refrain.lock             the process that trains here, while it does
 //   .preparing/               what is made before this is a run
 //

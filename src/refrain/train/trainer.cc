@@ -9,6 +9,13 @@
 namespace refrain {
 namespace {
 
+// The seconds that a run may take; 0 without such a limit.
+double seconds_of(const std::string& max_steps) {
+  constexpr double kMinute = 60;
+  const TrainingLength length = parse_length(max_steps);
+  return length.unit == TrainingLength::kMinutes ? kMinute * length.amount : 0;
+}
+
 void check_evaluations(const TrainConfig& config, bool has_held_out) {
   if (has_held_out) return;
   for (const auto& [name, value] :
@@ -28,6 +35,7 @@ Trainer::Trainer(TrainingTask& task, const TrainConfig& config, const RunDirecto
       config_(config),
       directory_(directory),
       total_steps_(task.total_steps()),
+      most_seconds_(seconds_of(config.max_steps)),
       optimizer_(task.parameters(), config),
       memory_{{}, io::ScratchFile(directory.path())} {
   config_.check();
@@ -49,10 +57,23 @@ void Trainer::diverged(const std::string& what, int64_t step) {
       step, what);
 }
 
-double Trainer::optimise(double loss) {
+bool Trainer::finished() const {
+  return most_seconds_ > 0 ? state_.seconds >= most_seconds_ : state_.step >= total_steps_;
+}
+
+double Trainer::learning_rate_of_next_step() const {
+  const int64_t step = state_.step + 1;
+  return learning_rate(
+      config_,
+      {.step = step,
+       .done = most_seconds_ > 0 ? share_of_time() : share_of_steps(config_, step, total_steps_),
+       .reductions = state_.lr_reductions});
+}
+
+double Trainer::optimise(double loss, double learning_rate) {
   if (!std::isfinite(loss)) diverged("loss is", state_.step + 1);
   can_save_ = false;  // while weights and moments change
-  const double norm = optimizer_.step(learning_rate(config_, state_.step + 1, total_steps_));
+  const double norm = optimizer_.step(learning_rate);
   if (!std::isfinite(norm)) diverged("gradient is", state_.step + 1);
   return norm;
 }
@@ -75,13 +96,12 @@ void Trainer::check_weights() {
 bool Trainer::evaluation_is_due() const {
   if (!task_.has_held_out() || state_.step == 0 || state_.evaluated_step == state_.step)
     return false;
-  return state_.step == total_steps_ ||
-         (config_.eval_steps > 0 && state_.step % config_.eval_steps == 0);
+  return finished() || (config_.eval_steps > 0 && state_.step % config_.eval_steps == 0);
 }
 
 bool Trainer::save_is_due() const {
   if (saved_step_ == state_.step) return false;
-  if (state_.step == total_steps_) return true;
+  if (finished()) return true;
   if (config_.save_steps > 0) return state_.step % config_.save_steps == 0;
   constexpr double kMinute = 60;
   return config_.save_minutes > 0 && seconds_since(saved_) >= kMinute * config_.save_minutes;
@@ -99,6 +119,7 @@ bool Trainer::evaluate(const TrainerEvents& events) {
   TrainerState after = state_;
   after.evaluated_step = state_.step;
   after.evaluations_without_gain = best ? 0 : state_.evaluations_without_gain + 1;
+  if (!best && config_.reduces_on_plateau()) ++after.lr_reductions;
   if (best) {
     after.best_loss = result.loss;
     after.best_step = state_.step;
@@ -123,28 +144,42 @@ void Trainer::save(const TrainerEvents& events) {
   events.on_save(state_.step);
 }
 
+Progress Trainer::progress() const {
+  Progress progress{.step = state_.step,
+                    .total_steps = total_steps_,
+                    .epoch = task_.epoch(state_),
+                    .tokens_seen = state_.tokens_seen,
+                    .tokens_per_second = static_cast<double>(tokens_since_) / seconds_since(since_),
+                    .seconds_left = seconds_since(begin_) /
+                                    static_cast<double>(state_.step - first_step_) *
+                                    static_cast<double>(total_steps_ - state_.step)};
+  if (most_seconds_ > 0) {
+    progress.total_steps = state_.step;
+    if (!finished())
+      progress.total_steps +=
+          1 + static_cast<int64_t>(static_cast<double>(state_.step) * (1 / share_of_time() - 1));
+    progress.seconds_left = std::max(0.0, most_seconds_ - state_.seconds);
+  }
+  return progress;
+}
+
 void Trainer::make_step(const TrainerEvents& events) {
   const StepGradient gradient = task_.next_gradient(state_, memory_);
   REFRAIN_CHECK(gradient.metrics.is_object());
-  const double norm = optimise(gradient.loss);
+  const double rate = learning_rate_of_next_step();
+  const double norm = optimise(gradient.loss, rate);
   ++state_.step;
   state_.position = gradient.position;
   state_.tokens_seen += gradient.tokens;
+  if (most_seconds_ > 0) state_.seconds = first_seconds_ + seconds_since(begin_);
   can_save_ = true;
   tokens_since_ += gradient.tokens;
-  const Progress progress{
-      .step = state_.step,
-      .total_steps = total_steps_,
-      .epoch = task_.epoch(state_),
-      .loss = gradient.loss,
-      .grad_norm = norm,
-      .learning_rate = learning_rate(config_, state_.step, total_steps_),
-      .tokens_seen = state_.tokens_seen,
-      .tokens_per_second = static_cast<double>(tokens_since_) / seconds_since(since_),
-      .seconds_left = seconds_since(begin_) / static_cast<double>(state_.step - first_step_) *
-                      static_cast<double>(total_steps_ - state_.step)};
+  Progress progress = this->progress();
+  progress.loss = gradient.loss;
+  progress.grad_norm = norm;
+  progress.learning_rate = rate;
   events.on_step(progress);
-  if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
+  if (state_.step % config_.logging_steps == 0 || finished()) {
     record(progress, gradient.metrics);
     since_ = Clock::now();
     tokens_since_ = 0;
@@ -158,7 +193,7 @@ TrainingEnd Trainer::train(const TrainerEvents& events, int64_t stop_after) {
       return TrainingEnd::kInterrupted;
     if (config_.patience > 0 && state_.evaluations_without_gain >= config_.patience)
       return TrainingEnd::kPatience;
-    if (state_.step >= total_steps_) return TrainingEnd::kFinished;
+    if (finished()) return TrainingEnd::kFinished;
     if (state_.step == stop_after && state_.step > first_step_) return TrainingEnd::kStopped;
     if (events.should_stop()) return TrainingEnd::kInterrupted;
     make_step(events);
@@ -171,6 +206,7 @@ TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
   directory_.prune(state_.step, config_.save_total_limit);
   begin_ = since_ = saved_ = Clock::now();
   first_step_ = saved_step_ = state_.step;
+  first_seconds_ = state_.seconds;
   tokens_since_ = 0;
   try {
     const TrainingEnd end = train(events, stop_after);

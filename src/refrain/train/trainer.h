@@ -3,13 +3,16 @@
 //
 // Weights after n steps are a function of the data, the settings and the seed. Threads,
 // micro-batches, recomputation, and where a run was stopped and resumed change the speed and the
-// memory, never a bit (docs/decisions/0003-fixed-order-products.md).
+// memory, never a bit (docs/decisions/0003-fixed-order-products.md). The one exception is a run
+// that is limited by minutes: its last step, and a schedule that falls, follow the clock. A resumed
+// run goes on with the time that it has used.
 //
 // A finished step is never lost. If a checkpoint and an evaluation are due together, the checkpoint
 // comes first. The state records the step of the last evaluation, so a run that ended in between
 // evaluates when it is resumed. After an error in an evaluation, a record or the next gradient, the
 // last whole step is saved before the error is thrown on.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -26,7 +29,7 @@ namespace refrain {
 
 // What a listener gets after a step, an evaluation, a checkpoint.
 struct Progress {
-  int64_t step = 0, total_steps = 0;
+  int64_t step = 0, total_steps = 0;  // estimated where minutes limit the run
   double epoch = 0;
   double loss = 0, grad_norm = 0, learning_rate = 0;
   int64_t tokens_seen = 0;       // by the run
@@ -63,12 +66,16 @@ class Trainer {
   TrainingEnd run(const TrainerEvents&, int64_t stop_after = 0);
 
   const TrainerState& state() const { return state_; }
-  int64_t total_steps() const { return total_steps_; }
+  bool finished() const;
+  int64_t total_steps() const { return total_steps_; }  // kEndless where minutes limit the run
 
  private:
   TrainingEnd train(const TrainerEvents&, int64_t stop_after);
   void make_step(const TrainerEvents&);
-  double optimise(double loss);  // the gradients' norm
+  double optimise(double loss, double learning_rate);  // the gradients' norm
+  double learning_rate_of_next_step() const;
+  double share_of_time() const { return std::min(1.0, state_.seconds / most_seconds_); }
+  Progress progress() const;
   void record(const Progress&, const io::Json& metrics) const;
   bool evaluation_is_due() const;
   bool save_is_due() const;
@@ -81,6 +88,7 @@ class Trainer {
   const TrainConfig config_;
   const RunDirectory& directory_;
   const int64_t total_steps_;
+  const double most_seconds_;  // of the run; 0: steps limit it
   Optimizer optimizer_;
   TaskMemory memory_;
 
@@ -88,6 +96,7 @@ class Trainer {
   bool can_save_ = true;    // this is so
   int64_t saved_step_ = 0;  // of the newest checkpoint
   int64_t first_step_ = 0;
+  double first_seconds_ = 0;         // of the run when this process began
   Clock::time_point begin_, since_;  // of the run; of the last record
   Clock::time_point saved_;          // of the last checkpoint, or the run
   int64_t tokens_since_ = 0;

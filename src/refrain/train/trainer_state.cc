@@ -7,18 +7,22 @@ namespace {
 
 constexpr int64_t kMostSteps = int64_t{1} << 40;  // what save_steps and the like may be, too
 constexpr int64_t kMostTokens = int64_t{1} << 53;
+constexpr double kMostSeconds = 1e18;
 
 }  // namespace
 
 io::Json to_json(const TrainerState& s) {
-  return {{"global_step", s.step},
-          {"epoch", s.position.epoch},
-          {"batches_of_epoch", s.position.index},
-          {"num_input_tokens_seen", s.tokens_seen},
-          {"best_metric", s.best_step > 0 ? io::Json(s.best_loss) : io::Json()},
-          {"best_global_step", s.best_step},
-          {"evaluations_without_gain", s.evaluations_without_gain},
-          {"evaluated_global_step", s.evaluated_step}};
+  io::Json json = {{"global_step", s.step},
+                   {"epoch", s.position.epoch},
+                   {"batches_of_epoch", s.position.index},
+                   {"num_input_tokens_seen", s.tokens_seen},
+                   {"best_metric", s.best_step > 0 ? io::Json(s.best_loss) : io::Json()},
+                   {"best_global_step", s.best_step},
+                   {"evaluations_without_gain", s.evaluations_without_gain},
+                   {"evaluated_global_step", s.evaluated_step}};
+  if (s.lr_reductions > 0) json["learning_rate_reductions"] = s.lr_reductions;
+  if (s.seconds > 0) json["seconds"] = s.seconds;
+  return json;
 }
 
 TrainerState parse_trainer_state(const io::Json& json, const std::string& name) {
@@ -43,6 +47,12 @@ TrainerState parse_trainer_state(const io::Json& json, const std::string& name) 
   // An evaluation at a step, each after the best one.
   s.evaluations_without_gain =
       io::get_int(json, "evaluations_without_gain", name, 0, s.evaluated_step - s.best_step);
+  s.lr_reductions = io::get_int(json, "learning_rate_reductions", name, 0, s.evaluated_step, 0);
+  if (io::find(json, "seconds")) {
+    s.seconds = io::get_number(json, "seconds", name);
+    if (!(s.seconds >= 0 && s.seconds <= kMostSeconds))
+      throw_error("{}: seconds: expected 0 to {}, found {}", name, kMostSeconds, s.seconds);
+  }
   return s;
 }
 

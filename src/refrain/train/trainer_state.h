@@ -17,6 +17,8 @@ struct TrainerState {
   int64_t best_step = 0;  // 0: no evaluation has been the best yet
   int64_t evaluations_without_gain = 0;
   int64_t evaluated_step = 0;  // of the last evaluation
+  int64_t lr_reductions = 0;   // reduce_lr_on_plateau: how often the rate was divided
+  double seconds = 0;          // of wall time, where it limits the run
 };
 
 io::Json to_json(const TrainerState&);

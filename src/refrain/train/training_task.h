@@ -41,10 +41,13 @@ struct EvaluationResult {
 
 class TrainingTask {
  public:
+  static constexpr int64_t kEndless = int64_t{1} << 40;
+  static constexpr const char* kStreams = "streams.safetensors";
+
   virtual ~TrainingTask() = default;
 
   virtual ParameterStore& parameters() = 0;
-  virtual int64_t total_steps() const = 0;
+  virtual int64_t total_steps() const = 0;  // kEndless: minutes limit the run
 
   // Writes the gradients of the step after `state.step` into the parameters.
   virtual StepGradient next_gradient(const TrainerState& state, TaskMemory&) = 0;
@@ -58,6 +61,11 @@ class TrainingTask {
   // Continues from this state: the next gradient is that of the step after it. If steps of this
   // task cannot lead to the state: an Error that begins with `name`.
   virtual void resume_from(const TrainerState&, const std::string& name) = 0;
+
+  // What steps need beside weights, moments and state (states of streams), as files in a
+  // checkpoint. It is loaded after resume_from().
+  virtual void save_progress(const std::string& directory) const { (void)directory; }
+  virtual void load_progress(const std::string& directory) { (void)directory; }
 
   virtual void write_weights(const std::string& path) const = 0;
   virtual void load_weights(const std::string& directory) = 0;

@@ -43,6 +43,30 @@ void adamw_step(std::span<float> params, std::span<const float> grads, std::span
       });
 }
 
+void sgd_step(std::span<float> params, std::span<const float> grads, std::span<float> m,
+              const SgdStep& s) {
+  const auto constant = [](double c)
+                            HWY_ATTR { return hn::Set(FloatTag(), static_cast<float>(c)); };
+  const auto rate = constant(s.learning_rate), decay = constant(s.weight_decay);
+  const auto momentum = constant(s.momentum), scale = constant(s.grad_scale);
+  const auto low = constant(-s.clip_value), high = constant(s.clip_value);
+  parallel_ranges(static_cast<int64_t>(params.size()), kTaskElements,
+                  [&](int64_t begin, int64_t end) HWY_ATTR {
+                    float *p = params.data() + begin, *pm = m.empty() ? nullptr : m.data() + begin;
+                    const float* pg = grads.data() + begin;
+                    each(end - begin, [&](auto at, int64_t i) HWY_ATTR {
+                      const auto w = at.load(p + i);
+                      auto g = clamp(hn::Mul(at.load(pg + i), scale), low, high);
+                      g = hn::MulAdd(decay, w, g);
+                      if (pm) {
+                        g = hn::MulAdd(momentum, at.load(pm + i), g);
+                        at.store(g, pm + i);
+                      }
+                      at.store(hn::NegMulAdd(rate, g, w), p + i);
+                    });
+                  });
+}
+
 // One grain: four chains of vectors of doubles.
 double grain_sum_of_squares(const float* x, int64_t n) {
   const hn::ScalableTag<double> d;
@@ -86,6 +110,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace refrain::kernels {
 HWY_EXPORT(adamw_step);
+HWY_EXPORT(sgd_step);
 HWY_EXPORT(sum_of_squares);
 
 void adamw_step(std::span<float> params, std::span<const float> grads, std::span<float> m,
@@ -94,6 +119,12 @@ void adamw_step(std::span<float> params, std::span<const float> grads, std::span
                 v.size() == params.size());
   REFRAIN_CHECK(s.step >= 1);
   HWY_DYNAMIC_DISPATCH(adamw_step)(params, grads, m, v, s);
+}
+void sgd_step(std::span<float> params, std::span<const float> grads, std::span<float> m,
+              const SgdStep& s) {
+  REFRAIN_CHECK(grads.size() == params.size());
+  REFRAIN_CHECK(m.size() == (s.momentum > 0 ? params.size() : 0));
+  HWY_DYNAMIC_DISPATCH(sgd_step)(params, grads, m, s);
 }
 double sum_of_squares(std::span<const float> x) { return HWY_DYNAMIC_DISPATCH(sum_of_squares)(x); }
 

@@ -17,4 +17,13 @@ void adamw_ref(T& param, T grad, T& m, T& v, const AdamwStep& s) {
   param -= rate * m / (std::sqrt(v) + s.eps) + s.learning_rate * s.weight_decay * param;
 }
 
+// m stays 0 without momentum.
+template <class T>
+void sgd_ref(T& param, T grad, T& m, const SgdStep& s) {
+  const T g = std::clamp<T>(grad * s.grad_scale, -s.clip_value, s.clip_value);
+  const T v = s.momentum * m + g + s.weight_decay * param;
+  if (s.momentum > 0) m = v;
+  param -= s.learning_rate * v;
+}
+
 }  // namespace refrain::kernels

@@ -92,8 +92,8 @@ void ParameterStore::pack(const std::function<bool(const Param&)>& is_factor) {
   });
 }
 
-size_t ParameterStore::training_bytes() const {
-  return (size_ + 3 * gradient_size_) * sizeof(float);
+size_t ParameterStore::training_bytes(int moments) const {
+  return (size_ + static_cast<size_t>(1 + moments) * gradient_size_) * sizeof(float);
 }
 
 std::vector<ParameterStore::FileTensor> ParameterStore::file_tensors() const {

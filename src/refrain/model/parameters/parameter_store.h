@@ -61,7 +61,8 @@ class ParameterStore {
   std::span<float> gradients() { return gradients_.span(); }
   int64_t count() const { return count_; }                   // of weights
   size_t gradient_floats() const { return gradient_size_; }  // allocated or not
-  size_t training_bytes() const;  // of weights, gradients and AdamW's two moments
+  // Of weights, gradients and so many moments; AdamW has two.
+  size_t training_bytes(int moments = 2) const;
 
   // The tensors as files contain them: whole under one name, or part by part (ParamSpec::parts).
   struct FileTensor {
