@@ -5,6 +5,9 @@
 // weights packed once; gradients by inputs are still whole products, which flatters it.
 #include "refrain/mixers/mm_rec/mm_rec.h"
 
+#include <algorithm>
+#include <memory>
+
 #include "bench/reports/language_model_pass.h"
 #include "bench/reports/reports.h"
 
@@ -109,6 +112,39 @@ void recomputation(const ReportSetup& setup, Tables& tables) {
       "the same memory.");
 }
 
+// Both types with and without their blocks recomputed, in turns.
+void types(const ReportSetup& setup, Tables& tables) {
+  using kernels::ComputeType;
+  constexpr Recompute kBlocks{.blocks = Recompute::kAllBlocks};
+  for (int64_t T = setup.by_size(512, 512, 48); T <= setup.by_size(2'048, 512, 48); T *= 2) {
+    std::vector<std::unique_ptr<LanguageModelPass>> passes;
+    std::vector<Check> checks;
+    std::vector<Work> works;
+    Agreement exact(1e-4), rounded(5e-2);
+    for (const ComputeType type : {ComputeType::kFloat32, ComputeType::kBf16})
+      for (const Recompute& recompute : {Recompute{}, kBlocks}) {
+        passes.push_back(std::make_unique<LanguageModelPass>(
+            stack_of(setup, T, true),
+            PassShape{.tokens = T, .recompute = recompute, .compute_type = type}, setup.planted));
+        checks.push_back(passes.back()->check(type == ComputeType::kFloat32 ? exact : rounded));
+        works.emplace_back([pass = passes.back().get()] { pass->run(); });
+      }
+    std::vector<Timing> timings(works.size());
+    if (std::ranges::all_of(checks, &Check::passed))
+      timings = time_in_turns(setup.repetitions, works);
+    tables.begin(fmt::format("Types, {} tokens", T),
+                 {"activations, MiB", "of them, %", "seconds", "times as fast"});
+    const double first = mebibytes(passes[0]->activation_bytes());
+    const char* const names[] = {"float32", "float32, blocks", "bfloat16", "bfloat16, blocks"};
+    for (size_t i = 0; i < works.size(); ++i) {
+      const double bytes = mebibytes(passes[i]->activation_bytes());
+      tables.add(
+          names[i], checks[i],
+          {bytes, 100 * bytes / first, timings[i].median, timings[0].median / timings[i].median});
+    }
+  }
+}
+
 // [q k v z] of T tokens: one product, and four for each token, both of packed weights.
 class Projections {
  public:
@@ -178,6 +214,7 @@ void projections(const ReportSetup& setup, Tables& tables) {
 void report_mm_rec(const ReportSetup& setup, Tables& tables) {
   steps(setup, tables);
   recomputation(setup, tables);
+  types(setup, tables);
   projections(setup, tables);
 }
 
