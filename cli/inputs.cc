@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "cli/effect.h"
 #include "cli/output.h"
 #include "cli/unknown_characters.h"
 #include "refrain/autoencoder/autoencoder.h"
@@ -91,14 +92,24 @@ std::vector<std::string> special_tokens_for(const text::SourceFiles& source,
 }
 
 bool is_tokenizer_spec(std::string_view what) {
-  return what == "char" || what.starts_with("bpe:") || what.starts_with("byte-bpe:");
+  return what == "char" || what.starts_with("bpe:") || what.starts_with("byte-bpe:") ||
+         what.starts_with("word:");
 }
 
 void check_tokenizer_spec(const std::string& what) {
   if (is_tokenizer_spec(what)) text::Tokenizer::parse_spec(what);
 }
 
-text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source) {
+void check_coverage(const CommandLine& line, const std::string& what, double coverage) {
+  if (!(coverage >= 0 && coverage <= 1))
+    throw_error("--character-coverage: expected 0 to 1, found {}", coverage);
+  if (!what.starts_with("bpe:"))
+    refuse_given(line, "character_coverage",
+                 fmt::format("expected a tokenizer bpe:N to train, found {}", what));
+}
+
+text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source,
+                               double coverage) {
   if (!is_tokenizer_spec(what)) return load_tokenizer(what);
   if (source.task == "probe")
     throw_error(
@@ -107,6 +118,8 @@ text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& sourc
         what);
   text::TokenizerTraining training = text::Tokenizer::parse_spec(what);
   training.special_tokens = special_tokens_for(source, training.kind);
+  training.character_coverage = coverage;
+  training.notes = note;
   for (const std::string& input : source.inputs)
     if (data::DataSet::is_token_file(input))
       throw_error(
@@ -115,6 +128,63 @@ text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& sourc
           what, input);
   copy_streams(source);
   return text::Tokenizer::train(training, text::text_of(source, training.kind));
+}
+
+namespace {
+
+// "<en>" of "train.en" or "train.en.gz"; "" of a name that has no such end.
+std::string tag_of_name(const std::string& input) {
+  std::filesystem::path name = std::filesystem::path(input).filename();
+  if (name.extension() == ".gz") name = name.stem();
+  const std::string end = name.extension().string();
+  constexpr size_t kLongest = 16;
+  const bool is_code =
+      end.size() > 1 && end.size() <= kLongest &&
+      std::all_of(end.begin() + 1, end.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_';
+      });
+  return is_code ? "<" + end.substr(1) + ">" : "";
+}
+
+// Of source and target, or two empty ones.
+std::pair<std::string, std::string> tags_of_files(text::SourceFiles& source) {
+  const std::vector<std::string>& inputs = source.inputs;
+  if (inputs.size() == 2) {
+    const std::string from = tag_of_name(inputs[0]), to = tag_of_name(inputs[1]);
+    if (!from.empty() && !to.empty() && from != to) return {from, to};
+  }
+  if (inputs.size() == 1 && text::holds_objects(inputs[0])) {
+    copy_streams(source);
+    text::SourceFiles first = source;
+    first.source_tag = first.target_tag = "";
+    text::PairReader reader(first, false);
+    text::TextPair pair;
+    if (reader.next(pair) && !pair.source_tag.empty() && !pair.target_tag.empty())
+      return {pair.source_tag, pair.target_tag};
+  }
+  return {};
+}
+
+}  // namespace
+
+void settle_tags(text::SourceFiles& source) {
+  const bool all_given = !source.source_tag.empty() && !source.target_tag.empty();
+  if (source.task != "translate" || all_given || source.inputs.empty()) return;
+  if (source.inputs.size() == 1 && source.inputs[0] != "-" &&
+      data::DataSet::is_token_file(source.inputs[0]))
+    return;  // it has its own
+  auto [from, to] = tags_of_files(source);
+  if (from.empty()) {
+    from = "<source>";
+    to = "<target>";
+    note(fmt::format(
+        "{}: does not say its languages (train.en train.ja would): the tags are {} and {} "
+        "(--source-tag, --target-tag)",
+        text::name_of(source.inputs), source.source_tag.empty() ? from : source.source_tag,
+        source.target_tag.empty() ? to : source.target_tag));
+  }
+  if (source.source_tag.empty()) source.source_tag = from;
+  if (source.target_tag.empty()) source.target_tag = to;
 }
 
 void copy_streams(text::SourceFiles& source) {

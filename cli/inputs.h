@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cli/command.h"
 #include "refrain/data/batches.h"
 #include "refrain/data/dataset.h"
 #include "refrain/data/task.h"
@@ -43,12 +44,22 @@ std::string count_of(int64_t n, std::string_view things);  // "1 pair", of "pair
 std::vector<std::string> special_tokens_for(const text::SourceFiles& source,
                                             std::string_view tokenizer_kind);
 
-// `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N.
+// `what` is a directory, a tokenizer.json, or what to train on the source: char, bpe:N, byte-bpe:N,
+// word:N.
 // An Error for what cannot be trained; a directory is not looked at.
 void check_tokenizer_spec(const std::string& what);
+// An Error for a --character-coverage that is out of range, or has no effect.
+void check_coverage(const CommandLine& line, const std::string& what, double coverage);
+inline constexpr const char* kCoverageHelp =
+    "bpe:N: the share of the text whose characters, the most frequent ones, become tokens; the "
+    "others are <unk>; 0 = all if N has room for them, or else 0.9995";
 bool is_tokenizer_spec(std::string_view what);
 // What of the source can be read only once is copied before it is trained on.
-text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source);
+text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source,
+                               double character_coverage);
+// Tags of a translation that were not given: of files train.en and train.ja <en> and <ja>, of
+// objects those of the first pair, else <source> and <target>, with a note.
+void settle_tags(text::SourceFiles& source);
 void copy_streams(text::SourceFiles& source);  // so that all of it can be read again
 // Says so if documents follow one another with nothing between them.
 void note_run_together(const data::Prepared& prepared);

@@ -8,11 +8,14 @@
 #include "cli/output.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
+#include "refrain/text/pretokenize.h"
 
 namespace refrain::cli {
 namespace {
 
 constexpr size_t kShown = 16;
+constexpr size_t kMostWords = 100'000;  // kept in memory to tell how many there are; of characters
+                                        // there are fewer
 
 bool is_white_space(char32_t c) {  // Unicode's
   return (c >= 0x09 && c <= 0x0D) || c == ' ' || c == 0x85 || c == 0xA0 || c == 0x1680 ||
@@ -31,11 +34,27 @@ bool UnknownCharacters::has(const std::string& token) const {
 void UnknownCharacters::look(std::string_view text, std::span<const int32_t> ids,
                              bool parse_special) {
   // The other kinds have all bytes.
-  if (tokenizer_.kind() != "bpe" && tokenizer_.kind() != "char") return;
+  const std::string& kind = tokenizer_.kind();
+  if (kind != "bpe" && kind != "char" && kind != "word") return;
   const int32_t unk = tokenizer_.unk();
   if (unk != text::kNoToken && std::ranges::count(ids, unk) == 0) return;
   // An added token's characters need be no tokens.
-  for (const std::string_view part : tokenizer_.without_added(text, parse_special)) look_at(part);
+  for (const std::string_view part : tokenizer_.without_added(text, parse_special))
+    if (kind == "word")
+      look_at_words(part);
+    else
+      look_at(part);
+}
+
+void UnknownCharacters::look_at_words(std::string_view text) {
+  while (!text.empty()) {
+    const size_t space = text::leading_space(text), word = text::leading_word(text.substr(space));
+    const std::string_view found = text.substr(space, word);
+    text.remove_prefix(space + word);
+    if (found.empty() || unknown_.size() >= kMostWords) continue;
+    const std::vector<int32_t> ids = tokenizer_.encode(found);
+    if (ids.empty() || std::ranges::count(ids, tokenizer_.unk()) > 0) unknown_.emplace(found);
+  }
 }
 
 void UnknownCharacters::look_at(std::string_view text) {
@@ -61,8 +80,9 @@ void UnknownCharacters::tell(const std::string& where) const {
   }
   const int32_t unk = tokenizer_.unk();
   note(fmt::format(
-      "{}: {} character{} that the tokenizer does not have ({}): {}{}", where, unknown_.size(),
-      unknown_.size() == 1 ? "" : "s",
+      "{}: {}{} {}{} that the tokenizer does not have ({}): {}{}", where,
+      unknown_.size() >= kMostWords ? "at least " : "", unknown_.size(),
+      tokenizer_.kind() == "word" ? "word" : "character", unknown_.size() == 1 ? "" : "s",
       unk == text::kNoToken ? "left out" : fmt::format("read as {}", tokenizer_.token(unk)),
       fmt::join(shown, ", "), unknown_.size() > kShown ? ", ..." : ""));
 }

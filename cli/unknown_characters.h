@@ -20,6 +20,7 @@ class UnknownCharacters {
 
  private:
   bool has(const std::string& token) const;
+  void look_at_words(std::string_view text);
   void look_at(std::string_view text);
 
   const text::Tokenizer& tokenizer_;

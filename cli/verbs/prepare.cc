@@ -16,8 +16,9 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Prepare {
-  text::SourceFiles source;
+  text::SourceFiles source{.inputs = {}, .source_tag = "", .target_tag = ""};
   std::string tokenizer, out;
+  double character_coverage = 0;
 
   template <class V>
   void visit(V&& v) {
@@ -26,10 +27,13 @@ struct Prepare {
       "lm: files of text; translate: source lines and target lines, or one .tsv, .jsonl or .json; "
       "probe: one .jsonl");
     v("tokenizer", tokenizer,
-      "directory with a tokenizer.json, or char, bpe:N, byte-bpe:N to train one");
+      "directory with a tokenizer.json, or char, bpe:N, byte-bpe:N, word:N to train one");
+    v("character_coverage", character_coverage, kCoverageHelp);
     v("out", out, "token file to write");
-    v("source_tag", source.source_tag, "translate: the token before a source text");
-    v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("source_tag", source.source_tag,
+      "translate: the token before a source text; empty = by the files' names: <en> of train.en");
+    v("target_tag", source.target_tag,
+      "translate: the token before its translation; empty = by the files' names: <ja> of train.ja");
     v("both_directions", source.both_directions,
       "translate: every pair the other way round as well, with the tags swapped");
     v("tags", source.tags, "translate: more tags for the tokenizer that is trained");
@@ -39,6 +43,7 @@ struct Prepare {
     check_task(source.task);
     check_task_effect(line, source.task);
     check_tokenizer_spec(tokenizer);
+    check_coverage(line, tokenizer, character_coverage);
     if (!is_tokenizer_spec(tokenizer))
       refuse_given(line, "tags",
                    fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
@@ -53,7 +58,8 @@ struct Prepare {
     if (!trains) inputs.push_back(tokenizer);
     check_target("--out", out, inputs);
     if (trains) check_place(beside);
-    const text::Tokenizer made = make_tokenizer(tokenizer, source);
+    settle_tags(source);
+    const text::Tokenizer made = make_tokenizer(tokenizer, source, character_coverage);
     UnknownCharacters unknown(made);
     data::WriteEvents events;
     events.on_text = [&](auto text, auto ids) { unknown.look(text, ids); };

@@ -19,11 +19,13 @@ namespace {
 
 struct TokenizerTrain {
   std::string kind, out;
+  double character_coverage = 0;
   std::vector<std::string> data, special;
 
   template <class V>
   void visit(V&& v) {
-    v("kind", kind, "char, bpe:N or byte-bpe:N, where N is the number of all tokens");
+    v("kind", kind, "char, bpe:N, byte-bpe:N or word:N, where N is the number of all tokens");
+    v("character_coverage", character_coverage, kCoverageHelp);
     v("data", data, "files of text: plain, .jsonl, .json or gzip of these; - is standard input");
     v("out", out, "directory for tokenizer.json and tokenizer_config.json");
     v("special", special,
@@ -32,8 +34,10 @@ struct TokenizerTrain {
       "that ends a text comes behind them if there is none");
   }
 
-  void check(const CommandLine&) const {
-    if (!kind.empty()) text::Tokenizer::parse_spec(kind);
+  void check(const CommandLine& line) const {
+    if (kind.empty()) return;
+    text::Tokenizer::parse_spec(kind);
+    check_coverage(line, kind, character_coverage);
   }
 
   int run(const CommandLine& line) {
@@ -42,6 +46,8 @@ struct TokenizerTrain {
     check_targets("--out", out, kTokenizerFiles, data);
     text::TokenizerTraining training = text::Tokenizer::parse_spec(kind);
     training.special_tokens = special;
+    training.character_coverage = character_coverage;
+    training.notes = note;
     constexpr std::array<std::string_view, 3> kEnds = {"</s>", "<|endoftext|>", "<|end_of_text|>"};
     if (std::find_first_of(special.begin(), special.end(), kEnds.begin(), kEnds.end()) ==
         special.end())

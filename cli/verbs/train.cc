@@ -22,10 +22,11 @@ namespace refrain::cli {
 namespace {
 
 struct Train {
-  text::SourceFiles source;
+  text::SourceFiles source{.inputs = {}, .source_tag = "", .target_tag = ""};
   std::vector<std::string> valid;
   double valid_split = 0.1;
   std::string tokenizer = "char", out, resume, mixer;
+  double character_coverage = 0;
   int64_t stop_after = 0;
   bool skip_long = false;
   ModelConfig model;
@@ -52,9 +53,14 @@ struct Train {
           "holds a run"));
     v("stop_after", stop_after,
       how("save and stop after so many steps of the run, its schedule untouched; 0 = do not"));
-    v("tokenizer", tokenizer, "char, bpe:N or byte-bpe:N to train one, or a directory with one");
-    v("source_tag", source.source_tag, "translate: the token before a source text");
-    v("target_tag", source.target_tag, "translate: the token before its translation");
+    v("tokenizer", tokenizer,
+      "char, bpe:N, byte-bpe:N or word:N (words between white space) to train one, or a directory "
+      "with one");
+    v("character_coverage", character_coverage, kCoverageHelp);
+    v("source_tag", source.source_tag,
+      "translate: the token before a source text; empty = by the files' names: <en> of train.en");
+    v("target_tag", source.target_tag,
+      "translate: the token before its translation; empty = by the files' names: <ja> of train.ja");
     v("both_directions", source.both_directions,
       "translate: learn every pair the other way round as well, with the tags swapped");
     v("tags", source.tags,
@@ -240,6 +246,7 @@ struct Train {
         refuse_given(line, name, "expected --valid or --valid-split with it, found neither");
     if (is_reconstruction()) return check_training_effect(line, training);
     check_task_effect(line, source.task);
+    check_coverage(line, tokenizer, character_coverage);
     if (!is_tokenizer_spec(tokenizer))
       refuse_given(line, "tags",
                    fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
@@ -309,9 +316,11 @@ struct Train {
       return train_reconstruct(reconstruct,
                                {line, directory, goes_on, stop_after, training, settings()},
                                {source.inputs, valid, valid_split});
+    settle_tags(source);
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
-    const text::Tokenizer made =
-        has_tokenizer ? load_tokenizer(directory.path()) : make_tokenizer(tokenizer, source);
+    const text::Tokenizer made = has_tokenizer
+                                     ? load_tokenizer(directory.path())
+                                     : make_tokenizer(tokenizer, source, character_coverage);
     take_vocabulary(made);
     LanguageModel network(with_settings(model, mixers), LanguageModel::Memory::kLater);
     const SpecialTokens special{made.bos(), made.eos(), made.pad()};
@@ -390,8 +399,9 @@ struct PlanOfTraining : Train {
     check_target("--svg", request.svg, source.inputs);
     // Held here, as `train` holds it: it is counted.
     std::optional<text::Tokenizer> made;
+    settle_tags(source);
     if (!source.inputs.empty())
-      made = make_tokenizer(tokenizer, source);
+      made = make_tokenizer(tokenizer, source, character_coverage);
     else if (!is_tokenizer_spec(tokenizer))
       made = load_tokenizer(tokenizer);
     source.copies.reset();

@@ -201,6 +201,91 @@ class Streams(train_test.TrainCase):
         self.assertLess(peaks[1] - peaks[0], 2048)
 
 
+class Words(train_test.TrainCase):
+    def test_a_vocabulary_of_words(self):
+        self.must(*self.lm("run", "--pattern", "gru", "--tokenizer", "word:100", "--max-steps", 3))
+        info = self.load("run")
+        self.assertEqual(info["config"]["vocab_size"], 1 + len(set(train_test.WORDS)))
+        words = json.loads((self.dir / "run" / "tokenizer.json").read_text())
+        self.assertEqual(words["model"]["type"], "WordLevel")
+        self.assertEqual(words["pre_tokenizer"], {"type": "WhitespaceSplit"})
+        text = self.must("generate", "-m", self.dir / "run", "-p", "the fox", "-n", 5)
+        self.assertTrue(set(text.split()) <= set(words["model"]["vocab"]), text)
+        done = self.call("generate", "-m", self.dir / "run", "-p", "the zebra", "-n", 2)
+        self.assertIn('1 word that the tokenizer does not have (read as <unk>): "zebra"',
+                      done.stderr.decode())
+        self.must("eval", "-m", self.dir / "run", "--data", self.data)
+        # Two documents have an end token between them.
+        other = self.put("other.txt", train_test.text(5))
+        self.must("tokenizer", "train", "--kind", "word:12", "--data", self.data, other, "--out",
+                  "words")
+        words = json.loads((self.dir / "words" / "tokenizer.json").read_text())["model"]["vocab"]
+        self.assertEqual(len(words), 12)
+        self.assertIn("</s>", words)
+        self.refuses(self.lm("run2", "--tokenizer", "word:0"), "word:N")
+
+    def test_rare_characters_are_unknown(self):
+        self.data = self.put("text.txt", train_test.text(100) + "".join(map(chr, range(0x4e00,
+                                                                                       0x4e80))))
+        done = self.call(*self.lm("run", "--tokenizer", "bpe:90", "--max-steps", 1))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr.decode(), r"bpe:90: \d+ of the text's \d+ characters, "
+                                               r"[\d.]+ % of it, are <unk>")
+        self.assertEqual(self.load("run")["config"]["vocab_size"], 90)
+        self.must("tokenizer", "train", "--kind", "bpe:400", "--character-coverage", 0.9, "--data",
+                  self.data, "--out", "some")
+        vocabulary = json.loads((self.dir / "some" / "tokenizer.json").read_text())["model"]["vocab"]
+        self.assertNotIn("一", vocabulary)
+        for flags, says in ((["--tokenizer", "bpe:90", "--character-coverage", 2], "0 to 1"),
+                            (["--character-coverage", 0.5], "expected a tokenizer bpe:N")):
+            self.refuses(self.lm("none", *flags), ["--character-coverage", says])
+
+
+class Bare(train_test.TrainCase):
+    def command(self, out, *more):
+        return self.lm(out, "--pattern", "lstm gru", "--block", "bare", "--tie-embeddings",
+                       "--dropout", 0.2, *more)
+
+    def test_dropout_and_tied_weights(self):
+        """On the input, between layers and on the output; and every promise holds."""
+        want = None
+        for out, flags in {"one": ["--batch-size", 4, "--threads", 1],
+                           "parts": ["--batch-size", 2, "--gradient-accumulation-steps", 2],
+                           "blocks": ["--batch-size", 4, "--gradient-checkpointing", "blocks"]
+                           }.items():
+            self.must(*self.command(out, "--max-steps", 12, *flags))
+            want = want or self.weights(out)
+            self.assertEqual(self.weights(out), want, out)
+        self.must(*self.command("stopped", "--max-steps", 12, "--batch-size", 4, "--stop-after", 5))
+        self.must("train", "--resume", self.dir / "stopped")
+        self.assertEqual(self.weights("stopped"), want)
+        info = self.load("one")
+        plain = self.lm("plain", "--pattern", "lstm gru", "--block", "bare", "--max-steps", 1)
+        self.must(*plain)
+        tied, free = (info["parameters"], self.load("plain")["parameters"])
+        vocab, width = info["config"]["vocab_size"], info["config"]["d_model"]
+        self.assertEqual(free["all"] - tied["all"], vocab * width)
+        self.assertEqual(tied["head"], vocab)  # its bias
+
+    def test_only_what_a_stack_has_is_listed(self):
+        self.must(*self.command("run", "--max-steps", 1))
+        config = json.loads((self.dir / "run" / "config.json").read_text())
+        for listed in (config, self.load("run")["config"]):
+            for absent in ("d_ff", "feed_forward", "rms_norm_eps", "kv_heads"):
+                self.assertNotIn(absent, listed)
+            self.assertIn("d_model", listed)
+        # Files that have them are read as before.
+        self.must("eval", "-m", self.dir / "run", "--data", self.data)
+        before = self.must("eval", "-m", self.dir / "run", "--data", self.data, "--json")
+        config.update(d_ff=64, feed_forward="swiglu", rms_norm_eps=1e-5, kv_heads=2)
+        (self.dir / "run" / "config.json").write_text(json.dumps(config))
+        after = self.must("eval", "-m", self.dir / "run", "--data", self.data, "--json")
+        self.assertEqual(json.loads(before)["loss"], json.loads(after)["loss"])
+        # A block with heads that share keys, or with norms, has those settings.
+        self.must(*self.lm("normed", "--pattern", "lstm attention", "--max-steps", 1))
+        self.assertTrue({"d_ff", "kv_heads", "rms_norm_eps"} <= set(self.load("normed")["config"]))
+
+
 if __name__ == "__main__":
     cli_test.REFRAIN = os.path.abspath(sys.argv[1])
     unittest.main(argv=[sys.argv[0], *sys.argv[2:]])

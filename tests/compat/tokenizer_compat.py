@@ -75,6 +75,16 @@ def train_byte_bpe(text, size):
     return tokenizer
 
 
+def train_word(splitter):
+    def train(text, size):
+        tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+        tokenizer.pre_tokenizer = splitter()
+        tokenizer.train_from_iterator([text], trainers.WordLevelTrainer(
+            vocab_size=size, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False))
+        return tokenizer
+    return train
+
+
 def train_llama(form):
     def train(text, size):
         learner = Tokenizer(models.BPE())
@@ -109,6 +119,8 @@ KINDS = {
     "char": ("char", train_char),
     "bpe": ("bpe:{}", train_bpe),
     "byte-bpe": ("byte-bpe:{}", train_byte_bpe),
+    "word": ("word:{}", train_word(pre_tokenizers.WhitespaceSplit)),
+    "word, punctuation": (None, train_word(pre_tokenizers.Whitespace)),
     "llama, normalizer": (None, train_llama("normalizer")),
     "llama, Metaspace first": (None, train_llama("first whole")),
     "llama, Metaspace always": (None, train_llama("always split")),

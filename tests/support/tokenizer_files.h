@@ -85,6 +85,17 @@ inline TokenizerFile spaced_file() {
   return file;
 }
 
+// Whole words between white space.
+inline TokenizerFile word_file() {
+  TokenizerFile file = empty_file();
+  file.json["model"] = {
+      {"type", "WordLevel"}, {"vocab", io::Json::object()}, {"unk_token", "<unk>"}};
+  for (const char* token : {"<unk>", "</s>", "low", "lower", "it's"}) file.add_token(token);
+  for (const char* token : {"<unk>", "</s>"}) file.add_special(token);
+  file.json["pre_tokenizer"] = {{"type", "WhitespaceSplit"}};
+  return file;
+}
+
 // Like GPT-2: all bytes, merges up to " hello", <|endoftext|> last.
 inline TokenizerFile byte_bpe_file() {
   TokenizerFile file = empty_file();

@@ -235,7 +235,7 @@ const Change kChanges[] = {
      "added_tokens: expected at most 8388608 bytes of tokens together, found more"},
     // what is not supported
     {"other_model", char_file, [](Json& j) { j["model"]["type"] = "Unigram"; },
-     "model: type: expected \"BPE\", found \"Unigram\""},
+     "model: type: expected \"BPE\" or \"WordLevel\", found \"Unigram\""},
     // As `transformers` writes them: their type is what is wrong, not the first of their settings.
     {"unigram", char_file,
      [](Json& j) {
@@ -245,7 +245,7 @@ const Change kChanges[] = {
                      {"byte_fallback", false}};
        j["colour"] = "red";
      },
-     "model: type: expected \"BPE\", found \"Unigram\""},
+     "model: type: expected \"BPE\" or \"WordLevel\", found \"Unigram\""},
     {"word_piece", char_file,
      [](Json& j) {
        j["model"] = {{"type", "WordPiece"},
@@ -255,7 +255,7 @@ const Change kChanges[] = {
                      {"vocab", Json::object()}};
        j["truncation"] = {{"max_length", 8}};
      },
-     "model: type: expected \"BPE\", found \"WordPiece\""},
+     "model: type: expected \"BPE\" or \"WordLevel\", found \"WordPiece\""},
     {"other_version", char_file, [](Json& j) { j["version"] = "2.0"; },
      "version: expected \"1.0\", found \"2.0\""},
     {"unknown_setting", char_file, [](Json& j) { j["colour"] = "red"; },

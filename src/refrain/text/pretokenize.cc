@@ -211,6 +211,14 @@ size_t leading_word(std::string_view text) {
   return at;
 }
 
+size_t leading_run(std::string_view text) {
+  const bool of_words = starts_with_word(text);
+  size_t at = 0;
+  while (at < text.size() && starts_with_word(text.substr(at)) == of_words)
+    at += decode_utf8(text.substr(at)).bytes;
+  return at;
+}
+
 size_t whole_characters(std::string_view text) {
   for (size_t tail = 1; tail <= std::min<size_t>(3, text.size()); ++tail) {
     const std::string_view end = text.substr(text.size() - tail);

@@ -28,6 +28,9 @@ bool ends_with_word(std::string_view text);
 // Bytes before the first white space.
 size_t leading_word(std::string_view text);
 
+// Bytes of the run of such characters, or of others, at the start of `text`, which is not empty.
+size_t leading_run(std::string_view text);
+
 // Bytes of `text` before an incomplete character at its end.
 size_t whole_characters(std::string_view text);
 
@@ -55,6 +58,18 @@ size_t for_each_spaced_word(std::string_view text, bool last, F&& f) {
     f(text.substr(at, bytes));
     at += bytes;
   }
+}
+
+// The same, cut also between characters of words and others: \w+|[^\w\s]+.
+template <class F>
+void for_each_run(std::string_view text, F&& f) {
+  for_each_spaced_word(text, true, [&](std::string_view word) {
+    while (!word.empty()) {
+      const size_t bytes = leading_run(word);
+      f(word.substr(0, bytes));
+      word.remove_prefix(bytes);
+    }
+  });
 }
 
 }  // namespace refrain::text

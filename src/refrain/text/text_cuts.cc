@@ -183,6 +183,7 @@ TextCuts Tokenizer::cuts(bool parse_special) const {
       if (!one_unknown) rule = Rule::kAnywhere;
       break;
     case Kind::kBpe:
+    case Kind::kWord:
       rule = Rule::kBesideWhiteSpace;
       break;
     case Kind::kByteBpe:

@@ -136,6 +136,8 @@ Tokenizer::Impl::Impl(Vocabulary from)
     for (std::string& text : texts_)
       if (text.ends_with(kEndOfWord))
         text.replace(text.size() - kEndOfWord.size(), kEndOfWord.size(), " ");
+  if (v.kind == Kind::kWord)
+    for (std::string& text : texts_) text += ' ';
   for (size_t b = 0; b < 256; ++b) {
     const auto byte = static_cast<uint8_t>(b);
     if (v.kind == Kind::kByteBpe) bytes_[b] = id_or_none(byte_character(byte));
@@ -178,6 +180,7 @@ std::string_view Tokenizer::Impl::text_of(int32_t id) const {
 }
 
 bool Tokenizer::Impl::ends_word(int32_t id) const {
+  if (vocabulary.kind == Kind::kWord) return has(id);
   return vocabulary.kind == Kind::kBpe && has(id) &&
          vocabulary.tokens[static_cast<size_t>(id)].ends_with(kEndOfWord);
 }
@@ -240,6 +243,12 @@ void Tokenizer::Impl::encode_plain(std::string_view text, bool at_start,
     push_characters(text, out);
   } else if (v.kind == Kind::kBpe) {
     for_each_spaced_word(text, true, encode_once);
+  } else if (v.kind == Kind::kWord) {
+    const auto push_word = [&](std::string_view word) { push_whole_word(word, out); };
+    if (v.split_punctuation)
+      for_each_run(text, push_word);
+    else
+      for_each_spaced_word(text, true, push_word);
   } else if (v.kind == Kind::kByteBpe && v.split_words) {
     for_each_gpt2_word(text, true, encode_once);
   } else if (v.kind == Kind::kLlama && (v.split_marks || marks_start_words_)) {
@@ -263,6 +272,12 @@ void Tokenizer::Impl::encode_word(std::string_view word, std::vector<int32_t>& o
     push_characters(word, out);
   }
   merges_.apply(out, from);
+}
+
+void Tokenizer::Impl::push_whole_word(std::string_view word, std::vector<int32_t>& out) const {
+  const auto found = ids.find(word);
+  const bool known = found != ids.end() && found->second < vocabulary.model_tokens;
+  push(known ? found->second : kNoToken, false, out);
 }
 
 void Tokenizer::Impl::push_bytes(std::string_view word, std::vector<int32_t>& out) const {
@@ -336,7 +351,7 @@ int64_t Tokenizer::vocab_size() const {
 }
 
 const std::string& Tokenizer::kind() const {
-  static const std::array<std::string, 4> names{"char", "bpe", "byte-bpe", "llama"};
+  static const std::array<std::string, 5> names{"char", "bpe", "byte-bpe", "llama", "word"};
   return names[static_cast<size_t>(impl_->vocabulary.kind)];
 }
 
@@ -386,7 +401,8 @@ std::string StreamDecoder::feed(int32_t id) {
 std::string StreamDecoder::finish() {
   started_ = false;
   std::string rest = std::exchange(held_, {});
-  if (tokenizer_.impl_->vocabulary.kind == Kind::kBpe) rest.clear();
+  const Kind kind = tokenizer_.impl_->vocabulary.kind;
+  if (kind == Kind::kBpe || kind == Kind::kWord) rest.clear();
   return rest;
 }
 

@@ -4,11 +4,13 @@
 //   char      one token per Unicode code point seen in training; an unknown one is <unk>
 //   bpe       words split on white space, "</w>" ends a word; unknown characters are <unk>
 //   byte-bpe  GPT-2's byte-level BPE with its splitting pattern; lossless on any bytes
+//   word      the most frequent words between white space, another one is <unk>; decoded with one
+//             space between them. The text of a special token is its word
 //   llama     sentencepiece-like BPE with byte fallback; read and converted, not trained
 //
 // Special tokens ("added tokens") are whole tokens outside of the model's alphabet. In char and bpe
-// every part of the text that is not valid UTF-8 is an unknown character; the other two preserve
-// bytes.
+// every part of the text that is not valid UTF-8 is an unknown character, in word part of an
+// unknown word; the other two preserve bytes.
 //
 // A Tokenizer never changes, so any number of threads may use one.
 #pragma once
@@ -35,13 +37,19 @@ inline constexpr std::string_view kReplacement = "\uFFFD";
 using TextSource = std::function<bool(std::string& piece)>;
 
 struct TokenizerTraining {
-  std::string kind;        // "char", "bpe", "byte-bpe"
-  int64_t vocab_size = 0;  // all tokens together (fewer if the text has no more pairs); 0 for char
-  // They get the first ids, in this order. char and bpe have "<unk>" after them if it is not among
-  // them.
+  std::string kind;        // "char", "bpe", "byte-bpe", "word"
+  int64_t vocab_size = 0;  // all tokens together (fewer if the text has no more pairs or words); 0
+                           // for char
+  // They get the first ids, in this order. All kinds but byte-bpe have "<unk>" after them if it is
+  // not among them.
   std::vector<std::string> special_tokens;
   // Distinct words kept in memory while counting; more is an Error that says what to do.
   int64_t max_words = 20'000'000;
+  // bpe: the most frequent characters that make up this share of the text are tokens, and the
+  // others <unk>. 0: all characters if vocab_size has room for them, or else kUsualCoverage.
+  double character_coverage = 0;
+  static constexpr double kUsualCoverage = 0.9995;
+  Notes notes{};  // gets how many characters are <unk>
 };
 
 // Bytes of a piece in from_scored_pieces(). Real ones have at most some dozens.
@@ -49,9 +57,9 @@ inline constexpr size_t kLongestPiece = 512;
 
 class Tokenizer {
  public:
-  // `what` is "char", "bpe:8000" or "byte-bpe:8000".
+  // `what` is "char", "bpe:8000", "byte-bpe:8000" or "word:8000".
   static TokenizerTraining parse_spec(const std::string& what);
-  // char and bpe: text that is not valid UTF-8 is an Error that names the byte offset.
+  // All but byte-bpe: text that is not valid UTF-8 is an Error that names the byte offset.
   static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
   // A tokenizer.json, or a directory with one. `notes` gets the fields that are ignored.
   static Tokenizer load(const std::string& path, const Notes& notes = {});

@@ -14,7 +14,7 @@
 
 namespace refrain::text {
 
-enum class Kind { kChar, kBpe, kByteBpe, kLlama };
+enum class Kind { kChar, kBpe, kByteBpe, kLlama, kWord };
 
 inline constexpr std::string_view kEndOfWord = "</w>";
 inline constexpr std::string_view kUnknown = "<unk>";
@@ -35,6 +35,9 @@ struct Vocabulary {
   bool prefix_space = false;   // a space before text that has none
   bool split_words = true;     // by GPT-2's pattern; otherwise all text is one word
   bool ignore_merges = false;  // a word that is a token is that token
+
+  // word: a word also ends between letters (what \w matches) and other characters.
+  bool split_punctuation = false;
 
   // llama: where a space is put before text. As a normalizer: before every run of text between
   // added tokens. As Metaspace: only if there is no space yet, before every run or only the first.
@@ -73,6 +76,7 @@ class Tokenizer::Impl {
   std::string normalize(std::string_view text) const;
   void encode_plain(std::string_view text, bool at_start, std::vector<int32_t>& out) const;
   void encode_word(std::string_view word, std::vector<int32_t>& out) const;
+  void push_whole_word(std::string_view word, std::vector<int32_t>& out) const;
   void push_characters(std::string_view word, std::vector<int32_t>& out) const;
   void push_bytes(std::string_view word, std::vector<int32_t>& out) const;
   // Appends the id, or the token for an unknown character (then false).

@@ -8,52 +8,18 @@
 
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
+#include "refrain/io/json_part.h"
 #include "refrain/text/tokenizer_impl.h"
 
 namespace refrain::text {
 namespace {
 
 using io::Json;
+using io::Part;
 using io::quote;
 using Ids = std::unordered_map<std::string_view, int32_t>;
 
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
-
-// A value of the file, with the place that errors name; null when the file has none.
-struct Part {
-  const Json* json;
-  std::string where;
-
-  Part at(std::string_view key) const {
-    return {json ? io::find(*json, key) : nullptr, fmt::format("{}: {}", where, key)};
-  }
-  std::string text(std::string_view key, std::optional<std::string> absent = {}) const {
-    return io::get_string(*json, key, where, std::move(absent));
-  }
-  bool flag(std::string_view key, std::optional<bool> absent = {}) const {
-    return io::get_bool(*json, key, where, absent);
-  }
-  const Json::array_t& list(std::string_view key) const {
-    const Json& value = io::member(*json, key, where);
-    if (!value.is_array())
-      throw_error("{}: {}: expected a list, found {}", where, key, quote(io::to_line(value)));
-    return value.get_ref<const Json::array_t&>();
-  }
-  // An object with no members but these.
-  void only(std::initializer_list<std::string_view> keys) const {
-    if (!json || !json->is_object())
-      throw_error("{}: expected an object, found {}", where,
-                  json ? quote(io::to_line(*json)) : "none");
-    for (const auto& [key, value] : json->items())
-      if (!value.is_null() && std::find(keys.begin(), keys.end(), key) == keys.end())
-        throw_error("{}: {} is not supported, found {}", where, quote(key),
-                    quote(io::to_line(value)));
-  }
-  [[noreturn]] void refuse(std::string_view expected) const {
-    throw_error("{}: expected {}, found {}", where, expected,
-                json ? quote(io::to_line(*json)) : "none");
-  }
-};
 
 // A Sequence's members (their list is `key`) and theirs; anything else is itself.
 std::vector<Part> flatten(const Part& part, std::string_view key) {
@@ -81,8 +47,10 @@ class Reader {
     // What the model is comes before any setting: another type has other settings.
     if (!top_.json->is_object()) top_.only({});
     if (!model_.json || !model_.json->is_object()) model_.only({});
-    if (const std::string type = model_.text("type", "BPE"); type != "BPE")
-      throw_error("{}: type: expected \"BPE\", found {}", model_.where, quote(type));
+    const std::string type = model_.text("type", "BPE");
+    if (type != "BPE" && type != "WordLevel")
+      throw_error("{}: type: expected \"BPE\" or \"WordLevel\", found {}", model_.where,
+                  quote(type));
     top_.only({"version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
                "decoder", "model", "truncation", "padding"});
     // What `transformers` writes there is about batches of texts, not about a text's tokens.
@@ -92,6 +60,7 @@ class Reader {
                  top_.where, key);
     if (const std::string version = top_.text("version", "1.0"); version != "1.0")
       throw_error("{}: version: expected \"1.0\", found {}", top_.where, quote(version));
+    if (type == "WordLevel") return read_words();
     model_.only({"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
                  "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
     if (io::get_number(*model_.json, "dropout", model_.where, 0) != 0)
@@ -107,6 +76,22 @@ class Reader {
   }
 
  private:
+  Vocabulary read_words() {
+    model_.only({"type", "vocab", "unk_token"});
+    v_.kind = Kind::kWord;
+    read_tokens();
+    read_added();
+    const std::vector<Part> splitters = flatten(top_.at("pre_tokenizer"), "pretokenizers");
+    v_.split_punctuation = are(splitters, {"Whitespace"});
+    if (!v_.split_punctuation && !are(splitters, {"WhitespaceSplit"}))
+      top_.at("pre_tokenizer").refuse("WhitespaceSplit or Whitespace with a WordLevel model");
+    splitters[0].only({"type"});
+    for (const char* key : {"normalizer", "decoder"})
+      if (top_.at(key).json) top_.at(key).refuse("none with a WordLevel model");
+    read_post_processor();
+    return std::move(v_);
+  }
+
   void read_tokens() {
     const Part vocab = model_.at("vocab");
     if (!vocab.json || !vocab.json->is_object()) vocab.refuse("an object of tokens and their ids");
@@ -129,13 +114,15 @@ class Reader {
       v_.tokens[at] = token;
       ids_.emplace(token, static_cast<int32_t>(id));
     }
-    if (const std::string unk = model_.text("unk_token", ""); !unk.empty()) {
+    const bool is_usual = v_.kind == Kind::kWord && ids_.contains(kUnknown);
+    if (const std::string unk = model_.text("unk_token", is_usual ? std::string(kUnknown) : "");
+        !unk.empty()) {
       const auto found = ids_.find(unk);
       if (found == ids_.end())
         throw_error("{}: unk_token: {} is not in the vocabulary", model_.where, quote(unk));
       v_.unk = found->second;
     }
-    v_.fuse_unk = model_.flag("fuse_unk", false);
+    if (v_.kind != Kind::kWord) v_.fuse_unk = model_.flag("fuse_unk", false);
   }
 
   void read_merges() {
@@ -382,6 +369,9 @@ void write_kind(const Vocabulary& v, Json& root) {
       splitter = {{"type", "WhitespaceSplit"}};
       decoder = {{"type", "BPEDecoder"}, {"suffix", kEndOfWord}};
       break;
+    case Kind::kWord:
+      splitter = {{"type", v.split_punctuation ? "Whitespace" : "WhitespaceSplit"}};
+      break;
     case Kind::kByteBpe:
       splitter = byte_level(v.prefix_space, v.split_words);
       decoder = byte_level(true, true);
@@ -425,6 +415,12 @@ Json write_model(const Vocabulary& v) {
     return present ? Json(text) : Json();
   };
   const bool has_unk = v.unk != kNoToken;
+  if (v.kind == Kind::kWord) {
+    Json model = {{"type", "WordLevel"}, {"vocab", std::move(vocab)}};
+    // The package wants a text there.
+    model["unk_token"] = has_unk ? v.tokens[static_cast<size_t>(v.unk)] : std::string();
+    return model;
+  }
   return {{"type", "BPE"},
           {"dropout", nullptr},
           {"unk_token", text_or_null(has_unk, has_unk ? v.tokens[static_cast<size_t>(v.unk)] : "")},

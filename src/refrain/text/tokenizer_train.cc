@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -50,14 +51,6 @@ class Utf8Check {
 
 using CharacterSet = std::set<char32_t>;
 
-void add_characters(std::string_view text, CharacterSet& characters) {
-  while (!text.empty()) {
-    const CodePoint next = decode_utf8(text);
-    characters.insert(next.code);
-    text.remove_prefix(next.bytes);
-  }
-}
-
 std::string to_utf8(char32_t code) {
   std::string text;
   append_utf8(text, code);
@@ -74,6 +67,7 @@ class Learner {
   Vocabulary learn_char(const TextSource& source);
   Vocabulary learn_bpe(const TextSource& source);
   Vocabulary learn_byte_bpe(const TextSource& source);
+  Vocabulary learn_words(const TextSource& source);
 
  private:
   void add_special(const std::string& token) {
@@ -99,7 +93,15 @@ class Learner {
     v_.tokens.push_back(token);
     return id;
   }
-  // The words' symbols are symbols(word).
+  // Counts words between white space.
+  WordCounts count_spaced_words(const TextSource& source) const;
+  // Of the characters and how often each occurs: those that become tokens.
+  struct Character {
+    int64_t count = 0, last = 0;  // in words; of these, at their ends
+  };
+  using Characters = std::map<char32_t, Character>;
+  CharacterSet covered(const Characters& characters) const;
+  // symbols(word) gives the words' symbols, kNoToken for one that nothing merges with.
   template <class F>
   Vocabulary merge(const WordCounts& words, F&& symbols);
 
@@ -128,7 +130,12 @@ Vocabulary Learner::merge(const WordCounts& words, F&& symbols) {
   for (size_t i = 0; i < words.size(); ++i) {
     ids.clear();
     symbols(words.word(i), ids);
-    trainer.add_word(ids, words.count(i));
+    for (size_t from = 0; from < ids.size();) {
+      const auto begin = ids.begin() + static_cast<ptrdiff_t>(from);
+      const auto end = std::find(begin, ids.end(), kNoToken);
+      if (begin != end) trainer.add_word({begin, end}, words.count(i));
+      from = static_cast<size_t>(end - ids.begin()) + 1;
+    }
   }
   trainer.run(static_cast<size_t>(training_.vocab_size));
   v_.tokens = trainer.tokens();
@@ -158,9 +165,7 @@ Vocabulary Learner::learn_char(const TextSource& source) {
   return std::move(v_);
 }
 
-Vocabulary Learner::learn_bpe(const TextSource& source) {
-  v_.kind = Kind::kBpe;
-  add_unknown();
+WordCounts Learner::count_spaced_words(const TextSource& source) const {
   WordCounts words(training_.max_words);
   Utf8Check check;
   read_all(source, [&](std::string_view text, bool last) {
@@ -169,25 +174,92 @@ Vocabulary Learner::learn_bpe(const TextSource& source) {
     check(text.substr(0, used));
     return used;
   });
-  CharacterSet characters, last_characters;
-  for (size_t i = 0; i < words.size(); ++i) {
-    const std::string_view word = words.word(i);
-    add_characters(word, characters);
-    size_t last = word.size() - 1;
-    while ((static_cast<uint8_t>(word[last]) & 0xC0) == 0x80) --last;
-    add_characters(word.substr(last), last_characters);
+  return words;
+}
+
+CharacterSet Learner::covered(const Characters& characters) const {
+  const auto tokens_of = [](const Character& c) { return 1 + (c.last > 0); };
+  int64_t all = 0, occurrences = 0;
+  std::vector<std::pair<int64_t, char32_t>> by_count;
+  for (const auto& [code, c] : characters) {
+    all += tokens_of(c);
+    occurrences += c.count;
+    by_count.emplace_back(-c.count, code);
   }
+  std::sort(by_count.begin(), by_count.end());
+  const int64_t room = training_.vocab_size - std::ssize(v_.tokens);
+  double share = training_.character_coverage;
+  if (share == 0) share = all <= room ? 1 : TokenizerTraining::kUsualCoverage;
+  CharacterSet kept;
+  int64_t used = 0, seen = 0;
+  for (const auto& [count, code] : by_count) {
+    const int64_t tokens = tokens_of(characters.at(code));
+    const bool enough = static_cast<double>(seen) >= share * static_cast<double>(occurrences);
+    if (enough || used + tokens > room) break;
+    kept.insert(code);
+    used += tokens;
+    seen -= count;
+  }
+  if (kept.empty() && !characters.empty())
+    throw_error(
+        "a vocabulary of {} tokens is too small: {} special tokens leave no room for the most "
+        "frequent character",
+        training_.vocab_size, v_.tokens.size());
+  if (kept.size() < characters.size())
+    add_note(training_.notes,
+             "bpe:{}: {} of the text's {} characters, {:.4f} % of it, are {} (character_coverage)",
+             training_.vocab_size, characters.size() - kept.size(), characters.size(),
+             100 * (1 - static_cast<double>(seen) / static_cast<double>(occurrences)), kUnknown);
+  return kept;
+}
+
+Vocabulary Learner::learn_bpe(const TextSource& source) {
+  v_.kind = Kind::kBpe;
+  add_unknown();
+  const WordCounts words = count_spaced_words(source);
+  Characters characters;
+  for (size_t i = 0; i < words.size(); ++i)
+    for (std::string_view word = words.word(i); !word.empty();) {
+      const CodePoint next = decode_utf8(word);
+      word.remove_prefix(next.bytes);
+      Character& its = characters[next.code];
+      its.count += words.count(i);
+      if (word.empty()) its.last += words.count(i);
+    }
+  const CharacterSet kept = covered(characters);
   std::unordered_map<char32_t, int32_t> inner, final;
-  for (const char32_t code : characters) inner[code] = add_letter(to_utf8(code));
-  for (const char32_t code : last_characters)
-    final[code] = add_letter(to_utf8(code) + std::string(kEndOfWord));
+  for (const char32_t code : kept) inner[code] = add_letter(to_utf8(code));
+  for (const char32_t code : kept)
+    if (characters[code].last > 0)
+      final[code] = add_letter(to_utf8(code) + std::string(kEndOfWord));
   return merge(words, [&](std::string_view word, std::vector<int32_t>& ids) {
     while (!word.empty()) {
       const CodePoint next = decode_utf8(word);
-      ids.push_back((next.bytes == word.size() ? final : inner).at(next.code));
+      const auto& table = next.bytes == word.size() ? final : inner;
+      const auto found = table.find(next.code);
+      ids.push_back(found == table.end() ? kNoToken : found->second);
       word.remove_prefix(next.bytes);
     }
   });
+}
+
+Vocabulary Learner::learn_words(const TextSource& source) {
+  v_.kind = Kind::kWord;
+  add_unknown();
+  const WordCounts words = count_spaced_words(source);
+  std::vector<std::pair<int64_t, std::string_view>> by_count;
+  for (size_t i = 0; i < words.size(); ++i)
+    if (!ids_.contains(std::string(words.word(i))))
+      by_count.emplace_back(-words.count(i), words.word(i));
+  const int64_t room = training_.vocab_size - std::ssize(v_.tokens);
+  if (room < 1)
+    throw_error("a vocabulary of {} tokens is too small: {} special tokens leave no room for words",
+                training_.vocab_size, v_.tokens.size());
+  std::sort(by_count.begin(), by_count.end());
+  by_count.resize(std::min(by_count.size(), static_cast<size_t>(room)));
+  for (const auto& [count, word] : by_count) add(std::string(word));
+  v_.model_tokens = static_cast<int32_t>(v_.tokens.size());
+  return std::move(v_);
 }
 
 Vocabulary Learner::learn_byte_bpe(const TextSource& source) {
@@ -210,14 +282,16 @@ TokenizerTraining Tokenizer::parse_spec(const std::string& what) {
   const size_t colon = what.find(':');
   training.kind = what.substr(0, colon);
   if (training.kind == "char" && colon == what.npos) return training;
-  if ((training.kind == "bpe" || training.kind == "byte-bpe") && colon != what.npos) {
+  const bool sized =
+      training.kind == "bpe" || training.kind == "byte-bpe" || training.kind == "word";
+  if (sized && colon != what.npos) {
     const char* end = what.data() + what.size();
     const auto [at, error] = std::from_chars(what.data() + colon + 1, end, training.vocab_size);
     if (error == std::errc() && at == end && training.vocab_size > 0 &&
         training.vocab_size <= kMaxVocabulary)
       return training;
   }
-  throw_error("tokenizer {}: expected char, bpe:N or byte-bpe:N with N tokens of 1 to {}",
+  throw_error("tokenizer {}: expected char, bpe:N, byte-bpe:N or word:N with N tokens of 1 to {}",
               io::quote(what), kMaxVocabulary);
 }
 
@@ -227,7 +301,9 @@ Tokenizer Tokenizer::train(const TokenizerTraining& training, const TextSource& 
   if (training.kind == "bpe") return Tokenizer(std::make_unique<Impl>(learner.learn_bpe(source)));
   if (training.kind == "byte-bpe")
     return Tokenizer(std::make_unique<Impl>(learner.learn_byte_bpe(source)));
-  throw_error("tokenizer kind {}: expected char, bpe or byte-bpe to train",
+  if (training.kind == "word")
+    return Tokenizer(std::make_unique<Impl>(learner.learn_words(source)));
+  throw_error("tokenizer kind {}: expected char, bpe, byte-bpe or word to train",
               io::quote(training.kind));
 }
 

@@ -40,6 +40,7 @@ std::vector<std::string> seeds() {
   };
   add(char_file(), "ab a\nb x");
   add(spaced_file(), "lower  low\nlo");
+  add(word_file(), "low  lower\nlo");
   add(byte_bpe_file(), "hello <|endoftext|> hello\xff");
   add(llama_file(), "ab a</s> b\n\xE7\x8C\xAB");
   TokenizerFile more = llama_file();
