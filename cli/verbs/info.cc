@@ -5,6 +5,7 @@
 #include "cli/output.h"
 #include "cli/parameter_groups.h"
 #include "cli/verbs.h"
+#include "refrain/formats/native.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
@@ -35,7 +36,9 @@ struct Info {
     io::Json& config = all["config"];
     ModelConfig shape = loaded.config();
     shape.pattern = shape.full_pattern();
-    shape.visit([&](const char* name, auto& field, const char*) { config[name] = field; });
+    shape.visit([&](const char* name, auto& field, const char*) {
+      if (has_setting(shape, name)) config[name] = field;
+    });
     const SettingMap mixers = shape.mixer_settings();
     for (const auto& [name, value] : mixers.values()) config[name] = value;
 

@@ -210,12 +210,47 @@ class Directions(train_test.TrainCase):
         self.assertEqual(self.info("prepared"), both)
         self.assertEqual(self.weights("prepared"), self.weights("run"))
 
+    def test_tags_come_from_names(self):
+        lines = "".join(line + "\n" for line in train_test.text(30).splitlines())
+        for name in ("b.de", "b.fr", "x.txt", "y.txt"):
+            self.put(name, lines)
+        self.put("p.tsv", "".join(f"{line}\t{line}\n" for line in lines.splitlines()))
+        self.put("o.jsonl", "".join(json.dumps({
+            "source_tag": "<sv>", "target_tag": "<da>", "prompt": line, "completion": line}) + "\n"
+            for line in lines.splitlines()))
+        command = ["train", *self.TASK, *self.SMALL, "--tokenizer", "char", "--context", 200,
+                   "--max-steps", 1]
+        for out, data, flags, tags in (
+                ("a", ["b.de", "b.fr"], [], ["<de>", "<fr>"]),
+                ("b", ["b.de", "b.fr"], ["--source-tag", "<x>"], ["<x>", "<fr>"]),
+                ("c", ["x.txt", "y.txt"], [], ["<source>", "<target>"]),
+                ("d", ["p.tsv"], [], ["<source>", "<target>"]),
+                ("e", ["p.tsv"], ["--source-tag", "<a>", "--target-tag", "<b>"], ["<a>", "<b>"]),
+                ("f", ["o.jsonl"], [], ["<sv>", "<da>"])):
+            with self.subTest(data=data, flags=flags):
+                done = self.call(*command, "--data", *data, *flags, "--out", out)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                info = self.info(out)
+                self.assertEqual([info["source_tag"], info["target_tag"]], tags)
+                self.assertEqual(b"does not say its languages" in done.stderr, out in "cd")
+                tokens = json.loads((self.dir / out / "tokenizer.json").read_text())
+                self.assertNotIn("<en>", tokens["model"]["vocab"])
+        # A run goes on with the tags that it has.
+        self.must("train", "--resume", "a", "--max-steps", 2)
+        self.assertEqual(self.info("a")["source_tag"], "<de>")
+        done = self.call("prepare", *self.TASK, "--data", "b.de", "b.fr", "--tokenizer", "char",
+                         "--out", "p.tokens")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("<fr>", json.loads((self.dir / "p.tokenizer" / "tokenizer.json").read_text())
+                      ["model"]["vocab"])
+
     def test_tags_in_prompts(self):
         lines = train_test.text(60).splitlines()
         pairs = self.put("p.tsv", "".join(f"{a}\t{a[::-1]}\n" for a in lines))
         for tokenizer in ("char", "bpe:80", "byte-bpe:300"):
             out = tokenizer.replace(":", "-")
             self.must("train", *self.TASK, *self.SMALL, "--data", pairs, "--tokenizer", tokenizer,
+                      "--source-tag", "<en>", "--target-tag", "<ja>",
                       "--context", 150, "--max-steps", 4, "--out", out)
             generate = lambda prompt: json.loads(self.must(
                 "generate", "-m", out, "-p", prompt, "-n", 8, "--temp", 0, "--json"))

@@ -19,6 +19,9 @@ using io::Json;
 // Our own settings that came after the first files: there, absent is the default.
 constexpr std::string_view kLater[] = {"block", "feed_forward"};
 
+// Those that some stacks do not have (has_setting).
+constexpr std::string_view kOfSome[] = {"d_ff", "rms_norm_eps", "kv_heads"};
+
 // Settings of mixers that files of former versions have: how to compute, which is not saved.
 constexpr std::string_view kRetired[] = {"fused", "hoisted"};
 
@@ -82,7 +85,9 @@ ModelConfig parse(const Json& json, const std::string& name, const Notes&) {
   known.insert("layer_types");
   config.visit([&]<class T>(const char* key, T& field, const char*) {
     known.insert(key);
-    if (std::ranges::count(kLater, key) > 0 && !io::find(json, key)) return;
+    const bool may_be_absent =
+        std::ranges::count(kLater, key) > 0 || std::ranges::count(kOfSome, key) > 0;
+    if (may_be_absent && !io::find(json, key)) return;
     if constexpr (std::is_same_v<T, std::string>) {
       if (types && std::string_view(key) == "pattern") {
         if (io::find(json, key))
@@ -102,6 +107,8 @@ ModelConfig parse(const Json& json, const std::string& name, const Notes&) {
       field = io::get_string(json, key, name);
   });
   within(name, [&] { config.resolve(); });  // with defaults, which say what settings there are
+  for (const std::string_view key : kOfSome)
+    if (has_setting(config, key)) io::member(json, key, name);
 
   SettingMap given;
   const std::vector<std::string> all = config.mixer_kinds();
@@ -131,7 +138,9 @@ std::optional<Json> write(const ModelConfig& config) {
   Json json = {{"model_type", kNativeFamily.model_type}};
   ModelConfig as_text = config;
   as_text.pattern = config.full_pattern();
-  as_text.visit([&](const char* key, const auto& field, const char*) { json[key] = field; });
+  as_text.visit([&](const char* key, const auto& field, const char*) {
+    if (has_setting(config, key)) json[key] = field;
+  });
   const SettingMap settings = config.mixer_settings();
   for (const auto& [full, value] : settings.values()) {
     const size_t dot = full.find('.');
@@ -144,6 +153,15 @@ std::optional<Json> write(const ModelConfig& config) {
 }
 
 }  // namespace
+
+bool has_setting(const ModelConfig& config, std::string_view setting) {
+  for (const std::string_view of_blocks : {"d_ff", "feed_forward", "rms_norm_eps"})
+    if (setting == of_blocks) return !config.bare();
+  if (setting != "kv_heads") return true;
+  const std::vector<std::string> kinds = config.mixer_kinds();
+  return std::ranges::any_of(
+      kinds, [](const std::string& kind) { return mixer_traits(kind).grouped_queries; });
+}
 
 const Family kNativeFamily = {"refrain", parse, write};
 

@@ -3,10 +3,16 @@
 // kind differ, the object has the settings of the first block, and the pattern has what differs in
 // the others.
 #pragma once
+#include <string_view>
+
 #include "refrain/formats/family.h"
 
 namespace refrain {
 
 extern const Family kNativeFamily;
+
+// Whether a stack reads this setting of ModelConfig: a bare one has no feed-forward layer and no
+// norm, and only some mixers share keys between heads. Others are not written.
+bool has_setting(const ModelConfig&, std::string_view setting);
 
 }  // namespace refrain
