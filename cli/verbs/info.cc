@@ -3,11 +3,11 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
-#include "cli/parameter_groups.h"
 #include "cli/verbs.h"
 #include "refrain/formats/native.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
+#include "refrain/model/parameters/parameter_groups.h"
 
 namespace refrain::cli {
 namespace {

@@ -1,5 +1,6 @@
-// Uses the library in another program: loads a model directory, continues a text, and trains the
-// model on that text for a few steps.
+// Uses the library in another program: loads a model directory, continues a text, trains the model
+// on that text for a few steps, and continues it again. Give it a text of some sentences: a few
+// words are learnt by heart at once.
 //
 // usage: embed MODEL TEXT
 #include <iostream>
@@ -13,6 +14,7 @@ void go_on(const refrain::LanguageModel& model, const refrain::text::Tokenizer& 
   refrain::GenerationRequest request{.prompt = prompt, .max_new_tokens = 40};
   request.sampling.temp = 0;
   refrain::text::StreamDecoder text(tokenizer);
+  std::cout << tokenizer.decode(prompt) << std::flush;
   refrain::Generator(model).generate(request, [&](const refrain::SampledToken& choice) {
     std::cout << text.feed(choice.token) << std::flush;
     return std::nullopt;
@@ -38,7 +40,7 @@ void train(refrain::LanguageModel& model, const std::vector<int32_t>& text, int 
                   {.scale = 1 / static_cast<float>(n)}, {losses.data(), {n}}, saved);
     });
     model.finish_gradients();
-    optimizer.step(1e-3);
+    optimizer.step(1e-4);
     double sum = 0;
     for (const float loss : losses) sum += loss;
     std::cout << "step " << step + 1 << ": loss " << sum / static_cast<double>(n) << "\n";

@@ -13,8 +13,9 @@
 #include "refrain/generate/engine.h"     // requests that come and go
 #include "refrain/generate/generator.h"  // prompts in, tokens out
 #include "refrain/generate/state_file.h"
-#include "refrain/layers/linear.h"    // what mixers are made of
-#include "refrain/mixers/registry.h"  // the mixers there are; register_mixer
+#include "refrain/layers/linear.h"     // what mixers are made of
+#include "refrain/mixers/registry.h"   // the mixers there are; register_mixer
+#include "refrain/model/form_check.h"  // do the forms of a model agree?
 #include "refrain/model/language_model.h"
 #include "refrain/model/parameters/parameter_store.h"  // weights, and what is trained of them
 #include "refrain/model/workspace.h"                   // memory for a step

@@ -44,9 +44,9 @@ class Package(unittest.TestCase):
 
     def check_embed(self, program):
         said = run(program, self.dir / "model", "the cat").splitlines()
-        # What it generates first is what the program does.
+        # The prompt and what it generates first is what the program prints.
         want = run(self.prefix / "bin/refrain", "generate", "-m", self.dir / "model", "-p",
-                   "the cat", "-n", 40, "--temp", 0, "--no-echo")
+                   "the cat", "-n", 40, "--temp", 0)
         self.assertEqual(said[0], want.splitlines()[0])
         losses = [float(line.split()[-1]) for line in said if line.startswith("step ")]
         self.assertEqual(len(losses), 5)
@@ -72,11 +72,13 @@ class Package(unittest.TestCase):
         losses = [float(x) for x in re.findall(r"^step \d+: loss (\S+)$", said, re.M)]
         self.assertEqual(len(losses), 5)
         self.assertLess(losses[-1], losses[0] / 2)
+        self.assertIn("\nall forms agree\n", said)
         # The program has no such mixer, and says so.
         refused = subprocess.run([self.prefix / "bin/refrain", "info", "-m", out],
                                  capture_output=True, text=True)
         self.assertEqual(refused.returncode, 2)
         self.assertIn("no mixer is called 'moving_average'", refused.stderr)
+        self.assertIn("needs the program that registers it", refused.stderr)
 
     def test_headers(self):
         """The list of headers compiles alone, and nothing that needs Highway is in it."""

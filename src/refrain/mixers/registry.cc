@@ -34,7 +34,10 @@ const MixerKind& find(const std::string& kind) {
   if (it != entries().end()) return it->second;
   std::string known;
   for (const std::string& k : mixer_kinds()) known += (known.empty() ? "" : ", ") + k;
-  throw_error("pattern: no mixer is called '{:.60}'; known: {}", kind, known);
+  throw_error(
+      "pattern: no mixer is called '{:.60}'; known: {} (a model of another one needs the program that "
+      "registers it)",
+      kind, known);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <string>
 #include <string_view>
 
-namespace refrain::cli {
+namespace refrain {
 
 // "embedding", "mixers", "feed_forward", "norms" or "head", from a parameter's name.
 inline std::string group_of(std::string_view name) {
@@ -15,4 +15,4 @@ inline std::string group_of(std::string_view name) {
   return "norms";
 }
 
-}  // namespace refrain::cli
+}  // namespace refrain

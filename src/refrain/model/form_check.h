@@ -1,0 +1,33 @@
+// Checks that the forms of a model agree, on a sequence of tokens: whole (as in training), chunked
+// (the state carried between) and stepped (as in generation) must give the same logits and leave
+// the same states, and these and the gradients must be those of plain loops in float64. A program
+// with a mixer of its own checks it in this way (examples/custom_mixer).
+#pragma once
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "refrain/model/language_model.h"
+
+namespace refrain {
+
+struct FormDifference {
+  std::string what, between;         // "logits", "whole, chunked"
+  double largest, scale, tolerance;  // largest difference; largest value it is measured by
+
+  bool passed() const;  // what is infinite agrees with nothing
+};
+
+struct FormCheck {
+  int64_t gradient_tokens = 32;  // of the first tokens, that gradients are taken over; 0 = none
+  double tolerance = 1e-4;       // largest difference allowed, as a share of the largest value
+  uint64_t seed = 1;             // of the cuts, and of the directions gradients are compared along
+};
+
+// Two tokens or more. The model gets memory for gradients. An Error when its logits are no finite
+// numbers.
+std::vector<FormDifference> check_forms(LanguageModel&, std::span<const int32_t> tokens,
+                                        const FormCheck& = {});
+
+}  // namespace refrain
