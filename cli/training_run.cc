@@ -166,7 +166,8 @@ Plan plan_by(const TrainConfig& training, const std::function<Plan(const Room&)>
   settle_memory();
   return make({.budget = parse_budget(training.memory),
                .process = resident_bytes(),
-               .taken = peak_memory_bytes()});
+               .taken = peak_memory_bytes(),
+               .flag = "--memory"});
 }
 
 int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,

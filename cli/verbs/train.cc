@@ -193,6 +193,16 @@ struct Train {
     return resume;
   }
 
+  RunDirectory new_run() const {
+    try {
+      return RunDirectory::create(out, false, note);
+    } catch (const Error& error) {
+      const bool is_run = RunDirectory::is_run(out);
+      throw_error("{}; {}name another --out", error.what(),
+                  is_run ? "go on with it by --resume, or " : "");
+    }
+  }
+
   int run(const CommandLine& line) {
     const std::string old = run_to_resume(line);
     std::optional<RunDirectory> directory;
@@ -203,7 +213,7 @@ struct Train {
       line.require({"data", "out"});
     }
     check(line, directory.has_value());
-    if (old.empty()) directory = RunDirectory::create(out, false, note);
+    if (old.empty()) directory = new_run();
     return train(line, *directory, !old.empty());
   }
 
@@ -355,7 +365,7 @@ struct Train {
     }
     const Plan plan = plan_by(training, [&](const Room& room) {
       const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
-      return room.budget > 0 ? planner.within(room.budget) : planner.unbounded();
+      return room.budget > 0 ? planner.within(room.budget, room.flag) : planner.unbounded();
     });
     network.parameters().allocate();
     network.initialise(static_cast<uint64_t>(training.seed), initialisation);

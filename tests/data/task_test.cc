@@ -15,11 +15,12 @@ const Direction kEnJa = {"<en>", "<ja>"}, kJaEn = {"<ja>", "<en>"}, kEnDe = {"<e
 
 TEST(Task, OfOneDirectionNoTagCanHelp) {
   const TaskDescription one{"translate", {{"<en>", "<ja>"}}};
-  EXPECT_EQ(error_of([&] {
-              data::choose_direction(one, {"<ja>", ""});
-            }),
-            "--source-tag \"<ja>\": the model has one direction, <en> to <ja> (train "
-            "--both-directions learns the way back)");
+  EXPECT_EQ(
+      error_of([&] {
+        data::choose_direction(one, {"<ja>", ""});
+      }),
+      "source_tag: the model has one direction, <en> to <ja>, found \"<ja>\" (a model that is "
+      "trained in both directions has the way back)");
 }
 
 TEST(Task, IsReadAsItWasWritten) {
@@ -81,15 +82,16 @@ TEST(Task, ChoosesADirection) {
   EXPECT_EQ(data::choose_direction(task, {"", "<de>"}), kEnDe);
   EXPECT_EQ(data::choose_direction(task, {"<de>", "<ja>"}), (Direction{"<de>", "<ja>"}));
   EXPECT_EQ(data::choose_direction(unknown, kEnJa), kEnJa);
-  EXPECT_EQ(error_of([&] {
-              data::choose_direction(task, {"", "<fr>"});
-            }),
-            "--target-tag \"<fr>\": the model's directions are <en> to <ja>, <ja> to <en>, <en> to "
-            "<de>; another one takes --source-tag as well");
+  EXPECT_EQ(
+      error_of([&] {
+        data::choose_direction(task, {"", "<fr>"});
+      }),
+      "target_tag: the model's directions are <en> to <ja>, <ja> to <en>, <en> to <de>, found "
+      "\"<fr>\"; another one takes source_tag as well");
   EXPECT_EQ(error_of([&] {
               data::choose_direction(unknown, {"<en>", ""});
             }),
-            "the model does not say its directions; expected --source-tag and --target-tag");
+            "the model does not say its directions; expected a source tag and a target tag");
 }
 
 }  // namespace

@@ -57,8 +57,8 @@ class Encoder {
   size_t bytes_ = 0;  // since the last look at the disk, at least
 };
 
-Prepared write_documents(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder& encode,
-                         TokenFileWriter& file) {
+Prepared write_documents(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
+                         Encoder& encode, TokenFileWriter& file) {
   text::DocumentReader reader(source, rules_of(tokenizer));
   Prepared done;
   std::string piece;
@@ -76,13 +76,14 @@ Prepared write_documents(const text::SourceFiles& source, const text::Tokenizer&
     file.add(ids);
   }
   done.blank = reader.blank();
-  done.run_together = done.sequences > 1 && tokenizer.eos() == text::kNoToken && !tokenizer.adds_bos();
+  done.run_together =
+      done.sequences > 1 && tokenizer.eos() == text::kNoToken && !tokenizer.adds_bos();
   done.text_bytes = reader.text_bytes();
   return done;
 }
 
-Prepared write_pairs(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder& encode,
-                     TokenFileWriter& file) {
+Prepared write_pairs(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
+                     Encoder& encode, TokenFileWriter& file) {
   if (tokenizer.eos() == text::kNoToken)
     throw_error("the tokenizer has no end token; expected \"</s>\" among its special tokens");
   text::PairReader reader(source, rules_of(tokenizer).utf8);
@@ -93,7 +94,7 @@ Prepared write_pairs(const text::SourceFiles& source, const text::Tokenizer& tok
       if (id == text::kNoToken)
         throw_error(
             "{}: line {}: the tokenizer has no token {}; expected the tag among its special tokens "
-            "(--tags adds it to one that is trained)",
+            "(tags adds it to one that is trained)",
             reader.name(), pair.line, io::quote(token));
       return id;
     };
@@ -111,8 +112,8 @@ Prepared write_pairs(const text::SourceFiles& source, const text::Tokenizer& tok
   return done;
 }
 
-Prepared write_probe_sequences(const text::SourceFiles& source, const text::Tokenizer& tokenizer, Encoder&,
-                               TokenFileWriter& file) {
+Prepared write_probe_sequences(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
+                               Encoder&, TokenFileWriter& file) {
   if (source.inputs.size() != 1)
     throw_error("probe: expected one file of sequences, found {}",
                 source.inputs.empty() ? "none" : fmt::format("{}", fmt::join(source.inputs, ", ")));
@@ -189,7 +190,7 @@ std::pair<DataSet, DataSet> DataSet::split(double validation_fraction) const {
       std::floor(static_cast<double>(items) * (1 - validation_fraction) + 1e-6));
   if (train < 1 || train >= items)
     throw_error(
-        "{}: a validation split of {} of {} {} leaves one part without any (--valid-split 0 "
+        "{}: a validation split of {} of {} {} leaves one part without any (0 "
         "holds none out)",
         name(), validation_fraction, items, has_pairs() ? "pairs" : "ids");
   return {part(0, train), part(train, items - train)};

@@ -56,17 +56,19 @@ Direction choose_direction(const TaskDescription& task, const Direction& asked) 
     if (matches(asked.source_tag, known.source_tag) && matches(asked.target_tag, known.target_tag))
       return known;
   if (task.directions.empty())
-    throw_error("the model does not say its directions; expected --source-tag and --target-tag");
+    throw_error("the model does not say its directions; expected a source tag and a target tag");
   const bool by_source = !asked.source_tag.empty();
   if (task.directions.size() == 1)
     throw_error(
-        "{} {}: the model has one direction, {} (train --both-directions learns the way back)",
-        by_source ? "--source-tag" : "--target-tag",
-        io::quote(by_source ? asked.source_tag : asked.target_tag), names_of(task.directions));
-  throw_error("{} {}: the model's directions are {}; another one takes {} as well",
-              by_source ? "--source-tag" : "--target-tag",
-              io::quote(by_source ? asked.source_tag : asked.target_tag), names_of(task.directions),
-              by_source ? "--target-tag" : "--source-tag");
+        "{}: the model has one direction, {}, found {} (a model that is trained in both directions "
+        "has "
+        "the way back)",
+        by_source ? "source_tag" : "target_tag", names_of(task.directions),
+        io::quote(by_source ? asked.source_tag : asked.target_tag));
+  throw_error("{}: the model's directions are {}, found {}; another one takes {} as well",
+              by_source ? "source_tag" : "target_tag", names_of(task.directions),
+              io::quote(by_source ? asked.source_tag : asked.target_tag),
+              by_source ? "target_tag" : "source_tag");
 }
 
 std::string names_of(std::span<const Direction> directions) {

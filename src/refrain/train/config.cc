@@ -59,13 +59,13 @@ void TrainConfig::check() const {
   expect_in<int64_t>("logging_steps", logging_steps, 1, kMany);
   expect_in<int64_t>("patience", patience, 0, kMany);
   if (patience > 0 && eval_steps == 0)
-    throw_error("patience: expected --eval-steps with it, which says how often to evaluate");
+    throw_error("patience: expected eval_steps with it, which says how often to evaluate");
   if (reduces_on_plateau() && eval_steps == 0)
     throw_error(
-        "lr_scheduler_type: expected --eval-steps with reduce_lr_on_plateau, which says how often "
+        "lr_scheduler_type: expected eval_steps with reduce_lr_on_plateau, which says how often "
         "to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
-  if (bf16 && int16) throw_error("int16: expected it or --bf16, found both");
+  if (bf16 && int16) throw_error("int16: expected it or bf16, found both");
   if (!memory.empty()) parse_bytes("memory", memory);
   parse_checkpointing(gradient_checkpointing);
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
@@ -108,7 +108,7 @@ const char* checkpointing_help() {
       if (!its.empty()) parts += fmt::format("{} (of {}), ", fmt::join(its, " and "), kind);
     }
     return fmt::format(
-        "what backward recomputes, with the same weights: off; auto: what --memory makes "
+        "what backward recomputes, with the same weights: off; auto: what the memory budget makes "
         "necessary; or, by commas, blocks (all but each block's input; blocks:N of the first N), "
         "mixers, feed_forwards, {}chunks (of long sequences, all but the states between "
         "chunks), and a number K: recurrent mixers keep their state every K tokens only",

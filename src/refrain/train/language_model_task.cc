@@ -39,7 +39,7 @@ void check_held_out(const data::DataSet& data, data::BatchConfig config) {
   while (data.tokens() >= 2 && data::next_in_order(data, config, batch, cursor))
     if (batch.supervised > 0) return;
   throw_error(
-      "held-out data (--valid, --valid-split): expected a token to predict in sequences of at most "
+      "held-out data: expected a token to predict in sequences of at most "
       "{} tokens, found none in {} {}",
       config.context, data.has_pairs() ? data.sequences() : data.tokens(),
       data.has_pairs() ? "sequences" : "tokens");

@@ -70,8 +70,9 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
                                 bytes_text(least.process + least.batch), parts);
   if (room.taken > least.total())
     why = fmt::format(
-        "reading the data has taken {}; refrain tokenizer train and refrain prepare can do that "
-        "beforehand)",
+        "reading the data has taken {}; another process can do that beforehand, and write a "
+        "tokenizer and a token "
+        "file)",
         bytes_text(room.taken));
   throw_error("{}: {} is too little: this run needs at least {} ({}", room.flag,
               bytes_text_below(room.budget), bytes_text_above(needed), why);
@@ -311,7 +312,7 @@ Plan Planner::within(size_t budget, const char* flag) const {
     refuse_budget(
         {budget, process_, taken_, flag}, least,
         fmt::format("{} for weights, gradients and moments of {} parameters, {} for activations of "
-                    "{} tokens at a time); a smaller model, --context or --vocab-size would need "
+                    "{} tokens at a time); a smaller model, context or vocabulary would need "
                     "less",
                     bytes_text(least.model), model_.parameters().count(),
                     bytes_text(least.activations()), longest_));

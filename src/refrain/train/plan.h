@@ -43,7 +43,7 @@ struct Room {
   size_t budget = 0;   // 0: none was named
   size_t process = 0;  // resident now, without the model
   size_t taken = 0;    // most that the process has taken until now, as when it read the data
-  const char* flag = "--memory";  // that named the budget
+  const char* flag = "memory";  // that named the budget
 };
 
 // An Error for a budget that is less than what the least plan needs or what was taken already: it
@@ -66,7 +66,7 @@ class Planner {
   Plan unbounded() const;
   // The cheapest within the budget. When none is, an Error that names the smallest budget and what
   // the rest depends on.
-  Plan within(size_t budget, const char* flag = "--memory") const;
+  Plan within(size_t budget, const char* flag = "memory") const;
   // Those that no other beats in both bytes and cost, by bytes.
   const std::vector<Plan>& frontier() const&;
   std::vector<Plan> frontier() && { return frontier(); }  // outlives a Planner that was made for it

@@ -83,8 +83,7 @@ bool is_prepared(const std::string& path) {
 }
 
 [[noreturn]] void refuse_other(const std::string& path, const std::string& name) {
-  throw_error("{}: is not empty and not a run of refrain (it holds '{}'); name another --out", path,
-              name);
+  throw_error("{}: is not empty and not a run of refrain (it holds '{}')", path, name);
 }
 
 // Takes away the .preparing of a process that died: a directory with our mark or with nothing in
@@ -180,9 +179,7 @@ RunDirectory RunDirectory::create(const std::string& path, bool resume, const No
     throw_error("{}: expected a directory for the run, found a file", path);
   const auto check = [&] {
     if (is_run(path)) {
-      if (!resume)
-        throw_error("{}: holds a run already; go on with it by --resume, or name another --out",
-                    path);
+      if (!resume) throw_error("{}: holds a run already", path);
       return;
     }
     for (const std::string& name : names_in(path))

@@ -20,11 +20,7 @@ void check_evaluations(const TrainConfig& config, bool has_held_out) {
   if (has_held_out) return;
   for (const auto& [name, value] :
        {std::pair{"patience", config.patience}, {"eval_steps", config.eval_steps}})
-    if (value > 0)
-      throw_error(
-          "{}: expected held-out data to evaluate on (--valid, or a --valid-split above 0), found "
-          "none",
-          name);
+    if (value > 0) throw_error("{}: expected held-out data to evaluate on, found none", name);
 }
 
 }  // namespace
@@ -52,8 +48,8 @@ bool Trainer::resume() {
 void Trainer::diverged(const std::string& what, int64_t step) {
   can_save_ = false;
   throw_error(
-      "step {}: the {} not a finite number; the weights of the last checkpoint are untouched (try "
-      "a lower --learning-rate or more --warmup-steps)",
+      "step {}: the {} not a finite number; the weights of the last checkpoint are untouched (a "
+      "lower learning rate or a longer warm-up may help)",
       step, what);
 }
 
