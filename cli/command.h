@@ -166,13 +166,25 @@ Settings settings_of(const CommandLine& line) {
 // them, or by default; `values` gets what they are set to.
 template <class V>
 void visit_mixers(V&& v, SettingMap& values) {
-  visit_mixer_settings(
-      [&](const std::string& name, const std::string& by_default, const std::string& help) {
-        const auto known = values.values().find(name);
-        std::string value = known == values.values().end() ? by_default : known->second;
-        v(name.c_str(), value, help.c_str());
-        values.set(name, value);
-      });
+  visit_mixer_settings([&](const MixerSetting& setting) {
+    const auto known = values.values().find(setting.name);
+    const std::string text = known == values.values().end() ? setting.by_default : known->second;
+    const auto as = [&](auto value) {
+      SettingMap::parse(setting.name, text, value);
+      v(setting.name.c_str(), value, setting.help.c_str());
+      values.set(setting.name, SettingMap::text(value));
+    };
+    switch (setting.type) {
+      case MixerSetting::Type::kSwitch:
+        return as(false);
+      case MixerSetting::Type::kWhole:
+        return as(int64_t{0});
+      case MixerSetting::Type::kNumber:
+        return as(0.0);
+      case MixerSetting::Type::kText:
+        return as(std::string());
+    }
+  });
 }
 
 template <class Settings>

@@ -82,7 +82,8 @@ void refuse_given(const CommandLine& line, std::string_view name, const std::str
 
 void check_mixer_effect(const CommandLine& line, const std::vector<std::string>& kinds,
                         const std::string& stack) {
-  visit_mixer_settings([&](const std::string& name, const std::string&, const std::string&) {
+  visit_mixer_settings([&](const MixerSetting& setting) {
+    const std::string& name = setting.name;
     const std::string kind = name.substr(0, name.find('.'));
     if (std::ranges::count(kinds, kind) == 0)
       refuse_given(line, name,

@@ -100,7 +100,7 @@ struct Train {
       if (!value || std::string_view(name) == "stop_after") return;
       auto before = field;
       try {
-        before = value->template get<std::decay_t<decltype(field)>>();
+        before = recorded_value<std::decay_t<decltype(field)>>(name, *value);
       } catch (const std::exception&) {
         throw_error("{}: {}: found {}, which is not a value of this setting", where, name,
                     io::describe(*value));
@@ -115,6 +115,18 @@ struct Train {
       if (!given || !may) field = before;
     });
     check_total_batch(recorded, run);
+  }
+
+  // Former versions recorded a mixer's settings as text.
+  template <class T>
+  static T recorded_value(const std::string& name, const io::Json& value) {
+    if constexpr (std::is_arithmetic_v<T>) {
+      if (T number{}; value.is_string() && name.find('.') != name.npos) {
+        SettingMap::parse(name, value.get<std::string>(), number);
+        return number;
+      }
+    }
+    return value.get<T>();
   }
 
   // Settings of former versions that only measured, to the same numbers.

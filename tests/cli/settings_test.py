@@ -352,7 +352,7 @@ class Files(SettingsCase):
                                                   "--dump-config"))
         for text in ("mixer = 'lstm'\n[lstm]\nhidden = 32", "mixer = 'lstm'\nlstm.hidden = 32",
                      "mixer = 'lstm'\nlstm = {hidden = 32}", "mixer = 'lstm'\n\"lstm.hidden\" = 32"):
-            self.assertEqual(train(text)["lstm.hidden"], "32")
+            self.assertEqual(train(text)["lstm.hidden"], 32)
         self.assertEqual(train("data = []")["data"], [])
         dots = "." * 500  # of a value, or a remark
         self.assertEqual(self.settings(f"prompt = '{dots}' # {dots}")["prompt"], dots)

@@ -222,12 +222,12 @@ class Promise(TrainCase):
                 self.must(*command("stopped", "--stop-after", 3))
                 run = self.dir / f"{pattern}-stopped"
                 recorded = json.loads((run / "training_args.json").read_text())
-                self.assertEqual(recorded[name], str(value))
+                self.assertEqual(recorded[name], value)
                 self.refuses(["train", "--resume", run, flag, other], says="cannot change")
                 recorded[name] = str(other)
                 (run / "training_args.json").write_text(json.dumps(recorded))
                 self.refuses(["train", "--resume", run], says="is not the model that")
-                recorded[name] = str(value)
+                recorded[name] = str(value)  # as former versions recorded it
                 (run / "training_args.json").write_text(json.dumps(recorded))
                 self.must("train", "--resume", run)
                 self.assertEqual(self.weights(f"{pattern}-stopped"), want)

@@ -14,9 +14,24 @@
 
 namespace refrain {
 
-// visit(name, default as text, help) of a setting.
-using SettingVisitor =
-    std::function<void(const std::string&, const std::string&, const std::string&)>;
+// A setting of a mixer as a list of all settings shows it.
+struct MixerSetting {
+  enum class Type { kSwitch, kWhole, kNumber, kText };
+  std::string name;  // with its prefix
+  Type type;
+  std::string by_default;  // as text
+  std::string help;
+};
+using SettingVisitor = std::function<void(const MixerSetting&)>;
+
+template <class T>
+constexpr MixerSetting::Type setting_type() {
+  using Type = MixerSetting::Type;
+  return std::is_same_v<T, bool>       ? Type::kSwitch
+         : std::is_integral_v<T>       ? Type::kWhole
+         : std::is_floating_point_v<T> ? Type::kNumber
+                                       : Type::kText;
+}
 
 // One sequence from its start.
 template <class T>
@@ -95,7 +110,8 @@ MixerKind mixer_kind() {
           },
           [](const std::string& prefix, const SettingVisitor& visit) {
             Config().visit([&](const char* name, auto& field, const char* help) {
-              visit(prefix + name, SettingMap::text(field), help);
+              visit({prefix + name, setting_type<std::decay_t<decltype(field)>>(),
+                     SettingMap::text(field), help});
             });
           },
           run_reference<double, Ref, Config>,

@@ -34,8 +34,7 @@ MixerConfig parse_word(const std::string& word, const SettingMap& settings) {
   if (kind == word) return parse_mixer(kind, settings);
   mixer_traits(kind);  // an Error for one that does not exist
   std::set<std::string> known;
-  visit_mixer_settings(
-      [&](const std::string& name, const std::string&, const std::string&) { known.insert(name); });
+  visit_mixer_settings([&](const MixerSetting& setting) { known.insert(setting.name); });
   SettingMap own = settings;
   std::set<std::string> given;
   for (size_t comma = kind.size(); comma != word.npos;) {
