@@ -34,7 +34,14 @@ std::vector<std::string> without_repetitions(const std::vector<std::string>& all
 
 }  // namespace
 
+void require_model_directory(const std::string& path) {
+  std::error_code ignored;
+  if (io::exists(path) && !std::filesystem::is_directory(path, ignored))
+    throw_error("{}: expected a model directory, found a file", path);
+}
+
 void require_language_model(const std::string& directory) {
+  require_model_directory(directory);
   if (Autoencoder::is_model(directory))
     throw_error(
         "{}: expected a language model, found a sequence autoencoder (refrain reconstruct shows "

@@ -27,6 +27,9 @@ struct LoadedModel {
 };
 LoadedModel load_with_tokenizer(const std::string& directory);
 
+// An Error when a file is named where a verb takes a model.
+void require_model_directory(const std::string& path);
+
 // An Error for another model, which says what it is and which verbs read it.
 void require_language_model(const std::string& directory);
 

@@ -56,18 +56,26 @@ std::string length_text(const TrainConfig& config, int64_t total_steps) {
   return total_steps == TrainingTask::kEndless ? config.max_steps : fmt::format("{}", total_steps);
 }
 
+std::string recorded_max_steps(const RunDirectory& directory) {
+  const io::Json settings = RunDirectory::read_settings(directory.path());
+  const io::Json* value = settings.is_object() ? io::find(settings, "max_steps") : nullptr;
+  return value && value->is_string() ? value->get<std::string>() : "";
+}
+
 void note_beginning(const RunDirectory& directory, const Beginning& at, const TrainConfig& config) {
   if (at.resumed)
     note(fmt::format("going on after step {} of {}", at.done, length_text(config, at.total)));
   else if (at.goes_on)
     note(fmt::format("{}: no checkpoint yet: begins with step 1 of {}", directory.path(),
                      length_text(config, at.total)));
+  if (!at.max_steps_before.empty() && at.max_steps_before != config.max_steps)
+    note(fmt::format("--max-steps {}: the schedule now ends at {}, was {}", config.max_steps,
+                     length_text(config, at.total), at.max_steps_before));
   if (config.warmup_steps > at.total)
     note(
-        fmt::format("--warmup-steps {}: the run ends before, after {}; its learning rate comes to "
-                    "{:.2e} of {:.2e}",
-                    config.warmup_steps, at.total, learning_rate(config, {.step = at.total}),
-                    config.learning_rate));
+        fmt::format("the run has {} steps, fewer than --warmup-steps {}: the learning rate reaches "
+                    "only {:.2e}",
+                    at.total, config.warmup_steps, learning_rate(config, {.step = at.total})));
 }
 
 }  // namespace refrain::cli

@@ -29,9 +29,12 @@ std::string length_text(const TrainConfig&, int64_t total_steps);
 
 // Says where a run begins, and what of its schedule it will not come to.
 struct Beginning {
-  bool goes_on, resumed;  // resumed: from a checkpoint
-  int64_t done, total;    // steps
+  bool goes_on, resumed;           // resumed: from a checkpoint
+  int64_t done, total;             // steps
+  std::string max_steps_before{};  // as the run that goes on has recorded it
 };
+// What the settings of a run say; "" if nothing.
+std::string recorded_max_steps(const RunDirectory&);
 void note_beginning(const RunDirectory&, const Beginning&, const TrainConfig&);
 
 }  // namespace refrain::cli

@@ -15,6 +15,7 @@
 #include "cli/plan/plan_text.h"
 #include "cli/run_data.h"
 #include "refrain/base/bytes.h"
+#include "refrain/base/parallel.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
 
@@ -117,6 +118,35 @@ class ProgressDisplay {
   bool terminal_, open_line_ = false;
 };
 
+// Tells once, after a while or at the end, that the threads get less of the cores than they could
+// use. They wait for one another at every loop, so all are as slow as the one that waits for a
+// core.
+class CoreWatch {
+ public:
+  void tell(ProgressDisplay& display, double after_seconds) {
+    const double wall = static_cast<double>(milliseconds() - begin_) * 1e-3;
+    if (told_ || threads() < 2 || wall < after_seconds) return;
+    const double cores = (processor_seconds() - used_) / wall;
+    if (cores > kEnough * threads()) return;
+    told_ = true;
+    display.say(
+        fmt::format("{} threads had {:.1f} cores: if other programs use the cores, or the model is "
+                    "small, --threads 1 may be faster; the weights are the same",
+                    threads(), cores));
+  }
+
+ private:
+  static constexpr double kEnough = 0.6;
+  static double processor_seconds() {
+    timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return static_cast<double>(used.tv_sec) + static_cast<double>(used.tv_nsec) * 1e-9;
+  }
+  int64_t begin_ = milliseconds();
+  double used_ = processor_seconds();
+  bool told_ = false;
+};
+
 void record_plan(const Plan& plan, const RunDirectory& directory) {
   if (plan.budget == 0) return;
   io::write_file(directory.file("plan.json"), io::to_text(to_json(plan)));
@@ -129,7 +159,12 @@ int follow(const TrainingRun& run, Trainer& trainer) {
   take_signals();
   ProgressDisplay display(run.training.logging_steps);
   TrainerEvents events;
-  events.on_step = [&](const Progress& p) { display.step(p); };
+  CoreWatch cores;
+  constexpr double kSoon = 30, kAtTheEnd = 2;  // seconds
+  events.on_step = [&](const Progress& p) {
+    display.step(p);
+    cores.tell(display, kSoon);
+  };
   events.on_evaluation = [&](int64_t step, const EvaluationResult& e, bool best) {
     display.say(fmt::format("step {}: validation loss {:.4f} over {} tokens in {:.1f} s{}", step,
                             e.loss, e.tokens, e.seconds, best ? ", the best so far" : ""));
@@ -150,6 +185,7 @@ int follow(const TrainingRun& run, Trainer& trainer) {
     }
     throw;
   }
+  cores.tell(display, kAtTheEnd);
   const char* why = end == TrainingEnd::kFinished   ? "finished"
                     : end == TrainingEnd::kPatience ? "no better evaluation: stopped"
                                                     : "stopped";
@@ -175,6 +211,7 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   const RunDirectory& directory = run.directory;
   Trainer trainer(task, run.training, directory, plan);
   const bool resumed = run.goes_on && trainer.resume();
+  const std::string max_steps_before = run.goes_on ? recorded_max_steps(directory) : "";
   const int64_t done = trainer.state().step, total = trainer.total_steps();
   if (done > total)
     throw_error("--max-steps: expected at least the {} steps {} has done, found {}", done,
@@ -186,7 +223,7 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   // Recorded once all of it has proved possible: from here on this is a run.
   directory.write_settings(run.settings);
   record_plan(plan, directory);
-  note_beginning(directory, {run.goes_on, resumed, done, total}, run.training);
+  note_beginning(directory, {run.goes_on, resumed, done, total, max_steps_before}, run.training);
   note(fmt::format("{} parameters, {}{}", task.parameters().count(),
                    length_text(run.training, total),
                    total == TrainingTask::kEndless ? "" : " steps"));

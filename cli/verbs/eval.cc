@@ -77,6 +77,7 @@ struct Eval {
   int run(const CommandLine& line) {
     line.require({"model", "data"});
     check(line);
+    require_model_directory(model);
     if (Autoencoder::is_model(model)) {
       refuse_given(line, "task", "has no meaning with a sequence autoencoder");
       check_effect(line, "reconstruct");

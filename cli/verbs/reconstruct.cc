@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "cli/finite.h"
+#include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/targets.h"
 #include "cli/verbs.h"
@@ -97,6 +98,7 @@ struct Reconstruct {
     line.require({"model"});
     check(line);
     check_target("--attention-map", attention_map, {model, input});
+    require_model_directory(model);
     if (io::exists(model + "/config.json") && !Autoencoder::is_model(model))
       throw_error(
           "{}: expected a sequence autoencoder (train --task reconstruct), found a language model "
@@ -198,8 +200,8 @@ struct Reconstruct {
 
 }  // namespace
 
-Documents visible_documents(const std::vector<Words>& documents,
-                            const Embeddings& words, const std::string& name) {
+Documents visible_documents(const std::vector<Words>& documents, const Embeddings& words,
+                            const std::string& name) {
   Documents all;
   int64_t found = 0, hidden = 0;
   for (const Words& document : documents) {
@@ -215,8 +217,7 @@ Documents visible_documents(const std::vector<Words>& documents,
 }
 
 Documents visible_documents(const std::vector<std::string>& files, const Embeddings& words) {
-  return visible_documents(read_documents(files), words,
-                           fmt::format("{}", fmt::join(files, ", ")));
+  return visible_documents(read_documents(files), words, fmt::format("{}", fmt::join(files, ", ")));
 }
 
 io::Json reconstruction_scores(const std::string& model, const std::vector<std::string>& data) {

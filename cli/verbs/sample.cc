@@ -64,9 +64,11 @@ struct SampleProbe {
     line.require({"out"});
     check(line);
     check_targets("--out", out, kTokenizerFiles, {});
-    data::write_probes(data::kind_of(probe), static_cast<uint64_t>(seed), sizes, out);
-    note(fmt::format("{} + {} sequences of {} ids in {}", sizes.train, sizes.test, probe.ids(),
-                     out));
+    const data::ProbeKind kind = data::kind_of(probe);
+    data::write_probes(kind, static_cast<uint64_t>(seed), sizes, out);
+    Random any(0);  // all sequences of a probe have one length
+    note(fmt::format("{} + {} sequences of {} tokens, vocabulary {}, in {}", sizes.train,
+                     sizes.test, kind.draw(any).input.size(), kind.ids, out));
     return 0;
   }
 };

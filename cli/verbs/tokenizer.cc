@@ -18,13 +18,14 @@ namespace refrain::cli {
 namespace {
 
 struct TokenizerTrain {
-  std::string kind, out;
+  std::string kind, spec, out;
   double character_coverage = 0;
   std::vector<std::string> data, special;
 
   template <class V>
   void visit(V&& v) {
     v("kind", kind, "char, bpe:N, byte-bpe:N or word:N, where N is the number of all tokens");
+    v("tokenizer", spec, "another name of --kind, as train calls it");
     v("character_coverage", character_coverage, kCoverageHelp);
     v("data", data, "files of text: plain, .jsonl, .json or gzip of these; - is standard input");
     v("out", out, "directory for tokenizer.json and tokenizer_config.json");
@@ -34,14 +35,16 @@ struct TokenizerTrain {
       "that ends a text comes behind them if there is none");
   }
 
-  void check(const CommandLine& line) const {
+  void check(const CommandLine& line) {
+    line.exclude("kind", "tokenizer");
+    if (kind.empty()) kind = spec;
     if (kind.empty()) return;
     text::Tokenizer::parse_spec(kind);
     check_coverage(line, kind, character_coverage);
   }
 
   int run(const CommandLine& line) {
-    line.require({"kind", "data", "out"});
+    line.require({spec.empty() ? "kind" : "tokenizer", "data", "out"});
     check(line);
     check_targets("--out", out, kTokenizerFiles, data);
     text::TokenizerTraining training = text::Tokenizer::parse_spec(kind);
@@ -62,21 +65,29 @@ struct TokenizerTrain {
   }
 };
 
+// The tokenizer that one of two flags names.
+text::Tokenizer named_tokenizer(const CommandLine& line, const std::string& model,
+                                const std::string& path) {
+  line.exclude("model", "tokenizer");
+  if (path.empty()) line.require({"model"});
+  return load_tokenizer(path.empty() ? model : path);
+}
+
 struct TokenizerEncode {
-  std::string model, input = "-";
+  std::string model, tokenizer_path, input = "-";
   bool parse_special = false, lines = false;
 
   template <class V>
   void visit(V&& v) {
     v("model", model, "directory with a tokenizer.json, or that file");
+    v("tokenizer", tokenizer_path, "another name of --model, as train calls it");
     v("input", input, "file of text; - is standard input");
     v("parse_special", parse_special, "text equal to a special token becomes that token");
     v("lines", lines, "every line on its own: a line of ids for each");
   }
 
   int run(const CommandLine& line) {
-    line.require({"model"});
-    const text::Tokenizer tokenizer = load_tokenizer(model);
+    const text::Tokenizer tokenizer = named_tokenizer(line, model, tokenizer_path);
     const auto print_ids = [&](const std::string& text, const char* before, const char* behind) {
       const std::vector<int32_t> ids = tokenizer.encode(text, parse_special);
       print(fmt::format("{}{}{}", ids.empty() ? "" : before, fmt::join(ids, " "), behind));
@@ -97,20 +108,20 @@ struct TokenizerEncode {
 };
 
 struct TokenizerDecode {
-  std::string model, input = "-";
+  std::string model, tokenizer_path, input = "-";
   bool with_special = false, lines = false;
 
   template <class V>
   void visit(V&& v) {
     v("model", model, "directory with a tokenizer.json, or that file");
+    v("tokenizer", tokenizer_path, "another name of --model, as train calls it");
     v("input", input, "file of ids, white space between them; - is standard input");
     v("with_special", with_special, "print special tokens too");
     v("lines", lines, "every line on its own: a line of text for each");
   }
 
   int run(const CommandLine& line) {
-    line.require({"model"});
-    const text::Tokenizer tokenizer = load_tokenizer(model);
+    const text::Tokenizer tokenizer = named_tokenizer(line, model, tokenizer_path);
     io::TextReader reader(input);
     if (!lines) {
       decode_as_it_comes(reader, tokenizer);

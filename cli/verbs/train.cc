@@ -410,8 +410,8 @@ struct PlanOfTraining : Train {
     resume.clear();
     if (is_reconstruction())
       throw_error(
-          "--task: expected lm, translate or probe, found reconstruct (of a sequence autoencoder "
-          "refrain train --memory AMOUNT tells what it takes)");
+          "--task: expected lm, translate or probe, found reconstruct (refrain train --task "
+          "reconstruct --memory AMOUNT prints what an autoencoder needs)");
     Train::check(line, false);
     request.check();
   }
@@ -449,12 +449,14 @@ Verb plan_verb() {
   return make_verb<PlanOfTraining>(
       "plan", "tell what memory training takes, and what less of it costs",
       "(--vocab-size N | --data FILE...) [settings as of train] [--budgets 1G 2G] [--svg FILE]",
-      "Takes what train takes, --config files too; trains and writes nothing. Of language models:\n"
-      "of an autoencoder, train --task reconstruct --memory AMOUNT tells what it takes. With "
-      "--data the\n"
-      "tokenizer is made as there. Memory is that of the whole process. Seconds are predicted\n"
-      "from a measurement of a second or two on this machine, which is kept for the next time.\n"
-      "refrain train --memory AMOUNT takes the fastest of these plans that fits.");
+      "Takes the flags and --config files of train. Trains nothing and writes nothing. With "
+      "--data\n"
+      "it makes the tokenizer that train would make. Memory is that of the whole process. Seconds\n"
+      "are predicted from a measurement of a second or two on this machine, which is kept for the\n"
+      "next time. refrain train --memory AMOUNT uses the fastest of these plans that fits.\n"
+      "Autoencoders have no plans to choose from: refrain train --task reconstruct --memory "
+      "AMOUNT\n"
+      "prints what such a run needs before it begins.");
 }
 
 Verb train_verb() {
@@ -463,10 +465,12 @@ Verb train_verb() {
       "A run directory is a model directory (use it with generate, translate, eval) with the "
       "run's\n"
       "checkpoints, settings, metrics.jsonl, and best/, the model of the best evaluation.\n"
-      "Ctrl-C (SIGINT, SIGTERM, SIGHUP) finishes the step, saves and exits 128 + the signal's\n"
-      "number; --resume DIR goes on, and the weights are those of a run\n"
-      "that was never stopped, to the bit. So they are for any --threads, any split of\n"
-      "batch-size x gradient-accumulation-steps, and any --gradient-checkpointing.");
+      "Ctrl-C (SIGINT, SIGTERM, SIGHUP) finishes the step, saves, and exits 128 + the signal's\n"
+      "number. --resume DIR continues the run. The final weights are the same to the bit whether "
+      "a\n"
+      "run was stopped or not. They are also the same with any --threads, any split of\n"
+      "batch-size x gradient-accumulation-steps, any --gradient-checkpointing and any --memory.\n"
+      "If other programs use the cores, pass --threads 1.");
 }
 
 }  // namespace refrain::cli

@@ -9,8 +9,11 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import struct
+import subprocess
 import sys
+import time
 import unittest
 
 import cli_test
@@ -329,13 +332,65 @@ class Origins(SettingsCase):
         first = said("--max-steps", 3)
         self.assertIn("\ntrain: 1395 tokens, 1 document\nvalid: 155 tokens, 1 document\n",
                       "\n" + first)
-        self.assertIn("--warmup-steps 100: the run ends before, after 3; its learning rate comes to "
-                      "3.00e-05 of 1.00e-03\n", first)
-        self.assertNotIn("--warmup-steps", said("--resume", "auto", "--max-steps", 100))
+        self.assertIn("the run has 3 steps, fewer than --warmup-steps 100: the learning rate reaches "
+                      "only 3.00e-05\n", first)
+        self.assertNotIn("the schedule", first)
+        second = said("--resume", "auto", "--max-steps", 100)
+        self.assertNotIn("--warmup-steps", second)
+        self.assertIn("--max-steps 100: the schedule now ends at 100, was 3\n", second)
+        self.assertNotIn("the schedule", said("--resume", "auto"))
         long = self.call("train", "--data", "t.txt", "--out", "long", *self.SMALL, "--max-steps", 1,
                          "--pattern", "gla attention").stderr.decode()
         self.assertIn("pattern: 2 words for 1 layer: those after them are not used\n", long)
         self.assertNotIn("pattern:", first)
+
+    def test_help_tells_the_type_and_default_of_settings(self):
+        text = self.must("train", "--help")
+        for line in (r"--attention\.window N +.*\[0\]", r"--attention\.rope-theta X\s.*",
+                     r"--attention-rnn\.bias  +", r"--\[no-\]attention-rnn\.scaled\s+",
+                     r"--attention\.rope-pairing TEXT\s"):
+            self.assertRegex(text, line)
+
+    def test_a_file_is_no_model(self):
+        self.put("poem.txt", "a tree\n")
+        for verb, *rest in (("info",), ("generate", "-p", "a"), ("translate",), ("verify",),
+                            ("eval", "--data", "t.txt"), ("logits", "--ids", "1", "--out", "l.st"),
+                            ("reconstruct", "--input", "t.txt")):
+            self.fails(verb, "-m", "poem.txt", *rest, input="",
+                       says="poem.txt: expected a model directory, found a file")
+
+    def test_a_tokenizer_by_the_name_of_the_flag_of_train(self):
+        self.must("tokenizer", "train", "--tokenizer", "char", "--data", "t.txt", "--out", "tok")
+        for flag in ("-m", "--tokenizer"):
+            ids = self.must("tokenizer", "encode", flag, "tok", input="the cat")
+            self.assertEqual(self.must("tokenizer", "decode", flag, "tok", input=ids), "the cat")
+        self.fails("tokenizer", "encode", "-m", "tok", "--tokenizer", "tok", input="a",
+                   says="contradict")
+        self.fails("tokenizer", "train", "--kind", "char", "--tokenizer", "char", "--data", "t.txt",
+                   "--out", "tok2", says="contradict")
+
+    def test_samples_say_the_length_of_sequences(self):
+        for kind, flags, want in (("multi-query-recall", ("--length", 32), "32 tokens, vocabulary 8192"),
+                                  ("recall", ("--pairs", 3), "8 tokens, vocabulary 20"),
+                                  ("copy", ("--delay", 5), "25 tokens, vocabulary 10")):
+            done = self.call("sample", kind, "--train", 20, "--test", 5, "--out", kind, *flags)
+            self.assertIn(f"20 + 5 sequences of {want}, in ", done.stderr.decode())
+
+    def test_threads_that_have_one_core(self):
+        one_core = lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        # Pinned to one core two threads cannot have 1.2, whatever else the machine does.
+        for threads in (2, 1):
+            command = ["train", "--data", "t.txt", "--out", f"run{threads}", *self.SMALL,
+                       "--max-steps", 1000000, "--logging-steps", 10000, "--threads", threads]
+            run = subprocess.Popen([cli_test.REFRAIN, *map(str, command)], stderr=subprocess.PIPE,
+                                   cwd=self.dir, preexec_fn=one_core)
+            while b" parameters, " not in run.stderr.readline():
+                self.assertIsNone(run.poll())
+            time.sleep(5)
+            run.send_signal(signal.SIGINT)
+            error = run.communicate()[1].decode()
+            self.assertEqual("--threads 1 may be faster; the weights are the same" in error,
+                             threads > 1, error)
 
 
 class Files(SettingsCase):

@@ -76,12 +76,11 @@ struct TrainConfig {
     v("optimizer", optimizer, "adamw or sgd");
     v("momentum", momentum, "of sgd; 0 keeps no moments");
     v("weight_decay", weight_decay,
-      "decay of matrices: decoupled in adamw, added to the gradient in sgd; -1 = 0.1 for adamw, 0 "
-      "for "
-      "sgd");
+      "weight decay of matrices: decoupled in adamw, added to the gradient in sgd; -1 = 0.1 for "
+      "adamw, 0 for sgd");
     v("decay_all", decay_all, "let norms and embeddings decay too");
-    v("adam_beta1", adam_beta1, "memory of the first moment");
-    v("adam_beta2", adam_beta2, "memory of the second moment");
+    v("adam_beta1", adam_beta1, "decay rate of AdamW's first moment (mean of gradients)");
+    v("adam_beta2", adam_beta2, "decay rate of AdamW's second moment (mean of their squares)");
     v("adam_epsilon", adam_epsilon, "added to the root of the second moment");
     v("max_grad_norm", max_grad_norm, "limit for clip_mode");
     v("clip_mode", clip_mode, "norm (of all gradients together), value (of each element) or none");
@@ -118,10 +117,12 @@ struct TrainConfig {
       "on from one step to the next; a step takes its next tbptt tokens (0 = context), and "
       "evaluations carry the state too");
     v("bf16", bf16,
-      "round operands of products and part of what is saved to bfloat16; weights, gradients, "
+      "round operands of matrix products (GEMMs) and part of what is saved to bfloat16; weights, "
+      "gradients, "
       "moments, sums and the residual stream stay float32");
     v("int16", int16,
-      "round operands of products to 16-bit integers with shared scales: up to twice the speed of "
+      "round operands of matrix products (GEMMs) to 16-bit integers with shared scales: up to "
+      "twice the speed of "
       "float32 where there is AVX512-VNNI; the rest stays float32");
   }
 
