@@ -68,10 +68,15 @@ def sanitized():
 
 
 @functools.cache
-def patience():
-    """How many seconds a call may take: under a sanitizer or an emulator (a script), more."""
+def emulated():
+    """Whether the program is a script that calls an emulator."""
     with open(REFRAIN, "rb") as file:
-        return 1200 if sanitized() or file.read(2) == b"#!" else 120
+        return file.read(2) == b"#!"
+
+
+def patience():
+    """How many seconds a call may take: under a sanitizer or an emulator, more."""
+    return 1200 if sanitized() or emulated() else 120
 
 
 def instruction_sets():
