@@ -174,24 +174,21 @@ std::pair<std::string, std::string> tags_of_files(text::SourceFiles& source) {
 
 }  // namespace
 
-void settle_tags(text::SourceFiles& source) {
+std::optional<std::string> settle_tags(text::SourceFiles& source) {
   const bool all_given = !source.source_tag.empty() && !source.target_tag.empty();
-  if (source.task != "translate" || all_given || source.inputs.empty()) return;
+  if (source.task != "translate" || all_given || source.inputs.empty()) return {};
   if (source.inputs.size() == 1 && source.inputs[0] != "-" &&
       data::DataSet::is_token_file(source.inputs[0]))
-    return;  // it has its own
+    return {};  // it has its own
   auto [from, to] = tags_of_files(source);
-  if (from.empty()) {
-    from = "<source>";
-    to = "<target>";
-    note(fmt::format(
-        "{}: does not say its languages (train.en train.ja would): the tags are {} and {} "
-        "(--source-tag, --target-tag)",
-        text::name_of(source.inputs), source.source_tag.empty() ? from : source.source_tag,
-        source.target_tag.empty() ? to : source.target_tag));
-  }
-  if (source.source_tag.empty()) source.source_tag = from;
-  if (source.target_tag.empty()) source.target_tag = to;
+  const bool told = !from.empty();
+  if (source.source_tag.empty()) source.source_tag = told ? from : "<source>";
+  if (source.target_tag.empty()) source.target_tag = told ? to : "<target>";
+  if (told) return {};
+  return fmt::format(
+      "{}: does not say its languages (train.en train.ja would): the tags are {} and {} "
+      "(--source-tag, --target-tag)",
+      text::name_of(source.inputs), source.source_tag, source.target_tag);
 }
 
 void copy_streams(text::SourceFiles& source) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -61,8 +62,9 @@ bool is_tokenizer_spec(std::string_view what);
 text::Tokenizer make_tokenizer(const std::string& what, text::SourceFiles& source,
                                double character_coverage);
 // Tags of a translation that were not given: of files train.en and train.ja <en> and <ja>, of
-// objects those of the first pair, else <source> and <target>, with a note.
-void settle_tags(text::SourceFiles& source);
+// objects those of the first pair, else <source> and <target>. Then it gives a line that says so,
+// for when the texts have proved to be pairs.
+[[nodiscard]] std::optional<std::string> settle_tags(text::SourceFiles& source);
 void copy_streams(text::SourceFiles& source);  // so that all of it can be read again
 // Says so if documents follow one another with nothing between them.
 void note_run_together(const data::Prepared& prepared);

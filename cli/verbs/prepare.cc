@@ -58,7 +58,7 @@ struct Prepare {
     if (!trains) inputs.push_back(tokenizer);
     check_target("--out", out, inputs);
     if (trains) check_place(beside);
-    settle_tags(source);
+    const auto of_tags = settle_tags(source);
     const text::Tokenizer made = make_tokenizer(tokenizer, source, character_coverage);
     UnknownCharacters unknown(made);
     data::WriteEvents events;
@@ -73,6 +73,7 @@ struct Prepare {
     const data::Prepared done = data::write_token_file(source, made, out, events);
     note(fmt::format("{}: {}, {}", out, count_of(done.tokens, "tokens"),
                      count_of(done.sequences, sequences_of(source.task))));
+    if (of_tags) note(*of_tags);
     note_run_together(done);
     unknown.tell(text::name_of(source.inputs));
     if (done.blank > 0) note(fmt::format("left out for having no text: {}", done.blank));

@@ -338,7 +338,7 @@ struct Train {
       return train_reconstruct(reconstruct,
                                {line, directory, goes_on, stop_after, training, settings()},
                                {source.inputs, valid, valid_split});
-    settle_tags(source);
+    const auto of_tags = settle_tags(source);
     const bool has_tokenizer = io::exists(directory.file("tokenizer.json"));
     const text::Tokenizer made = has_tokenizer
                                      ? load_tokenizer(directory.path())
@@ -357,6 +357,7 @@ struct Train {
     if (valid_set) parts.push_back({"valid", valid_set->name(), valid_set->fingerprint()});
     check_run_data(directory, goes_on, parts);
     if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
+    if (of_tags) note(*of_tags);
     source.copies.reset();
     const data::TaskDescription description =
         data::describe_task(train_set, made, {source.source_tag, source.target_tag});
@@ -421,12 +422,13 @@ struct PlanOfTraining : Train {
     check_target("--svg", request.svg, source.inputs);
     // Held here, as `train` holds it: it is counted.
     std::optional<text::Tokenizer> made;
-    settle_tags(source);
+    const auto of_tags = settle_tags(source);
     if (!source.inputs.empty())
       made = make_tokenizer(tokenizer, source, character_coverage);
     else if (!is_tokenizer_spec(tokenizer))
       made = load_tokenizer(tokenizer);
     source.copies.reset();
+    if (of_tags) note(*of_tags);
     if (made) take_vocabulary(*made);
     if (model.vocab_size < 1)
       throw_error(

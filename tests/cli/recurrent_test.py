@@ -70,7 +70,7 @@ class Descent(train_test.TrainCase):
         self.must("train", "--resume", self.dir / "stopped")
         self.assertEqual(self.records("stopped", "learning_rate"), rates)
         self.assertEqual(self.weights("stopped"), self.weights("whole"))
-        self.refuses(self.lm("run", "--lr-scheduler-type", "reduce_lr_on_plateau"), "--eval-steps")
+        self.refuses(self.lm("run", "--lr-scheduler-type", "reduce_lr_on_plateau"), "eval_steps")
 
 
 class Minutes(train_test.TrainCase):

@@ -183,7 +183,7 @@ class Effect(SettingsCase):
                 (["--optimizer", "sgd", "--adam-beta1", 0.8],
                  "--adam-beta1: expected --optimizer adamw with it, found sgd"),
                 (["--lr-scheduler-type", "reduce_lr_on_plateau"],
-                 "lr_scheduler_type: expected --eval-steps with reduce_lr_on_plateau"),
+                 "lr_scheduler_type: expected eval_steps with reduce_lr_on_plateau"),
                 (["--lr-scheduler-type", "inverse_sqrt", "--min-learning-rate", 1e-4],
                  "--min-learning-rate"),
                 (["--clip-mode", "none", "--max-grad-norm", 2], "--max-grad-norm"),

@@ -240,7 +240,7 @@ class Promise(TrainCase):
         """Beyond 4,096 tokens: in chunks, whose activations are kept or computed again."""
         data = self.put("long.txt", text(6000))
         command = lambda out, *flags: [
-            "train", "--data", data, "--out", self.dir / out, "--pattern", "gla lstm", "--layers", 2,
+            "train", "--data", data, "--out", self.dir / out, "--pattern", "gla lstm", "--layers", 4,
             "--d-model", 64, "--heads", 2, "--context", 12500, "--batch-size", 2, *flags]
         least = self.smallest_budget(command)
         self.same(command, {
@@ -547,7 +547,7 @@ class Mistakes(TrainCase):
                 ("--gradient-checkpointing", "maybe"): "blocks", ("--batch-size", -1): "batch",
                 ("--learning-rat", 1): "--learning-rate", ("--task", "poetry"): "translate",
                 ("--vocab-size", 3): "vocab",
-                ("--patience", 3): "--eval-steps"}.items():
+                ("--patience", 3): "eval_steps"}.items():
             with self.subTest(flags):
                 self.refuses(self.lm("run", *flags), says)
 
