@@ -134,8 +134,17 @@ struct Train {
     return name.ends_with(".fused") || name.ends_with(".hoisted");
   }
 
+  // Settings that came together, after runs had been recorded; their defaults are what runs did
+  // before. A new setting of runs joins a group of its own version.
+  static const std::vector<std::set<std::string>>& later_settings() {
+    static const std::vector<std::set<std::string>> groups = {
+        {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"}};
+    return groups;
+  }
+
   // A setting that was lost would become its default: it is to be said again. What the run has no
-  // part in may be missing, all of it: a mixer or a task that is newer than the run.
+  // part in may be missing, all of it: a mixer or a task that is newer than the run, or settings
+  // that came together.
   void check_names(const CommandLine& line, const io::Json& recorded, const std::string& where) {
     std::vector<std::string> all;
     visit([&](const char* name, auto&, const char*) { all.emplace_back(name); });
@@ -161,9 +170,17 @@ struct Train {
                return item.key().starts_with(kind + ".");
              });
     };
+    const auto is_later = [&](const std::string& name) {
+      return std::ranges::any_of(later_settings(), [&](const std::set<std::string>& group) {
+        return group.contains(name) &&
+               std::ranges::none_of(group, [&](const auto& one) { return recorded.contains(one); });
+      });
+    };
     for (const std::string& name : all) {
       const bool of_process = name == "resume" || name == "stop_after" || name == "out";
-      if (of_process || recorded.contains(name) || line.given(name) || is_foreign(name)) continue;
+      if (of_process || recorded.contains(name) || line.given(name) || is_foreign(name) ||
+          is_later(name))
+        continue;
       throw_error(
           "{}: expected the setting {}, found none; if it was lost, or the run is of a version "
           "without it, say it: {} (a model trained by its default: {})",

@@ -452,10 +452,16 @@ class Runs(SettingsCase):
         self.begin("--seed", 5, "--stop-after", 3)
         path = self.dir / "run" / "training_args.json"
         recorded = json.loads(path.read_text())
-        # A run of a version that had neither a mixer nor a task.
-        path.write_text(json.dumps({k: v for k, v in recorded.items() if not k.startswith(
-            ("mm_rec.", "autoencoder.", "window", "teacher_forcing"))}))
+        # A run of a version that had neither a mixer nor a task, nor settings that came together.
+        came = {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"}
+        path.write_text(json.dumps({k: v for k, v in recorded.items() if k not in came and
+                                    not k.startswith(("mm_rec.", "autoencoder.", "window",
+                                                      "teacher_forcing"))}))
         self.must("train", "--resume", "run", "--stop-after", 4)
+        self.assertEqual(json.loads(path.read_text()), recorded)
+        for lost in came:  # alone
+            path.write_text(json.dumps({k: v for k, v in recorded.items() if k != lost}))
+            self.fails("train", "--resume", "run", says=["run/training_args.json", lost])
         # One that had a setting under an earlier name.
         earlier = {("spill_states" if k == "offload_states" else k): v for k, v in recorded.items()}
         self.assertIn("spill_states", earlier)
