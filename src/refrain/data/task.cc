@@ -60,9 +60,8 @@ Direction choose_direction(const TaskDescription& task, const Direction& asked) 
   const bool by_source = !asked.source_tag.empty();
   if (task.directions.size() == 1)
     throw_error(
-        "{}: the model has one direction, {}, found {} (a model that is trained in both directions "
-        "has "
-        "the way back)",
+        "{}: the model has one direction, {}, found {} (a model that is trained in both "
+        "directions has the way back)",
         by_source ? "source_tag" : "target_tag", names_of(task.directions),
         io::quote(by_source ? asked.source_tag : asked.target_tag));
   throw_error("{}: the model's directions are {}, found {}; another one takes {} as well",

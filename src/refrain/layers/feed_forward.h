@@ -7,6 +7,8 @@
 
 #include "refrain/kernels/elementwise/activation.h"
 #include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/format_bf16.h"
+#include "refrain/kernels/matmul/format_int16.h"
 #include "refrain/layers/linear.h"
 
 namespace refrain {
@@ -134,7 +136,9 @@ class FeedForward {
       kernels::activation_forward(kernels::Activation::kGelu, gate_up, a);
   }
 
-  static constexpr int64_t kFeatures = 128;  // of a group at most (kernels/matmul)
+  // Groups of every compute type end at multiples of it.
+  static constexpr int64_t kFeatures = kernels::kInt16Features;
+  static_assert(kFeatures % kernels::kReductionGroup == 0);
   bool gated_;
   Linear gate_up_, down_;  // without a gate, up alone
 };

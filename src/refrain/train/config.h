@@ -113,8 +113,7 @@ struct TrainConfig {
       "state is carried from chunk to chunk of a sequence; 0 = through the whole sequence");
     v("carry_state", carry_state,
       "lm with recurrent mixers: each sequence of a batch is a stream of the text, whose state "
-      "goes "
-      "on from one step to the next; a step takes its next tbptt tokens (0 = context), and "
+      "goes on from one step to the next; a step takes its next tbptt tokens (0 = context), and "
       "evaluations carry the state too");
     v("bf16", bf16,
       "round operands of matrix products (GEMMs) and part of what is saved to bfloat16; weights, "

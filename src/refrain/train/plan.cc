@@ -71,8 +71,7 @@ void refuse_budget(const Room& room, const Plan& least, const std::string& parts
   if (room.taken > least.total())
     why = fmt::format(
         "reading the data has taken {}; another process can do that beforehand, and write a "
-        "tokenizer and a token "
-        "file)",
+        "tokenizer and a token file)",
         bytes_text(room.taken));
   throw_error("{}: {} is too little: this run needs at least {} ({}", room.flag,
               bytes_text_below(room.budget), bytes_text_above(needed), why);
