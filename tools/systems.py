@@ -127,18 +127,21 @@ def page(systems, runs, results):
         text += f"\n## {n} · {system['name']}\n\n"
         text += "| | what | shown by | published | here | range | |\n|---|---|---|---|---:|---|---|\n"
         for row in system["row"]:
-            shown, figure, limits = "-", "-", "-"
+            shown, figure, limits, verdict = "-", "-", "-", row["verdict"]
             if "run" in row:
                 shown = f"[{row['run']}](#{row['run']})"
                 waits = runs[row["run"]].get("after")
                 figure = results["figures"].get(row["id"])
-                figure = ("to be run" if waits else "-") if figure is None else number(figure)
-                if figure not in ("-", "to be run") and "unit" in row:
-                    figure += " " + row["unit"]
+                if figure is None:  # nobody has seen whether it holds
+                    figure, verdict = "-", "to be run" if waits else "not run yet"
+                elif judge(row, results["figures"]):
+                    figure, verdict = number(figure), "out of its range"
+                else:
+                    figure = number(figure) + (" " + row["unit"] if "unit" in row else "")
             if "range" in row:
                 limits = " to ".join(map(number, row["range"]))
             cells = [row["id"], row["what"], shown, row.get("published", "-"), figure, limits,
-                     row["verdict"]]
+                     verdict]
             text += "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |\n"
     text += "\n## The commands\n\nThe output of each is in `docs/systems/`.\n"
     for name, entry in runs.items():
