@@ -311,6 +311,25 @@ TEST(Sampler, UnsureAfterSoManyInARow) {
   EXPECT_FALSE(never.low_confidence());
 }
 
+// Below 0.15, three in a row: no more and no less than the two settings say.
+TEST(Sampler, StopWhenUnsureIsOneFlagForTheTwo) {
+  SamplingConfig two, one;
+  two.min_confidence = 0.15;
+  two.patience_tokens = 3;
+  one.stop_when_unsure = true;
+  // Of n equal logits the likeliest has 1 / n: 1/6 is above 0.15, 1/7 below.
+  const std::vector<float> sure(6, 0.0f), unsure(7, 0.0f);
+  Sampler by_two(two), by_one(one);
+  std::vector<bool> found;
+  for (const auto* logits : {&unsure, &unsure, &sure, &unsure, &unsure, &unsure, &sure}) {
+    by_two.choose(*logits, {}, 0);
+    by_one.choose(*logits, {}, 0);
+    EXPECT_EQ(by_one.low_confidence(), by_two.low_confidence());
+    found.push_back(by_one.low_confidence());
+  }
+  EXPECT_EQ(found, (std::vector<bool>{false, false, false, false, false, true, false}));
+}
+
 TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
   const auto choose = [](const std::vector<float>& logits) {
     return error_of([&] { Sampler(SamplingConfig()).choose(logits, {}, 0); });
@@ -343,6 +362,11 @@ TEST(Sampler, RefusesSettingsOutOfRange) {
             "min_confidence: expected 0 to 1, found -0.1");
   EXPECT_EQ(refused([](C& c) { c.patience_tokens = 0; }),
             "patience_tokens: expected 1 or more, found 0");
+  EXPECT_EQ(refused([](C& c) {
+              c.stop_when_unsure = true;
+              c.min_confidence = 0.2;
+            }),
+            "stop_when_unsure: expected no min_confidence with it, found 0.2");
 }
 
 }  // namespace

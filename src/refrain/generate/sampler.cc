@@ -54,6 +54,8 @@ void SamplingConfig::check() const {
   expect(repeat_last_n >= -1, "repeat_last_n", "-1 or more", repeat_last_n);
   expect(min_confidence >= 0 && min_confidence <= 1, "min_confidence", "0 to 1", min_confidence);
   expect(patience_tokens >= 1, "patience_tokens", "1 or more", patience_tokens);
+  expect(!stop_when_unsure || min_confidence == 0, "stop_when_unsure", "no min_confidence with it",
+         min_confidence);
 }
 
 Sampler::Sampler(const SamplingConfig& config, SamplerProgress from, std::span<const int32_t> never)
@@ -97,7 +99,7 @@ SampledToken Sampler::choose(std::span<const float> logits, std::span<const int3
     for (auto& [token, value] : choice.top) value = static_cast<float>(log_p(value));
   }
   low_confidence_streak_ =
-      choice.confidence < config_.min_confidence ? low_confidence_streak_ + 1 : 0;
+      choice.confidence < config_.least_confidence() ? low_confidence_streak_ + 1 : 0;
   return choice;
 }
 

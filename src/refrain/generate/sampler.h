@@ -2,7 +2,8 @@
 //
 // The steps are, in llama.cpp's order: repetition penalty, top-k, top-p, min-p, temperature, draw.
 // Confidence is the probability that the unmodified model gives its most likely token. Generation
-// stops early when it is below min_confidence for patience_tokens tokens in a row.
+// stops early when it is below min_confidence for patience_tokens tokens in a row. One setting,
+// stop_when_unsure, stands for the two: below 0.15 for 3 tokens in a row.
 #pragma once
 #include <cstdint>
 #include <span>
@@ -22,6 +23,7 @@ struct SamplingConfig {
   int64_t repeat_last_n = 64;
   double min_confidence = 0;
   int64_t patience_tokens = 3;
+  bool stop_when_unsure = false;
   int64_t seed = 0;
 
   template <class V>
@@ -35,9 +37,14 @@ struct SamplingConfig {
     v("min_confidence", min_confidence,
       "stop when the top probability stays below this; 0 = never");
     v("patience_tokens", patience_tokens, "for so many tokens in a row");
+    v("stop_when_unsure", stop_when_unsure,
+      "stop after 3 tokens in a row with a top probability below 0.15: min_confidence 0.15");
     v("seed", seed, "of the draws");
   }
   void check() const;  // an Error names the setting that is out of range
+
+  double least_confidence() const { return stop_when_unsure ? 0.15 : min_confidence; }
+  int64_t patience() const { return stop_when_unsure ? 3 : patience_tokens; }
 };
 
 // Turns logits into log probabilities:
@@ -85,7 +92,7 @@ class Sampler {
                       int64_t top_logprobs);
 
   // True once confidence has been too low for too long.
-  bool low_confidence() const { return low_confidence_streak_ >= config_.patience_tokens; }
+  bool low_confidence() const { return low_confidence_streak_ >= config_.patience(); }
   SamplerProgress progress() const { return {random_.position(), low_confidence_streak_}; }
 
  private:
