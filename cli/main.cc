@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
       sample_copy_verb(),
       sample_selective_copy_verb(),
       sample_recall_after_gap_verb(),
+      sample_forecast_verb(),
       prepare_verb(),
       eval_verb(),
       generate_verb(),

@@ -15,6 +15,7 @@ Verb sample_induction_verb();
 Verb sample_copy_verb();
 Verb sample_selective_copy_verb();
 Verb sample_recall_after_gap_verb();
+Verb sample_forecast_verb();
 Verb prepare_verb();
 Verb eval_verb();
 Verb generate_verb();

@@ -69,6 +69,11 @@ struct SampleProbe {
     Random any(0);  // all sequences of a probe have one length
     note(fmt::format("{} + {} sequences of {} tokens, vocabulary {}, in {}", sizes.train,
                      sizes.test, kind.draw(any).input.size(), kind.ids, out));
+    if constexpr (requires { probe.naive(0); }) {
+      const auto naive = probe.naive(static_cast<uint64_t>(seed));
+      note(fmt::format("forecasting the last value: loss {:.3f}, {:.1f} % correct", naive.loss,
+                       100 * naive.correct));
+    }
     return 0;
   }
 };
@@ -111,6 +116,10 @@ Verb sample_selective_copy_verb() {
 }
 Verb sample_recall_after_gap_verb() {
   return sample_probe<data::RecallAfterGap>("pairs of keys and values, noise, and one key again");
+}
+
+Verb sample_forecast_verb() {
+  return sample_probe<data::Forecast>("a series, and questions for its next values");
 }
 
 }  // namespace refrain::cli

@@ -151,6 +151,41 @@ TEST(Probes, DelayedCopy) {
   EXPECT_EQ(answers(s).size(), 10u);
 }
 
+TEST(Probes, Forecast) {
+  const data::Forecast probe{16, 30, 7, 0};
+  EXPECT_EQ(probe.ids(), 24);
+  Random random(1);
+  std::set<int32_t> levels;
+  for (int i = 0; i < 300; ++i) {
+    const ProbeSequence s = probe.draw(random);
+    ASSERT_EQ(s.input.size(), 38u);
+    EXPECT_EQ(s.input[0], 23);
+    const auto asked = answers(s);
+    ASSERT_EQ(asked.size(), 7u);
+    for (size_t t = 1; t <= 30; ++t) levels.insert(s.input[t]);
+    for (size_t h = 0; h < 7; ++h) {
+      EXPECT_EQ(s.input[31 + h], 16 + static_cast<int32_t>(h));
+      const int32_t value = asked.at(31 + h);
+      EXPECT_GE(value, 0);
+      EXPECT_LT(value, 16);
+    }
+  }
+  EXPECT_GE(levels.size(), 12u);  // all but those beyond the sum of what a series is made of
+  // Without noise both oscillations are back after 60 values.
+  const data::Forecast known{64, 60, 12, 0};
+  for (int i = 0; i < 20; ++i) {
+    const ProbeSequence s = known.draw(random);
+    for (size_t h = 0; h < 12; ++h) EXPECT_NEAR(s.target[61 + h], s.input[1 + h], 1);
+  }
+  // The naive loss is that of changes: of two levels there are three.
+  EXPECT_LT((data::Forecast{2, 8, 1, 0}.naive(1).loss), std::log(3.0));
+  const auto naive = data::Forecast().naive(1);
+  EXPECT_EQ(naive.loss, data::Forecast().naive(1).loss);
+  EXPECT_GT(naive.loss, 2);
+  EXPECT_LT(naive.loss, std::log(63.0));
+  EXPECT_LT(naive.correct, 0.2);
+}
+
 TEST(Probes, RecallAfterGap) {
   for (const auto& [pairs, gap] : {std::pair{1, 0}, {3, 100}, {8, 7}}) {
     const data::RecallAfterGap probe{8, pairs, gap, 5};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <numeric>
 #include <unordered_set>
 
@@ -171,6 +172,65 @@ ProbeSequence RecallAfterGap::draw(Random& random) const {
   show(sequence, 0);
   show(sequence, shown[asked], sequence.input[2 * asked + 1]);
   return sequence;
+}
+
+void Forecast::check() const {
+  check_range(kName, "levels", levels, 2, 1024);
+  check_range(kName, "length", length, 1, kMaxLength);
+  check_range(kName, "horizon", horizon, 1, 4096);
+  if (!(noise >= 0 && noise <= 100))
+    throw_error("{}: noise: expected 0 to 100, found {}", kName, noise);
+}
+
+ProbeSequence Forecast::draw(Random& random) const {
+  constexpr double kTwoPi = 2 * std::numbers::pi, kPeriods[] = {12, 5}, kSizes[] = {1, 0.5};
+  constexpr double kRange = 2.5;  // beyond it a series stays at its last level
+  double size[2], phase[2];
+  for (size_t i = 0; i < 2; ++i) {
+    size[i] = kSizes[i] * (0.5 + 0.5 * random.uniform());
+    phase[i] = kTwoPi * random.uniform();
+  }
+  const double middle = random.uniform() - 0.5;
+  ProbeSequence sequence;
+  show(sequence, static_cast<int32_t>(levels + horizon));
+  for (int64_t t = 0; t < length + horizon; ++t) {
+    double x = middle + noise * random.normal();
+    for (size_t i = 0; i < 2; ++i)
+      x += size[i] * std::sin(kTwoPi * static_cast<double>(t) / kPeriods[i] + phase[i]);
+    const double place = (x / kRange + 1) / 2 * static_cast<double>(levels);
+    const auto level =
+        static_cast<int32_t>(std::clamp(place, 0.0, static_cast<double>(levels) - 0.5));
+    if (t < length)
+      show(sequence, level);
+    else
+      show(sequence, static_cast<int32_t>(levels + t - length), level);
+  }
+  return sequence;
+}
+
+Forecast::Naive Forecast::naive(uint64_t seed, int64_t count) const {
+  Random random(mix_key(seed, "naive forecast"));
+  const auto changes = static_cast<size_t>(2 * levels - 1), steps = static_cast<size_t>(horizon);
+  // Each change once, so that none has a share of 0.
+  std::vector<std::vector<double>> seen(steps, std::vector<double>(changes, 1));
+  const auto each_change = [&](auto&& f) {
+    for (int64_t i = 0; i < count; ++i) {
+      const ProbeSequence s = draw(random);
+      for (size_t h = 0; h < steps; ++h) {
+        const auto at = static_cast<size_t>(length) + 1 + h;
+        f(h, static_cast<size_t>(levels - 1 + s.target[at] - s.input[static_cast<size_t>(length)]));
+      }
+    }
+  };
+  each_change([&](size_t h, size_t change) { seen[h][change] += 1; });
+  Naive naive{};
+  const double all = static_cast<double>(count) + static_cast<double>(changes);
+  each_change([&](size_t h, size_t change) {
+    naive.loss -= std::log(seen[h][change] / all);
+    naive.correct += change == static_cast<size_t>(levels - 1);
+  });
+  const double questions = static_cast<double>(count * horizon);
+  return {naive.loss / questions, naive.correct / questions};
 }
 
 void check_sizes(const ProbeKind& kind, const ProbeSizes& sizes) {

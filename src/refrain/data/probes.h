@@ -138,6 +138,35 @@ struct RecallAfterGap {
   ProbeSequence draw(Random&) const;
 };
 
+// Forecasting: a series of two oscillations with fixed periods, of random sizes and phases around a
+// random level, with noise, in `levels` levels; its first `length` values are shown, and there is a
+// question for each of the next `horizon`. Ids: the levels; a question for the value after 1, 2,
+// ... steps; and one that begins every sequence.
+struct Forecast {
+  static constexpr const char* kName = "forecast";
+  static constexpr bool kText = false;
+  int64_t levels = 32, length = 48, horizon = 12;
+  double noise = 0.05;
+
+  template <class V>
+  void visit(V&& v) {
+    v("levels", levels, "values that a series has");
+    v("length", length, "values shown");
+    v("horizon", horizon, "values to forecast");
+    v("noise", noise, "standard deviation of what no forecast can know; oscillations are near 1");
+  }
+  void check() const;
+  int64_t ids() const { return levels + horizon + 1; }
+  ProbeSequence draw(Random&) const;
+
+  // What forecasting the last value gives: how often it is right, and the loss in nats when changes
+  // have their shares of `count` other series, step by step.
+  struct Naive {
+    double loss, correct;
+  };
+  Naive naive(uint64_t seed, int64_t count = 5000) const;
+};
+
 struct ProbeSizes {
   int64_t train = 5000, test = 500;
 };
