@@ -62,6 +62,9 @@ constexpr const char* kRefrain = R"({
   "pattern": "attention",
   "block": "pre_norm",
   "feed_forward": "swiglu",
+  "feed_forward_bias": false,
+  "norm": "rms_norm",
+  "activation_precision": "accurate",
   "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0, "stride": 8, "window": 32},
   "bos_token_id": 1,
   "eos_token_id": 2,
@@ -336,7 +339,10 @@ TEST(LlamaConfig, IsWhatAttentionWithTheUsualSettingsIs) {
     attention_of(other_base, block).rope_theta = 7;
     EXPECT_EQ(type_of(other_base), "refrain");
   }
-  for (const auto& [name, value] : {std::pair{"block", "bare"}, {"feed_forward", "gelu"}}) {
+  for (const auto& [name, value] : {std::pair{"block", "bare"},
+                                    {"feed_forward", "gelu"},
+                                    {"norm", "layer_norm"},
+                                    {"activation_precision", "fast"}}) {
     ModelDescription other = d;
     SettingMap settings;
     settings.set(name, value);
@@ -529,11 +535,16 @@ TEST(RefrainConfig, ReadsItsOwnNames) {
   // So does what models got later.
   Json older = io::parse_json(kRefrain, "config.json");
   older.erase("block");
-  older.erase("feed_forward");
+  for (const char* later : {"feed_forward", "feed_forward_bias", "norm", "activation_precision"})
+    older.erase(later);
+  EXPECT_EQ(parse(io::to_text(older)).config.activation_precision, "accurate");
+  EXPECT_EQ(parse(io::to_text(older)).config.norm, "rms_norm");
   EXPECT_EQ(parse(io::to_text(older)).config.block, "pre_norm");
   EXPECT_EQ(parse(io::to_text(older)).config.feed_forward, "swiglu");
   EXPECT_EQ(parse_changed("block", "\"bare\"", kRefrain).config.block, "bare");
   EXPECT_EQ(parse_changed("feed_forward", "\"gelu\"", kRefrain).config.feed_forward, "gelu");
+  EXPECT_EQ(parse_changed("activation_precision", "\"fast\"", kRefrain).config.precision(),
+            kernels::ActivationPrecision::kFast);
 }
 
 TEST(RefrainConfig, RefusesWhatItDoesNotKnow) {

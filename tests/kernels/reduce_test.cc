@@ -44,6 +44,25 @@ TEST(Reduce, ARowIsAddedToEveryRow) {
   EXPECT_THROW(kernels::add_row(rows, four), std::logic_error);
 }
 
+TEST(Reduce, RowsAreCentred) {
+  for (int64_t n : awkward_sizes()) {
+    SCOPED_TRACE(n);
+    Floats x({3, n}, n % 4, 1);
+    for (int64_t i = 0; i < n; ++i) x[i] += 100;  // of one row
+    ReferenceArray<double> tx(x), want({3, n});
+    kernels::center_rows_ref(tx.tensor(), want.tensor());
+    for_each_target([&] {
+      Floats y({3, n}, n % 3), in_place({3, n}, 1);
+      kernels::copy(x, in_place);
+      kernels::center_rows(x, y);
+      kernels::center_rows(in_place, in_place);
+      EXPECT_TRUE(same_bits(in_place.span(), y.span()));
+      for (int64_t i = 0; i < 3 * n; ++i)
+        ASSERT_NEAR(y[i], want.values()[static_cast<size_t>(i)], i < n ? 2e-5 : 1e-6);
+    });
+  }
+}
+
 TEST(Reduce, ColumnSumIsAddedToWhatIsThere) {
   for (int64_t n : awkward_sizes()) {
     for (int64_t rows : {1, 4, 7}) {

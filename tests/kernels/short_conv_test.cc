@@ -48,12 +48,12 @@ struct Pass {
         return MatrixView<float>(*all).row_range(row, R - row).col_range(0, C);
       };
       Arena count_only;
-      kernels::short_conv_forward(*w, chunks, columns(p), columns(y), count_only);
-      kernels::short_conv_backward(*w, *dw, chunks, columns(p), columns(dy), count_only);
+      kernels::short_conv_forward({*w}, chunks, columns(p), columns(y), count_only);
+      kernels::short_conv_backward({*w}, *dw, chunks, columns(p), columns(dy), count_only);
       Buffer<std::byte> memory(count_only.peak() + 64);
       Arena scratch(memory.data(), memory.size());
-      kernels::short_conv_forward(*w, chunks, columns(p), columns(y), scratch);
-      kernels::short_conv_backward(*w, *dw, chunks, columns(p), columns(dy), scratch);
+      kernels::short_conv_forward({*w}, chunks, columns(p), columns(y), scratch);
+      kernels::short_conv_backward({*w}, *dw, chunks, columns(p), columns(dy), scratch);
       EXPECT_EQ(scratch.peak(), count_only.peak());
       row += first;
     }
@@ -183,7 +183,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
                                      cut.initial_state->span().end());
           kernels::ShortConvChunk one = chunk(n);
           one.initial_state = one.final_state;
-          kernels::short_conv_forward(*cut.w, {&one, 1}, columns(cut.p, at), columns(cut.y, at),
+          kernels::short_conv_forward({*cut.w}, {&one, 1}, columns(cut.p, at), columns(cut.y, at),
                                       scratch);
           at += n;
         }
@@ -191,7 +191,7 @@ TEST(ShortConv, GivesTheSameBitsHoweverASequenceIsCut) {
           at -= cuts[i];
           kernels::ShortConvChunk one = chunk(cuts[i]);
           one.initial_state = initial_state[i].data();
-          kernels::short_conv_backward(*cut.w, *cut.dw, {&one, 1}, columns(cut.p, at),
+          kernels::short_conv_backward({*cut.w}, *cut.dw, {&one, 1}, columns(cut.p, at),
                                        columns(cut.dy, at), scratch);
         }
         EXPECT_TRUE(same_bits(cut.columns(cut.y, 0, R), whole.columns(whole.y, 0, R)));
@@ -230,7 +230,7 @@ TEST(ShortConv, RefusesOtherNumbersOfTaps) {
   Arena scratch;
   for (int64_t taps : {1, 17}) {
     const Floats w({3, taps});
-    EXPECT_THROW(kernels::short_conv_forward(w, {}, {}, {}, scratch), std::logic_error);
+    EXPECT_THROW(kernels::short_conv_forward({w}, {}, {}, {}, scratch), std::logic_error);
   }
 }
 

@@ -17,23 +17,26 @@ struct Outcome {
 };
 
 // The plain layer, forward and back. Packed weights make it go through all features at once.
-Outcome outcome(kernels::ComputeType compute_type, bool at_once) {
+Outcome outcome(kernels::ComputeType compute_type, bool at_once, bool bias) {
   const int64_t D = 40, F = 1024, R = 70;
-  FeedForward layer(D, F, false);
+  FeedForward layer(D, F, {.activation = kernels::Activation::kGelu, .bias = bias});
   std::vector<std::vector<float>> weights, gradients;
   std::vector<float> packed(static_cast<size_t>(kernels::packed_size(D, F)));
   uint64_t key = 10;
-  weights.reserve(2);
-  gradients.reserve(2);
+  weights.reserve(4);
+  gradients.reserve(4);
   layer.visit(
       [&](const ParamSpec& spec, Param& p) {
         Random random(++key);
         auto& w = weights.emplace_back(static_cast<size_t>(spec.size()));
         for (float& v : w) v = static_cast<float>(random.normal() / 8);
         auto& g = gradients.emplace_back(w.size(), 0.25f);
-        p.w = Tensor(w.data(), {spec.shape[0], spec.shape[1]});
-        p.g = Tensor(g.data(), {spec.shape[0], spec.shape[1]});
-        if (!at_once || spec.shape[1] != F) return;
+        p.w.rank = static_cast<int>(spec.shape.size());
+        std::copy(spec.shape.begin(), spec.shape.end(), p.w.dim.begin());
+        p.g = p.w;
+        p.w.data = w.data();
+        p.g.data = g.data();
+        if (!at_once || p.w.rank != 2 || spec.shape[1] != F) return;
         kernels::pack_weight(p.w, packed.data());
         p.packed = packed.data();
       },
@@ -66,9 +69,11 @@ TEST(FeedForward, SlicesOfFeaturesChangeNoBitAndTakeLess) {
   for (const auto type :
        {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16, kernels::ComputeType::kInt16})
     for_each_target([&] {
-      const Outcome sliced = outcome(type, false), whole = outcome(type, true);
-      EXPECT_TRUE(same_bits(sliced.numbers, whole.numbers)) << static_cast<int>(type);
-      EXPECT_LT(sliced.scratch, whole.scratch);
+      for (const bool bias : {false, true}) {
+        const Outcome sliced = outcome(type, false, bias), whole = outcome(type, true, bias);
+        EXPECT_TRUE(same_bits(sliced.numbers, whole.numbers)) << static_cast<int>(type);
+        EXPECT_LT(sliced.scratch, whole.scratch);
+      }
     });
 }
 

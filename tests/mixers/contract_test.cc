@@ -117,6 +117,35 @@ TEST(MixerContract, MmRec) {
     }
 }
 
+// Everything that has a tanh or a sigmoid, with the fast ones: the references compute these.
+MixerDims fast(MixerDims dims) {
+  dims.activation_precision = kernels::ActivationPrecision::kFast;
+  return dims;
+}
+TEST(MixerContract, FastActivations) {
+  for (const int64_t found : {0, 3}) {
+    contract<Rnn, RnnRef>(fast(shape(8, 2, 2)), RnnConfig{}, found);
+    contract<Lstm, LstmRef>(fast(shape(8, 2, 2)), LstmConfig{5}, found);
+    contract<Gru, GruRef>(fast(shape(8, 2, 2)), GruConfig{19}, found);
+  }
+  SimpleRnnConfig both_tanh;
+  both_tanh.key_dim = 10;
+  both_tanh.value_dim = 6;
+  contract<Gla, GlaRef>(fast(shape(8, 2, 2)), both_tanh, 13);
+  both_tanh.key_act = "sigmoid";
+  contract<Gla, GlaRef>(fast(shape(8, 2, 2)), both_tanh, 13);
+  contract<Gla, GlaRef>(fast(shape(8, 2, 2)), convolved<GlaConfig>(4), 13);
+  contract<MmRec, MmRecRef>(fast(shape(8, 2, 2)), mm_rec(4, 3), 31);
+  for (const auto& one : {RnnConfig{}, RnnConfig{19}}) {
+    training_contract<Rnn>(fast(shape(12, 2, 2)), one);
+    recompute_contract<Rnn>(fast(shape(12, 2, 2)), one, {1, 16, 77});
+  }
+  training_contract<Lstm>(fast(shape(12, 2, 2)), LstmConfig{});
+  recompute_contract<Lstm>(fast(shape(12, 2, 2)), LstmConfig{}, {1, 16, 77});
+  training_contract<Gla>(fast(shape(16, 2, 2)), SimpleRnnConfig{});
+  long_contract<Rnn, RnnRef>(fast(shape(16, 2, 2)), RnnConfig{});
+}
+
 TEST(MixerContract, ChunksWithoutRows) {
   empty_chunks_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
   empty_chunks_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});

@@ -24,6 +24,8 @@ struct Case {
   bool tied = false;
   std::string pairing = "half", pattern = "attention", block = "pre_norm";
   std::string feed_forward = "swiglu";
+  bool encoder = false;  // layer norms and biases
+  std::string precision = "accurate";
 };
 
 class ReferenceTest : public testing::TestWithParam<Case> {
@@ -42,6 +44,9 @@ class ReferenceTest : public testing::TestWithParam<Case> {
                 .pattern = GetParam().pattern,
                 .block = GetParam().block,
                 .feed_forward = GetParam().feed_forward,
+                .feed_forward_bias = GetParam().encoder,
+                .norm = GetParam().encoder ? "layer_norm" : "rms_norm",
+                .activation_precision = GetParam().precision,
             },
             SettingMap({{"attention.rope_theta", "100"},
                         {"attention.rope_pairing", GetParam().pairing},
@@ -134,6 +139,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"bare", false, "half", "attention", "bare"},
                     Case{"convolved", false, "half", "gla"},
                     Case{"gelu", false, "half", "attention", "pre_norm", "gelu"},
+                    Case{"layer_norms", false, "half", "attention_rnn attention", "pre_norm",
+                         "relu", true},
+                    Case{"biases", true, "half", "attention", "pre_norm", "gelu", true},
+                    Case{"fast", false, "half", "gru lstm", "pre_norm", "swiglu", false, "fast"},
                     Case{"memories", false, "half", "mm_rec attention"}),
     [](const auto& info) { return info.param.name; });
 

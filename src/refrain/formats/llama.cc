@@ -201,7 +201,8 @@ ModelConfig parse(const Json& json, const std::string& name, bool mistral, const
 // The settings that all blocks share, if `transformers` computes the same: attention alone, every
 // setting of it but rope_theta and the window at its default.
 std::optional<AttentionConfig> attention_of(const ModelConfig& config) {
-  if (config.bare() || !config.gated()) return {};
+  if (config.bare() || !config.gated() || config.centred()) return {};
+  if (config.activation_precision != "accurate") return {};
   // transformers wants this even where head_dim says how wide a head is.
   if (config.d_model % config.heads != 0) return {};
   std::optional<AttentionConfig> all;

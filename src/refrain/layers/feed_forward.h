@@ -1,9 +1,10 @@
 // The feed-forward layer of a block: gated, as Llama's (Shazeer, 2020), or plain.
 //
 //   swiglu   y = W2( SiLU(x W1ᵀ) ⊙ (x W3ᵀ) )    W1 and W3 are one product, gate rows before up rows
-//   gelu     y = W2( GELU(x W3ᵀ) )
+//   gelu     y = W2( GELU(x W3ᵀ) )                and relu likewise, both with biases by choice
 #pragma once
 #include <cmath>
+#include <optional>
 
 #include "refrain/kernels/elementwise/activation.h"
 #include "refrain/kernels/matmul/bf16.h"
@@ -15,13 +16,22 @@ namespace refrain {
 
 class FeedForward {
  public:
-  FeedForward(int64_t d_model, int64_t d_ff, bool gated)
-      : gated_(gated), gate_up_{d_model, (gated ? 2 : 1) * d_ff}, down_{d_ff, d_model} {}
+  struct Options {
+    // Without one it is gated.
+    std::optional<kernels::Activation> activation{};
+    bool bias = false;  // of one that is not gated
+    kernels::ActivationPrecision precision = kernels::ActivationPrecision::kAccurate;
+  };
+  FeedForward(int64_t d_model, int64_t d_ff, const Options& options)
+      : activation_(options.activation),
+        precision_(options.precision),
+        gate_up_{d_model, (gated() ? 2 : 1) * d_ff, options.bias},
+        down_{d_ff, d_model, options.bias} {}
 
   // In a stack of `blocks`.
   void visit(const ParamVisitor& v, int64_t blocks) {
     const int64_t d_ff = down_.in;
-    if (gated_)
+    if (gated())
       gate_up_.visit(v, "gate_up_proj.weight", Init::matrix(gate_up_.in),
                      {{"gate_proj.weight", d_ff}, {"up_proj.weight", d_ff}});
     else
@@ -49,8 +59,8 @@ class FeedForward {
       const Tensor a = ctx.scratch.take({x.rows(), part.width});
       part.map.forward(ctx, x, part.gate_up);
       if (!ctx.planning()) {
-        if (ctx.bf16() && gated_) {
-          kernels::swiglu_forward_rounded(part.gate_up, part.bf16, a);
+        if (ctx.bf16() && gated()) {
+          kernels::swiglu_forward_rounded(part.gate_up, part.bf16, a, precision_);
         } else {
           if (ctx.bf16()) kernels::round_to_bf16(part.gate_up, part.bf16);
           activate(part.gate_up, a);
@@ -58,6 +68,7 @@ class FeedForward {
       }
       down_.forward_inputs(ctx, part.first, a, y, i > 0);
     }
+    if (down_.bias && !ctx.planning()) kernels::add_row(y, down_.b.w);
   }
 
   // Fills s again, for backward, from forward's x.
@@ -73,14 +84,15 @@ class FeedForward {
   // dx overwritten; what was saved is used up: it becomes its own gradient.
   void backward(ExecutionContext& ctx, ConstTensor x, const Activations& s, ConstTensor dy,
                 Tensor dx) const {
+    if (down_.bias && !ctx.planning()) kernels::column_sum_add(dy, down_.b.g);
     for (int64_t i = 0; i < slices(); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
       const Tensor a = ctx.scratch.take({x.rows(), part.width}), gate_up = part.gate_up;
-      const bool reads_bf16 = ctx.bf16() && gated_;  // read as they were saved
+      const bool reads_bf16 = ctx.bf16() && gated();  // read as they were saved
       if (!ctx.planning()) {
         if (reads_bf16) {
-          kernels::swiglu_forward(part.bf16, a);
+          kernels::swiglu_forward(part.bf16, a, precision_);
         } else {
           if (ctx.bf16()) kernels::to_float(part.bf16, gate_up);
           activate(gate_up, a);
@@ -91,11 +103,11 @@ class FeedForward {
       down_.backward_inputs(ctx, part.first, dy, da);
       if (!ctx.planning()) {
         if (reads_bf16)
-          kernels::swiglu_backward(part.bf16, da, gate_up);
-        else if (gated_)
-          kernels::swiglu_backward(gate_up, da, gate_up);
+          kernels::swiglu_backward(part.bf16, da, gate_up, precision_);
+        else if (gated())
+          kernels::swiglu_backward(gate_up, da, gate_up, precision_);
         else
-          kernels::activation_backward(kernels::Activation::kGelu, gate_up, da, gate_up);
+          kernels::activation_backward(*activation_, gate_up, da, gate_up, precision_);
       }
       part.map.backward(ctx, x, gate_up, dx, i > 0);
     }
@@ -107,7 +119,7 @@ class FeedForward {
   // features, which changes no bit. Packed weights are whole.
   int64_t slices() const {
     constexpr int64_t kSlices = 4;
-    const bool cut = !gated_ && !down_.w.packed && down_.in % (kSlices * kFeatures) == 0;
+    const bool cut = !gated() && !down_.w.packed && down_.in % (kSlices * kFeatures) == 0;
     return cut ? kSlices : 1;
   }
   struct Slice {
@@ -130,16 +142,20 @@ class FeedForward {
   }
 
   void activate(ConstTensor gate_up, Tensor a) const {
-    if (gated_)
-      kernels::swiglu_forward(gate_up, a);
+    if (gated())
+      kernels::swiglu_forward(gate_up, a, precision_);
     else
-      kernels::activation_forward(kernels::Activation::kGelu, gate_up, a);
+      kernels::activation_forward(*activation_, gate_up, a, precision_);
   }
 
   // Groups of every compute type end at multiples of it.
   static constexpr int64_t kFeatures = kernels::kInt16Features;
   static_assert(kFeatures % kernels::kReductionGroup == 0);
-  bool gated_;
+
+  bool gated() const { return !activation_; }
+
+  std::optional<kernels::Activation> activation_;
+  kernels::ActivationPrecision precision_;
   Linear gate_up_, down_;  // without a gate, up alone
 };
 

@@ -7,8 +7,9 @@ namespace refrain {
 
 using kernels::Cell;
 
-Recurrent::Recurrent(Cell cell, int64_t in, int64_t hidden)
+Recurrent::Recurrent(Cell cell, int64_t in, int64_t hidden, kernels::ActivationPrecision precision)
     : cell_(cell),
+      precision_(precision),
       w_ih_{in, kernels::gates_of(cell) * hidden, true},
       w_hh_{hidden, kernels::gates_of(cell) * hidden, true} {}
 

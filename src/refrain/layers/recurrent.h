@@ -15,7 +15,7 @@ namespace refrain {
 
 class Recurrent {
  public:
-  Recurrent(kernels::Cell cell, int64_t in, int64_t hidden);
+  Recurrent(kernels::Cell cell, int64_t in, int64_t hidden, kernels::ActivationPrecision = {});
 
   void visit(const ParamVisitor&);
   kernels::Cell cell() const { return cell_; }
@@ -53,11 +53,12 @@ class Recurrent {
 
  private:
   kernels::RecurrentWeights weights() const {
-    return {cell_, w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed};
+    return {cell_, w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed, nullptr, precision_};
   }
   Activations layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
 
   kernels::Cell cell_;
+  kernels::ActivationPrecision precision_;
   Linear w_ih_, w_hh_;
 };
 

@@ -1,6 +1,8 @@
-// The model's dimensions, as each of its mixers needs them.
+// The model's dimensions, as each of its mixers needs them, and the functions that it computes.
 #pragma once
 #include <cstdint>
+
+#include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain {
 
@@ -12,6 +14,7 @@ struct MixerDims {
   int64_t context;    // tokens it is trained on; more is allowed
   int64_t blocks;     // in the stack: the output projection starts smaller in a deep one
   int64_t index = 0;  // of its block in the stack: keys its dropout masks
+  kernels::ActivationPrecision activation_precision = kernels::ActivationPrecision::kAccurate;
 };
 
 }  // namespace refrain

@@ -29,7 +29,8 @@ class RecurrentMixer final : public Mixer {
   static constexpr MixerTraits kTraits{.sequential = true, .keeps_states = true};
 
   RecurrentMixer(const MixerDims& s, const Config& c)
-      : cell_(Config::kCell, s.d_model, recurrent_width(s, Config::kName, c.hidden)),
+      : cell_(Config::kCell, s.d_model, recurrent_width(s, Config::kName, c.hidden),
+              s.activation_precision),
         blocks_(s.blocks) {
     if (cell_.hidden() != s.d_model) o_ = Linear{cell_.hidden(), s.d_model};
   }

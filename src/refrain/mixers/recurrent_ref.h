@@ -29,7 +29,8 @@ struct RecurrentMixerRef {
     std::vector<T> a, h(static_cast<size_t>(tokens * H));
     for (int64_t t = 0; t < tokens; ++t) a.insert(a.end(), weights[2].begin(), weights[2].end());
     linear(weights[0], D, width, x, a.data());
-    const kernels::RecurrentCellRef<T> cell{Config::kCell, H, weights[1].data(), weights[3].data()};
+    const kernels::RecurrentCellRef<T> cell{Config::kCell, H, weights[1].data(), weights[3].data(),
+                                            s.activation_precision};
     cell.forward(tokens, a.data(), h.data(), state);
     if (H == D) {
       std::copy(h.begin(), h.end(), y);

@@ -4,26 +4,26 @@
 #include <cmath>
 
 #include "refrain/kernels/elementwise/reduce.h"
-#include "refrain/kernels/elementwise/rms_norm.h"
 #include "refrain/layers/dropout.h"
 
 namespace refrain {
 
 Block::Block(std::unique_ptr<Mixer> mixer, const ModelConfig& config, int64_t index)
     : mixer_(std::move(mixer)),
-      feed_forward_(config.d_model, config.d_ff, config.gated()),
+      feed_forward_(config.d_model, config.d_ff, config.feed_forward_options()),
+      norm1_(config.d_model, static_cast<float>(config.rms_norm_eps), config.centred()),
+      norm2_(norm1_),
       D_(config.d_model),
       blocks_(config.layers),
-      eps_(static_cast<float>(config.rms_norm_eps)),
       bare_(config.bare()),
       mixer_site_(static_cast<uint64_t>(2 * index + 1)),
       feed_forward_site_(static_cast<uint64_t>(2 * index + 2)) {}
 
 void Block::visit(const ParamVisitor& v) {
   if (bare_) return mixer_->visit(prefixed(v, "mixer."));
-  v({"mixer_norm.weight", {D_}, Init::constant(1), false}, norm1_);
+  norm1_.visit(v, "mixer_norm");
   mixer_->visit(prefixed(v, "mixer."));
-  v({"feed_forward_norm.weight", {D_}, Init::constant(1), false}, norm2_);
+  norm2_.visit(v, "feed_forward_norm");
   feed_forward_.visit(prefixed(v, "feed_forward."), blocks_);
 }
 
@@ -89,11 +89,10 @@ void Block::run(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tens
   Activations s = layout(ctx, w, state != nullptr, saved ? *saved : ctx.scratch, recompute);
   if (s.initial && !ctx.planning()) s.initial->copy(w, *mixer_, *state);
   const Tensor normed = ctx.scratch.take({R, D_}), delta = ctx.scratch.take({R, D_});
-  if (!ctx.planning()) kernels::rms_norm_forward(x, {norm1_.w, eps_}, normed, s.r1);
+  norm1_.forward(ctx, x, normed, s.r1);
   mixer_->forward(ctx, w, normed, delta, state, recompute.mixer ? nullptr : saved);
   apply_dropout(ctx, w, delta, mixer_site_);
-  if (!ctx.planning())
-    kernels::residual_rms_norm_forward(x, delta, {norm2_.w, eps_}, s.h, normed, s.r2);
+  norm2_.forward_sum(ctx, x, delta, s.h, normed, s.r2);
   if (recompute.feed_forward) s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
   if (y.rank == 0) return feed_forward_.recompute(ctx, normed, s.feed_forward);
   feed_forward_.forward(ctx, normed, s.feed_forward, delta);
@@ -118,7 +117,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   {
     Arena::Frame half(ctx.scratch);
     const Tensor normed = ctx.scratch.take({R, D_});
-    if (!ctx.planning()) kernels::rms_norm_apply(s.h, norm2_.w, s.r2, normed);
+    norm2_.apply(ctx, s.h, s.r2, normed);
     if (recompute.feed_forward) {
       s.feed_forward = feed_forward_.layout(ctx, ctx.scratch, R);
       feed_forward_.recompute(ctx, normed, s.feed_forward);
@@ -126,11 +125,10 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
     feed_forward_.backward(ctx, normed, s.feed_forward, dropped(ctx, w, d, feed_forward_site_),
                            dnormed);
   }
-  if (!ctx.planning())
-    kernels::rms_norm_backward(s.h, norm2_.w, s.r2, dnormed, {d, norm2_.g, true});
+  norm2_.backward(ctx, s.h, s.r2, dnormed, d, true);
 
   const Tensor normed = s.h;  // in its place
-  if (!ctx.planning()) kernels::rms_norm_apply(x, norm1_.w, s.r1, normed);
+  norm1_.apply(ctx, x, s.r1, normed);
   const State own = s.initial ? s.initial->state() : State();
   const State* state = s.initial ? &own : states.value;
   if (recompute.mixer) {
@@ -140,7 +138,7 @@ void Block::run_back(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
   }
   mixer_->backward(ctx, w, normed, state,
                    {dropped(ctx, w, d, mixer_site_), dnormed, states.gradient}, saved);
-  if (!ctx.planning()) kernels::rms_norm_backward(x, norm1_.w, s.r1, dnormed, {d, norm1_.g, true});
+  norm1_.backward(ctx, x, s.r1, dnormed, d, true);
 }
 
 }  // namespace refrain

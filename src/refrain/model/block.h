@@ -1,6 +1,6 @@
 // One block of the stack, pre-norm and residual (Touvron et al., 2023):
 //
-//   h = x + mixer(rms_norm(x))        y = h + feed_forward(rms_norm(h))
+//   h = x + mixer(norm(x))        y = h + feed_forward(norm(h))
 //
 // or, bare:  y = mixer(x)
 //
@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "refrain/layers/feed_forward.h"
+#include "refrain/layers/norm.h"
 #include "refrain/mixers/mixer.h"
 #include "refrain/model/config.h"
 #include "refrain/model/state_snapshot.h"
@@ -59,7 +60,7 @@ class Block {
  private:
   struct Activations {
     Tensor h;                               // [R, D]: the residual stream between the two halves
-    Tensor r1, r2;                          // [R]: reciprocal root mean squares
+    Tensor r1, r2;                          // [R]: of the norms
     FeedForward::Activations feed_forward;  // unless it is computed again
     std::optional<StateSnapshot> initial;   // if the mixer is to run again from them
   };
@@ -76,9 +77,8 @@ class Block {
 
   std::unique_ptr<Mixer> mixer_;
   FeedForward feed_forward_;
-  Param norm1_, norm2_;  // [D]
+  Norm norm1_, norm2_;
   int64_t D_, blocks_;
-  float eps_;
   bool bare_;
   uint64_t mixer_site_, feed_forward_site_;  // what keys the dropout masks
 };

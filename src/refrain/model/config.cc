@@ -85,13 +85,27 @@ void ModelConfig::resolve(const SettingMap& settings) {
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0)
     throw_error("kv_heads: expected a divisor of heads = {}, found {}", heads, kv_heads);
-  if (feed_forward != "swiglu" && feed_forward != "gelu")
-    throw_error("feed_forward: expected swiglu or gelu, found '{}'", feed_forward);
+  if (feed_forward != "swiglu" && feed_forward != "gelu" && feed_forward != "relu")
+    throw_error("feed_forward: expected swiglu, gelu or relu, found '{}'", feed_forward);
+  if (feed_forward_bias && gated())
+    throw_error("feed_forward_bias: expected --feed-forward gelu or relu with it, found swiglu");
+  if (norm != "rms_norm" && norm != "layer_norm")
+    throw_error("norm: expected rms_norm or layer_norm, found '{}'", norm);
   if (d_ff == 0) d_ff = gated() ? (8 * d_model / 3 + 31) / 32 * 32 : 4 * d_model;
+  if (!kernels::activation_precision_named(activation_precision))
+    throw_error("activation_precision: expected accurate or fast, found '{}'",
+                activation_precision);
   if (block != "pre_norm" && block != "bare")
     throw_error("block: expected pre_norm or bare, found '{}'", block);
   if (mixers.empty()) mixers = parse_pattern(pattern, layers, settings);
   REFRAIN_CHECK(std::ssize(mixers) == layers);
+}
+
+FeedForward::Options ModelConfig::feed_forward_options() const {
+  FeedForward::Options options{.bias = feed_forward_bias, .precision = precision()};
+  if (feed_forward == "gelu") options.activation = kernels::Activation::kGelu;
+  if (feed_forward == "relu") options.activation = kernels::Activation::kRelu;
+  return options;
 }
 
 std::vector<std::string> ModelConfig::mixer_kinds() const {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "refrain/base/setting_map.h"
+#include "refrain/layers/feed_forward.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/registry.h"
 
@@ -24,6 +25,9 @@ struct ModelConfig {
   std::string pattern = kDefaultMixer;
   std::string block = "pre_norm";
   std::string feed_forward = "swiglu";
+  bool feed_forward_bias = false;
+  std::string norm = "rms_norm";
+  std::string activation_precision = "accurate";
 
   // The mixer of each block with its settings. If empty, resolve() fills it from `pattern`.
   std::vector<MixerConfig> mixers{};
@@ -47,7 +51,13 @@ struct ModelConfig {
     v("block", block,
       "pre_norm: norm, mixer, norm, feed-forward, both halves residual; bare: the mixer alone, no "
       "norm before the output, whose matrix has a bias");
-    v("feed_forward", feed_forward, "swiglu: gated by silu; gelu: one map, gelu, another");
+    v("feed_forward", feed_forward,
+      "swiglu: gated by silu; gelu or relu: one map, this function, another");
+    v("feed_forward_bias", feed_forward_bias, "biases in both maps of gelu or relu");
+    v("norm", norm, "rms_norm, or layer_norm, with a mean and a bias; both add rms_norm_eps");
+    v("activation_precision", activation_precision,
+      "of tanh, sigmoid and silu: accurate; fast: a rational tanh, off by up to 0.0235, and an "
+      "exponential clamped to +-88");
   }
 
   // Replaces 0 by the value that it stands for, and checks the rest; an Error names the setting.
@@ -55,13 +65,20 @@ struct ModelConfig {
 
   bool bare() const { return block == "bare"; }
   bool gated() const { return feed_forward == "swiglu"; }
+  bool centred() const { return norm == "layer_norm"; }
+  FeedForward::Options feed_forward_options() const;
   std::vector<std::string> mixer_kinds() const;  // one per block
 
   // The mixers as text again: the settings of the first block of each kind, and the pattern, with
   // the settings that differ in other blocks.
   SettingMap mixer_settings() const;
   std::string full_pattern() const;
-  MixerDims mixer_dims() const { return {d_model, heads, kv_heads, head_dim, context, layers}; }
+  kernels::ActivationPrecision precision() const {
+    return kernels::activation_precision_named(activation_precision).value();
+  }
+  MixerDims mixer_dims() const {
+    return {d_model, heads, kv_heads, head_dim, context, layers, 0, precision()};
+  }
 };
 
 // The mixers that a pattern names for so many layers. `settings`: settings of the kinds

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/elementwise/rms_norm.h"
 #include "refrain/kernels/loss/cross_entropy.h"
 #include "refrain/model/operations.h"
 #include "refrain/model/target_rows.h"
@@ -14,14 +13,14 @@ Head::Head(const ModelConfig& config, const Param* tied)
     : vocab_size_(config.vocab_size),
       width_(config.d_model),
       slice_rows_(head_rows(config)),
-      eps_(static_cast<float>(config.rms_norm_eps)),
       mixer_only_(config.bare()),
       tied_(tied),
+      norm_(config.d_model, static_cast<float>(config.rms_norm_eps), config.centred()),
       map_{config.d_model, config.vocab_size, config.bare()} {}
 
 void Head::visit(const ParamVisitor& v) {
   const int64_t V = vocab_size_, D = width_;
-  if (!mixer_only_) v({"norm.weight", {D}, Init::constant(1), false}, norm_);
+  if (!mixer_only_) norm_.visit(v, "norm");
   if (!tied_)
     map_.visit(v, "head.weight", Init::matrix(D));
   else if (mixer_only_)
@@ -47,7 +46,7 @@ Head::Input Head::input(ExecutionContext& ctx, ConstTensor x, std::span<const in
   if (mixer_only_) return in;
   in.r = ctx.scratch.take({n});
   in.normed = ctx.scratch.take({n, D});
-  if (!ctx.planning()) kernels::rms_norm_forward(in.x, {norm_.w, eps_}, in.normed, in.r);
+  norm_.forward(ctx, in.x, in.normed, in.r);
   return in;
 }
 
@@ -108,12 +107,12 @@ void Head::train(const ExecutionContext& context, const RaggedBatch& batch, Cons
       kernels::softmax_cross_entropy(part_logits, all.targets(first, count), options.scale,
                                      options.label_smoothing, row_losses.slice(0, count));
     map.backward(ctx, in.normed, part_logits, dpart);
-    if (ctx.planning()) continue;
     Tensor dx = dpart;
     if (!mixer_only_) {
       dx = in.normed;  // which nobody reads any more
-      kernels::rms_norm_backward(in.x, norm_.w, in.r, dpart, {dx, norm_.g});
+      norm_.backward(ctx, in.x, in.r, dpart, dx);
     }
+    if (ctx.planning()) continue;
     for (int64_t i = 0; i < count; ++i) {
       const int32_t row = rows[static_cast<size_t>(i)];
       std::copy_n(dx.row(i), D, out.d.row(row));

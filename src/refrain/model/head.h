@@ -1,6 +1,6 @@
 // The head: from the output of the stack to logits and losses.
 //
-//   logits = rms_norm(x) Wᵀ, W = E when tied;  after mixer-only blocks: logits = x Wᵀ + b
+//   logits = norm(x) Wᵀ, W = E when tied;  after mixer-only blocks: logits = x Wᵀ + b
 //
 // It works on the rows that need logits, in slices. In training and evaluation the logits of a
 // batch never exist whole.
@@ -10,6 +10,7 @@
 
 #include "refrain/layers/execution_context.h"
 #include "refrain/layers/linear.h"
+#include "refrain/layers/norm.h"
 #include "refrain/model/config.h"
 #include "refrain/model/training_batch.h"
 
@@ -47,10 +48,9 @@ class Head {
   Linear map() const;
 
   int64_t vocab_size_, width_, slice_rows_;
-  float eps_;
   bool mixer_only_;
   const Param* tied_;
-  Param norm_;  // [D]
+  Norm norm_;
   Linear map_;  // D -> V
 };
 

@@ -4,6 +4,7 @@
 
 #include "refrain/kernels/elementwise/activation_ref.h"
 #include "refrain/kernels/elementwise/embedding_ref.h"
+#include "refrain/kernels/elementwise/reduce_ref.h"
 #include "refrain/kernels/elementwise/rms_norm_ref.h"
 #include "refrain/kernels/loss/cross_entropy_ref.h"
 #include "refrain/mixers/registry.h"
@@ -65,12 +66,20 @@ std::vector<T> ReferenceModel<T>::linear(const Vector& x, const std::string& nam
 }
 
 template <class T>
-std::vector<T> ReferenceModel<T>::rms_norm(Vector x, const std::string& name) const {
+std::vector<T> ReferenceModel<T>::norm(Vector x, const std::string& name) const {
   const int64_t D = config_.d_model;
+  if (config_.centred()) kernels::center_rows_ref(view(x, D), view(x, D));
   Vector reciprocal(x.size() / static_cast<size_t>(D));
-  kernels::rms_norm_ref(view(x, D), view(weight(name), D), config_.rms_norm_eps, view(x, D),
-                        view(reciprocal, 1));
-  return x;
+  kernels::rms_norm_ref(view(x, D), view(weight(name + ".weight"), D), config_.rms_norm_eps,
+                        view(x, D), view(reciprocal, 1));
+  return config_.centred() ? plus(std::move(x), name + ".bias") : x;
+}
+
+template <class T>
+std::vector<T> ReferenceModel<T>::plus(Vector rows, const std::string& bias) const {
+  const Vector& b = weight(bias);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] += b[i % b.size()];
+  return rows;
 }
 
 template <class T>
@@ -93,12 +102,18 @@ template <class T>
 std::vector<T> ReferenceModel<T>::feed_forward(const Vector& x, const std::string& prefix) const {
   Vector up = linear(x, prefix + "up_proj.weight", config_.d_model);
   if (!config_.gated()) {
-    for (T& value : up) value = kernels::activation_ref(kernels::Activation::kGelu, value);
-    return linear(up, prefix + "down_proj.weight", config_.d_ff);
+    const bool bias = config_.feed_forward_bias;
+    if (bias) up = plus(std::move(up), prefix + "up_proj.bias");
+    const auto f =
+        config_.feed_forward == "relu" ? kernels::Activation::kRelu : kernels::Activation::kGelu;
+    for (T& value : up) value = kernels::activation_ref(f, value);
+    Vector down = linear(up, prefix + "down_proj.weight", config_.d_ff);
+    return bias ? plus(std::move(down), prefix + "down_proj.bias") : down;
   }
   Vector gate = linear(x, prefix + "gate_proj.weight", config_.d_model);
   for (size_t i = 0; i < gate.size(); ++i)
-    gate[i] = kernels::activation_ref(kernels::Activation::kSilu, gate[i]) * up[i];
+    gate[i] =
+        kernels::activation_ref(kernels::Activation::kSilu, gate[i], config_.precision()) * up[i];
   return linear(gate, prefix + "down_proj.weight", config_.d_ff);
 }
 
@@ -116,16 +131,12 @@ std::vector<T> ReferenceModel<T>::logits(std::span<const int32_t> tokens,
       x = mixer(x, l, state);
       continue;
     }
-    add(mixer(rms_norm(x, block + "mixer_norm.weight"), l, state), x);
-    add(feed_forward(rms_norm(x, block + "feed_forward_norm.weight"), block + "feed_forward."), x);
+    add(mixer(norm(x, block + "mixer_norm"), l, state), x);
+    add(feed_forward(norm(x, block + "feed_forward_norm"), block + "feed_forward."), x);
   }
-  if (!config_.bare()) x = rms_norm(std::move(x), "norm.weight");
+  if (!config_.bare()) x = norm(std::move(x), "norm");
   Vector logits = linear(x, config_.tie_embeddings ? "embedding.weight" : "head.weight", D);
-  if (config_.bare()) {
-    const Vector& bias = weight("head.bias");
-    for (size_t i = 0; i < logits.size(); ++i) logits[i] += bias[i % bias.size()];
-  }
-  return logits;
+  return config_.bare() ? plus(std::move(logits), "head.bias") : logits;
 }
 
 template <class T>

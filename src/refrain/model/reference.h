@@ -37,7 +37,8 @@ class ReferenceModel {
 
   const Vector& weight(const std::string& name) const { return weights_.at(name); }
   Vector linear(const Vector& x, const std::string& name, int64_t in) const;
-  Vector rms_norm(Vector x, const std::string& name) const;
+  Vector norm(Vector x, const std::string& name) const;
+  Vector plus(Vector rows, const std::string& bias) const;  // in every row
   Vector mixer(const Vector& x, size_t block, Vector* state) const;
   Vector feed_forward(const Vector& x, const std::string& prefix) const;
 

@@ -7,6 +7,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/elementwise/activation.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,10 +38,12 @@ HWY_INLINE Normal normal(FloatVec x) {
           hn::Mul(e, constant(0.3989422804f))};
 }
 
+// Each f(x) and f'(x) by the σ and tanh of F, or by neither.
+template <class F>
 struct Silu {
-  static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, logistic(x).p); }
+  static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, F::logistic(x).p); }
   static HWY_INLINE FloatVec slope(FloatVec x) {
-    const Logistic s = logistic(x);
+    const Logistic s = F::logistic(x);
     return hn::Mul(s.p, hn::MulAdd(x, s.q, constant(1)));
   }
 };
@@ -52,13 +55,14 @@ struct Gelu {
     return hn::MulAdd(clamp(x, constant(-20), constant(20)), n.density, n.distribution);
   }
 };
+template <class F>
 struct GeluTanh {
   static constexpr float kScale = 1.5957691216f;    // 2 sqrt(2/π)
   static constexpr float kCubic = 0.071354816272f;  // 0.044715 times that
   // Wide enough for σ(2u) to reach 0 and 1, and no square overflows.
   static HWY_INLINE FloatVec bounded(FloatVec x) { return clamp(x, constant(-20), constant(20)); }
   static HWY_INLINE Logistic gate(FloatVec x) {
-    return logistic(hn::Mul(x, hn::MulAdd(constant(kCubic), hn::Mul(x, x), constant(kScale))));
+    return F::logistic(hn::Mul(x, hn::MulAdd(constant(kCubic), hn::Mul(x, x), constant(kScale))));
   }
   static HWY_INLINE FloatVec value(FloatVec x) { return hn::Mul(x, gate(bounded(x)).p); }
   static HWY_INLINE FloatVec slope(FloatVec x) {
@@ -68,18 +72,27 @@ struct GeluTanh {
     return hn::Mul(s.p, hn::MulAdd(hn::Mul(x, du), s.q, constant(1)));
   }
 };
+template <class F>
 struct Sigmoid {
-  static HWY_INLINE FloatVec value(FloatVec x) { return logistic(x).p; }
+  static HWY_INLINE FloatVec value(FloatVec x) { return F::logistic(x).p; }
   static HWY_INLINE FloatVec slope(FloatVec x) {
-    const Logistic s = logistic(x);
+    const Logistic s = F::logistic(x);
     return hn::Mul(s.p, s.q);
   }
 };
+template <class F>
 struct Tanh {
-  static HWY_INLINE FloatVec value(FloatVec x) { return vector_tanh(x); }
-  // 1 - tanh(x)^2 = 4 σ(2x) (1 - σ(2x))
+  static HWY_INLINE FloatVec value(FloatVec x) { return F::tanh(x); }
+  static HWY_INLINE FloatVec slope(FloatVec x) { return F::tanh_slope(x); }
+};
+
+struct Relu {
+  static HWY_INLINE FloatVec value(FloatVec x) {
+    return hn::IfThenElse(hn::Lt(x, hn::Zero(FloatTag())), hn::Zero(FloatTag()), x);
+  }
   static HWY_INLINE FloatVec slope(FloatVec x) {
-    return hn::Mul(constant(4), Sigmoid::slope(hn::Add(x, x)));
+    const auto positive = hn::IfThenElseZero(hn::Gt(x, hn::Zero(FloatTag())), constant(1));
+    return hn::IfThenElse(hn::IsNaN(x), x, positive);
   }
 };
 
@@ -102,49 +115,57 @@ void backward_elements(ConstTensor x, ConstTensor dy, Tensor dx) {
   });
 }
 
-void activation_forward(Activation f, ConstTensor x, Tensor y) {
+// g(Silu<F>()) and so on.
+template <class F, class G>
+HWY_INLINE void with_activation(Activation f, G&& g) {
   switch (f) {
     case Activation::kSilu:
-      return forward_elements<Silu>(x, y);
+      return g(Silu<F>());
     case Activation::kGelu:
-      return forward_elements<Gelu>(x, y);
+      return g(Gelu());
     case Activation::kGeluTanh:
-      return forward_elements<GeluTanh>(x, y);
+      return g(GeluTanh<F>());
     case Activation::kSigmoid:
-      return forward_elements<Sigmoid>(x, y);
+      return g(Sigmoid<F>());
     case Activation::kTanh:
-      return forward_elements<Tanh>(x, y);
+      return g(Tanh<F>());
+    case Activation::kRelu:
+      return g(Relu());
   }
 }
 
-void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx) {
-  switch (f) {
-    case Activation::kSilu:
-      return backward_elements<Silu>(x, dy, dx);
-    case Activation::kGelu:
-      return backward_elements<Gelu>(x, dy, dx);
-    case Activation::kGeluTanh:
-      return backward_elements<GeluTanh>(x, dy, dx);
-    case Activation::kSigmoid:
-      return backward_elements<Sigmoid>(x, dy, dx);
-    case Activation::kTanh:
-      return backward_elements<Tanh>(x, dy, dx);
-  }
+void activation_forward(Activation f, ConstTensor x, Tensor y, ActivationPrecision precision) {
+  with_precision(precision, [&](auto functions) HWY_ATTR {
+    with_activation<decltype(functions)>(
+        f, [&](auto g) HWY_ATTR { forward_elements<decltype(g)>(x, y); });
+  });
 }
 
-HWY_INLINE FloatVec swiglu(FloatVec gate, FloatVec up) { return hn::Mul(Silu::value(gate), up); }
+void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx,
+                         ActivationPrecision precision) {
+  with_precision(precision, [&](auto functions) HWY_ATTR {
+    with_activation<decltype(functions)>(
+        f, [&](auto g) HWY_ATTR { backward_elements<decltype(g)>(x, dy, dx); });
+  });
+}
 
-template <class T>
-void swiglu_forward(TensorOf<const T> gate_up, Tensor out) {
+template <class F>
+HWY_INLINE FloatVec swiglu(F, FloatVec gate, FloatVec up) {
+  return hn::Mul(Silu<F>::value(gate), up);
+}
+
+template <class F, class T>
+void swiglu_forward(F f, TensorOf<const T> gate_up, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const T *gate = gate_up.row(row), *up = gate + n;
     float* to = out.row(row);
     each(n, [&](auto at, int64_t i)
-                HWY_ATTR { at.store(swiglu(at.load(gate + i), at.load(up + i)), to + i); });
+                HWY_ATTR { at.store(swiglu(f, at.load(gate + i), at.load(up + i)), to + i); });
   });
 }
-void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
+template <class F>
+void swiglu_forward_rounded(F f, ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const float *gate = gate_up.row(row), *up = gate + n;
@@ -154,14 +175,14 @@ void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor
       const FloatVec x = rounded_to_bf16(at.load(gate + i)), u = rounded_to_bf16(at.load(up + i));
       at.store(x, to_gate + i);
       at.store(u, to_up + i);
-      at.store(swiglu(x, u), to + i);
+      at.store(swiglu(f, x, u), to + i);
     });
   });
 }
 
 // dgate = dout up silu'(gate), dup = dout silu(gate)
-template <class T>
-void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_up) {
+template <class F, class T>
+void swiglu_backward(F, TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_up) {
   const int64_t n = dout.cols();
   parallel_rows(dout.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const T *gate = gate_up.row(row), *up = gate + n;
@@ -169,7 +190,7 @@ void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_u
     float *dgate = dgate_up.row(row), *dup = dgate + n;
     each(n, [&](auto at, int64_t i) HWY_ATTR {
       const auto x = at.load(gate + i), u = at.load(up + i), g = at.load(d + i);
-      const Logistic s = logistic(x);
+      const Logistic s = F::logistic(x);
       const auto slope = hn::Mul(s.p, hn::MulAdd(x, s.q, constant(1)));
       at.store(hn::Mul(hn::Mul(g, u), slope), dgate + i);
       at.store(hn::Mul(g, hn::Mul(x, s.p)), dup + i);
@@ -178,15 +199,25 @@ void swiglu_backward(TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_u
 }
 
 // What is exported has one signature a name.
-void swiglu_forward_float(ConstTensor gate_up, Tensor out) { swiglu_forward(gate_up, out); }
-void swiglu_forward_bf16(TensorOf<const BFloat16> gate_up, Tensor out) {
-  swiglu_forward(gate_up, out);
+void swiglu_forward_float(ConstTensor gate_up, Tensor out, ActivationPrecision precision) {
+  with_precision(precision, [&](auto f) HWY_ATTR { swiglu_forward(f, gate_up, out); });
 }
-void swiglu_backward_float(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
-  swiglu_backward(gate_up, dout, dgate_up);
+void swiglu_forward_bf16(TensorOf<const BFloat16> gate_up, Tensor out,
+                         ActivationPrecision precision) {
+  with_precision(precision, [&](auto f) HWY_ATTR { swiglu_forward(f, gate_up, out); });
 }
-void swiglu_backward_bf16(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
-  swiglu_backward(gate_up, dout, dgate_up);
+void swiglu_forward_both(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out,
+                         ActivationPrecision precision) {
+  with_precision(precision,
+                 [&](auto f) HWY_ATTR { swiglu_forward_rounded(f, gate_up, bf16, out); });
+}
+void swiglu_backward_float(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up,
+                           ActivationPrecision precision) {
+  with_precision(precision, [&](auto f) HWY_ATTR { swiglu_backward(f, gate_up, dout, dgate_up); });
+}
+void swiglu_backward_bf16(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up,
+                          ActivationPrecision precision) {
+  with_precision(precision, [&](auto f) HWY_ATTR { swiglu_backward(f, gate_up, dout, dgate_up); });
 }
 
 }  // namespace refrain::kernels::HWY_NAMESPACE
@@ -198,40 +229,44 @@ HWY_EXPORT(activation_forward);
 HWY_EXPORT(activation_backward);
 HWY_EXPORT(swiglu_forward_float);
 HWY_EXPORT(swiglu_forward_bf16);
-HWY_EXPORT(swiglu_forward_rounded);
+HWY_EXPORT(swiglu_forward_both);
 HWY_EXPORT(swiglu_backward_float);
 HWY_EXPORT(swiglu_backward_bf16);
 
-void activation_forward(Activation f, ConstTensor x, Tensor y) {
+void activation_forward(Activation f, ConstTensor x, Tensor y, ActivationPrecision precision) {
   REFRAIN_CHECK(y.size() == x.size());
-  HWY_DYNAMIC_DISPATCH(activation_forward)(f, x, y);
+  HWY_DYNAMIC_DISPATCH(activation_forward)(f, x, y, precision);
 }
-void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx) {
+void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx,
+                         ActivationPrecision precision) {
   REFRAIN_CHECK(dy.size() == x.size() && dx.size() == x.size());
-  HWY_DYNAMIC_DISPATCH(activation_backward)(f, x, dy, dx);
+  HWY_DYNAMIC_DISPATCH(activation_backward)(f, x, dy, dx, precision);
 }
-void swiglu_forward(ConstTensor gate_up, Tensor out) {
+void swiglu_forward(ConstTensor gate_up, Tensor out, ActivationPrecision precision) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward_float)(gate_up, out);
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_float)(gate_up, out, precision);
 }
-void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out) {
+void swiglu_forward(TensorOf<const BFloat16> gate_up, Tensor out, ActivationPrecision precision) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward_bf16)(gate_up, out);
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_bf16)(gate_up, out, precision);
 }
-void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
+void swiglu_forward_rounded(ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out,
+                            ActivationPrecision precision) {
   REFRAIN_CHECK(gate_up.cols() == 2 * out.cols() && gate_up.rows() == out.rows());
   REFRAIN_CHECK(bf16.cols() == gate_up.cols() && bf16.rows() == gate_up.rows());
-  HWY_DYNAMIC_DISPATCH(swiglu_forward_rounded)(gate_up, bf16, out);
+  HWY_DYNAMIC_DISPATCH(swiglu_forward_both)(gate_up, bf16, out, precision);
 }
-void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up) {
+void swiglu_backward(ConstTensor gate_up, ConstTensor dout, Tensor dgate_up,
+                     ActivationPrecision precision) {
   REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
   REFRAIN_CHECK(dgate_up.size() == gate_up.size());
-  HWY_DYNAMIC_DISPATCH(swiglu_backward_float)(gate_up, dout, dgate_up);
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_float)(gate_up, dout, dgate_up, precision);
 }
-void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up) {
+void swiglu_backward(TensorOf<const BFloat16> gate_up, ConstTensor dout, Tensor dgate_up,
+                     ActivationPrecision precision) {
   REFRAIN_CHECK(gate_up.cols() == 2 * dout.cols() && gate_up.rows() == dout.rows());
   REFRAIN_CHECK(dgate_up.size() == gate_up.size());
-  HWY_DYNAMIC_DISPATCH(swiglu_backward_bf16)(gate_up, dout, dgate_up);
+  HWY_DYNAMIC_DISPATCH(swiglu_backward_bf16)(gate_up, dout, dgate_up, precision);
 }
 
 }  // namespace refrain::kernels

@@ -42,6 +42,19 @@ void add_row(MatrixView<float> y, ConstTensor b) {
   });
 }
 
+void center_rows(ConstTensor x, Tensor y) {
+  const int64_t n = x.cols();
+  parallel_rows(x.rows(), n, [&](int64_t r) HWY_ATTR {
+    const float* from = x.row(r);
+    float* to = y.row(r);
+    const double sum = sum_each(n, [&](auto at, int64_t i, FloatVec acc)
+                                       HWY_ATTR { return hn::Add(acc, at.load(from + i)); });
+    const auto mean = constant(static_cast<float>(sum / static_cast<double>(n)));
+    each(n,
+         [&](auto at, int64_t i) HWY_ATTR { at.store(hn::Sub(at.load(from + i), mean), to + i); });
+  });
+}
+
 void column_sum_add(MatrixView<const float> dy, Tensor db) {
   parallel_columns(dy.rows, dy.cols, [&](int64_t begin, int64_t end) HWY_ATTR {
     chain_rows(0, dy.rows, begin, end, db.data,
@@ -58,6 +71,7 @@ namespace refrain::kernels {
 HWY_EXPORT(add);
 HWY_EXPORT(scale);
 HWY_EXPORT(add_row);
+HWY_EXPORT(center_rows);
 HWY_EXPORT(column_sum_add);
 
 void add(ConstTensor a, ConstTensor b, Tensor out) {
@@ -74,6 +88,10 @@ void copy(ConstTensor from, Tensor to) {
 void add_row(MatrixView<float> y, ConstTensor b) {
   REFRAIN_CHECK(b.size() == y.cols);
   HWY_DYNAMIC_DISPATCH(add_row)(y, b);
+}
+void center_rows(ConstTensor x, Tensor y) {
+  REFRAIN_CHECK(x.size() == y.size() && x.cols() == y.cols());
+  HWY_DYNAMIC_DISPATCH(center_rows)(x, y);
 }
 void column_sum_add(MatrixView<const float> dy, Tensor db) {
   if (!db) return;

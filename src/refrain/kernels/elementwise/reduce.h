@@ -10,6 +10,9 @@ void add(ConstTensor a, ConstTensor b, Tensor out);
 void scale(Tensor x, float by);
 // y [R, N] += b [N] in every row
 void add_row(MatrixView<float> y, ConstTensor b);
+// y = x less the mean of its row; x, y [R, N], y may be x. It is its own gradient: dx = dy less the
+// mean of its row.
+void center_rows(ConstTensor x, Tensor y);
 // to = from
 void copy(ConstTensor from, Tensor to);
 

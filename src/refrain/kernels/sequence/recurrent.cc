@@ -12,6 +12,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/sequence/recurrent.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/matmul/int16-inl.h"
 #include "refrain/kernels/sequence/time_loop-inl.h"
 
@@ -43,6 +44,7 @@ struct RecurrentRun {
     Tensor edge_scales{};         // [threads, places groups kMostLanes]
     explicit operator bool() const { return w_pairs != nullptr; }
   } int16{};
+  ActivationPrecision precision = ActivationPrecision::kAccurate;
   int64_t weight_bytes() const { return int16 ? sizeof(int16_t) : sizeof(float); }
 };
 
@@ -66,11 +68,16 @@ inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t colum
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One place's units u .. u + n at step t. p: the product, a gate's units after another's,
+// One place's units u .. u + n at step t.
+struct PlaceUnits {
+  int64_t t, i, u, n;
+};
+
+// p: the product, a gate's units after another's,
 // tile_cols() apart.
-template <Cell kCell>
-HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
-                              const float* p) {
+template <Cell kCell, class F>
+HWY_INLINE void forward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* p) {
+  const auto [t, i, u, n] = units;
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t H = run.H, NR = tile_cols(), row = place.first + t;
   const float* b = run.b_hh + u;
@@ -88,7 +95,7 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
   };
   if constexpr (kCell == Cell::kRnn) {
     each(n, [&](auto at, int64_t j) HWY_ATTR {
-      const auto value = vector_tanh(sum(at, 0, j));
+      const auto value = f.tanh(sum(at, 0, j));
       at.store(value, gates + j);
       done(at, j, value);
     });
@@ -96,23 +103,23 @@ HWY_INLINE void forward_units(const RecurrentRun& run, int64_t t, int64_t i, int
     float* c = run.rows.extra.row(row) + u;
     const float* c_before = t > 0 ? c - H : place.initial_state + H + u;
     each(n, [&](auto at, int64_t j) HWY_ATTR {
-      const auto in = logistic(sum(at, 0, j)).p, forget = logistic(sum(at, 1, j)).p;
-      const auto g = vector_tanh(sum(at, 2, j)), out = logistic(sum(at, 3, j)).p;
+      const auto in = f.logistic(sum(at, 0, j)).p, forget = f.logistic(sum(at, 1, j)).p;
+      const auto g = f.tanh(sum(at, 2, j)), out = f.logistic(sum(at, 3, j)).p;
       const auto c_now = hn::MulAdd(forget, at.load(c_before + j), hn::Mul(in, g));
       at.store(in, gates + j);
       at.store(forget, gates + H + j);
       at.store(g, gates + 2 * H + j);
       at.store(out, gates + 3 * H + j);
       at.store(c_now, c + j);
-      done(at, j, hn::Mul(out, vector_tanh(c_now)));
+      done(at, j, hn::Mul(out, f.tanh(c_now)));
     });
   } else {
     float* p_n = run.rows.extra.row(row) + u;
     const float* h_before = run.edge[t & 1] + i * run.edge_row + u;
     each(n, [&](auto at, int64_t j) HWY_ATTR {
-      const auto r = logistic(sum(at, 0, j)).p, z = logistic(sum(at, 1, j)).p;
+      const auto r = f.logistic(sum(at, 0, j)).p, z = f.logistic(sum(at, 1, j)).p;
       const auto past = from_past(at, 2, j);
-      const auto new_h = vector_tanh(hn::MulAdd(r, past, at.load(gates + 2 * H + j)));
+      const auto new_h = f.tanh(hn::MulAdd(r, past, at.load(gates + 2 * H + j)));
       at.store(r, gates + j);
       at.store(z, gates + H + j);
       at.store(new_h, gates + 2 * H + j);
@@ -203,23 +210,24 @@ void forward_steps(const RecurrentRun& run) {
             tile_of<Rows::kApart>({run.edge[t & 1] + first * run.edge_row, count, H, run.edge_row},
                                   {units + g * packed_size(H, H), H, NR, kWeightPanel},
                                   {p + g * NR, count, NR, G * NR}, false);
-          for (int64_t k = 0; k < count; ++k)
-            forward_units<kCell>(run, t, first + k, u, n, p + k * G * NR);
+          with_precision(run.precision, [&](auto f) HWY_ATTR {
+            for (int64_t k = 0; k < count; ++k)
+              forward_units<kCell>(f, run, {t, first + k, u, n}, p + k * G * NR);
+          });
         });
       });
 }
 
-// One place's units u .. u + n at step t. later: dL/dh by the step after, but for the part of a
+// later: dL/dh by the step after, but for the part of a
 // gru's that `carry` has.
-template <Cell kCell>
-HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, int64_t u, int64_t n,
-                               const float* later) {
+template <Cell kCell, class F>
+HWY_INLINE void backward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* later) {
+  const auto [t, i, u, n] = units;
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t H = run.H, row = place.first + t;
   const float* dh_read = run.dh.row(row) + u;
   float *gates = run.rows.gates.row(row) + u, *carry = run.carry + i * H + u;
   float* edge = run.edge[t & 1] + i * run.edge_row + u;
-  const auto one = constant(1);
   const auto put = [&](auto at, int64_t g, int64_t j, FloatVec value) HWY_ATTR {
     at.store(value, gates + g * H + j);
     at.store(value, edge + g * H + j);
@@ -228,7 +236,7 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
     each(n, [&](auto at, int64_t j) HWY_ATTR {
       const auto dh = hn::Add(at.load(dh_read + j), at.load(later + j));
       const auto h = at.load(gates + j);
-      put(at, 0, j, hn::Mul(dh, hn::NegMulAdd(h, h, one)));
+      put(at, 0, j, hn::Mul(dh, f.tanh_slope_at(h)));
     });
   } else if constexpr (kCell == Cell::kLstm) {
     const float* c = run.rows.extra.row(row) + u;
@@ -237,14 +245,13 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
       const auto dh = hn::Add(at.load(dh_read + j), at.load(later + j));
       const auto in = at.load(gates + j), forget = at.load(gates + H + j);
       const auto g = at.load(gates + 2 * H + j), out = at.load(gates + 3 * H + j);
-      const auto tanh_c = vector_tanh(at.load(c + j));
-      const auto dc =
-          hn::MulAdd(hn::Mul(dh, out), hn::NegMulAdd(tanh_c, tanh_c, one), at.load(carry + j));
+      const auto tanh_c = f.tanh(at.load(c + j));
+      const auto dc = hn::MulAdd(hn::Mul(dh, out), f.tanh_slope_at(tanh_c), at.load(carry + j));
       // σ' = σ (1 - σ)
       put(at, 0, j, hn::Mul(hn::Mul(dc, g), hn::NegMulAdd(in, in, in)));
       put(at, 1, j,
           hn::Mul(hn::Mul(dc, at.load(c_before + j)), hn::NegMulAdd(forget, forget, forget)));
-      put(at, 2, j, hn::Mul(hn::Mul(dc, in), hn::NegMulAdd(g, g, one)));
+      put(at, 2, j, hn::Mul(hn::Mul(dc, in), f.tanh_slope_at(g)));
       put(at, 3, j, hn::Mul(hn::Mul(dh, tanh_c), hn::NegMulAdd(out, out, out)));
       at.store(hn::Mul(dc, forget), carry + j);
     });
@@ -261,7 +268,7 @@ HWY_INLINE void backward_units(const RecurrentRun& run, int64_t t, int64_t i, in
       const auto dh = hn::Add(at.load(dh_read + j), from_later);
       const auto r = at.load(gates + j), z = at.load(gates + H + j);
       const auto new_h = at.load(gates + 2 * H + j), past = at.load(p_n + j);
-      const auto dn = hn::Mul(hn::NegMulAdd(dh, z, dh), hn::NegMulAdd(new_h, new_h, one));
+      const auto dn = hn::Mul(hn::NegMulAdd(dh, z, dh), f.tanh_slope_at(new_h));
       const auto dr = hn::Mul(hn::Mul(dn, past), hn::NegMulAdd(r, r, r));
       const auto dz =
           hn::Mul(hn::Mul(dh, hn::Sub(at.load(h_before + j), new_h)), hn::NegMulAdd(z, z, z));
@@ -335,11 +342,12 @@ void backward_steps(const RecurrentRun& run) {
                 {columns, G * H, NR, kWeightPanel}, {later, running, NR}, false);
           for (int64_t k = running; k < count; ++k)
             begin_units<kCell>(run, first + k, u, n, later + k * NR);
-          for (int64_t k = 0; k < count; ++k)
-            if (t < 0)
-              end_units<kCell>(run, first + k, u, n, later + k * NR);
-            else
-              backward_units<kCell>(run, t, first + k, u, n, later + k * NR);
+          for (int64_t k = 0; t < 0 && k < count; ++k)
+            end_units<kCell>(run, first + k, u, n, later + k * NR);
+          with_precision(run.precision, [&](auto f) HWY_ATTR {
+            for (int64_t k = 0; t >= 0 && k < count; ++k)
+              backward_units<kCell>(f, run, {t, first + k, u, n}, later + k * NR);
+          });
           ++tile;
         });
       });
@@ -399,7 +407,8 @@ void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWe
                   .dh = {},
                   .dp = {},
                   .carry = nullptr,
-                  .int16 = rounded});
+                  .int16 = rounded,
+                  .precision = weights.precision});
 }
 
 void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentWeights& weights,
@@ -433,7 +442,8 @@ void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentW
                   .dh = gradients.dh,
                   .dp = gradients.dp,
                   .carry = carry.data,
-                  .int16 = rounded});
+                  .int16 = rounded,
+                  .precision = weights.precision});
 }
 
 }  // namespace refrain::kernels

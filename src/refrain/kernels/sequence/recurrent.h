@@ -22,6 +22,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/elementwise/activation.h"
 #include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain::kernels {
@@ -62,6 +63,7 @@ struct RecurrentWeights {
   const float* packed = nullptr;
   // w_hh by pack_columns() (skinny_matmul.h), or null, likewise for backward.
   const float* packed_columns = nullptr;
+  ActivationPrecision precision = ActivationPrecision::kAccurate;  // of σ and tanh
 };
 
 struct RecurrentGradients {

@@ -12,24 +12,27 @@ namespace refrain::kernels {
 // One step. a [G H] becomes the gates; p [G H] is the product of w_hh and the state's h, with b_hh;
 // the state [S H] is advanced.
 template <class T>
-void recurrent_step_ref(Cell cell, int64_t H, T* a, const T* p, T* state) {
+void recurrent_step_ref(Cell cell, int64_t H, T* a, const T* p, T* state,
+                        ActivationPrecision precision = {}) {
+  const auto sigmoid = [&](T x) { return sigmoid_ref(x, precision); };
+  const auto tanh = [&](T x) { return tanh_ref(x, precision); };
   for (int64_t j = 0; j < H; ++j) {
     T& h = state[j];
     if (cell == Cell::kRnn) {
-      h = a[j] = std::tanh(a[j] + p[j]);
+      h = a[j] = tanh(a[j] + p[j]);
     } else if (cell == Cell::kLstm) {
       T &i = a[j], &f = a[H + j], &g = a[2 * H + j], &o = a[3 * H + j], &c = state[H + j];
-      i = sigmoid_ref(i + p[j]);
-      f = sigmoid_ref(f + p[H + j]);
-      g = std::tanh(g + p[2 * H + j]);
-      o = sigmoid_ref(o + p[3 * H + j]);
+      i = sigmoid(i + p[j]);
+      f = sigmoid(f + p[H + j]);
+      g = tanh(g + p[2 * H + j]);
+      o = sigmoid(o + p[3 * H + j]);
       c = f * c + i * g;
-      h = o * std::tanh(c);
+      h = o * tanh(c);
     } else {
       T &r = a[j], &z = a[H + j], &n = a[2 * H + j];
-      r = sigmoid_ref(r + p[j]);
-      z = sigmoid_ref(z + p[H + j]);
-      n = std::tanh(n + r * p[2 * H + j]);
+      r = sigmoid(r + p[j]);
+      z = sigmoid(z + p[H + j]);
+      n = tanh(n + r * p[2 * H + j]);
       h = (1.0 - z) * n + z * h;
     }
   }
@@ -47,6 +50,7 @@ struct RecurrentCellRef {
   Cell cell;
   int64_t H;
   const T *w_hh, *b_hh;
+  ActivationPrecision precision = ActivationPrecision::kAccurate;
 
   // rows of a [tokens, G H] -> h [tokens, H]; the state [S H] is initial, then final. `steps`, if
   // given, takes what backward reads.
@@ -58,7 +62,7 @@ struct RecurrentCellRef {
       s.before.assign(state, state + S * H);
       for (int64_t r = 0; r < G * H; ++r)
         for (int64_t j = 0; j < H; ++j) s.p[static_cast<size_t>(r)] += w_hh[r * H + j] * state[j];
-      recurrent_step_ref(cell, H, s.gates.data(), s.p.data(), state);
+      recurrent_step_ref(cell, H, s.gates.data(), s.p.data(), state, precision);
       for (int64_t j = 0; j < H; ++j) h[t * H + j] = state[j];
       if (steps) steps->push_back(std::move(s));
     }
@@ -77,20 +81,20 @@ struct RecurrentCellRef {
       for (int64_t j = 0; j < H; ++j) {
         const T d = dh[t * H + j] + dstate[j];
         if (cell == Cell::kRnn) {
-          da_t[j] = d * (1.0 - a[j] * a[j]);
+          da_t[j] = d * tanh_slope_ref(a[j], precision);
         } else if (cell == Cell::kLstm) {
           const T i = a[j], f = a[H + j], g = a[2 * H + j], o = a[3 * H + j];
-          const T tanh_c = std::tanh(f * before[H + j] + i * g);
-          const T dc = dstate[H + j] + d * o * (1.0 - tanh_c * tanh_c);
+          const T tanh_c = tanh_ref(f * before[H + j] + i * g, precision);
+          const T dc = dstate[H + j] + d * o * tanh_slope_ref(tanh_c, precision);
           da_t[j] = dc * g * i * (1.0 - i);
           da_t[H + j] = dc * before[H + j] * f * (1.0 - f);
-          da_t[2 * H + j] = dc * i * (1.0 - g * g);
+          da_t[2 * H + j] = dc * i * tanh_slope_ref(g, precision);
           da_t[3 * H + j] = d * tanh_c * o * (1.0 - o);
           dstate[H + j] = dc * f;
         } else {
           const T r = a[j], z = a[H + j], n = a[2 * H + j],
                   p_n = s.p[static_cast<size_t>(2 * H + j)];
-          const T dn = d * (1.0 - z) * (1.0 - n * n);
+          const T dn = d * (1.0 - z) * tanh_slope_ref(n, precision);
           da_t[j] = dn * p_n * r * (1.0 - r);
           da_t[H + j] = d * (before[j] - n) * z * (1.0 - z);
           da_t[2 * H + j] = dn;

@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/sequence/short_conv.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -69,20 +70,26 @@ HWY_INLINE void parallel_chunk_rows(std::span<const ShortConvChunk> chunks, int6
   });
 }
 
-void forward_rows(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
-                  MatrixView<float> y, float* memory) {
-  const Filters filters(w, memory);
-  parallel_chunk_rows(chunks, w.size(), [&](const ShortConvChunk& chunk, int64_t t) HWY_ATTR {
+void forward_rows(const ShortConvFilter& filter, std::span<const ShortConvChunk> chunks,
+                  MatrixView<float> p, MatrixView<float> y, float* memory) {
+  const Filters filters(filter.w, memory);
+  const auto forward_row = [&](auto f, const ShortConvChunk& chunk, int64_t t) HWY_ATTR {
     const TapRows rows(filters, chunk, p, t);
     float* to = y.row(chunk.first + t);
     each(filters.channels, [&](auto at, int64_t c) HWY_ATTR {
       const FloatVec z = convolved(at, filters, rows, c);
-      at.store(hn::Mul(z, logistic(z).p), to + c);
+      at.store(hn::Mul(z, f.logistic(z).p), to + c);
     });
+  };
+  with_precision(filter.precision, [&](auto f) HWY_ATTR {
+    parallel_chunk_rows(chunks, filter.w.size(),
+                        [&](const ShortConvChunk& chunk, int64_t t)
+                            HWY_ATTR { forward_row(f, chunk, t); });
   });
 }
 
 // dz = dy silu'(z), in the place of dy, and dw [taps, channels] += dz[t] p[t-i].
+template <class Functions>
 void backward_filters(const Filters& f, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
                       MatrixView<float> dy, float* dw) {
   const int64_t rows = chunks.empty() ? 0 : chunks.back().first + chunks.back().rows;
@@ -94,7 +101,7 @@ void backward_filters(const Filters& f, std::span<const ShortConvChunk> chunks, 
         each(end - begin, [&](auto at, int64_t j) HWY_ATTR {
           const int64_t c = begin + j;
           const FloatVec z = convolved(at, f, from, c);
-          const Logistic s = logistic(z);
+          const Logistic s = Functions::logistic(z);
           const FloatVec slope = hn::Mul(s.p, hn::MulAdd(z, s.q, constant(1)));
           const FloatVec dz = hn::Mul(at.load(d + c), slope);
           at.store(dz, d + c);
@@ -123,13 +130,15 @@ HWY_INLINE void give_row(const Filters& f, const ShortConvChunk& chunk, MatrixVi
   });
 }
 
-void backward_rows(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
-                   MatrixView<float> dy, float* memory, float* dw) {
-  const Filters filters(w, memory);
-  backward_filters(filters, chunks, p, dy, dw);
-  parallel_chunk_rows(chunks, w.size(), [&](const ShortConvChunk& chunk, int64_t t) HWY_ATTR {
-    give_row(filters, chunk, dy, t, p.row(chunk.first + t));
+void backward_rows(const ShortConvFilter& filter, std::span<const ShortConvChunk> chunks,
+                   MatrixView<float> p, MatrixView<float> dy, float* memory, float* dw) {
+  const Filters filters(filter.w, memory);
+  with_precision(filter.precision, [&](auto f) HWY_ATTR {
+    backward_filters<decltype(f)>(filters, chunks, p, dy, dw);
   });
+  parallel_chunk_rows(chunks, filter.w.size(),
+                      [&](const ShortConvChunk& chunk, int64_t t)
+                          HWY_ATTR { give_row(filters, chunk, dy, t, p.row(chunk.first + t)); });
   // Rows found come after all rows have read the gradient of those left, which lies in their place;
   // it is read at or before where it is written, so the last row goes first.
   const int64_t past = filters.taps - 1;
@@ -168,19 +177,22 @@ void check(ConstTensor w) {
 
 }  // namespace
 
-void short_conv_forward(ConstTensor w, std::span<const ShortConvChunk> chunks, MatrixView<float> p,
-                        MatrixView<float> y, Arena& scratch) {
+void short_conv_forward(const ShortConvFilter& filter, std::span<const ShortConvChunk> chunks,
+                        MatrixView<float> p, MatrixView<float> y, Arena& scratch) {
+  const ConstTensor w = filter.w;
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
   if (scratch.planning()) return;
-  HWY_DYNAMIC_DISPATCH(forward_rows)(w, chunks, p, y, memory.data);
+  HWY_DYNAMIC_DISPATCH(forward_rows)(filter, chunks, p, y, memory.data);
   for (const ShortConvChunk& chunk : chunks)
     if (chunk.final_state) leave_rows(chunk, p, w.cols() - 1, w.rows());
 }
 
-void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvChunk> chunks,
-                         MatrixView<float> p, MatrixView<float> dy, Arena& scratch) {
+void short_conv_backward(const ShortConvFilter& filter, Tensor dw,
+                         std::span<const ShortConvChunk> chunks, MatrixView<float> p,
+                         MatrixView<float> dy, Arena& scratch) {
+  const ConstTensor w = filter.w;
   check(w);
   Arena::Frame frame(scratch);
   const Tensor memory = scratch.take({w.size() + w.rows()});
@@ -190,7 +202,7 @@ void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvChun
   // Sums go on from what earlier rows gave.
   for (int64_t c = 0; c < w.rows(); ++c)
     for (int64_t i = 0; i < w.cols(); ++i) sums.row(i)[c] = dw ? dw.row(c)[i] : 0;
-  HWY_DYNAMIC_DISPATCH(backward_rows)(w, chunks, p, dy, memory.data, sums.data);
+  HWY_DYNAMIC_DISPATCH(backward_rows)(filter, chunks, p, dy, memory.data, sums.data);
   for (int64_t c = 0; dw && c < w.rows(); ++c)
     for (int64_t i = 0; i < w.cols(); ++i) dw.row(c)[i] = sums.row(i)[c];
 }

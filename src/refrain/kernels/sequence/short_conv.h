@@ -13,6 +13,7 @@
 #include "refrain/base/arena.h"
 #include "refrain/base/matrix_view.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain::kernels {
 
@@ -27,13 +28,22 @@ struct ShortConvChunk {
   float* dstate = nullptr;       // backward: in, of what it left; out, of what it found
 };
 
-// w [channels, N], N from 2 to kShortConvMaxTaps; chunks end to end from row 0. Both take their
+// w [channels, N], N from 2 to kShortConvMaxTaps, and the precision of silu.
+struct ShortConvFilter {
+  ShortConvFilter(ConstTensor weights, ActivationPrecision of_silu = {})
+      : w(weights), precision(of_silu) {}
+
+  ConstTensor w;
+  ActivationPrecision precision;
+};
+
+// Chunks end to end from row 0. Both take their
 // buffers from `scratch` and do nothing else when it only counts.
-void short_conv_forward(ConstTensor w, std::span<const ShortConvChunk>, MatrixView<float> p,
-                        MatrixView<float> y, Arena& scratch);
+void short_conv_forward(const ShortConvFilter&, std::span<const ShortConvChunk>,
+                        MatrixView<float> p, MatrixView<float> y, Arena& scratch);
 // dp takes the place of p, and dy is used up. dw, which may be null, is added to: one chain per
 // element down all rows.
-void short_conv_backward(ConstTensor w, Tensor dw, std::span<const ShortConvChunk>,
+void short_conv_backward(const ShortConvFilter&, Tensor dw, std::span<const ShortConvChunk>,
                          MatrixView<float> p, MatrixView<float> dy, Arena& scratch);
 
 }  // namespace refrain::kernels

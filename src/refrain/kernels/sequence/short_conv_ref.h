@@ -12,6 +12,7 @@ namespace refrain::kernels {
 // One sequence.
 struct ShortConvRef {
   int64_t channels, taps, rows;
+  ActivationPrecision precision = ActivationPrecision::kAccurate;
 
   // w [channels, taps]; p, y [rows, channels]; past [taps - 1, channels]: initial, then final.
   template <class T>
@@ -24,7 +25,7 @@ struct ShortConvRef {
         T z = 0;
         for (int64_t i = 0; i < taps; ++i)
           z += w[c * taps + i] * all[static_cast<size_t>(before + (t - i) * channels + c)];
-        y[t * channels + c] = activation_ref(Activation::kSilu, z);
+        y[t * channels + c] = activation_ref(Activation::kSilu, z, precision);
       }
     std::copy_n(all.end() - before, before, past);
   }

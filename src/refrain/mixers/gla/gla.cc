@@ -87,7 +87,8 @@ Gla::Gla(const MixerDims& s, const GlaConfig& c)
              activation_of(c.kind + ".value_act", c.value_act, false),
              l.qkv_columns(),
              l.low_rank ? l.keys() : l.columns,
-             l.values()};
+             l.values(),
+             s.activation_precision};
   sections_ = {{"q_proj", l.q, l.keys(), c.bias, {}},
                {"k_proj", l.k, l.keys(), c.bias, {}},
                {l.low_rank ? "gk_proj.0" : "gk_proj", l.gate, l.gate_columns, !l.low_rank, {}},
@@ -231,13 +232,13 @@ void Gla::activate(ExecutionContext& ctx, const RaggedBatch& w, const Rows& rows
   for (const Filter& f : filters_) {
     std::vector<kernels::ShortConvChunk> all = chunks(w, f, found);
     for (size_t b = 0; advance && b < all.size(); ++b) all[b].final_state = found[b] + f.past;
-    kernels::short_conv_forward(f.w.w, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
-                                MatrixView<float>(rows.qkv).col_range(f.to, f.channels),
-                                ctx.scratch);
+    kernels::short_conv_forward(
+        {f.w.w, kernel_.precision}, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
+        MatrixView<float>(rows.qkv).col_range(f.to, f.channels), ctx.scratch);
   }
   if (ctx.planning()) return;
-  kernels::activate_columns(kernel_.key_act, rows.qkv, l.k, l.keys());
-  kernels::activate_columns(kernel_.value_act, rows.qkv, l.qkv_v(), l.values());
+  kernels::activate_columns(kernel_.key_act, kernel_.precision, rows.qkv, l.k, l.keys());
+  kernels::activate_columns(kernel_.value_act, kernel_.precision, rows.qkv, l.qkv_v(), l.values());
 }
 
 // rows.qkv holds gradients of convolved rows; those of projections take their place in rows.x.
@@ -247,9 +248,10 @@ void Gla::convolve_backward(ExecutionContext& ctx, const RaggedBatch& w, const R
     std::vector<kernels::ShortConvChunk> all = chunks(w, f, found);
     for (int64_t b = 0; dstate && b < w.sequences(); ++b)
       all[static_cast<size_t>(b)].dstate = dstate->row(b) + f.past;
-    kernels::short_conv_backward(
-        f.w.w, f.w.g, all, MatrixView<float>(rows.x).col_range(f.from, f.channels),
-        MatrixView<float>(rows.qkv).col_range(f.to, f.channels), ctx.scratch);
+    kernels::short_conv_backward({f.w.w, kernel_.precision}, f.w.g, all,
+                                 MatrixView<float>(rows.x).col_range(f.from, f.channels),
+                                 MatrixView<float>(rows.qkv).col_range(f.to, f.channels),
+                                 ctx.scratch);
   }
 }
 
@@ -290,7 +292,8 @@ ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor norm
 ConstTensor Gla::gated(const ExecutionContext& ctx, const Rows& rows, ConstTensor n,
                        Tensor out) const {
   if (!config_.output_gate) return n;
-  if (!ctx.planning()) kernels::swish_gate_forward(n, rows.x, layout_.output_gate, out);
+  if (!ctx.planning())
+    kernels::swish_gate_forward(kernel_.precision, n, rows.x, layout_.output_gate, out);
   return out;
 }
 
@@ -376,7 +379,7 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, c
   const ConstTensor n = norm(ctx, rows, normed, r);
   o_.backward(ctx, gated(ctx, rows, n, out), dy, dout);
   if (config_.output_gate && !ctx.planning())
-    kernels::swish_gate_backward(n, dout, rows.x, l.output_gate, dout);
+    kernels::swish_gate_backward(kernel_.precision, n, dout, rows.x, l.output_gate, dout);
   if (config_.output_norm && !ctx.planning())
     kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), {by_head(out), norm_.g});
   const Tensor d_o = config_.output_norm ? out : dout;

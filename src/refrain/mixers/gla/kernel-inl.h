@@ -17,6 +17,7 @@
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "refrain/base/matrix_view.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 #include "refrain/mixers/gla/kernel.h"
 
@@ -58,16 +59,19 @@ HWY_INLINE void give_rows(MatrixView<const float> from, MatrixView<float> to) {
 }
 
 // The same through the activation that made `value`: to = from f'(f⁻¹(value)).
-HWY_INLINE void give_through(GlaActivation f, MatrixView<const float> value,
-                             MatrixView<const float> from, MatrixView<float> to) {
+HWY_INLINE void give_through(GlaActivation f, ActivationPrecision precision,
+                             MatrixView<const float> value, MatrixView<const float> from,
+                             MatrixView<float> to) {
   if (f == GlaActivation::kIdentity) return give_rows(from, to);
-  for (int64_t i = 0; i < to.rows; ++i)
-    each(to.cols, [&](auto at, int64_t j) HWY_ATTR {
-      const FloatVec y = at.load(value.row(i) + j);
-      const FloatVec one =
-          f == GlaActivation::kTanh ? hn::NegMulAdd(y, y, constant(1)) : hn::NegMulAdd(y, y, y);
-      at.store(hn::Mul(one, at.load(from.row(i) + j)), to.row(i) + j);
-    });
+  with_precision(precision, [&](auto functions) HWY_ATTR {
+    for (int64_t i = 0; i < to.rows; ++i)
+      each(to.cols, [&](auto at, int64_t j) HWY_ATTR {
+        const FloatVec y = at.load(value.row(i) + j);
+        const FloatVec slope =
+            f == GlaActivation::kTanh ? functions.tanh_slope_at(y) : hn::NegMulAdd(y, y, y);
+        at.store(hn::Mul(slope, at.load(from.row(i) + j)), to.row(i) + j);
+      });
+  });
 }
 
 // Prefetches rows that will be read soon; their distance is too large for the processor's own

@@ -196,12 +196,13 @@ void gla_backward_task(const GlaShape& shape, const GlaSequence& s, const GlaGra
       backward_chunk(c, C, dC);
 
       give_rows({c.dq, n, kw}, head.keys(grad.dq, at, n));
-      give_through(shape.key_act, {c.k, n, kw}, {c.dk, n, kw}, head.keys(grad.dk, at, n));
+      give_through(shape.key_act, shape.precision, {c.k, n, kw}, {c.dk, n, kw},
+                   head.keys(grad.dk, at, n));
       give_rows({c.dz, n, kw}, head.gates(grad.dgate, at, n));
       const MatrixView<float> dv = head.values(grad.dv, at, n);
       transpose(c.dvt, R, V, n, dv.data, dv.row_stride);
       if (shape.value_act != GlaActivation::kIdentity)
-        give_through(shape.value_act, {c.v, n, vw}, dv, dv);
+        give_through(shape.value_act, shape.precision, {c.v, n, vw}, dv, dv);
       end = at;
     }
   }

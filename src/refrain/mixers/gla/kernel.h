@@ -18,6 +18,7 @@
 #include <span>
 
 #include "refrain/base/arena.h"
+#include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain::kernels {
 
@@ -34,6 +35,7 @@ struct GlaShape {
   // Floats from a token's row to the next in q, k and v, in the gate logits, and in o. Within a
   // row, heads lie one after another.
   int64_t row, gate_row, o_row;
+  ActivationPrecision precision = ActivationPrecision::kAccurate;  // of key_act and value_act
 
   int64_t state_size() const { return heads * key_dim * value_dim; }
 };

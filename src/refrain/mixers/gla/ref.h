@@ -80,7 +80,8 @@ struct GlaRef {
           if (c.output_norm) n *= r * (*next)[at(j)];
           if (c.output_gate)
             n *= kernels::activation_ref(kernels::Activation::kSilu,
-                                         rows[at(t * l.columns + l.output_gate + h * V + j)]);
+                                         rows[at(t * l.columns + l.output_gate + h * V + j)],
+                                         s.activation_precision);
           out[at(t * l.values() + h * V + j)] = n;
         }
       }
@@ -95,9 +96,9 @@ struct GlaRef {
  private:
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
 
-  static T activated(const std::string& name, T x) {
-    if (name == "tanh") return std::tanh(x);
-    return name == "sigmoid" ? kernels::sigmoid_ref(x) : x;
+  T activated(const std::string& name, T x) const {
+    if (name == "tanh") return kernels::tanh_ref(x, s.activation_precision);
+    return name == "sigmoid" ? kernels::sigmoid_ref(x, s.activation_precision) : x;
   }
   // Columns [first, first + count) of [tokens, row].
   static std::vector<T> take(const std::vector<T>& from, int64_t row, int64_t first, int64_t count,

@@ -10,6 +10,7 @@
 #define HWY_TARGET_INCLUDE "refrain/mixers/mm_rec/bf16_kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/sequence/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_MM_REC_BF16_KERNEL_ONCE
@@ -31,6 +32,7 @@ struct MmRecBf16Run {
   ConstTensor dh;
   MatrixView<float> dz;
   float* carry;
+  ActivationPrecision precision = ActivationPrecision::kAccurate;
 };
 
 }  // namespace refrain::kernels
@@ -145,10 +147,10 @@ HWY_INLINE void forward_units(const MmRecBf16Run& run, int64_t t, int64_t i, int
   BFloat16 *r_row = run.rows.r.row(row) + u, *p_row = run.rows.p.row(row) + u;
   float *h = run.rows.decay.row(row) + u, *next = run.edge[(t + 1) & 1] + i * run.edge_row + u;
   const auto mu = constant(run.mu), one_mu = constant(1 + run.mu);
-  each(n, [&](auto at, int64_t j) HWY_ATTR {
+  const auto unit = [&](auto f, auto at, int64_t j) HWY_ATTR {
     const auto of_r = hn::Add(at.load(products + j), at.load(b + j));
-    const Logistic r = logistic(hn::Add(at.load(a_r + j), of_r));
-    const auto write = logistic(hn::Add(at.load(products + NR + j), at.load(b + D + j))).p;
+    const Logistic r = f.logistic(hn::Add(at.load(a_r + j), of_r));
+    const auto write = f.logistic(hn::Add(at.load(products + NR + j), at.load(b + D + j))).p;
     const auto factor = hn::MulAdd(at.load(h + j), one_mu, hn::Mul(mu, r.q));
     const auto value = hn::MulAdd(factor, at.load(h_before + j),
                                   hn::Mul(at.load(z + j), hn::MulAdd(mu, r.p, write)));
@@ -156,6 +158,9 @@ HWY_INLINE void forward_units(const MmRecBf16Run& run, int64_t t, int64_t i, int
     store_rounded(at, write, p_row + j);
     at.store(value, h + j);
     at.store(value, next + j);
+  };
+  with_precision(run.precision, [&](auto f) HWY_ATTR {
+    each(n, [&](auto at, int64_t j) HWY_ATTR { unit(f, at, j); });
   });
 }
 
@@ -337,7 +342,8 @@ void mm_rec_forward_bf16(const MmRecCell& cell, std::span<const RecurrentChunk> 
     .edge_row = apart(D),
     .dh = {},
     .dz = {},
-    .carry = nullptr});
+    .carry = nullptr,
+    .precision = cell.precision});
 }
 
 void mm_rec_backward_bf16(const MmRecCell& cell, std::span<const RecurrentChunk> chunks,

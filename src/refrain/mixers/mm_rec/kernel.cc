@@ -11,6 +11,7 @@
 #define HWY_TARGET_INCLUDE "refrain/mixers/mm_rec/kernel.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/elementwise/precision-inl.h"
 #include "refrain/kernels/sequence/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_MM_REC_ONCE
@@ -32,6 +33,7 @@ struct MmRecRun {
   ConstTensor dh;
   MatrixView<float> dz;
   float* carry;  // [places, D]: what of dL/dh goes by the factor of h[t-1]
+  ActivationPrecision precision = ActivationPrecision::kAccurate;
 };
 
 }  // namespace refrain::kernels
@@ -93,7 +95,7 @@ HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
   float* next = products.p ? run.edge[(t + 1) & 1] + i * run.edge_row + u : nullptr;
   const auto mu = constant(run.mu), one_mu = constant(1 + run.mu);
-  each(n, [&](auto at, int64_t j) HWY_ATTR {
+  const auto unit = [&](auto f, auto at, int64_t j) HWY_ATTR {
     auto of_r = at.load(b + j), of_p = at.load(b + D + j);
     if (products.p) {
       of_r = hn::Add(at.load(products.r + j), of_r);
@@ -101,8 +103,8 @@ HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t
     } else {
       of_p = hn::Add(at.load(gates + D + j), of_p);
     }
-    const Logistic r = logistic(hn::Add(at.load(gates + j), of_r));
-    const auto write = logistic(of_p).p;
+    const Logistic r = f.logistic(hn::Add(at.load(gates + j), of_r));
+    const auto write = f.logistic(of_p).p;
     const auto factor = hn::MulAdd(at.load(decay + j), one_mu, hn::Mul(mu, r.q));
     const auto value = hn::MulAdd(factor, at.load(h_before + j),
                                   hn::Mul(at.load(z + j), hn::MulAdd(mu, r.p, write)));
@@ -110,6 +112,9 @@ HWY_INLINE void forward_units(const MmRecRun& run, int64_t t, int64_t i, int64_t
     at.store(write, gates + D + j);
     at.store(value, h + j);
     if (next) at.store(value, next + j);
+  };
+  with_precision(run.precision, [&](auto f) HWY_ATTR {
+    each(n, [&](auto at, int64_t j) HWY_ATTR { unit(f, at, j); });
   });
 }
 
@@ -321,7 +326,8 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentChunk> chunk
     .edge_row = apart(D),
     .dh = {},
     .dz = {},
-    .carry = nullptr});
+    .carry = nullptr,
+    .precision = cell.precision});
 }
 
 void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentChunk> chunks,

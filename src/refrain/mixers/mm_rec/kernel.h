@@ -18,6 +18,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/matrix_view.h"
+#include "refrain/kernels/elementwise/activation.h"
 #include "refrain/kernels/sequence/recurrent.h"
 
 namespace refrain::kernels {
@@ -35,6 +36,7 @@ struct MmRecCell {
   ConstTensor b;                  // [2D]: of r, of p
   ConstTensor w{};                // [2D, D]; none: linear
   const float* packed = nullptr;  // w by pack_weight() (gemm.h), or null
+  ActivationPrecision precision = ActivationPrecision::kAccurate;  // of σ
 };
 
 // One row for every step of every chunk.

@@ -23,6 +23,7 @@ MmRec::MmRec(const MixerDims& s, const MmRecConfig& c)
       layout_{s.d_model, c.slots, c.stretch, c.memory},
       inner_(c.inner == 0 ? std::max<int64_t>(1, s.d_model / 4) : c.inner),
       mu_(static_cast<float>(c.mu)),
+      precision_(s.activation_precision),
       qkvz_{s.d_model, columns()},
       z_in_{s.d_model, inner_},
       z_out_{inner_, s.d_model},
@@ -185,7 +186,7 @@ void MmRec::make_decay(ExecutionContext& ctx, ConstTensor qkvz, const Decay& to)
   forward_map(ctx, z_out_, activated.col_range(0, I), at(to.outer, 0));
   forward_map(ctx, k_out_, activated.col_range(I, I), at(to.outer, D));
   if (!ctx.planning())
-    kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer);
+    kernels::activation_forward(kernels::Activation::kSigmoid, to.outer, to.outer, precision_);
 }
 
 // γ; `kept`: from what forward left, if it did.
@@ -199,8 +200,8 @@ void MmRec::find_decay(ExecutionContext& ctx, const Activations& run, bool kept,
 }
 
 kernels::MmRecCell MmRec::cell() const {
-  if (!is_full()) return {mu_, gates_bias_.w};
-  return {mu_, gates_bias_.w, gates_.w.w, gates_.w.packed};
+  if (!is_full()) return {mu_, gates_bias_.w, {}, nullptr, precision_};
+  return {mu_, gates_bias_.w, gates_.w.w, gates_.w.packed, precision_};
 }
 
 kernels::MmRecRows MmRec::loop_rows(const Rows& rows, Tensor decay) const {

@@ -181,6 +181,7 @@ class MmRec final : public Mixer {
   kernels::MemoryAttentionShape attention_;
   int64_t inner_;
   float mu_;
+  kernels::ActivationPrecision precision_;
   Linear qkvz_;             // D -> columns
   Linear z_in_, z_out_;     // G_1, G_2: D -> inner -> D
   Linear k_in_, k_out_;     // X_1, X_2

@@ -72,7 +72,7 @@ void MmRec::make_sigmoids(ExecutionContext& ctx, const Bf16Activations& run, Ten
     widen(ctx, inner, a);
     if (!ctx.planning()) kernels::activation_forward(Activation::kGelu, a, a);
     map.forward(ctx, a, to);
-    if (!ctx.planning()) kernels::activation_forward(Activation::kSigmoid, to, to);
+    if (!ctx.planning()) kernels::activation_forward(Activation::kSigmoid, to, to, precision_);
   };
   half(z_out_, run.z_inner, of_z);
   half(k_out_, run.k_inner, of_k);
