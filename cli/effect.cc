@@ -92,11 +92,14 @@ void check_mixer_effect(const CommandLine& line, const std::vector<std::string>&
 }
 
 void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& training,
-                 const SettingMap& mixers) {
+                 const SettingMap& mixers, std::string_view task) {
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve(mixers);
   const std::set<std::string> kinds = kinds_in(model);
-  for (const MixerConfig& mixer : model.mixers) make_mixer(mixer, model.mixer_dims());
+  for (const MixerConfig& mixer : model.mixers)
+    if (!make_mixer(mixer, model.mixer_dims())->causal() && task != "probe")
+      throw_error("--task: expected probe, because {} as it is set reads later tokens; found {}",
+                  mixer.kind(), task);
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
   check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {
@@ -104,7 +107,7 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
                  fmt::format("expected a block with the mixer {}, found {}", able, stack));
   });
   if (model.bare())
-    for (const char* name : {"d_ff", "feed_forward", "rms_norm_eps"})
+    for (const char* name : {"d_ff", "feed_forward", "feed_forward_bias", "norm", "rms_norm_eps"})
       refuse_given(line, name, "has a meaning with --block pre_norm only");
   if (training.attention_dropout > 0)
     check_trait(kinds, &MixerTraits::attention_dropout, [&](const std::string& able) {

@@ -26,7 +26,9 @@ void check_training_effect(const CommandLine&, const TrainConfig&);
 
 // Of a language model and its training; what is out of range in the model and its mixers is an
 // Error too. A vocabulary of 0 tokens is one that is not known yet.
-void check_stack(const CommandLine&, ModelConfig, const TrainConfig&, const SettingMap& mixers);
+// `task`: of a training. A stack that reads later tokens can learn probes only.
+void check_stack(const CommandLine&, ModelConfig, const TrainConfig&, const SettingMap& mixers,
+                 std::string_view task = "probe");
 
 // What only other tasks than `task` have: tags, --skip-long, --buckets, as far as the verb has
 // them.

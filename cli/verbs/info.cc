@@ -43,10 +43,16 @@ struct Info {
     for (const auto& [name, value] : mixers.values()) config[name] = value;
 
     std::map<std::string, int64_t> groups;
-    loaded.parameters().visit(
-        [&](const ParamSpec& spec, Param&) { groups[group_of(spec.name)] += spec.size(); });
+    std::vector<int64_t> blocks(static_cast<size_t>(shape.layers));
+    loaded.parameters().visit([&](const ParamSpec& spec, Param&) {
+      groups[group_of(spec.name)] += spec.size();
+      constexpr std::string_view kBlocks = "layers.";
+      if (spec.name.starts_with(kBlocks))
+        blocks[std::stoul(spec.name.substr(kBlocks.size()))] += spec.size();
+    });
     for (const auto& [name, size] : groups) all["parameters"][name] = size;
     all["parameters"]["all"] = loaded.parameters().count();
+    all["block_parameters"] = blocks;
     all["bytes"] = loaded.parameters().count() * static_cast<int64_t>(sizeof(float));
     const auto state_bytes = [&](int64_t tokens) {
       size_t bytes = 0;

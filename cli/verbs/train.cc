@@ -289,7 +289,8 @@ struct Train {
     if (!is_tokenizer_spec(tokenizer))
       refuse_given(line, "tags",
                    fmt::format("expected a --tokenizer to train, found {}", io::quote(tokenizer)));
-    check_stack(line, model, training, mixers);  // mistakes are told before any work is done
+    check_stack(line, model, training, mixers,
+                source.task);  // mistakes are told before any work is done
     initialisation.scheme(model.bare());
   }
 

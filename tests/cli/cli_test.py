@@ -535,6 +535,8 @@ class Models(Case):
                     "feed_forward": s["layers"] * 3 * s["dim"] * s["hidden"]}
         expected["all"] = sum(expected.values())
         self.assertEqual(about["parameters"], expected)
+        a_block = (expected["mixers"] + expected["feed_forward"]) // s["layers"] + 2 * s["dim"]
+        self.assertEqual(about["block_parameters"], s["layers"] * [a_block])
         self.assertEqual(about["bytes"], 4 * expected["all"])
         self.assertEqual(about["state_bytes_per_token"], s["layers"] * 2 * kv * 4)
         self.assertEqual(about["tokenizer"]["tokens"], vocab)

@@ -174,6 +174,7 @@ class Effect(SettingsCase):
                 (["--mixer", "lstm", "--kv-heads", 1], "--kv-heads: expected a block with the mixer"),
                 (["--block", "bare", "--d-ff", 64], "--d-ff: has a meaning with --block pre_norm"),
                 (["--block", "bare", "--feed-forward", "gelu"], "--feed-forward"),
+                (["--block", "bare", "--norm", "layer_norm"], "--norm"),
                 (["--block", "bare", "--rms-norm-eps", 1e-6], "--rms-norm-eps"),
                 (["--lr-scheduler-type", "constant", "--min-learning-rate", 1e-4],
                  "--min-learning-rate: expected --lr-scheduler-type linear, cosine or "

@@ -207,6 +207,42 @@ class Promise(TrainCase):
                               f"{least + 20}M", "--threads", 1)
                     self.assertEqual(self.weights(name + "stopped"), want)
 
+    def test_fast_activations(self):
+        """They are another model, which is saved as such, and as exact in every cut."""
+        for pattern in ("lstm", "simple_rnn", "gru attention", "mm_rec"):
+            name = pattern.replace(" ", "-")
+            command = lambda out, *flags: self.lm(
+                f"{name}-{out}", "--pattern", pattern, "--context", 150, "--activation-precision",
+                "fast", *flags)
+            with self.subTest(pattern):
+                fast = self.same(command, {
+                    "one": ["--threads", 1, "--batch-size", 4],
+                    "two": ["--threads", 2, "--batch-size", 2,
+                            "--gradient-accumulation-steps", 2],
+                    "steps": ["--batch-size", 1, "--gradient-accumulation-steps", 4,
+                              "--gradient-checkpointing", 64]}, 6, name + "-")
+                self.must(*command("stopped", "--batch-size", 4, "--max-steps", 6,
+                                   "--stop-after", 2))
+                self.must("train", "--resume", self.dir / f"{name}-stopped")
+                self.assertEqual(self.weights(f"{name}-stopped"), fast)
+                self.must(*self.lm(f"{name}-usual", "--pattern", pattern, "--context", 150,
+                                   "--batch-size", 4, "--max-steps", 6))
+                self.assertNotEqual(self.weights(f"{name}-usual"), fast)
+                run = self.dir / f"{name}-one"
+                self.assertEqual(self.load(run)["config"]["activation_precision"], "fast")
+                self.must("verify", "-m", run, "--tokens", 20, "--gradient-tokens", 4)
+                # What the file says is what is computed.
+                logits = lambda: self.must("logits", "-m", run, "--ids", "1 2 3", "--out",
+                                           self.dir / "l.safetensors") or sha256(
+                                               self.dir / "l.safetensors")
+                before = logits()
+                config = json.loads((run / "config.json").read_text())
+                config["activation_precision"] = "accurate"
+                (run / "config.json").write_text(json.dumps(config))
+                self.assertNotEqual(logits(), before)
+        self.refuses(self.lm("run", "--activation-precision", "quick"),
+                     says="activation_precision: expected accurate or fast, found 'quick'")
+
     def test_settings_of_mixers_go_on(self):
         """A run that goes on has the settings it began with, those of its mixers too."""
         for pattern, name, value, other in (("attention", "attention.window", 5, 9),
@@ -348,6 +384,71 @@ class Budgets(TrainCase):
         self.assertTrue((self.dir / "cache" / "refrain" / "speed.json").exists())
         self.fails("plan", *self.MODEL, says="--vocab-size")
         self.fails("plan", "--vocab-size", 60, *self.MODEL, "--budgets", "1M", says="needs at least")
+
+
+class Encoders(TrainCase):
+    """Blocks of layer norms and biases, and attention whose queries read the whole sequence."""
+
+    ENCODER = ["--norm", "layer_norm", "--feed-forward", "relu", "--feed-forward-bias",
+               "--pattern", "attention_rnn", "--attention-rnn.bias"]
+    TOKEN = ["--attention-rnn.query", "token"]
+
+    def setUp(self):
+        super().setUp()
+        self.note = self.call("sample", "forecast", "--seed", 1, "--levels", 8, "--noise", 0.02,
+                              "--train", 3000, "--test", 200, "--out", self.dir / "series").stderr
+
+    def probe(self, out, *more):
+        series = self.dir / "series"
+        return ["train", "--task", "probe", "--data", series / "train.jsonl", "--valid",
+                series / "test.jsonl", "--tokenizer", series, "--out", self.dir / out,
+                *self.ENCODER, *more]
+
+    def test_published_parameters(self):
+        for flags, count in ([], 3_152_896), (self.TOKEN, 3_152_384):
+            out = f"block-{count}"
+            self.must(*self.probe(out, "--layers", 1, "--heads", 8, "--d-model", 512, "--d-ff",
+                                  2048, "--batch-size", 1, "--max-steps", 1, *flags))
+            info = json.loads(self.must("info", "-m", self.dir / out, "--json"))
+            self.assertEqual(info["block_parameters"], [count])
+            self.assertEqual(info["parameters"]["all"],
+                             count + 2 * 512 + 2 * 512 * info["config"]["vocab_size"])
+
+    def test_it_forecasts_better_than_the_last_value(self):
+        naive = float(re.search(rb"the last value: loss ([0-9.]+)", self.note).group(1))
+        self.must(*self.probe("run", *self.TOKEN, "--layers", 1, "--heads", 4, "--d-model", 64,
+                              "--batch-size", 32, "--learning-rate", 3e-3, "--max-steps", 300))
+        loss = json.loads((self.dir / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+        self.assertLess(loss["eval_loss"], 0.7 * naive)
+        scored = json.loads(self.must("eval", "-m", self.dir / "run", "--data",
+                                      self.dir / "series" / "test.jsonl", "--json"))
+        self.assertGreater(scored["accuracy"], 0.4)
+
+    def test_the_same_weights_however_the_work_is_cut(self):
+        want = None
+        for out, flags in {
+                "one": ["--threads", 1, "--batch-size", 8],
+                "two": ["--threads", 2, "--batch-size", 2, "--gradient-accumulation-steps", 4],
+                "blocks": ["--batch-size", 4, "--gradient-accumulation-steps", 2,
+                           "--gradient-checkpointing", "blocks"],
+                "halves": ["--batch-size", 8, "--gradient-checkpointing", "mixers,feed_forwards"],
+                "stopped": ["--batch-size", 8, "--stop-after", 2]}.items():
+            self.must(*self.probe(out, *self.TOKEN, "--layers", 2, "--heads", 2, "--d-model", 32,
+                                  "--max-steps", 5, *flags))
+            if out == "stopped":
+                self.must("train", "--resume", self.dir / out)
+            want = want or self.weights(out)
+            self.assertEqual(self.weights(out), want, out)
+
+    def test_what_reads_ahead_is_no_language_model(self):
+        self.refuses(self.lm("run", "--pattern", "attention_rnn", *self.TOKEN),
+                     says="--task: expected probe, because attention_rnn as it is set reads later "
+                          "tokens; found lm")
+        self.must(*self.probe("run", *self.TOKEN, "--layers", 1, "--heads", 2, "--d-model", 16,
+                              "--max-steps", 1))
+        self.fails("generate", "-m", self.dir / "run", "-p", "<1>", "-n", 3, "--no-echo",
+                   says="attention_rnn.query: token reads a sequence whole")
+        self.refuses(self.lm("bias", "--feed-forward-bias"), says="feed_forward_bias: expected")
 
 
 class Runs(TrainCase):

@@ -271,7 +271,124 @@ TEST(AttentionRnnMixer, AStepsSumsEndWithIt) {
   EXPECT_EQ(step(), step());
 }
 
+AttentionRnnConfig token_query(bool bias = false, bool scaled = true) {
+  return {.bias = bias, .scaled = scaled, .query = "token"};
+}
+
+// Self-attention over whole sequences of several lengths: outputs, and all gradients by the complex
+// step, against every token's own run of the cell.
+TEST(AttentionRnnMixer, TokenQueriesReadTheWholeSequence) {
+  constexpr int64_t D = 8;
+  const std::vector<int32_t> offset = {0, 7, 8, 12};
+  for (const bool bias : {false, true}) {
+    SCOPED_TRACE(bias);
+    const MixerDims dims = shape(D, 2);
+    MixerUnderTest<AttentionRnn> m(dims, token_query(bias, !bias));
+    const int64_t R = offset.back();
+    const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.set(offset, std::vector<int32_t>(3, 0));
+    std::vector<std::vector<Complex>> cw;
+    for (const auto& v : m.weights) cw.emplace_back(v.begin(), v.end());
+    std::vector<Complex> cx(x.span().begin(), x.span().end()), cy(cx.size());
+    const auto run = [&] {
+      Complex loss = 0;
+      for (int64_t b = 0; b < w.sequences(); ++b)
+        AttentionRnnRef<Complex>{dims, token_query(bias, !bias)}.forward(
+            cw, 0, w.length(b), &cx[static_cast<size_t>(w.first(b) * D)],
+            &cy[static_cast<size_t>(w.first(b) * D)], nullptr);
+      for (size_t i = 0; i < cy.size(); ++i) loss += cy[i] * static_cast<double>(dy.span()[i]);
+      return loss;
+    };
+    const auto exact = [&](Complex& v) {
+      v += Complex(0, 1e-30);
+      const double d = run().imag() / 1e-30;
+      v = v.real();
+      return d;
+    };
+    run();
+    const std::vector<Complex> want = cy;
+    for_each_target([&] {
+      Floats y({R, D}), dx({R, D});
+      m.clear();
+      m.forward(w, x, y, nullptr, true);
+      m.backward(w, x, dy, dx, nullptr, nullptr);
+      m.mixer.finish_gradients();
+      for (size_t i = 0; i < want.size(); ++i) {
+        expect_near("y", static_cast<double>(y.span()[i]), want[i].real(), 1e-5);
+        expect_near("dx", static_cast<double>(dx.span()[i]), exact(cx[i]), 1e-4);
+      }
+      for (size_t p = 0; p < cw.size(); ++p)
+        for (size_t i = 0; i < cw[p].size(); ++i)
+          expect_near("dw (added to)", static_cast<double>(m.gradients[p][i]),
+                      m.kGradientStart + exact(cw[p][i]), 1e-4);
+    });
+    EXPECT_FALSE(m.mixer.causal());
+  }
+}
+
+// No bit depends on threads, or on which sequences share a batch.
+TEST(AttentionRnnMixer, TokenQueriesDoNotKnowTheirBatch) {
+  constexpr int64_t D = 32;
+  MixerUnderTest<AttentionRnn> m(shape(D, 4), token_query(true));
+  const std::vector<int32_t> lengths = {70, 1, 0, 33};
+  std::vector<int32_t> offset = {0};
+  for (const int32_t n : lengths) offset.push_back(offset.back() + n);
+  const int64_t R = offset.back();
+  const Floats x({R, D}, 0, 1), dy({R, D}, 0, 2);
+  const auto run = [&](int threads, bool together) {
+    set_threads(threads);
+    Floats y({R, D}), dx({R, D});
+    m.clear();
+    for (size_t b = 0; b < (together ? 1 : lengths.size()); ++b) {
+      std::vector<int32_t> cut = offset;
+      if (!together) cut = {0, lengths[b]};
+      const int64_t first = together ? 0 : offset[b], n = cut.back();
+      RaggedBatchBuilder data;
+      const RaggedBatch w = data.set(cut, std::vector<int32_t>(cut.size() - 1, 0));
+      const auto part = [&](const Floats& f) { return f.tensor().slice(first, n); };
+      m.forward(w, part(x), part(y), nullptr, true);
+      m.backward(w, part(x), part(dy), part(dx), nullptr, nullptr);
+    }
+    std::vector<float> all(y.span().begin(), y.span().end());
+    all.insert(all.end(), dx.span().begin(), dx.span().end());
+    return all;
+  };
+  const std::vector<float> one = run(1, true);
+  for (const int threads : {1, 2, 5})
+    for (const bool together : {true, false}) EXPECT_TRUE(same_bits(run(threads, together), one));
+}
+
+// The published parameters of a transformer's block, to which Aaren adds the query token.
+TEST(AttentionRnnMixer, TokenQueriesNeedNoQueryToken) {
+  constexpr int64_t D = 512, F = 2048;
+  AttentionRnn mixer(shape(D, 8), token_query(true));
+  int64_t total = 0;
+  mixer.visit([&](const ParamSpec& spec, Param&) { total += spec.size(); });
+  EXPECT_EQ(total + (D * F + F) + (F * D + D) + 2 * 2 * D, 3'152'384);
+}
+
+TEST(AttentionRnnMixer, TokenQueriesHaveNoSteps) {
+  MixerUnderTest<AttentionRnn> m(shape(8, 2), token_query());
+  const Floats x({1, 8}, 0, 1);
+  Floats y({1, 8});
+  StateRows live(1, m.mixer.state_bytes(1));
+  const State state = live.state();
+  RaggedBatchBuilder data;
+  EXPECT_EQ(error_of([&] { m.forward(data.whole(1, 1), x, y, &state, false); }),
+            "attention_rnn.query: token reads a sequence whole: expected learned where a state "
+            "goes from chunk to chunk or token to token");
+}
+
 TEST(AttentionRnnMixer, RefusesWhatItCannotBe) {
+  EXPECT_EQ(error_of([] {
+              AttentionRnn({8, 2, 2, 4, 64, 2}, {.query = "both"});
+            }),
+            "attention_rnn.query: expected learned or token, found 'both'");
+  EXPECT_EQ(error_of([] {
+              AttentionRnn({9, 3, 3, 3, 64, 2}, {.query = "token"});
+            }),
+            "head_dim: expected an even number for rotary positions, found 3");
   EXPECT_EQ(error_of([] {
               AttentionRnn({8, 0, 1, 8, 64, 2}, {});
             }),

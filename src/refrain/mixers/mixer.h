@@ -66,6 +66,10 @@ class Mixer {
     return 4 * static_cast<double>(state_bytes(length)) / sizeof(float);
   }
 
+  // False of an encoder, whose outputs depend on later tokens of the sequence too: it has whole
+  // sequences without a state, and nothing else.
+  virtual bool causal() const { return true; }
+
   virtual void visit(const ParamVisitor&) = 0;
 
   // y = mix(x), both [R, D]. `state`: null = every sequence starts from nothing, and no state is

@@ -18,13 +18,24 @@ AttentionRnn::AttentionRnn(const MixerDims& s, const AttentionRnnConfig& c)
       o_{shape_.width(), s.d_model, c.bias} {
   if (s.heads < 1) throw_error("heads: expected 1 or more, found {}", s.heads);
   if (s.head_dim < 1) throw_error("head_dim: expected 1 or more, found {}", s.head_dim);
+  if (c.query != "learned" && c.query != "token")
+    throw_error("attention_rnn.query: expected learned or token, found '{}'", c.query);
+  if (c.query == "token") {
+    token_attention_.emplace(s, c.bias, scale_);
+    return;
+  }
   const int64_t in = c.fused ? s.d_model : shape_.width();
   sums_memory_ = Buffer<float>(static_cast<size_t>(shape_.heads * (in + 1)));
   sums_ = {sums_memory_.data(), {shape_.heads, in}};
   bias_sums_ = {sums_.end(), {shape_.heads}};
 }
 
+double AttentionRnn::mixing_flops(int64_t length) const {
+  return token_attention_ ? token_attention_->mixing_flops(length) : Mixer::mixing_flops(length);
+}
+
 void AttentionRnn::visit(const ParamVisitor& v) {
+  if (token_attention_) return token_attention_->visit(v);
   // As large as a normed token, so that scores start where those of attention do.
   v({"query_token", {q_.in}, Init::normal(1), false}, token_);
   q_.visit(v, "q_proj.weight", Init::matrix(q_.in));
@@ -33,7 +44,9 @@ void AttentionRnn::visit(const ParamVisitor& v) {
   o_.visit(v, "o_proj.weight", Init::output(o_.in, blocks_));
 }
 
-size_t AttentionRnn::state_bytes(int64_t) const {
+size_t AttentionRnn::state_bytes(int64_t tokens) const {
+  // Keys and values would have to stay.
+  if (token_attention_) return static_cast<size_t>(2 * tokens * shape_.width()) * sizeof(float);
   return static_cast<size_t>(shape_.state_size()) * sizeof(float);
 }
 
@@ -101,6 +114,13 @@ std::vector<kernels::ScanChunk> AttentionRnn::chunks(const RaggedBatch& w, F&& s
 
 void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                            const State* state, Arena* saved) const {
+  if (token_attention_) {
+    if (state)
+      throw_error(
+          "attention_rnn.query: token reads a sequence whole: expected learned where a state goes "
+          "from chunk to chunk or token to token");
+    return token_attention_->forward(ctx, w, x, y, saved);
+  }
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = saved && ctx.checkpoint_interval > 0;
   const Activations s = layout(saved && !recomputes ? *saved : ctx.scratch, w);
@@ -119,6 +139,7 @@ void AttentionRnn::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTen
 
 void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                             const State* state, const MixerGradients& given, Arena& saved) const {
+  if (token_attention_) return token_attention_->backward(ctx, w, x, given, saved);
   Arena::Frame frame(ctx.scratch);
   const bool recomputes = ctx.checkpoint_interval > 0;
   const Activations s = layout(recomputes ? ctx.scratch : saved, w);
@@ -154,6 +175,7 @@ void AttentionRnn::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTe
 }
 
 void AttentionRnn::finish_gradients() {
+  if (token_attention_) return;
   const int64_t D = q_.in, d = shape_.head_dim, width = shape_.width();
   const auto dot = [](const float* a, const float* b, int64_t n) {
     double sum = 0;

@@ -7,14 +7,19 @@
 // q is the same for all rows, and so is W_kᵀ q. With `fused`, scores are one product of the input
 // with a vector per head, and keys are never computed.
 //
+// With `query` "token" it is the self-attention of an encoder (token_attention.h).
+//
 // The state is a [heads d], c [heads] and m [heads] of mixers/attention_rnn/kernel.h, of the same
 // size after any number of tokens. docs/models/attention_rnn.md has the derivation.
 #pragma once
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "refrain/base/buffer.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/attention_rnn/kernel.h"
+#include "refrain/mixers/attention_rnn/token_attention.h"
 #include "refrain/mixers/dims.h"
 #include "refrain/mixers/mixer.h"
 
@@ -28,10 +33,15 @@ struct AttentionRnnConfig {
   // otherwise.
   bool fused = true;
 
+  std::string query = "learned";
+
   template <class V>
   void visit(V&& v) {
     v("bias", bias, "biases in all projections");
     v("scaled", scaled, "divide scores by the square root of the head width");
+    v("query", query,
+      "learned: one for all tokens, which read what came before; token: each token's own, which "
+      "reads the whole sequence, as an encoder");
   }
 };
 
@@ -42,6 +52,8 @@ class AttentionRnn final : public Mixer {
   AttentionRnn(const MixerDims&, const AttentionRnnConfig&);
 
   const MixerTraits& traits() const override { return kTraits; }
+  bool causal() const override { return !token_attention_; }
+  double mixing_flops(int64_t length) const override;
   void visit(const ParamVisitor&) override;
   void forward(ExecutionContext&, const RaggedBatch&, ConstTensor x, Tensor y, const State*,
                Arena* saved) const override;
@@ -68,7 +80,8 @@ class AttentionRnn final : public Mixer {
   AttentionRnnConfig config_;
   float scale_;
   int64_t blocks_;
-  Param token_;  // [D]
+  std::optional<TokenAttention> token_attention_;  // then the rest is not used
+  Param token_;                                    // [D]
   Linear q_, k_, v_, o_;
   // The gradients of scores(), weight and bias, over all rows of an optimiser step. Those of token,
   // q and k are functions of them.

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "refrain/kernels/elementwise/rope_ref.h"
 #include "refrain/mixers/attention_rnn/attention_rnn.h"
 #include "refrain/mixers/attention_rnn/kernel_ref.h"
 
@@ -33,6 +34,14 @@ struct AttentionRnnRef {
       for (size_t i = 0; i < to.size(); ++i) to[i] += b[i % b.size()];
       return to;
     };
+    if (c.query == "token") {
+      std::vector<T> q = linear(x, tokens, D, width), k = linear(x, tokens, D, width);
+      const std::vector<T> v = linear(x, tokens, D, width);
+      const std::vector<T> read = read_all(tokens, q, k, v);
+      const std::vector<T> result = linear(read.data(), tokens, width, D);
+      std::copy(result.begin(), result.end(), y);
+      return;
+    }
     const std::vector<T>& token = *next++;
     const std::vector<T> q = linear(token.data(), 1, D, width);
     const std::vector<T> k = linear(x, tokens, D, width), v = linear(x, tokens, D, width);
@@ -48,6 +57,30 @@ struct AttentionRnnRef {
 
  private:
   static size_t at(int64_t i) { return static_cast<size_t>(i); }
+
+  // Each query's run of the cell over all tokens.
+  std::vector<T> read_all(int64_t tokens, std::vector<T>& q, std::vector<T>& k,
+                          const std::vector<T>& v) const {
+    const int64_t d = s.head_dim, width = s.heads * d;
+    for (std::vector<T>* rows : {&q, &k})
+      for (int64_t i = 0; i < tokens * s.heads; ++i)
+        kernels::rope_ref(&(*rows)[at(i * d)], d, TokenAttention::kRopeTheta,
+                          static_cast<double>(i / s.heads), kernels::RopePairing::kHalf);
+    std::vector<T> o;
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t h = 0; h < s.heads; ++h) {
+        kernels::ScanState<T> state{0, 0, std::vector<T>(at(d))};
+        for (int64_t i = 0; i < tokens; ++i) {
+          T score = 0;
+          for (int64_t j = h * d; j < (h + 1) * d; ++j)
+            score += q[at(t * width + j)] * k[at(i * width + j)];
+          if (c.scaled) score /= std::sqrt(static_cast<double>(d));
+          state = combine(state, kernels::ScanState<T>::token(score, &v[at(i * width + h * d)], d));
+        }
+        for (const T& a : state.a) o.push_back(a / state.c);
+      }
+    return o;
+  }
 };
 
 }  // namespace refrain
