@@ -54,6 +54,12 @@ io::Json optional(const std::optional<double>& value) {
   return value ? io::Json(*value) : io::Json();
 }
 
+// Errors span many sizes: two digits and an exponent. NaN is no number of JSON.
+io::Json error_of(const std::optional<double>& error) {
+  if (!error) return {};
+  return fmt::format("{:.1e}", *error);
+}
+
 }  // namespace
 
 io::Json to_json(const Row& row, int threads) {
@@ -75,6 +81,10 @@ io::Json to_json(const Row& row, int threads) {
   json["of_ceiling"] = measured(has_ceiling ? io::Json(*row.rate / *row.ceiling) : io::Json());
   json["mfu"] = measured(optional(row.mfu));
   json["ratio"] = measured(optional(row.ratio));
+  json["mean_error"] = measured(error_of(row.mean_error));
+  json["largest_error"] = measured(error_of(row.largest_error));
+  json["relative_error"] = measured(error_of(row.relative_error));
+  json["state_bytes"] = row.state_bytes ? io::Json(*row.state_bytes) : io::Json();
   json["peak_mib"] = measured(optional(row.peak_mib));
   json["resident_mib"] = measured(optional(row.resident_mib));
   json["refused"] = timed ? io::Json() : io::Json(row.refused);

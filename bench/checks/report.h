@@ -17,10 +17,13 @@ struct Row {
   Timing timing{};
   std::optional<double> rate{};  // in `unit`, by the median
   std::string unit{};
-  std::optional<double> ceiling{};       // what the rate could be at most, in the same unit
-  std::optional<double> mfu{};           // model operations a second over the product ceiling
-  std::optional<double> ratio{};         // how many times as fast as the first row of its group
-  std::optional<double> peak_mib{};      // planned: weights, gradients, moments, arenas, states
+  std::optional<double> ceiling{};   // what the rate could be at most, in the same unit
+  std::optional<double> mfu{};       // model operations a second over the product ceiling
+  std::optional<double> ratio{};     // how many times as fast as the first row of its group
+  std::optional<double> peak_mib{};  // planned: weights, gradients, moments, arenas, states
+  // Mean and largest, absolute; mean, as a share of what is right.
+  std::optional<double> mean_error{}, largest_error{}, relative_error{};
+  std::optional<size_t> state_bytes{};   // of a sequence
   std::optional<double> resident_mib{};  // of the process, as the system saw it
   std::string refused{};                 // why it was not timed
 };

@@ -7,11 +7,13 @@ namespace refrain::bench {
 
 Ceilings measure_ceilings(const Setup&, Report&);
 
-void time_products(const Setup&, Report&);   // the linear maps of two transformers
-void time_attention(const Setup&, Report&);  // blockwise beside materialised scores
-void time_kernels(const Setup&, Report&);    // what memory limits
-void time_mixers(const Setup&, Report&);     // layers by themselves
-void time_training(const Setup&, Report&);   // optimiser steps
+void time_products(const Setup&, Report&);       // the linear maps of two transformers
+void time_attention(const Setup&, Report&);      // blockwise beside materialised scores
+void time_attention_rnn(const Setup&, Report&);  // errors of its forms, and its state
+void time_activations(const Setup&, Report&);    // accurate beside fast
+void time_kernels(const Setup&, Report&);        // what memory limits
+void time_mixers(const Setup&, Report&);         // layers by themselves
+void time_training(const Setup&, Report&);       // optimiser steps
 void time_generation(const Setup&, Report&);
 void time_switches(const Setup&, Report&);  // what each optimisation is worth
 

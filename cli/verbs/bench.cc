@@ -25,9 +25,14 @@ struct Section {
   void (*run)(const Setup&, Report&);
 };
 constexpr Section kSections[] = {
-    {"products", bench::time_products}, {"attention", bench::time_attention},
-    {"kernels", bench::time_kernels},   {"mixers", bench::time_mixers},
-    {"train", bench::time_training},    {"generate", bench::time_generation},
+    {"products", bench::time_products},
+    {"attention", bench::time_attention},
+    {"attention-rnn", bench::time_attention_rnn},
+    {"activations", bench::time_activations},
+    {"kernels", bench::time_kernels},
+    {"mixers", bench::time_mixers},
+    {"train", bench::time_training},
+    {"generate", bench::time_generation},
     {"switches", bench::time_switches},
 };
 
@@ -73,8 +78,8 @@ struct Bench {
   template <class V>
   void visit(V&& v) {
     v("sections", sections,
-      "products, attention, kernels, mixers, train, generate, switches; none = all; or report "
-      "and its name");
+      "products, attention, attention-rnn, activations, kernels, mixers, train, generate, "
+      "switches; none = all; or report and its name");
     v("format", format, "md (or markdown), csv or json; of a report, not csv");
     v("repeats", repeats, "times that count, of each measurement; of a report 3, or 1 if quick");
     v("warm_up", warm_up, "times before them that do not");

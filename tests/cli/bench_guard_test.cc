@@ -71,10 +71,16 @@ std::vector<std::string> exact(std::vector<std::string> names) {
   return names;
 }
 
-constexpr Sections kOutputs[] = {{"ceilings", ceilings},        {"products", time_products},
-                                 {"attention", time_attention}, {"kernels", time_kernels},
-                                 {"mixers", time_mixers},       {"train", time_training},
-                                 {"generate", time_generation}, {"switches", time_switches}};
+constexpr Sections kOutputs[] = {{"ceilings", ceilings},
+                                 {"products", time_products},
+                                 {"attention", time_attention},
+                                 {"attention-rnn", time_attention_rnn},
+                                 {"activations", time_activations},
+                                 {"kernels", time_kernels},
+                                 {"mixers", time_mixers},
+                                 {"train", time_training},
+                                 {"generate", time_generation},
+                                 {"switches", time_switches}};
 constexpr Sections kModels[] = {
     {"train", time_training}, {"generate", time_generation}, {"switches", time_switches}};
 

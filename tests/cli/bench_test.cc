@@ -128,9 +128,10 @@ TEST(BenchReport, QuotesWhatCsvWouldSplit) {
   report.end();
   EXPECT_EQ(printed.text,
             "section,name,shape,threads,repeats,mean_ms,deviation_ms,median_ms,rate,unit,ceiling,"
-            "of_ceiling,mfu,ratio,peak_mib,resident_mib,refused\n"
-            "train,\"a, \"\"b\"\"\",2 x 3,2,1,250,0,250,40,tokens/s,80,0.5,,,7,,\n"
-            "train,\"a, \"\"b\"\"\",2 x 3,2,,,,,,,,,,,,,it is wrong\n");
+            "of_ceiling,mfu,ratio,mean_error,largest_error,relative_error,state_bytes,peak_mib,"
+            "resident_mib,refused\n"
+            "train,\"a, \"\"b\"\"\",2 x 3,2,1,250,0,250,40,tokens/s,80,0.5,,,,,,,7,,\n"
+            "train,\"a, \"\"b\"\"\",2 x 3,2,,,,,,,,,,,,,,,,,it is wrong\n");
 }
 
 TEST(BenchReport, TablesLeaveOutEmptyColumns) {

@@ -12,10 +12,11 @@ import unittest
 
 import cli_test
 
-SECTIONS = ["products", "attention", "kernels", "mixers", "train", "generate", "switches"]
+SECTIONS = ["products", "attention", "attention-rnn", "activations", "kernels", "mixers", "train",
+            "generate", "switches"]
 FIELDS = ["section", "name", "shape", "threads", "repeats", "mean_ms", "deviation_ms", "median_ms",
-          "rate", "unit", "ceiling", "of_ceiling", "mfu", "ratio", "peak_mib", "resident_mib",
-          "refused"]
+          "rate", "unit", "ceiling", "of_ceiling", "mfu", "ratio", "mean_error", "largest_error",
+          "relative_error", "state_bytes", "peak_mib", "resident_mib", "refused"]
 
 
 class BenchCase(cli_test.PlainCase):
