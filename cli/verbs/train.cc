@@ -135,10 +135,11 @@ struct Train {
   }
 
   // Settings that came together, after runs had been recorded; their defaults are what runs did
-  // before. A new setting of runs joins a group of its own version.
+  // before. A new setting of runs joins a group of its own version; ".name" is a mixer's.
   static const std::vector<std::set<std::string>>& later_settings() {
     static const std::vector<std::set<std::string>> groups = {
-        {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"}};
+        {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
+        {"feed_forward_bias", "norm", "activation_precision", ".query"}};
     return groups;
   }
 
@@ -172,8 +173,12 @@ struct Train {
     };
     const auto is_later = [&](const std::string& name) {
       return std::ranges::any_of(later_settings(), [&](const std::set<std::string>& group) {
-        return group.contains(name) &&
-               std::ranges::none_of(group, [&](const auto& one) { return recorded.contains(one); });
+        const auto has = [&](const std::string& setting) {
+          const size_t dot = setting.find('.');
+          return group.contains(dot == std::string::npos ? setting : setting.substr(dot));
+        };
+        return has(name) && std::ranges::none_of(recorded.items(),
+                                                 [&](const auto& item) { return has(item.key()); });
       });
     };
     for (const std::string& name : all) {

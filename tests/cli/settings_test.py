@@ -454,7 +454,8 @@ class Runs(SettingsCase):
         path = self.dir / "run" / "training_args.json"
         recorded = json.loads(path.read_text())
         # A run of a version that had neither a mixer nor a task, nor settings that came together.
-        came = {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"}
+        came = {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage",
+                "feed_forward_bias", "norm", "activation_precision", "attention_rnn.query"}
         path.write_text(json.dumps({k: v for k, v in recorded.items() if k not in came and
                                     not k.startswith(("mm_rec.", "autoencoder.", "window",
                                                       "teacher_forcing"))}))
