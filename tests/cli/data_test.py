@@ -15,6 +15,9 @@ import unittest
 import cli_test
 from cli_test import Case, PlainCase
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "bench" / "rivals" / "pytorch"))
+import tokens as rivals_tokens
+
 
 class Temporaries(Case):
     def test_no_temporary_directory(self):
@@ -148,6 +151,21 @@ class TokenFiles(PlainCase):
         self.fails("train", "--resume", "run", says=["a.tokens: not the data", "fingerprint"])
         first.write_bytes(kept)
         self.must("train", "--resume", "run")
+
+    def test_read_and_written_by_the_tables_beside_pytorch(self):
+        text = "the cat sat on the mat\n" * 30
+        for tokenizer in ("char", "byte-bpe:280"):
+            file = self.prepare("a.tokens", text, tokenizer)
+            ids, header = rivals_tokens.read(file)
+            encoded = self.must("tokenizer", "encode", "-m", "a.tokenizer", input=text)
+            self.assertEqual(list(ids), [int(id) for id in encoded.split()])
+            run = "run-" + tokenizer.partition(":")[0]
+            self.must("train", "--data", file, "--tokenizer", "a.tokenizer", "--out", run, *SMALL)
+            rivals_tokens.write(self.dir / "part.tokens", ids[:100], header)
+            self.assertEqual(list(rivals_tokens.read(self.dir / "part.tokens")[0]),
+                             list(ids[:100]))
+            scores = self.must("eval", "-m", run, "--data", "part.tokens", "--json")
+            self.assertEqual(json.loads(scores)["tokens"], 99)
 
     def test_changed_behind_its_back(self):
         file = self.prepare("a.tokens", "the cat sat on the mat\n" * 30, "char")
