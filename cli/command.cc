@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <map>
 #include <new>
 #include <set>
 #include <utility>
@@ -84,6 +85,12 @@ auto* search(Settings& settings, std::string_view said) {
   const auto found = std::find_if(settings.begin(), settings.end(),
                                   [&](const Setting& setting) { return setting.name == name; });
   return found == settings.end() ? nullptr : &*found;
+}
+
+// Which of two values is meant, nobody knows.
+[[noreturn]] void expect_once(const std::string& first, const std::string& second) {
+  throw_error("{}: expected it once, found {}", first,
+              first == second ? "it again" : second + " too, which is the same setting");
 }
 
 bool is_value_of_switch(std::string_view text) { return text == "true" || text == "false"; }
@@ -335,19 +342,20 @@ void CommandLine::parse(std::span<const std::string> arguments) {
       if (attached) throw_error("{}: expected no value, found '{}'", spelling, words[i + 1].text);
       (underscored(spelling) == "__" + std::string(kDumpConfig) ? dump_config_ : help_) = true;
     }
-    if (found.setting)
+    if (found.setting) {
       given.push_back({spelling, found, std::move(values)});
-    else if (!values.empty())
+    } else if (!values.empty()) {
+      if (!config.empty()) expect_once(spelling, spelling);
       config = values[0];
+    }
   }
   if (help_) return;
   if (!config.empty()) read_config(config);
-  std::vector<const Setting*> begun;  // lists: the first flag replaces, the next ones append
+  std::map<const Setting*, std::string> begun;  // lists: the first flag replaces, the next append
   for (Given& g : given) {
-    const bool again = std::find(begun.begin(), begun.end(), g.flag.setting) != begun.end();
-    const bool append = again && g.flag.setting->kind == Kind::kList;
-    begun.push_back(g.flag.setting);
-    set(*g.flag.setting, g.spelling, std::move(g.values), append);
+    const auto [first, is_new] = begun.emplace(g.flag.setting, g.spelling);
+    if (!is_new && g.flag.setting->kind != Kind::kList) expect_once(first->second, g.spelling);
+    set(*g.flag.setting, g.spelling, std::move(g.values), !is_new);
     g.flag.setting->file.clear();
   }
   for (const Given& g : given) replace_siblings(*g.flag.setting);

@@ -25,6 +25,8 @@ import sys
 import tempfile
 import unittest
 
+import cli_test
+
 REFRAIN = None  # the program; set by main()
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "bits.json"
 DATA = os.environ.get("REFRAIN_DATA")
@@ -134,7 +136,7 @@ class Program:
         self.env = {**os.environ, "REFRAIN_ISA": isa, "OMP_WAIT_POLICY": "passive"}
 
     def run(self, *arguments):
-        done = subprocess.run([REFRAIN, *map(str, arguments)], cwd=self.folder, env=self.env,
+        done = subprocess.run([REFRAIN, *cli_test.override(arguments)], cwd=self.folder, env=self.env,
                               capture_output=True, timeout=300)
         if done.returncode != 0:
             raise AssertionError(f"{arguments}: {done.stderr.decode()}")

@@ -138,7 +138,8 @@ class Case(unittest.TestCase):
         env = {**os.environ, "TMPDIR": str(self.tmp),
                # Tests run side by side: threads that wait must not keep a core busy.
                "OMP_WAIT_POLICY": "passive", **options.pop("env", {})}
-        return subprocess.run([REFRAIN, *map(str, arguments)], input=input, cwd=self.dir,
+        arguments = map(str, arguments) if options.pop("as_is", False) else override(arguments)
+        return subprocess.run([REFRAIN, *arguments], input=input, cwd=self.dir,
                               stderr=subprocess.PIPE, timeout=patience(), env=env,
                               **options)
 
@@ -178,6 +179,25 @@ class Case(unittest.TestCase):
             else:
                 file.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
+
+
+LISTS = {"--data", "--valid", "--tags", "--stop", "--input", "--budgets", "--sections",
+         "--special", "--from", "--references"}
+
+
+def override(arguments):
+    """A later flag in the place of an earlier one of its name: tests build on each other's."""
+    arguments = [str(argument) for argument in arguments]
+    is_flag = lambda text: text.startswith("--") or re.fullmatch("-[a-zA-Z]", text) is not None
+    parts = [[]]
+    for argument in arguments:
+        if is_flag(argument):
+            parts.append([])
+        parts[-1].append(argument)
+    name = lambda part: part[0].split("=")[0].replace("_", "-") if part else ""
+    last = {name(part): i for i, part in enumerate(parts)}
+    return [word for i, part in enumerate(parts) if name(part) in LISTS or last[name(part)] == i
+            for word in part]
 
 
 class PlainCase(Case):
@@ -244,8 +264,7 @@ class Flags(Case):
         return json.loads(self.must("generate", *arguments, "--dump-config", **options))
 
     def test_spellings(self):
-        for arguments in (["--top-k", "7"], ["--top_k", "7"], ["--top-k=7"], ["--top_k=7"],
-                          ["--top-k", "9", "--top-k", "7"]):
+        for arguments in (["--top-k", "7"], ["--top_k", "7"], ["--top-k=7"], ["--top_k=7"]):
             self.assertEqual(self.settings(*arguments)["top_k"], 7)
         short = self.settings("-m", "M", "-p", "P", "-n", "3", "-c", "4", "-t", "5", "-s", "6")
         self.assertEqual([short[k] for k in ("model", "prompt", "max_new_tokens", "context",
@@ -261,6 +280,21 @@ class Flags(Case):
                                        (["--json=true", "--no-echo", "-p", "x"], True, False)):
             found = self.settings(*arguments)
             self.assertEqual((found["json"], found["echo"]), (json_, echo))
+
+    def test_repeated(self):
+        """Which of two values is meant, nobody knows."""
+        for arguments, says in {
+                ("--top-k", "9", "--top-k", "7"): "--top-k: expected it once, found it again",
+                ("--top-k", "7", "--top_k=7"): "--top-k: expected it once, found --top_k too",
+                ("-n", "3", "--max-new-tokens", "4"): "-n: expected it once, found --max-new",
+                ("--json", "--no-json"): "--json: expected it once, found --no-json too",
+                ("--config", "a", "--config", "b"): "--config: expected it once, found it again",
+        }.items():
+            self.fails("generate", *arguments, says=says, as_is=True)
+        self.assertEqual(self.settings("--stop", "a", "--stop", "b", as_is=True)["stop"],
+                         ["a", "b"])
+        file = self.put("k.json", '{"top_k": 3}')
+        self.assertEqual(self.settings("--config", file, "--top-k", 7, as_is=True)["top_k"], 7)
 
     def test_config_files(self):
         flat = self.put("a.json", '{"top_k": 3, "min-p": 0.25, "stop": ["x", "y"], "json": true}')

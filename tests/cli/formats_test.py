@@ -72,7 +72,7 @@ class Settings(FormatsCase):
         env = {**os.environ, "XDG_CACHE_HOME": str(self.dir / "cache"), "TMPDIR": str(self.tmp)}
         plan = ["plan", "--vocab-size", 60, "--layers", 1, "--d-model", 16, "--heads", 2,
                 "--context", 16, "--batch-size", 4, "--json"]
-        call = lambda: subprocess.run([cli_test.REFRAIN, *map(str, plan)], capture_output=True,
+        call = lambda: subprocess.run([cli_test.REFRAIN, *cli_test.override(plan)], capture_output=True,
                                       text=True, env=env, timeout=120)
         self.assertEqual(call().returncode, 0)
         file = cache / "speed.json"

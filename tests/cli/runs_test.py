@@ -24,7 +24,7 @@ class Both:
     """Of each task: a run, and what it leaves."""
 
     def start(self, *arguments, **options):
-        return subprocess.Popen([cli_test.REFRAIN, *map(str, arguments)], cwd=self.dir,
+        return subprocess.Popen([cli_test.REFRAIN, *cli_test.override(arguments)], cwd=self.dir,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                 env={**os.environ, "TMPDIR": str(self.tmp),
                                      "OMP_WAIT_POLICY": "passive"}, **options)

@@ -383,7 +383,7 @@ class Origins(SettingsCase):
         for threads in (2, 1):
             command = ["train", "--data", "t.txt", "--out", f"run{threads}", *self.SMALL,
                        "--max-steps", 1000000, "--logging-steps", 10000, "--threads", threads]
-            run = subprocess.Popen([cli_test.REFRAIN, *map(str, command)], stderr=subprocess.PIPE,
+            run = subprocess.Popen([cli_test.REFRAIN, *cli_test.override(command)], stderr=subprocess.PIPE,
                                    cwd=self.dir, preexec_fn=one_core)
             while b" parameters, " not in run.stderr.readline():
                 self.assertIsNone(run.poll())

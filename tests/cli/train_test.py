@@ -318,7 +318,7 @@ class Budgets(TrainCase):
         def enter():
             if limit:
                 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        process = subprocess.Popen([cli_test.REFRAIN, *map(str, arguments)], cwd=self.dir,
+        process = subprocess.Popen([cli_test.REFRAIN, *cli_test.override(arguments)], cwd=self.dir,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                    preexec_fn=enter)
         errors = process.stderr.read()
@@ -514,7 +514,7 @@ class Runs(TrainCase):
 
 class Interruptions(TrainCase):
     def start(self, *arguments):
-        return subprocess.Popen([cli_test.REFRAIN, *map(str, arguments)], cwd=self.dir,
+        return subprocess.Popen([cli_test.REFRAIN, *cli_test.override(arguments)], cwd=self.dir,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                 env={**os.environ, "OMP_WAIT_POLICY": "passive"})
 
