@@ -122,6 +122,10 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   check_offloading(line, training, model, stack);
   if (training.carry_state && !has_bounded_state(model))
     throw_error("--carry-state: expected mixers whose state has one size, found {}", stack);
+  if (const auto given = parse_checkpointing(training.gradient_checkpointing);
+      given && std::ranges::count(given->parts, Recompute::kProbabilities) > 0)
+    throw_error("--gradient-checkpointing: {}: has a meaning with --task reconstruct only",
+                Recompute::kProbabilities);
   // What mixers ask of it shows when a step is counted.
   if (const auto given = parse_checkpointing(training.gradient_checkpointing);
       given && given->checkpoint_interval > 0) {

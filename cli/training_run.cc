@@ -18,6 +18,8 @@
 #include "refrain/base/parallel.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
+#include "refrain/kernels/matmul/format_bf16.h"
+#include "refrain/kernels/matmul/format_int16.h"
 
 namespace refrain::cli {
 namespace {
@@ -196,6 +198,19 @@ int follow(const TrainingRun& run, Trainer& trainer) {
 }
 
 }  // namespace
+
+std::string units(kernels::ComputeType compute_type) {
+  if (compute_type == kernels::ComputeType::kInt16)
+    return kernels::int16_is_fast()
+               ? "products of 16-bit integers: AVX512-VNNI"
+               : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
+  if (const kernels::Microkernel* kernel = kernels::microkernel())
+    return fmt::format("products in bfloat16: {}", kernel->name);
+  return fmt::format(
+      "products in bfloat16: rounded operands in float32 units, for this machine "
+      "has none for bfloat16: no faster{}",
+      kernels::int16_is_fast() ? "; --int16 is" : "");
+}
 
 Plan plan_by(const TrainConfig& training, const std::function<Plan(const Room&)>& make) {
   if (training.memory.empty()) return make({.process = resident_bytes()});

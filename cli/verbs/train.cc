@@ -14,8 +14,6 @@
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
-#include "refrain/kernels/matmul/format_bf16.h"
-#include "refrain/kernels/matmul/format_int16.h"
 #include "refrain/train/language_model_task.h"
 
 namespace refrain::cli {
@@ -284,7 +282,7 @@ struct Train {
       throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
     training.check();
-    reconstruct.check(line, is_reconstruction(), goes_on);
+    reconstruct.check(line, training, is_reconstruction(), goes_on);
     if (valid.empty() && valid_split == 0)
       for (const char* name : {"patience", "eval_steps"})
         refuse_given(line, name, "expected --valid or --valid-split with it, found neither");
@@ -297,20 +295,6 @@ struct Train {
     check_stack(line, model, training, mixers,
                 source.task);  // mistakes are told before any work is done
     initialisation.scheme(model.bare());
-  }
-
-  // What multiplies rounded operands here.
-  static std::string units(kernels::ComputeType compute_type) {
-    if (compute_type == kernels::ComputeType::kInt16)
-      return kernels::int16_is_fast()
-                 ? "products of 16-bit integers: AVX512-VNNI"
-                 : "products of 16-bit integers: without AVX512-VNNI, no faster than float32";
-    if (const kernels::Microkernel* kernel = kernels::microkernel())
-      return fmt::format("products in bfloat16: {}", kernel->name);
-    return fmt::format(
-        "products in bfloat16: rounded operands in float32 units, for this machine "
-        "has none for bfloat16: no faster{}",
-        kernels::int16_is_fast() ? "; --int16 is" : "");
   }
 
   // The token file of `inputs` in the run directory; a prepared one is used where it is.

@@ -7,8 +7,10 @@
 #include "cli/output.h"
 #include "cli/run_data.h"
 #include "cli/verbs/reconstruct.h"
+#include "refrain/autoencoder/autoencoder.h"
 #include "refrain/autoencoder/plan.h"
 #include "refrain/autoencoder/task.h"
+#include "refrain/base/hash.h"
 #include "refrain/io/file.h"
 #include "refrain/text/source.h"
 
@@ -19,28 +21,60 @@ constexpr int64_t kUsualWidth = 300;
 
 // Settings of `train` that the task shares with the others.
 const std::set<std::string>& shared_settings() {
-  static const std::set<std::string> names = {"task",          "data",
-                                              "valid",         "valid_split",
-                                              "out",           "resume",
-                                              "stop_after",    "max_steps",
-                                              "batch_size",    "gradient_accumulation_steps",
-                                              "learning_rate", "lr_scheduler_type",
-                                              "warmup_steps",  "min_learning_rate",
-                                              "weight_decay",  "decay_all",
-                                              "adam_beta1",    "adam_beta2",
-                                              "adam_epsilon",  "max_grad_norm",
-                                              "clip_mode",     "eval_steps",
-                                              "save_steps",    "save_total_limit",
-                                              "logging_steps", "patience",
-                                              "seed",          "threads",
-                                              "memory",        "verbose",
-                                              "save_minutes",  "optimizer",
-                                              "momentum",      "lr_decay"};
+  static const std::set<std::string> names = {"task",
+                                              "data",
+                                              "valid",
+                                              "valid_split",
+                                              "out",
+                                              "resume",
+                                              "stop_after",
+                                              "max_steps",
+                                              "batch_size",
+                                              "gradient_accumulation_steps",
+                                              "learning_rate",
+                                              "lr_scheduler_type",
+                                              "warmup_steps",
+                                              "min_learning_rate",
+                                              "weight_decay",
+                                              "decay_all",
+                                              "adam_beta1",
+                                              "adam_beta2",
+                                              "adam_epsilon",
+                                              "max_grad_norm",
+                                              "clip_mode",
+                                              "eval_steps",
+                                              "save_steps",
+                                              "save_total_limit",
+                                              "logging_steps",
+                                              "patience",
+                                              "seed",
+                                              "threads",
+                                              "memory",
+                                              "verbose",
+                                              "save_minutes",
+                                              "dropout",
+                                              "bf16",
+                                              "int16",
+                                              "gradient_checkpointing",
+                                              "optimizer",
+                                              "momentum",
+                                              "lr_decay"};
   return names;
+}
+
+uint64_t fingerprint_of_file(const std::string& path) {
+  const std::string bytes = io::read_file(path);
+  return hash64(std::as_bytes(std::span(bytes)));
+}
+
+// What a trained model's weights leave open.
+bool may_differ(std::string_view setting) {
+  return setting == "loss" || setting == "position_codes" || setting == "flash";
 }
 
 Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
                       const std::vector<Words>& train, const std::vector<Words>& valid) {
+  if (!settings.init.empty()) return Embeddings::load(settings.init);
   if (settings.embeddings == "learned") return {vocabulary_of(train), 0, {}, "the words"};
   std::vector<Words> all = train;
   all.insert(all.end(), valid.begin(), valid.end());
@@ -53,7 +87,29 @@ Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
 
 }  // namespace
 
-void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes_on) {
+void ReconstructSettings::take_initial(const CommandLine& line) {
+  for (const char* name : {"embeddings", "embedding_width", "preset"})
+    refuse_given(line, name, fmt::format("expected it or --init, found --init {} too", init));
+  if (!Autoencoder::is_model(init))
+    throw_error("--init: expected a directory with a sequence autoencoder, found {}", init);
+  const AutoencoderConfig its = Autoencoder::read_config(init);
+  SettingMap recorded;
+  recorded.put("", its);
+  model.visit([&](const char* name, auto& field, const char*) {
+    const std::string& value = recorded.values().at(name);
+    const std::string setting = "autoencoder." + std::string(name);
+    if (line.given(setting) && may_differ(name)) return;
+    if (line.given(setting) && SettingMap::text(field) != value)
+      throw_error("{}: expected {}, as --init {} has it, found {}", flag_of(setting), value, init,
+                  SettingMap::text(field));
+    SettingMap::parse(setting, value, field);
+  });
+  embeddings = its.vocab_size > 0 ? "learned" : "random";
+  embedding_width = its.width;
+}
+
+void ReconstructSettings::check(const CommandLine& line, const TrainConfig& training, bool is_task,
+                                bool goes_on) {
   std::set<std::string> own;
   visit([&](const char* name, auto&, const char*) { own.insert(name); });
   for (const Setting& setting : line.settings()) {
@@ -66,7 +122,18 @@ void ReconstructSettings::check(const CommandLine& line, bool is_task, bool goes
   if (!is_task) return;
   if (embedding_width < 0 || embedding_width > 1 << 16)
     throw_error("--embedding-width: expected 0 to {}, found {}", 1 << 16, embedding_width);
-  // What a run recorded has its preset's heads in it.
+  if (const auto given = parse_checkpointing(training.gradient_checkpointing)) {
+    Recompute able{.checkpoint_interval = given->checkpoint_interval};
+    for (const std::string& part : given->parts)
+      if (part == Recompute::kProbabilities) able.parts.push_back(part);
+    if (*given != able)
+      throw_error(
+          "--gradient-checkpointing: expected off, auto, or a list of a number of words "
+          "and {} with --task reconstruct, found '{}'",
+          Recompute::kProbabilities, training.gradient_checkpointing);
+  }
+  // What a run recorded has that of its first model, and its preset's heads, in it.
+  if (!init.empty() && !goes_on) take_initial(line);
   if (!preset.empty() && !goes_on) {
     const int64_t heads = preset == "speed"      ? 4
                           : preset == "balanced" ? 6
@@ -108,6 +175,11 @@ int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& ru
   std::vector<RunData> parts = {{"train", text::name_of(data.train), fingerprint_of(train)}};
   if (!data.valid.empty())
     parts.push_back({"valid", text::name_of(data.valid), fingerprint_of(valid)});
+  // A run that has saved weights needs its first ones no more.
+  const bool begins = directory.checkpoints().empty();
+  if (begins && !settings.init.empty())
+    parts.push_back({"init", settings.init + "/model.safetensors",
+                     fingerprint_of_file(settings.init + "/model.safetensors")});
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);
@@ -143,12 +215,16 @@ int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& ru
     return plan_reconstruction(model, run.training, stages, !held_out.empty(), room);
   });
   model.model->parameters().initialize(seed);
+  if (begins && !settings.init.empty()) model.model->load_weights(settings.init);
   if (!has_words) model.write_files(directory.place());
   ReconstructionTask task(model, std::move(seen), std::move(held_out), run.training,
                           settings.curriculum, plan);
   return train_task(run, task, plan, [&] {
     note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
                      model.words.size(), config.width, train.size(), valid.size()));
+    if (!settings.init.empty()) note(fmt::format("weights and words of {}", settings.init));
+    if (run.training.compute_type() != kernels::ComputeType::kFloat32)
+      note(units(run.training.compute_type()));
   });
 }
 

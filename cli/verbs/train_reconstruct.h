@@ -11,13 +11,15 @@
 namespace refrain::cli {
 
 struct ReconstructSettings {
-  std::string embeddings = "random", preset;
+  std::string init, embeddings = "random", preset;
   int64_t embedding_width = 0;
   Curriculum curriculum;
   AutoencoderConfig model;
 
   template <class V>
   void visit(V&& v) {
+    v("init", init,
+      "reconstruct: a trained autoencoder to start from: its words, settings and weights");
     v("embeddings", embeddings,
       "reconstruct: a file of vectors in GloVe's text format, random (fixed) or learned");
     v("embedding_width", embedding_width,
@@ -34,7 +36,11 @@ struct ReconstructSettings {
   }
 
   // An Error for what has no meaning: settings of other tasks with this one, and these with others.
-  void check(const CommandLine&, bool is_task, bool goes_on);
+  void check(const CommandLine&, const TrainConfig&, bool is_task, bool goes_on);
+
+ private:
+  // The settings of the model to start from.
+  void take_initial(const CommandLine&);
 };
 
 struct ReconstructData {

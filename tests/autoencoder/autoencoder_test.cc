@@ -1,9 +1,13 @@
 #include "refrain/autoencoder/autoencoder.h"
 
+#include <algorithm>
+#include <functional>
 #include <map>
 
 #include "refrain/autoencoder/ref.h"
+#include "refrain/base/random.h"
 #include "refrain/io/json.h"
+#include "refrain/kernels/elementwise/dropout.h"
 #include "refrain/model/workspace.h"
 #include "support/error_of.h"
 #include "support/kernel_testing.h"
@@ -51,9 +55,15 @@ class Trial {
     cosines.resize(losses.size());
   }
 
+  static constexpr uint64_t kDropoutKey = 99;
+
+  // How a step computes.
+  std::function<void(ExecutionContext&)> settings = [](ExecutionContext&) {};
+
   // Sequences in micro-batches of `at_once`; gradients from nothing.
   void train(const Forced& forced, size_t at_once = 100, std::vector<int32_t> tokens = {}) {
     model.parameters().clear_gradients();
+    const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
     int64_t row = 0;
     for (size_t b = 0; b < lengths.size(); b += at_once) {
       std::vector<int32_t> offset = {0};
@@ -64,11 +74,12 @@ class Trial {
           data.set(offset, std::vector<int32_t>(offset.size() - 1, 0), static_cast<int64_t>(b));
       const int64_t R = w.rows(), E = model.config().width;
       Autoencoder::TrainingBatch training{
-          .x = {x.data() + row * E, {R, E}}, .forced = forced, .scale = 0.5f};
+          .x = {x.data() + row * E, {R, E}}, .forced = forced, .scale = 0.5f, .longest = longest};
       if (!tokens.empty())
         training.tokens =
             std::span(tokens).subspan(static_cast<size_t>(row), static_cast<size_t>(R));
       workspace_.run({}, [&](ExecutionContext& ctx, Arena& saved) {
+        settings(ctx);
         model.train(ctx, w, training, {losses.data() + row, {R}}, {cosines.data() + row, {R}},
                     saved);
       });
@@ -102,10 +113,21 @@ class Trial {
   // 0.5 times the sum of the rows' losses, by the reference.
   Complex reference_loss(const std::map<std::string, std::vector<Complex>>& weights,
                          const Forced& forced, const std::vector<Complex>* inputs = nullptr) const {
-    const AutoencoderRef<Complex> ref(model.config(), weights);
+    AutoencoderRef<Complex> ref(model.config(), weights);
     Complex sum = 0;
     size_t at = 0;
-    for (const int32_t n : lengths) {
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      const int32_t n = lengths[b];
+      if (dropout > 0)
+        ref.dropout = [&](bool decoder, int64_t l, int64_t t, int64_t j) {
+          std::vector<float> mask(static_cast<size_t>(j + 1), 1.0f);
+          const uint64_t row_id = b << 32 | static_cast<uint64_t>(t);
+          kernels::dropout_apply({mask.data(), {1, j + 1}}, dropout,
+                                 mix_key(kDropoutKey, "dropout site",
+                                         static_cast<uint64_t>(2 * l + (decoder ? 1 : 0))),
+                                 {&row_id, 1});
+          return static_cast<double>(mask.back());
+        };
       const size_t end = at + static_cast<size_t>(n * model.config().width);
       const std::vector<Complex> target(x.begin() + static_cast<long>(at),
                                         x.begin() + static_cast<long>(end));
@@ -124,6 +146,8 @@ class Trial {
   Autoencoder model;
   std::vector<int32_t> lengths;
   std::vector<float> x, losses, cosines;
+  float dropout = 0;  // of the reference
+  size_t bytes() const { return workspace_.bytes(); }
 
  private:
   Workspace workspace_;
@@ -173,6 +197,100 @@ TEST(Autoencoder, GradientsAreTheReferencesForEveryCellLossAndNorm) {
         Trial trial(config);
         expect_gradients(trial, forced, 5);
       }
+}
+
+TEST(Autoencoder, DropoutIsOnWhatEveryLayerReads) {
+  for (const std::string decoder : {"plain", "cross_attention", "self_attention"})
+    for (const Forced& forced : {Forced{0, 1, 0, 0, 1, 0}, Forced(6, 1)}) {
+      SCOPED_TRACE(decoder + " " + std::to_string(forced.size()));
+      Trial trial(tiny("gru", decoder));
+      trial.dropout = 0.4f;
+      trial.settings = [&](ExecutionContext& ctx) {
+        ctx.dropout = {.rate = trial.dropout, .key = Trial::kDropoutKey};
+      };
+      expect_gradients(trial, forced, 5);
+      const auto weights = trial.reference_weights();
+      const double loss = trial.reference_loss(weights, forced).real();
+      trial.dropout = 0;
+      EXPECT_GT(std::abs(trial.reference_loss(weights, forced).real() - loss), 1e-3);
+    }
+}
+
+// One setting of a step after another, in micro-batches and whole.
+void expect_same_bits(const AutoencoderConfig& config, const Forced& forced,
+                      std::span<const std::function<void(ExecutionContext&)>> all) {
+  Trial trial(config, {4, 1, 66, 7, 7});
+  std::vector<float> want;
+  for (const auto& settings : all)
+    for (const size_t at_once : {100, 1, 2}) {
+      trial.settings = settings;
+      trial.train(forced, at_once);
+      if (want.empty()) want = trial.results();
+      EXPECT_TRUE(same_bits(trial.results(), want)) << at_once;
+    }
+}
+
+TEST(Autoencoder, RecomputationChangesNoBit) {
+  static const std::vector<std::string> parts = {"probabilities"};
+  using Settings = std::function<void(ExecutionContext&)>;
+  for (const auto type :
+       {kernels::ComputeType::kFloat32, kernels::ComputeType::kBf16, kernels::ComputeType::kInt16})
+    for (const std::string decoder : {"plain", "cross_attention", "self_attention"})
+      for (const Forced& forced : {Forced{0, 0, 1, 0, 1}, Forced(7, 1), Forced(70, 1)}) {
+        SCOPED_TRACE(fmt::format("{} {} {}", decoder, forced.size(), static_cast<int>(type)));
+        AutoencoderConfig config = tiny(decoder == "plain" ? "gru" : "lstm", decoder);
+        config.hidden = 36;
+        config.heads = 3;
+        config.flash = false;
+        const auto usual = [&](ExecutionContext& ctx) {
+          ctx.compute_type = type;
+          ctx.dropout = {.rate = 0.3f, .key = Trial::kDropoutKey};
+        };
+        std::vector<Settings> all = {usual};
+        for (const int64_t every : {1, 5, 100})
+          all.emplace_back([=](ExecutionContext& ctx) {
+            usual(ctx);
+            ctx.checkpoint_interval = every;
+          });
+        all.emplace_back([=](ExecutionContext& ctx) {
+          usual(ctx);
+          ctx.recompute = parts;
+        });
+        expect_same_bits(config, forced, all);
+      }
+}
+
+TEST(Autoencoder, RecomputationTakesLessMemory) {
+  AutoencoderConfig config = tiny();
+  config.hidden = 64;
+  config.flash = false;
+  static const std::vector<std::string> parts = {"probabilities"};
+  Trial all(config, {50, 50, 50, 50, 50, 50}), some(config, {50, 50, 50, 50, 50, 50});
+  all.train({});
+  some.settings = [](ExecutionContext& ctx) {
+    ctx.checkpoint_interval = 14;
+    ctx.recompute = parts;
+  };
+  some.train({});
+  EXPECT_LT(some.bytes(), 0.8 * static_cast<double>(all.bytes()));
+}
+
+TEST(Autoencoder, RoundedProductsAreNearTheWhole) {
+  for (const Forced& forced : {Forced{}, Forced(6, 1)}) {
+    Trial whole(tiny());
+    whole.train(forced);
+    const std::vector<float> want = whole.results();
+    double size = 0;
+    for (const float v : want) size = std::max(size, std::abs(static_cast<double>(v)));
+    for (const auto type : {kernels::ComputeType::kBf16, kernels::ComputeType::kInt16}) {
+      Trial rounded(tiny());
+      rounded.settings = [=](ExecutionContext& ctx) { ctx.compute_type = type; };
+      rounded.train(forced);
+      const std::vector<float> got = rounded.results();
+      EXPECT_FALSE(same_bits(got, want));
+      for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 0.02 * size);
+    }
+  }
 }
 
 TEST(Autoencoder, EveryInstructionSetHasTheGradients) {
@@ -371,24 +489,7 @@ TEST(Autoencoder, ADirectoryHoldsIt) {
             std::string::npos);
 }
 
-TEST(Autoencoder, RefusesWhatCannotBe) {
-  const auto refused = [](auto change) {
-    AutoencoderConfig config = tiny();
-    change(config);
-    return error_of([&] { Autoencoder model(config); });
-  };
-  EXPECT_EQ(refused([](auto& c) { c.heads = 4; }),
-            "autoencoder.heads: expected a divisor of autoencoder.hidden = 6, or a head_dim, found "
-            "4");
-  EXPECT_EQ(refused([](auto& c) { c.cell = "lstn"; }),
-            "autoencoder.cell: expected one of rnn, lstm, gru, found 'lstn'");
-  EXPECT_EQ(refused([](auto& c) { c.bottleneck = 0; }),
-            "autoencoder.bottleneck: expected 1 to 65536, found 0");
-  EXPECT_EQ(refused([](auto& c) {
-              c.decoder = "plain";
-              c.heads = 4;
-            }),
-            "(no error)");
+TEST(Autoencoder, RefusesASequenceThatIsHiddenWhole) {
   Trial hidden(tiny(), {3, 0});
   EXPECT_EQ(error_of([&] { hidden.train({}); }),
             "sequence 2: expected a token that no mask hides, found none");

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "refrain/autoencoder/plan.h"
 #include "refrain/autoencoder/task.h"
 #include "refrain/train/trainer.h"
@@ -116,11 +118,65 @@ TEST(ReconstructionTask, NeedsAWindow) {
             }),
             "expected a document to learn from of at least 9 words that have vectors (min_window), "
             "found none");
-  config.max_steps = "5e";
-  EXPECT_EQ(error_of([&] {
-              ReconstructionTask(model, {std::vector<int32_t>(9)}, {}, config, curriculum, {});
-            }),
-            "max_steps: expected steps (2000), as windows are drawn, found '5e'");
+}
+
+TEST(ReconstructionTask, PlansTakeTheCheapestThatFits) {
+  WordAutoencoder model = small_model();
+  model.window = 60;
+  TrainConfig config;
+  config.batch_size = 32;
+  const Curriculum curriculum{.window = "60", .teacher_forcing = "0.5", .min_window = 2};
+  const auto plan = [&](size_t budget) {
+    return plan_reconstruction(model, config, Stages(curriculum), false, {.budget = budget});
+  };
+  const Plan free = plan(0);
+  EXPECT_EQ(free.sequences, 32);
+  EXPECT_EQ(free.recompute, Recompute());
+  std::set<std::pair<int64_t, bool>> seen;
+  size_t budget = free.total();
+  for (; budget > 0; --budget) {
+    Plan found;
+    try {
+      found = plan(budget);
+    } catch (const Error&) {
+      break;
+    }
+    EXPECT_LE(found.total(), budget);
+    seen.insert({found.sequences, found.recompute.checkpoint_interval > 0});
+    budget = found.total();
+  }
+  EXPECT_TRUE(seen.contains({32, false}));
+  EXPECT_TRUE(seen.contains({16, false}));
+  EXPECT_TRUE(seen.contains({1, true}));
+  EXPECT_FALSE(seen.contains({32, true}));  // half of the windows take less and cost less
+  config.gradient_checkpointing = "7";
+  EXPECT_EQ(plan(free.total()).recompute.checkpoint_interval, 7);
+  EXPECT_EQ(plan(free.total()).sequences, 32);
+  EXPECT_NE(error_of([&] { plan(1); }).find("needs at least"), std::string::npos);
+}
+
+TEST(ReconstructionTask, EpochsAreWordsOfTheData) {
+  WordAutoencoder model = small_model();
+  const Documents documents = {std::vector<int32_t>(3), std::vector<int32_t>(20),
+                               std::vector<int32_t>(7)};
+  // By hand: windows of 4 and at least 2 words begin at 19 places of the second and 6 of the third.
+  for (const auto& [length, all] : {std::pair<int64_t, double>{4, 17 * 4 + 3 + 2 + 4 * 4 + 3 + 2},
+                                    {50, 20 * 21 / 2.0 - 1 + 7 * 8 / 2.0 - 1}}) {
+    const Documents two = {documents[1], documents[2]};
+    EXPECT_DOUBLE_EQ(mean_window(two, 2, length), all / 25);
+  }
+  EXPECT_EQ(mean_window(documents, 21, 30), 0);
+  TrainConfig config;
+  config.batch_size = 2;
+  const Curriculum curriculum{.window = "4", .teacher_forcing = "0", .min_window = 4};
+  const auto steps = [&](const char* length) {
+    config.max_steps = length;
+    return ReconstructionTask(model, documents, {}, config, curriculum, {}).total_steps();
+  };
+  EXPECT_EQ(steps("100"), 100);
+  EXPECT_EQ(steps("80e"), 270);  // of 27 words each, 8 of them a step
+  EXPECT_EQ(steps("800t"), 100);
+  EXPECT_EQ(steps("0.001e"), 1);
 }
 
 }  // namespace

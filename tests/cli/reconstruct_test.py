@@ -68,6 +68,64 @@ class Promise(ReconstructCase):
                           "--gradient-accumulation-steps", 2)
                 self.assertEqual(self.weights(f"{decoder}-stopped"), want)
 
+    def test_bits_of_formats_and_dropout(self):
+        for precision in ([], ["--bf16"], ["--int16"]):
+            name = "".join(precision)
+            command = lambda out, *flags: self.lm(name + out, "--dropout", 0.2, "--max-steps", 6,
+                                                  *precision, *flags)
+            with self.subTest(precision):
+                self.must(*command("whole", "--threads", 1, "--batch-size", 12))
+                want = self.weights(name + "whole")
+                self.must(*command("again", "--batch-size", 4, "--gradient-accumulation-steps", 3,
+                                   "--gradient-checkpointing", 4))
+                self.assertEqual(self.weights(name + "again"), want)
+                self.must(*command("stopped", "--batch-size", 12, "--stop-after", 3))
+                self.must("train", "--resume", self.dir / (name + "stopped"))
+                self.assertEqual(self.weights(name + "stopped"), want)
+        plain = self.lm("plain", "--max-steps", 6, "--batch-size", 12)
+        self.must(*plain)
+        self.assertNotEqual(self.weights("plain"), self.weights("whole"))
+
+    def test_epochs(self):
+        self.must(*self.lm("run", "--max-steps", "2e"))
+        last = [record for record in map(json.loads, (self.dir / "run" / "metrics.jsonl")
+                                         .read_text().splitlines()) if "loss" in record][-1]
+        self.assertGreater(last["seconds_per_epoch"], 0)
+        self.assertAlmostEqual(last["epoch"], 2, delta=0.3)
+
+    def test_recomputation(self):
+        command = lambda out, *flags: self.lm(out, "--autoencoder.flash", "false", "--max-steps", 6,
+                                              "--batch-size", 12, *flags)
+        self.must(*command("kept"))
+        for i, parts in enumerate(("3", "probabilities", "3,probabilities")):
+            self.must(*command(f"again{i}", "--gradient-checkpointing", parts))
+            self.assertEqual(self.weights(f"again{i}"), self.weights("kept"), parts)
+
+    def test_begins_with_another(self):
+        self.must(*self.lm("first", "--max-steps", 6, "--batch-size", 12))
+        go_on = ["train", "--task", "reconstruct", "--data", self.data, "--init",
+                 self.dir / "first", "--window", "6 9", "--min-window", 3, "--batch-size", 4]
+        self.must(*go_on, "--out", self.dir / "second", "--max-steps", 4)
+        self.must(*go_on, "--out", self.dir / "stopped", "--max-steps", 4, "--stop-after", 2)
+        for name in ("vocab.txt", "config.json", "embeddings.safetensors"):
+            self.assertEqual((self.dir / "first" / name).read_bytes(),
+                             (self.dir / "second" / name).read_bytes(), name)
+        first = json.loads((self.dir / "second" / "metrics.jsonl").read_text().splitlines()[0])
+        (self.dir / "first").rename(self.dir / "moved")  # what has a checkpoint needs it no more
+        self.must("train", "--resume", self.dir / "stopped")
+        self.assertEqual(self.weights("stopped"), self.weights("second"))
+        self.refuses([*go_on, "--out", self.dir / "run"], "--init: expected a directory with a")
+        (self.dir / "moved").rename(self.dir / "first")
+        # The weights are where it begins, not only the shapes.
+        self.must(*self.lm("fresh", "--batch-size", 4, "--max-steps", 4))
+        fresh = json.loads((self.dir / "fresh" / "metrics.jsonl").read_text().splitlines()[0])
+        self.assertNotEqual(first["loss"], fresh["loss"])
+        for flags, says in {
+                ("--autoencoder.hidden", 32): "--autoencoder.hidden: expected 16, as --init",
+                ("--embeddings", "learned"): "--embeddings: expected it or --init",
+                ("--preset", "quality"): "--preset: expected it or --init"}.items():
+            self.refuses([*go_on, "--out", self.dir / "run", *flags], says)
+        self.must(*go_on, "--out", self.dir / "mse", "--max-steps", 1, "--autoencoder.loss", "mse")
 
     def test_budgets(self):
         self.measures_memory()
@@ -161,9 +219,10 @@ class Mistakes(ReconstructCase):
                 ("--window", "2"): "window: expected 3 to 65536, found 2",
                 ("--preset", "fast"): "expected speed, balanced or quality",
                 ("--teacher-forcing", "1.1"): "teacher_forcing: expected 0 to 1",
-                ("--max-steps", "3e"): "max_steps: expected steps",
+                ("--gradient-checkpointing", "blocks"): "expected off, auto, or a list of a number",
+                ("--bf16", "--int16"): "int16: expected it or bf16",
+                ("--max-steps", "3x"): "max_steps: expected steps",
                 ("--d-model", 8): "--d-model: has no meaning with --task reconstruct",
-                ("--dropout", 0.1): "--dropout: has no meaning with --task reconstruct",
                 ("--window", "500", "--min-window", "500"): "of at least 500 words",
                 ("--valid-split", 0.999): "expected documents to learn from"}.items():
             with self.subTest(flags):

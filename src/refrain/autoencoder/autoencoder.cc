@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -9,12 +10,16 @@
 #include "refrain/io/json.h"
 #include "refrain/kernels/elementwise/embedding.h"
 #include "refrain/kernels/elementwise/rms_norm.h"
+#include "refrain/layers/dropout.h"
 
 namespace refrain {
 namespace {
 
 constexpr float kNormEps = 1e-5f;
 constexpr const char* kModelType = "refrain_autoencoder";
+
+// Of dropout; the decoder has the odd ones.
+uint64_t encoder_site(size_t layer) { return 2 * layer; }
 
 AutoencoderConfig checked(const AutoencoderConfig& config) {
   config.check();
@@ -52,19 +57,35 @@ void Autoencoder::visit(const ParamVisitor& v) {
 
 Autoencoder::Encoded Autoencoder::encode(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
                                          Arena* saved, Arena& rows) const {
-  Encoded e;
-  ConstTensor in = x;
-  for (const Recurrent& cell : encoder_) {
-    e.runs.push_back(cell.forward(ctx, w, in, {}, saved));
-    in = e.runs.back().rows.h;
-  }
   const int64_t B = w.sequences(), H = config_.hidden, Z = config_.bottleneck;
+  const bool again = saved && ctx.checkpoint_interval > 0;
+  Encoded e;
+  Tensor below;
+  if (again) {
+    e.m = rows.take({w.rows(), H});
+    below = ctx.scratch.take({w.rows(), H});
+  }
+  ConstTensor in = x;
+  for (size_t l = 0; l < encoder_.size(); ++l) {
+    std::optional<Arena::Frame> frame;
+    if (saved) frame.emplace(ctx.scratch);
+    e.runs.push_back(encoder_[l].forward(ctx, w, layer_input(ctx, w, in, l), {}, saved));
+    Tensor h = e.runs.back().rows.h;
+    if (again) {
+      const Tensor to = l + 1 == encoder_.size() ? e.m : below;
+      if (!ctx.planning()) std::copy_n(h.data, h.size(), to.data);
+      h = to;
+    } else {
+      e.m = h;
+    }
+    in = h;
+  }
   e.last = rows.take({B, H});
   e.z = rows.take({B, Z});
   if (!ctx.planning())
     for (int64_t b = 0; b < B; ++b)
-      std::copy_n(in.row(w.first(b) + w.length(b) - 1), H, e.last.row(b));
-  squeeze_.forward(ctx, e.last, e.z);
+      std::copy_n(e.m.row(w.first(b) + w.length(b) - 1), H, e.last.row(b));
+  squeeze_.forward(ctx.in_float32(), e.last, e.z);
   if (norm_.w.rank == 0) return e;
   e.r = rows.take({B});
   e.normed = rows.take({B, Z});
@@ -74,9 +95,9 @@ Autoencoder::Encoded Autoencoder::encode(ExecutionContext& ctx, const RaggedBatc
 
 ConstTensor Autoencoder::memory(ExecutionContext& ctx, const RaggedBatch& w, const Encoded& e,
                                 Arena& arena) const {
-  if (!config_.reads_positions()) return e.m();
+  if (!config_.reads_positions()) return e.m;
   const Tensor m = arena.take({w.rows(), config_.hidden});
-  add_position_codes(ctx, w, e.m(), m);
+  add_position_codes(ctx, w, e.m, m);
   return m;
 }
 
@@ -91,17 +112,36 @@ void Autoencoder::encode_backward(ExecutionContext& ctx, const RaggedBatch& w, C
     dz = ctx.scratch.take({B, config_.bottleneck});
     if (!ctx.planning()) kernels::rms_norm_backward(e.z, norm_.w, e.r, given.dz, {dz, norm_.g});
   }
-  squeeze_.backward(ctx, e.last, dz, dlast);
+  squeeze_.backward(ctx.in_float32().over({}), e.last, dz, dlast);
   for (int64_t b = 0; b < B && !ctx.planning(); ++b) {
     float* to = given.dm.row(w.first(b) + w.length(b) - 1);
     for (int64_t j = 0; j < H; ++j) to[j] += dlast.row(b)[j];
   }
+  std::vector<Recurrent::Activations> runs = e.runs;
+  if (ctx.checkpoint_interval > 0) {
+    ConstTensor in = x;
+    for (size_t l = 0; l < encoder_.size(); ++l) {
+      runs[l] = encoder_[l].recompute_forward(ctx, layer_input(ctx, w, in, l), runs[l]);
+      in = runs[l].rows.h;
+    }
+  }
   Tensor dh = given.dm;
   for (size_t l = encoder_.size(); l-- > 0;) {
     const Tensor din = l == 0 ? dx : ctx.scratch.take({w.rows(), H});
-    encoder_[l].backward(ctx, l == 0 ? x : e.runs[l - 1].rows.h, e.runs[l], dh, din, {});
+    const ConstTensor in = layer_input(ctx, w, l == 0 ? x : runs[l - 1].rows.h, l);
+    encoder_[l].backward(ctx, in, runs[l], dh, din, {});
+    apply_dropout(ctx, w, din, encoder_site(l));
     dh = din;
   }
+}
+
+ConstTensor Autoencoder::layer_input(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor below,
+                                     size_t l) const {
+  if (ctx.dropout.rate == 0) return below;
+  const Tensor in = ctx.scratch.take({below.rows(), below.cols()});
+  if (!ctx.planning()) std::copy_n(below.data, below.size(), in.data);
+  apply_dropout(ctx, w, in, encoder_site(l));
+  return in;
 }
 
 void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w,
@@ -109,24 +149,30 @@ void Autoencoder::train(const ExecutionContext& context, const RaggedBatch& w,
                         Arena& saved) {
   check_lengths(w);
   ExecutionContext ctx = context;
+  ctx.cu_seqlens = w.cu_seqlens;
   Arena::Frame scratch_frame(ctx.scratch), saved_frame(saved);
   const int64_t R = w.rows(), E = config_.width, H = config_.hidden;
   const Encoded e = encode(ctx, w, training.x, &saved, saved);
-  const Decoder::Input in{e.code(), memory(ctx, w, e, saved), training.x, training.forced};
-  const Decoder::Activations run = decoder_.forward(ctx, w, in, true, saved);
-
   Decoder::Gradients g{ctx.scratch.take({R, E}),
                        ctx.scratch.take({w.sequences(), config_.bottleneck}),
                        ctx.scratch.take({R, H})};
   const Tensor dx = ctx.scratch.take({R, E});
   if (!training.tokens.empty()) g.dx = ctx.scratch.take({R, E});
-  if (!ctx.planning()) {
-    kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, losses, cosines,
-                                 {g.dy, training.scale});
-    if (g.dx) std::fill(g.dx.begin(), g.dx.end(), 0.0f);
+  if (g.dx && !ctx.planning()) std::fill(g.dx.begin(), g.dx.end(), 0.0f);
+  {
+    Arena::Frame decoder_frame(saved);
+    const Decoder::Input in{e.code(), memory(ctx, w, e, saved), training.x, training.forced,
+                            training.longest};
+    const Decoder::Activations run = decoder_.forward(ctx, w, in, true, saved);
+    if (!ctx.planning())
+      kernels::reconstruction_loss(config_.kind_of_loss(), run.y, training.x, losses, cosines,
+                                   {g.dy, training.scale});
+    decoder_.backward(ctx, w, in, run, g);
   }
-  decoder_.backward(ctx, w, in, run, g);
-  encode_backward(ctx, w, training.x, e, g, dx);
+  // What is computed again takes the memory that the decoder had.
+  ExecutionContext in_saved{saved,         ctx.dropout,      ctx.checkpoint_interval,
+                            ctx.recompute, ctx.compute_type, ctx.cu_seqlens};
+  encode_backward(ctx.checkpoint_interval > 0 ? in_saved : ctx, w, training.x, e, g, dx);
   if (g.dx.rank == 0 || ctx.planning()) return;
   kernels::add(dx, g.dx, dx);
   kernels::embedding_backward(training.tokens, dx, table_.g);
@@ -170,7 +216,7 @@ void Autoencoder::save_config(const std::string& directory) const {
   io::write_file(directory + "/config.json", io::to_text(json));
 }
 
-std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
+AutoencoderConfig Autoencoder::read_config(const std::string& directory) {
   const std::string path = directory + "/config.json";
   const io::Json json = io::read_json(path);
   if (io::get_string(json, "model_type", path) != kModelType)
@@ -196,12 +242,16 @@ std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
     if (!known.contains(key) && !value.is_null())
       throw_error("{}: {}: expected no setting of this name, found {}", path, io::quote(key),
                   io::describe(value));
-  std::unique_ptr<Autoencoder> model;
   try {
-    model = std::make_unique<Autoencoder>(config, Memory::kLater);
+    config.check();
   } catch (const Error& error) {
     throw_error("{}: {}", path, error.what());
   }
+  return config;
+}
+
+std::unique_ptr<Autoencoder> Autoencoder::load(const std::string& directory) {
+  auto model = std::make_unique<Autoencoder>(read_config(directory), Memory::kLater);
   model->load_weights(directory);
   return model;
 }

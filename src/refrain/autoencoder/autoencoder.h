@@ -45,9 +45,17 @@ class Autoencoder {
     std::span<const uint8_t> forced{};  // per step: its input is the true vector before it
     float scale = 1;                    // of the loss
     std::span<const int32_t> tokens{};  // [R]: x's rows of the learned table, to teach it too
+    int64_t longest = 0;                // Decoder::Input
   };
   // Adds the gradients of scale * (sum of the rows' losses); losses and cosines [R]. As a target x
-  // is constant: the table only gets the gradient of x as an input.
+  // is constant: the table only gets the gradient of x as an input. Of the context:
+  //   dropout  on what every layer of cells reads, in the encoder and in the decoder
+  //   compute_type  of the products over all rows; the decoder's loop is float32
+  //   checkpoint_interval  the encoder saves its states so often and its output, and what else it
+  //     had is computed again when the decoder's memory is free (the decoder's backward follows its
+  //     forward at once)
+  //   recompute  Recompute::kProbabilities: the decoder's probabilities, where they are kept (flash
+  //   off)
   void train(const ExecutionContext&, const RaggedBatch&, const TrainingBatch&, Tensor losses,
              Tensor cosines, Arena& saved);
 
@@ -60,6 +68,7 @@ class Autoencoder {
 
   // config.json and model.safetensors of a directory.
   static bool is_model(const std::string& directory);
+  static AutoencoderConfig read_config(const std::string& directory);
   static std::unique_ptr<Autoencoder> load(const std::string& directory);
   void save_config(const std::string& directory) const;
   void save_weights(const std::string& path) const { parameters_.save(path); }
@@ -68,14 +77,16 @@ class Autoencoder {
  private:
   struct Encoded {
     std::vector<Recurrent::Activations> runs;
-    Tensor last, z, r, normed;  // [B, H], [B, Z], [B], [B, Z]
-    ConstTensor m() const { return runs.back().rows.h; }
+    Tensor m, last, z, r, normed;  // [R, H], [B, H], [B, Z], [B], [B, Z]
     ConstTensor code() const { return normed.rank > 0 ? normed : z; }
   };
   Encoded encode(ExecutionContext&, const RaggedBatch&, ConstTensor x, Arena* saved,
                  Arena& rows) const;
   // What the decoder reads: m, or m[t] + code(t). The gradient is the same for both.
   ConstTensor memory(ExecutionContext&, const RaggedBatch&, const Encoded&, Arena&) const;
+  // What layer l of the encoder reads of the rows below it, [R, ...]: with dropout a copy in
+  // scratch.
+  ConstTensor layer_input(ExecutionContext&, const RaggedBatch&, ConstTensor below, size_t l) const;
   // dm is used up; dx [R, E] is overwritten.
   void encode_backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const Encoded&,
                        const Decoder::Gradients&, Tensor dx) const;

@@ -6,12 +6,20 @@
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/attention/cross_attention_ref.h"
 #include "refrain/kernels/elementwise/activation.h"
+#include "refrain/layers/dropout.h"
+#include "refrain/model/recompute.h"
 
 namespace refrain {
 
 using kernels::Cell;
 
 namespace {
+
+int64_t longest(const RaggedBatch& w) {
+  int64_t rows = 0;
+  for (int64_t b = 0; b < w.sequences(); ++b) rows = std::max(rows, w.length(b));
+  return rows;
+}
 
 Init normal_for(int64_t in) { return Init::normal(1 / std::sqrt(static_cast<float>(in))); }
 
@@ -36,9 +44,7 @@ void position_codes(Tensor codes) {
 void add_position_codes(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor rows,
                         MatrixView<float> out) {
   Arena::Frame frame(ctx.scratch);
-  int64_t longest = 0;
-  for (int64_t b = 0; b < w.sequences(); ++b) longest = std::max(longest, w.length(b));
-  const Tensor codes = ctx.scratch.take({longest, rows.cols()});
+  const Tensor codes = ctx.scratch.take({longest(w), rows.cols()});
   if (ctx.planning()) return;
   position_codes(codes);
   for (int64_t row = 0; row < rows.rows(); ++row) {
@@ -78,7 +84,8 @@ kernels::AttentionShape Decoder::self_shape() const {
           self_->out,    joined_width()};
 }
 
-Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
+Decoder::Activations Decoder::layout(const RaggedBatch& w, bool keep_probabilities,
+                                     Arena& a) const {
   const int64_t R = w.rows(), H = hidden();
   Activations run;
   run.start = a.take({w.sequences(), start_.out});
@@ -91,7 +98,8 @@ Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
   if (!config_.has_attention()) return run;
   run.joined = a.take({R, joined_width()});
   run.s = a.take({R, H});
-  if (cross_) run.query = cross_->layout(a, R, attention_columns(run.joined), w, !config_.flash);
+  if (cross_)
+    run.query = cross_->layout(a, R, attention_columns(run.joined), w, keep_probabilities);
   if (self_) {
     run.qkv = a.take({R, self_->out});
     run.softmax = a.take({2 * R * config_.heads});
@@ -100,7 +108,8 @@ Decoder::Activations Decoder::layout(const RaggedBatch& w, Arena& a) const {
 }
 
 // By one product, or one for each layer's vectors.
-void Decoder::start(ExecutionContext& ctx, ConstTensor z, Tensor start) const {
+void Decoder::start(ExecutionContext& context, ConstTensor z, Tensor start) const {
+  ExecutionContext ctx = context.in_float32();  // its rows are few
   Arena::Frame frame(ctx.scratch);
   const int64_t parts = config_.fused ? 1 : start_.out / hidden(), n = start_.out / parts;
   for (int64_t i = 0; i < parts; ++i)
@@ -140,15 +149,30 @@ Tensor Decoder::inputs(ExecutionContext& ctx, const RaggedBatch& w, const Input&
 
 bool Decoder::needs_no_loop(const RaggedBatch& w, const Input& in) const {
   if (!config_.cached || config_.reads_itself()) return false;
-  for (int64_t b = 0; b < w.sequences(); ++b)
-    for (int64_t t = 1; t < w.length(b); ++t)
-      if (!in.is_forced(t)) return false;
+  for (int64_t t = 1, steps = std::max(in.longest, longest(w)); t < steps; ++t)
+    if (!in.is_forced(t)) return false;
   return true;
+}
+
+ConstTensor Decoder::layer_input(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
+                                 const Activations& run, size_t l) const {
+  if (l > 0 && ctx.dropout.rate == 0) return run.cells[l - 1].h;
+  Tensor x;
+  if (l == 0) {
+    x = inputs(ctx, w, in, run);
+  } else {
+    const Tensor below = run.cells[l - 1].h;
+    x = ctx.scratch.take({w.rows(), hidden()});
+    if (!ctx.planning()) std::copy_n(below.data, below.size(), x.data);
+  }
+  apply_dropout(ctx, w, x, decoder_site(l));
+  return x;
 }
 
 Decoder::Activations Decoder::forward(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                                       bool for_backward, Arena& arena) const {
-  Activations run = layout(w, arena);
+  const bool keeps = !config_.flash && for_backward && !ctx.recomputes(Recompute::kProbabilities);
+  Activations run = layout(w, keeps, arena);
   start(ctx, in.z, run.start);
   if (cross_ && config_.cached)
     run.memory.push_back(cross_->project(ctx, w, in.m, for_backward, arena));
@@ -159,24 +183,63 @@ Decoder::Activations Decoder::forward(ExecutionContext& ctx, const RaggedBatch& 
   return run;
 }
 
+void Decoder::lend_probabilities(ExecutionContext& ctx, const RaggedBatch& w,
+                                 const Activations& run,
+                                 std::span<kernels::CrossQueries> queries) const {
+  if (!lends_probabilities(run)) return;
+  const int64_t columns = longest(w), row = config_.heads * columns;
+  for (kernels::CrossQueries& one : queries) {
+    one.kept = {ctx.scratch.take({one.count(), row}).data, one.count(), row};
+    one.kept_head = columns;
+  }
+}
+
+template <class F>
+void Decoder::each_cross_group(ExecutionContext& ctx, const RaggedBatch& w, const Activations& run,
+                               const InnerGradients* g, F&& f) const {
+  constexpr int64_t kSequencesLent = 4;
+  const int64_t B = w.sequences(), width = attention_width();
+  const int64_t together = lends_probabilities(run) ? kSequencesLent : std::max<int64_t>(B, 1);
+  for (int64_t first = 0; first < B; first += together) {
+    Arena::Frame frame(ctx.scratch);
+    std::vector<kernels::CrossQueries> queries;
+    std::vector<kernels::CrossGradients> gradients;
+    const int64_t last = std::min(B, first + together);
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t row = w.first(b), n = w.length(b);
+      queries.push_back(cross_->queries(run.query, row, n));
+      if (!g) continue;
+      const MatrixView<float> dkv = MatrixView<float>(g->kv).row_range(row, n);
+      gradients.push_back({attention_columns(g->joined).row_range(row, n),
+                           MatrixView<float>(g->q).row_range(row, n), dkv.col_range(0, width),
+                           dkv.col_range(width, width)});
+    }
+    lend_probabilities(ctx, w, run, queries);
+    const auto memory = std::span<const kernels::CrossMemory>(run.memory[0].sequences)
+                            .subspan(static_cast<size_t>(first), static_cast<size_t>(last - first));
+    if (g && lends_probabilities(run))
+      kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
+    f(CrossGroup{memory, queries, gradients});
+  }
+}
+
 void Decoder::forward_rows(ExecutionContext& ctx, const RaggedBatch& w, const Input& in,
                            const Activations& run) const {
   Arena::Frame frame(ctx.scratch);
-  ConstTensor x = inputs(ctx, w, in, run);
   for (size_t l = 0; l < cells_.size(); ++l) {
+    Arena::Frame input_frame(ctx.scratch);
     const auto layer = static_cast<int64_t>(l);
-    cells_[l].input().forward(ctx, x, run.cells[l].gates);
+    cells_[l].input().forward(ctx, layer_input(ctx, w, in, run, l), run.cells[l].gates);
     kernels::recurrent_forward(chunks(w, run, layer), weights(layer), run.cells[l], ctx.scratch);
-    x = run.cells[l].h;
   }
+  const ConstTensor x = run.cells.back().h;
   if (!config_.has_attention()) return out_.forward(ctx, x, run.y);
   const MatrixView<float> queried = state_columns(run.joined);
   add_position_codes(ctx, w, x, queried);
   cross_->query().forward(ctx, queried, run.query.q);
-  std::vector<kernels::CrossQueries> queries;
-  for (int64_t b = 0; b < w.sequences(); ++b)
-    queries.push_back(cross_->queries(run.query, w.first(b), w.length(b)));
-  kernels::cross_forward(cross_->shape(), run.memory[0].sequences, queries, ctx.scratch);
+  each_cross_group(ctx, w, run, nullptr, [&](const CrossGroup& group) {
+    kernels::cross_forward(cross_->shape(), group.memory, group.queries, ctx.scratch);
+  });
   context_.forward(ctx, run.joined, run.s);
   if (!ctx.planning())
     for (float& s : run.s) s = std::max(s, 0.0f);
@@ -223,18 +286,10 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     for (int64_t i = 0; i < g.context.size() && !ctx.planning(); ++i)
       if (!(run.s.data[i] > 0)) g.context.data[i] = 0;
     context_.backward_input(ctx, g.context, g.joined);
-    std::vector<kernels::CrossQueries> queries;
-    std::vector<kernels::CrossGradients> gradients;
-    for (int64_t b = 0; b < w.sequences(); ++b) {
-      const int64_t first = w.first(b), n = w.length(b);
-      queries.push_back(cross_->queries(run.query, first, n));
-      gradients.push_back({attention_columns(g.joined).row_range(first, n),
-                           MatrixView<float>(g.q).row_range(first, n),
-                           {},
-                           {}});
-    }
-    kernels::cross_backward_queries(cross_->shape(), run.memory[0].sequences, queries, gradients,
-                                    ctx.scratch);
+    each_cross_group(ctx, w, run, &g, [&](const CrossGroup& group) {
+      kernels::cross_backward_queries(cross_->shape(), group.memory, group.queries, group.gradients,
+                                      ctx.scratch);
+    });
     cross_->query().backward_input(ctx, g.q, state_columns(g.joined), true);
     for (int64_t row = 0; row < R && !ctx.planning(); ++row)
       std::copy_n(g.joined.row(row), H, dh.row(row));
@@ -245,11 +300,14 @@ void Decoder::backward_rows(ExecutionContext& ctx, const RaggedBatch& w, const A
     for (int64_t b = 0; b < w.sequences(); ++b) dstate.push_back(start_of(g.start, b, layer));
     kernels::recurrent_backward(chunks(w, run, layer), weights(layer), run.cells[l],
                                 {dh, dstate, g.p[l]}, ctx.scratch);
-    if (l > 0) cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
+    if (l == 0) continue;
+    cells_[l].input().backward_input(ctx, run.cells[l].gates, dh);
+    apply_dropout(ctx, w, dh, decoder_site(l));
   }
   if (g.dx.rank == 0) return;
   const Tensor du = ctx.scratch.take({R, E});
   cells_[0].input().backward_input(ctx, run.cells[0].gates, du);
+  apply_dropout(ctx, w, du, decoder_site(0));
   for (int64_t row = 1; row < R && !ctx.planning(); ++row)
     if (w.position[static_cast<size_t>(row)] > 0)
       for (int64_t j = 0; j < E; ++j) g.dx.row(row - 1)[j] += du.row(row)[j];
@@ -264,13 +322,15 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
     query_proj().backward_weight(ctx, state_columns(run.joined), dq);
   }
   if (cross_ && config_.cached) {
-    cross_->backward_memory(ctx, {w, w, run.memory[0], run.query}, attention_columns(g.joined),
-                            g.kv);
+    each_cross_group(ctx, w, run, &g, [&](const CrossGroup& group) {
+      kernels::cross_backward_memory(cross_->shape(), group.memory, group.queries, group.gradients,
+                                     ctx.scratch);
+    });
     cross_->finish(ctx, in.m, g.kv, g.dm);
   }
   for (size_t l = 0; l < cells_.size(); ++l) {
     Arena::Frame frame(ctx.scratch);
-    const ConstTensor x = l == 0 ? ConstTensor(inputs(ctx, w, in, run)) : run.cells[l - 1].h;
+    const ConstTensor x = layer_input(ctx, w, in, run, l);
     const Recurrent::Activations of_layer{
         run.cells[l], chunks(w, run, static_cast<int64_t>(l)), {}, {}};
     const Tensor h_before = cells_[l].states_before(ctx, of_layer);
@@ -278,7 +338,7 @@ void Decoder::backward_weights(ExecutionContext& ctx, const RaggedBatch& w, cons
   }
   for (int64_t i = 0; i < g.start.size() && !ctx.planning(); ++i)  // tanh' = 1 - tanh²
     g.start.data[i] *= 1 - run.start.data[i] * run.start.data[i];
-  start_.backward(ctx, in.z, g.start, g.dz);
+  start_.backward(ctx.in_float32().over({}), in.z, g.start, g.dz);
 }
 
 std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activations& run,

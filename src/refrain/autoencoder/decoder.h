@@ -17,6 +17,8 @@
 //
 // Rows are those of the batch, sequence by sequence; sequences are whole and have at least one row.
 // Weight gradients are products over all rows at the end, each a chain in the order of the rows.
+//
+// Dropout (ExecutionContext::dropout) is on what each layer of cells reads.
 #pragma once
 #include <optional>
 #include <span>
@@ -40,6 +42,10 @@ class Decoder {
     ConstTensor m;                    // [R, H]: the encoder's states
     ConstTensor x;                    // [R, E]: what forced steps are given; or nothing
     std::span<const uint8_t> forced;  // per step; beyond its end none is
+    // Steps of the longest sequence that is computed in one way with these, as those of one
+    // optimiser batch, or 0: of these. It matters where products are rounded: with every step
+    // forced those are all, and in the loop none.
+    int64_t longest = 0;
     bool is_forced(int64_t t) const {
       return t < static_cast<int64_t>(forced.size()) && forced[static_cast<size_t>(t)] != 0;
     }
@@ -96,7 +102,7 @@ class Decoder {
   kernels::AttentionShape self_shape() const;
   const Linear& query_proj() const { return cross_ ? cross_->query() : *self_; }
 
-  Activations layout(const RaggedBatch&, Arena&) const;
+  Activations layout(const RaggedBatch&, bool keep_probabilities, Arena&) const;
   void start(ExecutionContext&, ConstTensor z, Tensor start) const;
   // The state of layer l before row 0 of sequence b.
   float* start_of(Tensor start, int64_t b, int64_t l) const {
@@ -105,12 +111,32 @@ class Decoder {
   kernels::RecurrentWeights weights(int64_t layer) const;
   std::vector<kernels::RecurrentChunk> chunks(const RaggedBatch&, const Activations&,
                                               int64_t layer) const;
-  // u of all rows, in scratch.
+  // What layer l of the cells reads, for all rows, with dropout; u is in scratch.
+  ConstTensor layer_input(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&,
+                          size_t l) const;
   Tensor inputs(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;
   std::vector<kernels::AttentionSequence> self_steps(const RaggedBatch&, const Activations&,
                                                      int64_t t) const;
-  // The same bits with a loop and without, since a micro-batch decides.
+  // In float32 the bits are the same with a loop and without.
   bool needs_no_loop(const RaggedBatch&, const Input&) const;
+
+  // Whether attention writes P whole and the run does not keep it: then scratch holds that of the
+  // queries at hand.
+  bool lends_probabilities(const Activations& run) const {
+    return !config_.flash && run.query.kept.rank == 0;
+  }
+  void lend_probabilities(ExecutionContext&, const RaggedBatch&, const Activations&,
+                          std::span<kernels::CrossQueries>) const;
+  struct CrossGroup {
+    std::span<const kernels::CrossMemory> memory;
+    std::span<const kernels::CrossQueries> queries;
+    std::span<const kernels::CrossGradients> gradients;  // where they are given
+  };
+  // f(CrossGroup) for all rows, some sequences at a time where probabilities are lent; in backward
+  // they have been computed again.
+  template <class F>
+  void each_cross_group(ExecutionContext&, const RaggedBatch&, const Activations&,
+                        const InnerGradients*, F&& f) const;
 
   void forward_rows(ExecutionContext&, const RaggedBatch&, const Input&, const Activations&) const;
   void forward_steps(ExecutionContext&, const RaggedBatch&, const Input&, bool for_backward,
@@ -135,6 +161,9 @@ class Decoder {
   std::optional<Linear> self_;  // q, k, v: [3 width, H]
   Linear context_, out_;        // [H, H + width], [E, H]
 };
+
+// The place of dropout before layer l of the cells; the encoder has the even ones.
+constexpr uint64_t decoder_site(size_t layer) { return 2 * layer + 1; }
 
 // Sine and cosine of every position before `positions`, [positions, width].
 void position_codes(Tensor codes);

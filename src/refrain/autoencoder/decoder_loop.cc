@@ -9,6 +9,7 @@
 #include "refrain/autoencoder/decoder.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/skinny_matmul.h"
+#include "refrain/layers/dropout.h"
 
 namespace refrain {
 
@@ -43,6 +44,17 @@ class ActiveSequences {
     return some;
   }
 
+  // Dropout of what the running sequences have at step t.
+  void drop(const ExecutionContext& ctx, std::span<float* const> rows, int64_t width, int64_t t,
+            uint64_t site) const {
+    if (ctx.dropout.rate == 0 || ctx.planning()) return;
+    const uint64_t key = dropout_key(ctx, site);
+    for (size_t i = 0; i < rows.size(); ++i)
+      kernels::dropout_apply(
+          {rows[i], {1, width}}, ctx.dropout.rate, key,
+          w_.row_id.subspan(static_cast<size_t>(row(static_cast<int64_t>(i), t)), 1));
+  }
+
  private:
   const RaggedBatch& w_;
   std::vector<int64_t> order_;
@@ -60,6 +72,12 @@ void gather(std::span<float* const> from, int64_t width, MatrixView<float> to) {
 void scatter(MatrixView<float> from, int64_t width, std::span<float* const> to) {
   for (size_t i = 0; i < to.size(); ++i)
     std::copy_n(from.row(static_cast<int64_t>(i)), width, to[i]);
+}
+
+std::vector<float*> views_of(MatrixView<float> x, int64_t n) {
+  std::vector<float*> rows;
+  for (int64_t i = 0; i < n; ++i) rows.push_back(x.row(i));
+  return rows;
 }
 
 std::vector<const float*> to_read(const std::vector<float*>& rows) {
@@ -116,6 +134,8 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   SkinnyWeights to_q{}, to_s{};
   const MatrixView<float> u = weights.rows(B, E), joined = weights.rows(B, J),
                           s = weights.rows(B, H);
+  const bool drops = ctx.dropout.rate > 0;
+  const MatrixView<float> below = weights.rows(drops ? B : 0, H);
   Tensor codes;
   if (config_.has_attention()) {
     to_q = weights.by_rows(query_proj());
@@ -142,8 +162,13 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
     }
     for (size_t l = 0; l < cells_.size(); ++l) {
       const kernels::RecurrentRows& rows = run.cells[l];
-      weights.product(to_gates[l], l == 0 ? u : state[l - 1].col_range(0, H), n,
-                      {.also = places.rows(rows.gates, t, n)});
+      MatrixView<float> x = l == 0 ? u : state[l - 1].col_range(0, H);
+      if (drops && l > 0) {
+        for (int64_t i = 0; i < n && !ctx.planning(); ++i) std::copy_n(x.row(i), H, below.row(i));
+        x = below;
+      }
+      places.drop(ctx, views_of(x, n), x.cols, t, decoder_site(l));
+      weights.product(to_gates[l], x, n, {.also = places.rows(rows.gates, t, n)});
       std::vector<kernels::RecurrentChunk> chunks;
       for (int64_t i = 0; i < n; ++i) chunks.push_back({places.row(i, t), 1, state[l].row(i)});
       const Linear& w_hh = cells_[l].recurrence();
@@ -180,6 +205,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
         memory.push_back(run.memory.back().sequences[static_cast<size_t>(places.sequence(i))]);
         queries.push_back(cross_->queries(run.query, places.row(i, t), 1));
       }
+      lend_probabilities(ctx, w, run, queries);
       kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
     } else {
       kernels::attention_forward(self_shape(), self_steps(w, run, t), ctx.scratch);
@@ -300,6 +326,7 @@ void Decoder::backward_steps(ExecutionContext& ctx, const RaggedBatch& w, const 
         weights.product(from_gates[l], da, n, {.also = dh_rows});
       else
         weights.product(from_gates[0], da, n, {.y = du});
+      places.drop(ctx, l > 0 ? dh_rows : views_of(du, n), l > 0 ? H : E, t, decoder_site(l));
     }
     if (g.dx.rank == 0 || t == 0 || !in.is_forced(t) || ctx.planning()) continue;
     for (int64_t i = 0; i < n; ++i)
@@ -329,6 +356,9 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
         {attention_columns(g.joined).row_range(row, 1), MatrixView<float>(g.q).row_range(row, 1),
          memory_gradient.col_range(0, width), memory_gradient.col_range(width, width)});
   }
+  lend_probabilities(ctx, w, run, queries);
+  if (lends_probabilities(run))
+    kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
   kernels::cross_backward_queries(cross_->shape(), memory, queries, gradients, ctx.scratch);
   if (config_.cached) return;  // keys and values get theirs from all steps at once
 

@@ -2,6 +2,7 @@
 // specification of autoencoder.h. Weights are looked up by their names in files.
 #pragma once
 #include <cmath>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -22,6 +23,9 @@ class AutoencoderRef {
   AutoencoderRef(const AutoencoderConfig& config, const std::map<std::string, Vector>& weights)
       : c_(config), w_(weights) {}
 
+  // Dropout: what element j of that which layer l reads at step t is multiplied with; none = 1.
+  std::function<double(bool decoder, int64_t l, int64_t t, int64_t j)> dropout;
+
   // One sequence, x [tokens, E]: the outputs, and in `loss` the sum of the rows' losses.
   Vector run(int64_t tokens, const Vector& x, std::span<const uint8_t> forced, T& loss) const {
     return run(tokens, x, x, forced, loss);
@@ -32,7 +36,7 @@ class AutoencoderRef {
     const int64_t H = c_.hidden, E = c_.width, S = kernels::states_of(c_.kind_of_cell());
     std::vector<Vector> state(static_cast<size_t>(c_.layers), Vector(size(S * H)));
     Vector memory;
-    for (int64_t t = 0; t < tokens; ++t) append(memory, step("encoder.", state, part(x, t * E, E)));
+    for (int64_t t = 0; t < tokens; ++t) append(memory, step(false, t, state, part(x, t * E, E)));
     Vector read = memory;
     if (c_.reads_positions())
       for (int64_t i = 0; i < tokens * H; ++i) read[size(i)] += position(i / H, i % H);
@@ -65,7 +69,7 @@ class AutoencoderRef {
         const bool given = t < std::ssize(forced) && forced[static_cast<size_t>(t)];
         u = part(given ? x : all, (t - 1) * E, E);
       }
-      Vector h = step("decoder.cells.", state, u);
+      Vector h = step(true, t, state, u);
       if (c_.has_attention()) {
         for (int64_t j = 0; j < H; ++j) h[size(j)] += position(t, j);
         append(past, h);
@@ -109,10 +113,12 @@ class AutoencoderRef {
     return j % 2 == 0 ? std::sin(angle) : std::cos(angle);
   }
   // One step of a stack of cells; the topmost h.
-  Vector step(const std::string& stack, std::vector<Vector>& state, Vector x) const {
+  Vector step(bool decoder, int64_t t, std::vector<Vector>& state, Vector x) const {
     const int64_t H = c_.hidden;
     for (size_t l = 0; l < state.size(); ++l) {
-      const std::string name = stack + std::to_string(l) + ".";
+      const std::string name = (decoder ? "decoder.cells." : "encoder.") + std::to_string(l) + ".";
+      for (size_t j = 0; dropout && j < x.size(); ++j)
+        x[j] *= dropout(decoder, static_cast<int64_t>(l), t, static_cast<int64_t>(j));
       Vector a = times(at(name + "weight_ih_l0"), x), h(size(H));
       for (size_t i = 0; i < a.size(); ++i) a[i] += at(name + "bias_ih_l0")[i];
       const kernels::RecurrentCellRef<T> cell{

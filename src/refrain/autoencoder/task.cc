@@ -1,7 +1,9 @@
 #include "refrain/autoencoder/task.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "refrain/autoencoder/plan.h"
 #include "refrain/base/random.h"
 
 namespace refrain {
@@ -15,14 +17,11 @@ ReconstructionTask::ReconstructionTask(WordAutoencoder& model, Documents train, 
       config_(config),
       stages_(curriculum),
       plan_(plan) {
-  const TrainingLength length = parse_length(config_.max_steps);
-  if (length.unit != TrainingLength::kSteps)
-    throw_error("max_steps: expected steps (2000), as windows are drawn, found '{}'",
-                config_.max_steps);
-  total_steps_ = static_cast<int64_t>(length.amount);
   for (const auto& document : train_) {
     places_before_.push_back(places_);
-    places_ += std::max<int64_t>(0, std::ssize(document) - stages_.shortest + 1);
+    const int64_t places = std::max<int64_t>(0, std::ssize(document) - stages_.shortest + 1);
+    places_ += places;
+    if (places > 0) words_ += static_cast<double>(document.size());
   }
   if (places_ == 0)
     throw_error(
@@ -35,6 +34,21 @@ ReconstructionTask::ReconstructionTask(WordAutoencoder& model, Documents train, 
         "expected a held-out document of at least {} words that have vectors "
         "(min_window), found none",
         stages_.shortest);
+  total_steps_ = steps_of(parse_length(config_.max_steps));
+}
+
+int64_t ReconstructionTask::steps_of(const TrainingLength& length) const {
+  if (length.unit == TrainingLength::kSteps) return static_cast<int64_t>(length.amount);
+  if (length.unit != TrainingLength::kEpochs && length.unit != TrainingLength::kTokens)
+    throw_error("max_steps: expected steps (2000), epochs (5e) or words (10Mt), found '{}'",
+                config_.max_steps);
+  double window = 0;  // stages are equal shares of the steps
+  for (const int64_t longest : stages_.window)
+    window += mean_window(train_, stages_.shortest, longest);
+  window /= static_cast<double>(stages_.window.size());
+  const double words =
+      length.unit == TrainingLength::kEpochs ? length.amount * words_ : length.amount;
+  return std::max<int64_t>(1, std::llround(words / (window * static_cast<double>(batch()))));
 }
 
 void ReconstructionTask::resume_from(const TrainerState& state, const std::string& name) {
@@ -72,6 +86,12 @@ StepGradient ReconstructionTask::next_gradient(const TrainerState& state, TaskMe
   const double chance = stages_.forcing_at(state.step, total_steps_);
   for (int64_t t = 0; t < stages_.longest(); ++t) forced.push_back(coins.uniform() < chance);
 
+  int64_t longest = 0;
+  for (const auto& window : windows) longest = std::max(longest, std::ssize(window));
+  const Dropout dropout{.rate = static_cast<float>(config_.dropout),
+                        .key = mix_key(static_cast<uint64_t>(config_.seed), "dropout",
+                                       static_cast<uint64_t>(state.step))};
+
   double loss = 0, cosine = 0;
   std::vector<float> losses, cosines;
   model_.model->parameters().clear_gradients();
@@ -83,8 +103,10 @@ StepGradient ReconstructionTask::next_gradient(const TrainerState& state, TaskMe
     const int64_t R = rows.batch.rows();
     losses.resize(rows.ids.size());
     cosines.resize(rows.ids.size());
-    memory.workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
+    memory.workspace.run(dropout, [&](ExecutionContext& ctx, Arena& saved) {
+      take_settings(ctx, config_, plan_);
       Autoencoder::TrainingBatch training = model_.training_batch(ctx, rows.ids, saved);
+      training.longest = longest;
       training.forced = forced;
       training.scale = 1 / static_cast<float>(words);
       model_.model->train(ctx, rows.batch, training, {losses.data(), {R}}, {cosines.data(), {R}},
@@ -99,7 +121,7 @@ StepGradient ReconstructionTask::next_gradient(const TrainerState& state, TaskMe
 }
 
 double ReconstructionTask::epoch(const TrainerState& state) const {
-  return static_cast<double>(state.tokens_seen) / static_cast<double>(places_);
+  return static_cast<double>(state.tokens_seen) / words_;
 }
 
 EvaluationResult ReconstructionTask::evaluate(TaskMemory& memory, const ShouldStop& should_stop) {

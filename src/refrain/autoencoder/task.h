@@ -3,7 +3,8 @@
 // Window i of step s is a function of (seed, s, i). It starts at a random word of the data, among
 // those with room for the shortest window after them. Its length is that of the stage of the
 // curriculum, or as many words as its document has left. Whether step t of the decoder is forced is
-// a random draw by (seed, s, t), the same for all windows. So threads, micro-batches, and where a
+// a random draw by (seed, s, t), the same for all windows, and so is dropout by (seed, s) and the
+// window. An epoch is as many words as the documents have. So threads, micro-batches, and where a
 // run was stopped and resumed never change a bit.
 #pragma once
 #include <cstdint>
@@ -37,12 +38,14 @@ class ReconstructionTask : public TrainingTask {
 
  private:
   int64_t batch() const { return config_.batch_size * config_.gradient_accumulation_steps; }
+  int64_t steps_of(const TrainingLength&) const;
   std::span<const int32_t> draw_window(int64_t step, int64_t i) const;
 
   WordAutoencoder& model_;
   Documents train_, valid_;
   std::vector<int64_t> places_before_;  // of each document: in those before it
   int64_t places_ = 0;                  // where windows may start
+  double words_ = 0;                    // of an epoch: of the documents that have a window
   TrainConfig config_;
   Stages stages_;
   Plan plan_;

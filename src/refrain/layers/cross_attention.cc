@@ -132,11 +132,4 @@ void CrossAttention::backward(ExecutionContext& ctx, ConstTensor x, const Pass& 
   q_.backward(ctx, x, dq, dx);
 }
 
-void CrossAttention::backward_memory(ExecutionContext& ctx, const Pass& pass,
-                                     MatrixView<const float> d_o, Tensor dkv) const {
-  const Tensor dq = pass.query.q;  // which this does not write
-  kernels::cross_backward_memory(shape_, pass.kv.sequences, queries(pass),
-                                 gradients(pass, d_o, dq, dkv), ctx.scratch);
-}
-
 }  // namespace refrain

@@ -66,9 +66,6 @@ class CrossAttention {
   // d_o [R, width] -> dx overwritten, dkv [M, 2 width] added to; W_q gets its gradient.
   void backward(ExecutionContext&, ConstTensor x, const Pass&, MatrixView<const float> d_o,
                 Tensor dx, Tensor dkv) const;
-  // Only what keys and values get, for a loop that has dealt with the queries row by row.
-  void backward_memory(ExecutionContext&, const Pass&, MatrixView<const float> d_o,
-                       Tensor dkv) const;
   // After all of them: W_kv gets its gradient, dm [M, D_m] is overwritten.
   void finish(ExecutionContext& ctx, ConstTensor m, ConstTensor dkv, Tensor dm) const {
     kv_.backward(ctx, m, dkv, dm);

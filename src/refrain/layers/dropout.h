@@ -8,12 +8,16 @@
 
 namespace refrain {
 
+// Of the masks at a site, in this step.
+inline uint64_t dropout_key(const ExecutionContext& ctx, uint64_t site) {
+  return mix_key(ctx.dropout.key, "dropout site", site);
+}
+
 // x [R, D] in place; the same call computes the gradient.
 inline void apply_dropout(const ExecutionContext& ctx, const RaggedBatch& w, Tensor x,
                           uint64_t site) {
   if (ctx.dropout.rate > 0 && !ctx.planning())
-    kernels::dropout_apply(x, ctx.dropout.rate, mix_key(ctx.dropout.key, "dropout site", site),
-                           w.row_id);
+    kernels::dropout_apply(x, ctx.dropout.rate, dropout_key(ctx, site), w.row_id);
 }
 
 }  // namespace refrain

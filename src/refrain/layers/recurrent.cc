@@ -49,11 +49,15 @@ Recurrent::Activations Recurrent::layout(const RaggedBatch& w, int64_t every, Ar
       run.intervals[i].initial_state = run.initial_state.row(static_cast<int64_t>(i));
       if (i < run.chunks.size()) run.chunks[i].initial_state = run.intervals[i].initial_state;
     }
-  const int64_t R = w.rows();
-  run.rows.gates = rows.take({R, w_ih_.out});
-  run.rows.h = cell_ == Cell::kRnn ? run.rows.gates : rows.take({R, hidden()});
-  if (cell_ != Cell::kRnn) run.rows.extra = rows.take({R, hidden()});
+  run.rows = layout_rows(w.rows(), rows);
   return run;
+}
+
+kernels::RecurrentRows Recurrent::layout_rows(int64_t R, Arena& arena) const {
+  kernels::RecurrentRows rows{arena.take({R, w_ih_.out}), {}};
+  rows.h = cell_ == Cell::kRnn ? rows.gates : arena.take({R, hidden()});
+  if (cell_ != Cell::kRnn) rows.extra = arena.take({R, hidden()});
+  return rows;
 }
 
 Recurrent::Activations Recurrent::forward(ExecutionContext& ctx, const RaggedBatch& w,
@@ -89,6 +93,14 @@ Recurrent::Activations Recurrent::recompute_forward(ExecutionContext& ctx, const
                                                     ConstTensor x, Arena& saved) const {
   if (ctx.checkpoint_interval == 0) return layout(w, 0, saved, saved);
   const Activations run = layout(w, ctx.checkpoint_interval, saved, ctx.scratch);
+  w_ih_.forward(ctx, x, run.rows.gates);
+  kernels::recurrent_forward(run.intervals, weights(), run.rows, ctx.scratch, ctx.compute_type);
+  return run;
+}
+
+Recurrent::Activations Recurrent::recompute_forward(ExecutionContext& ctx, ConstTensor x,
+                                                    Activations run) const {
+  run.rows = layout_rows(x.rows(), ctx.scratch);
   w_ih_.forward(ctx, x, run.rows.gates);
   kernels::recurrent_forward(run.intervals, weights(), run.rows, ctx.scratch, ctx.compute_type);
   return run;

@@ -41,6 +41,9 @@ class Recurrent {
   // side by side.
   Activations recompute_forward(ExecutionContext&, const RaggedBatch&, ConstTensor x,
                                 Arena& saved) const;
+  // The same for a run that is at hand: its initial states are read, its rows made again in
+  // scratch.
+  Activations recompute_forward(ExecutionContext&, ConstTensor x, Activations run) const;
   // dh [R, H] -> dx [R, D], overwritten; weight gradients are added to. `dstate`: a row per chunk,
   // dL/d(final state) in, dL/d(initial state) out, or none. The run's rows are overwritten.
   void backward(ExecutionContext&, ConstTensor x, const Activations&, ConstTensor dh, Tensor dx,
@@ -56,6 +59,7 @@ class Recurrent {
     return {cell_, w_hh_.w.w, w_hh_.b.w, w_hh_.w.packed, nullptr, precision_};
   }
   Activations layout(const RaggedBatch&, int64_t every, Arena& found, Arena& rows) const;
+  kernels::RecurrentRows layout_rows(int64_t rows, Arena&) const;
 
   kernels::Cell cell_;
   kernels::ActivationPrecision precision_;

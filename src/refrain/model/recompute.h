@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace refrain {
 
 struct Recompute {
   static constexpr int64_t kAllBlocks = std::numeric_limits<int64_t>::max();
+  // A part: what attention of an autoencoder's decoder keeps whole.
+  static constexpr std::string_view kProbabilities = "probabilities";
 
   // Of so many blocks, from the first on, all but their input; not of the last one if its backward
   // comes next.

@@ -111,7 +111,9 @@ const char* checkpointing_help() {
         "what backward recomputes, with the same weights: off; auto: what the memory budget makes "
         "necessary; or, by commas, blocks (all but each block's input; blocks:N of the first N), "
         "mixers, feed_forwards, {}chunks (of long sequences, all but the states between "
-        "chunks), and a number K: recurrent mixers keep their state every K tokens only",
+        "chunks), and a number K: recurrent mixers keep their state every K tokens only. "
+        "reconstruct: a number K, so does the encoder, and probabilities, those that attention "
+        "keeps without --autoencoder.flash",
         parts);
   }();
   return help.c_str();
@@ -122,7 +124,8 @@ std::optional<Recompute> parse_checkpointing(const std::string& text) {
   if (text == "auto") return std::nullopt;
   Recompute recompute;
   if (text == "off") return recompute;
-  const std::vector<std::string> parts = recompute_parts();
+  std::vector<std::string> parts = recompute_parts();
+  parts.emplace_back(Recompute::kProbabilities);
   const auto number = [](std::string_view digits, int64_t most) {
     int64_t value = 0;
     const char* last = digits.data() + digits.size();

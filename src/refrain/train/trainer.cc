@@ -82,6 +82,7 @@ void Trainer::record(const Progress& progress, const io::Json& metrics) const {
                {"num_input_tokens_seen", progress.tokens_seen},
                {"tokens_per_second", progress.tokens_per_second},
                {"peak_memory_bytes", peak_memory_bytes()}});
+  if (progress.seconds_per_epoch > 0) line["seconds_per_epoch"] = progress.seconds_per_epoch;
   directory_.record(line);
 }
 
@@ -141,11 +142,13 @@ void Trainer::save(const TrainerEvents& events) {
 }
 
 Progress Trainer::progress() const {
+  const double epoch = task_.epoch(state_), epochs = epoch - epoch_since_;
   Progress progress{.step = state_.step,
                     .total_steps = total_steps_,
-                    .epoch = task_.epoch(state_),
+                    .epoch = epoch,
                     .tokens_seen = state_.tokens_seen,
                     .tokens_per_second = static_cast<double>(tokens_since_) / seconds_since(since_),
+                    .seconds_per_epoch = epochs > 0 ? seconds_since(since_) / epochs : 0,
                     .seconds_left = seconds_since(begin_) /
                                     static_cast<double>(state_.step - first_step_) *
                                     static_cast<double>(total_steps_ - state_.step)};
@@ -179,6 +182,7 @@ void Trainer::make_step(const TrainerEvents& events) {
     record(progress, gradient.metrics);
     since_ = Clock::now();
     tokens_since_ = 0;
+    epoch_since_ = progress.epoch;
   }
 }
 
@@ -204,6 +208,7 @@ TrainingEnd Trainer::run(const TrainerEvents& events, int64_t stop_after) {
   first_step_ = saved_step_ = state_.step;
   first_seconds_ = state_.seconds;
   tokens_since_ = 0;
+  epoch_since_ = task_.epoch(state_);
   try {
     const TrainingEnd end = train(events, stop_after);
     if (saved_step_ != state_.step) save(events);

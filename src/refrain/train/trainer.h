@@ -34,6 +34,7 @@ struct Progress {
   double loss = 0, grad_norm = 0, learning_rate = 0;
   int64_t tokens_seen = 0;       // by the run
   double tokens_per_second = 0;  // over the steps since the last record
+  double seconds_per_epoch = 0;  // by the same; 0: unknown
   double seconds_left = 0;
 };
 
@@ -100,6 +101,7 @@ class Trainer {
   Clock::time_point begin_, since_;  // of the run; of the last record
   Clock::time_point saved_;          // of the last checkpoint, or the run
   int64_t tokens_since_ = 0;
+  double epoch_since_ = 0;
 };
 
 }  // namespace refrain
