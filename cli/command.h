@@ -19,7 +19,8 @@
 // The list is the verb's flags (--max-new-tokens or --max_new_tokens; short_flags() in the .cc file
 // has the short forms), its help, the keys of --config FILE and what --dump-config prints. A field
 // is a number, a string, a bool (--json, --no-json) or a std::vector<std::string> (--data a b c, or
-// the flag again and again; all others may be given once). A name that is listed twice is one flag for both fields.
+// the flag again and again; all others may be given once). A name that is listed twice is one flag
+// for both fields.
 #pragma once
 #include <initializer_list>
 #include <span>

@@ -137,7 +137,8 @@ struct Train {
   static const std::vector<std::set<std::string>>& later_settings() {
     static const std::vector<std::set<std::string>> groups = {
         {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
-        {"feed_forward_bias", "norm", "activation_precision", ".query"}};
+        {"feed_forward_bias", "norm", "activation_precision", ".query"},
+        {"init"}};
     return groups;
   }
 
