@@ -56,8 +56,6 @@ const std::vector<Siblings>& siblings() {
                                             {"pattern", "", {"mixer", "mixers"}},
                                             {"valid", "", {"valid_split"}},
                                             {"valid_split", "", {"valid"}},
-                                            {"bf16", "false", {"int16"}},
-                                            {"int16", "false", {"bf16"}},
                                             {"json", "false", {"score"}},
                                             {"score", "false", {"json"}}};
   return all;
@@ -219,6 +217,14 @@ std::string_view present_name(std::string_view name) {
   return name;
 }
 
+const ShortForm* short_form(std::string_view name) {
+  static constexpr ShortForm kAll[] = {{"bf16", "compute_type", "bf16", "f32"},
+                                       {"int16", "compute_type", "int16", "f32"}};
+  for (const ShortForm& one : kAll)
+    if (one.name == name) return &one;
+  return nullptr;
+}
+
 std::string flag_of(std::string_view name) {
   std::string text = "--" + std::string(name);
   std::replace(text.begin(), text.end(), '_', '-');
@@ -243,6 +249,9 @@ CommandLine::Flag CommandLine::flag(const std::string& spelling) {
     if (Setting* setting = search(settings_, name.substr(3));
         setting && setting->kind == Kind::kSwitch)
       return {setting, true};
+  const bool negated = name.starts_with("no_");
+  if (const ShortForm* one = short_form(negated ? name.substr(3) : name))
+    return {search(settings_, one->setting), negated, one};
   return {nullptr, false};
 }
 
@@ -269,7 +278,14 @@ void CommandLine::read_config(const std::string& given) {
   std::set<const Setting*> seen;
   for (ConfigEntry& entry : read_config_file(given)) {
     const std::string where = path + ": " + entry.name;
-    Setting* setting = search(settings_, underscored(entry.name));
+    const ShortForm* one = short_form(underscored(entry.name));
+    Setting* setting = search(settings_, one ? one->setting : underscored(entry.name));
+    if (one && setting) {
+      bool is_on = false;
+      SettingMap::parse(where, entry.is_list ? "a list" : entry.values[0], is_on);
+      if (!is_on) continue;
+      entry.values = {std::string(one->value)};
+    }
     if (!setting) {
       std::vector<std::string> known;
       for (const Setting& s : settings_) known.push_back(s.name);
@@ -320,7 +336,7 @@ void CommandLine::parse(std::span<const std::string> arguments) {
     }
     const bool more = i + 1 < words.size(), attached = more && words[i + 1].is_value;
     std::vector<std::string> values;
-    if (found.setting && found.setting->kind == Kind::kSwitch) {
+    if (found.setting && (found.setting->kind == Kind::kSwitch || found.short_form)) {
       const bool said = attached || (more && is_value_of_switch(words[i + 1].text));
       values = {said ? words[++i].text : "true"};
       if (found.negated) {
@@ -353,6 +369,12 @@ void CommandLine::parse(std::span<const std::string> arguments) {
   if (!config.empty()) read_config(config);
   std::map<const Setting*, std::string> begun;  // lists: the first flag replaces, the next append
   for (Given& g : given) {
+    if (const ShortForm* one = g.flag.short_form) {
+      bool is_on = false;
+      SettingMap::parse(g.spelling, g.values[0], is_on);
+      if (!is_on && g.flag.setting->values[0] != one->value) continue;  // it is off
+      g.values = {std::string(is_on ? one->value : one->otherwise)};
+    }
     const auto [first, is_new] = begun.emplace(g.flag.setting, g.spelling);
     if (!is_new && g.flag.setting->kind != Kind::kList) expect_once(first->second, g.spelling);
     set(*g.flag.setting, g.spelling, std::move(g.values), !is_new);

@@ -50,6 +50,15 @@ struct Setting {
 };
 
 // The settings of one run of a verb.
+// The name that a setting has now: flags, config files and recorded runs may have an earlier one.
+std::string_view present_name(std::string_view name);
+
+// A switch that stands for a value of a setting, which is `otherwise` when it is off.
+struct ShortForm {
+  std::string_view name, setting, value, otherwise;
+};
+const ShortForm* short_form(std::string_view name);  // null when it is none
+
 class CommandLine {
  public:
   explicit CommandLine(std::vector<Setting> settings) : settings_(std::move(settings)) {
@@ -79,6 +88,7 @@ class CommandLine {
   struct Flag {
     Setting* setting;
     bool negated;
+    const ShortForm* short_form = nullptr;  // a switch, for a value of the setting
   };
   Flag flag(const std::string& spelling);  // setting is null when it is not one
   static void set(Setting&, const std::string& origin, std::vector<std::string> values,
@@ -92,9 +102,6 @@ class CommandLine {
 };
 
 std::string flag_of(std::string_view name);  // "max_tokens" -> "--max-tokens"
-
-// The name that a setting has now: flags, config files and recorded runs may have an earlier one.
-std::string_view present_name(std::string_view name);
 
 struct Verb {
   std::string name;     // "generate", or of two words: "tokenizer train"

@@ -18,6 +18,7 @@
 #include "refrain/base/parallel.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
+#include "refrain/kernels/matmul/compute_types.h"
 #include "refrain/kernels/matmul/format_bf16.h"
 #include "refrain/kernels/matmul/format_int16.h"
 
@@ -197,9 +198,16 @@ int follow(const TrainingRun& run, Trainer& trainer) {
   return end == TrainingEnd::kInterrupted ? 128 + first_signal : 0;
 }
 
-}  // namespace
-
+// What multiplies here; of float32, only what is faster.
 std::string units(kernels::ComputeType compute_type) {
+  const kernels::ComputeType fastest = kernels::fastest_compute_type();
+  if (compute_type == kernels::ComputeType::kFloat32)
+    return fastest == compute_type
+               ? ""
+               : fmt::format(
+                     "products in float32; this machine has units for {}, which are faster:"
+                     " --compute-type auto",
+                     kernels::name_of(fastest));
   if (compute_type == kernels::ComputeType::kInt16)
     return kernels::int16_is_fast()
                ? "products of 16-bit integers: AVX512-VNNI"
@@ -211,6 +219,8 @@ std::string units(kernels::ComputeType compute_type) {
       "has none for bfloat16: no faster{}",
       kernels::int16_is_fast() ? "; --int16 is" : "");
 }
+
+}  // namespace
 
 Plan plan_by(const TrainConfig& training, const std::function<Plan(const Room&)>& make) {
   if (training.memory.empty()) return make({.process = resident_bytes()});
@@ -234,7 +244,7 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   if (run.stop_after > 0 && run.line.given("stop_after") && done >= run.stop_after)
     throw_error("--stop-after: expected more than the {} steps {} has done, found {}", done,
                 directory.path(), run.stop_after);
-  record_instructions(directory, run.goes_on, run.training.compute_type());
+  record_instructions(directory, run.goes_on, run.training.matmul_type());
   // Recorded once all of it has proved possible: from here on this is a run.
   directory.write_settings(run.settings);
   record_plan(plan, directory);
@@ -242,6 +252,7 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   note(fmt::format("{} parameters, {}{}", task.parameters().count(),
                    length_text(run.training, total),
                    total == TrainingTask::kEndless ? "" : " steps"));
+  if (const std::string text = units(run.training.matmul_type()); !text.empty()) note(text);
   remarks();
   return follow(run, trainer);
 }

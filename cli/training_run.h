@@ -18,9 +18,6 @@ struct TrainingRun {
   io::Json settings;  // as the run records them
 };
 
-// What multiplies rounded operands here.
-std::string units(kernels::ComputeType);
-
 // By what the settings and this process leave of memory.
 Plan plan_by(const TrainConfig&, const std::function<Plan(const Room&)>& make);
 

@@ -35,7 +35,7 @@ std::string key_of(const ModelConfig& config, const TrainConfig& training) {
   shape.pattern = shape.full_pattern();
   std::string key = fmt::format("{}; {} threads; isa {}; precision {}", processor(), threads(),
                                 static_cast<int>(kernels::isa_limit()),
-                                static_cast<int>(training.compute_type()));
+                                static_cast<int>(training.matmul_type()));
   shape.visit([&](const char* name, auto& value, const char*) {
     if (std::string_view(name) != "layers") key += fmt::format("; {} {}", name, value);
   });

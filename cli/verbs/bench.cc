@@ -71,7 +71,8 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
-  bool bf16 = false, int16 = false, quick = false;
+  std::string compute_type = "f32";
+  bool quick = false;
   ModelConfig model = default_model();
   SettingMap mixer_settings;
 
@@ -89,8 +90,7 @@ struct Bench {
     v("batch_tokens", batch_tokens, "rows of a training step and of products");
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
     v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
-    v("bf16", bf16, "products, mixers and training steps as with train's --bf16");
-    v("int16", int16, "products, mixers and training steps as with train's --int16");
+    v("compute_type", compute_type, "of products, mixers and training steps, as in train");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");
@@ -117,15 +117,19 @@ struct Bench {
       print(text);
       flush_output();
     });
+    std::string summary;
     try {
       setup.ceilings = bench::measure_ceilings(setup, report);
       for (const Section& section : kSections)
         if (chosen(section.name)) section.run(setup, report);
+      if (sections.empty()) summary = bench::summarise(setup, report);
     } catch (const std::exception&) {
       report.end();  // what has been measured is not lost
       throw;
     }
     report.end();
+    if (!summary.empty() && format == "md") print("\n" + summary);
+    if (!summary.empty() && format != "md") note(summary.substr(0, summary.size() - 1));
     return report.all_passed() ? 0 : 1;
   }
 
@@ -178,10 +182,10 @@ struct Bench {
     setup.product_size = product_size;
     setup.stream_floats = (stream_mib ? stream_mib : stream_mebibytes()) * (1 << 20) /
                           static_cast<int64_t>(sizeof(float));
-    if (bf16 && int16) throw_error("--int16: expected it or --bf16, found both");
-    setup.compute_type = bf16    ? kernels::ComputeType::kBf16
-                         : int16 ? kernels::ComputeType::kInt16
-                                 : kernels::ComputeType::kFloat32;
+    TrainConfig training;
+    training.compute_type = compute_type;
+    training.check();
+    setup.compute_type = training.matmul_type();
     setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;

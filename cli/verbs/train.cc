@@ -14,6 +14,7 @@
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
 #include "refrain/io/file.h"
+#include "refrain/kernels/matmul/compute_types.h"
 #include "refrain/train/language_model_task.h"
 
 namespace refrain::cli {
@@ -89,8 +90,15 @@ struct Train {
     const std::string where = run + "/training_args.json";
     if (!saved.is_object()) throw_error("{}: expected an object of settings", where);
     io::Json recorded = io::Json::object();
-    for (const auto& [name, value] : saved.items())
-      recorded[std::string(present_name(name))] = value;
+    for (const auto& [name, value] : saved.items()) {
+      const ShortForm* one = short_form(name);  // as former versions recorded it
+      if (!one)
+        recorded[std::string(present_name(name))] = value;
+      else if (value == io::Json(true))
+        recorded[std::string(one->setting)] = one->value;
+      else
+        recorded.emplace(one->setting, one->otherwise);
+    }
     check_names(line, recorded, where);
     visit([&](const char* name, auto& field, auto help) {
       constexpr bool may = std::is_same_v<decltype(help), How>;
@@ -106,7 +114,9 @@ struct Train {
       // A file that has all keys says nothing by a default which the run found another value for;
       // what may change it does say.
       const bool given = line.given(name) || (may && !line.find(name).file.empty());
-      const bool is_open = std::string_view(name) == "vocab_size" && field == decltype(before){};
+      bool is_open = std::string_view(name) == "vocab_size" && field == decltype(before){};
+      if constexpr (std::is_same_v<std::decay_t<decltype(field)>, std::string>)
+        is_open = std::string_view(name) == "compute_type" && field == "auto";
       if (given && !may && field != before && !is_open)
         throw_error("{}: is {} in {} and cannot change in a run that goes on", flag_of(name),
                     io::to_line(*value), run);
@@ -246,6 +256,7 @@ struct Train {
       line.require({"data", "out"});
     }
     check(line, directory.has_value());
+    training.compute_type = kernels::name_of(training.matmul_type());  // what auto is here
     if (old.empty()) directory = new_run();
     return train(line, *directory, !old.empty());
   }
@@ -394,8 +405,6 @@ struct Train {
     LanguageModelTask task(network, train_set, valid_set, training, plan, write_model_files);
     return train_task(
         {line, directory, goes_on, stop_after, training, settings()}, task, plan, [&] {
-          if (training.compute_type() != kernels::ComputeType::kFloat32)
-            note(units(training.compute_type()));
           if (train_set.has_pairs() && training.max_tokens > 0)
             note(fmt::format("padding efficiency {:.1f} % ({} batches), {} skipped",
                              100 * task.batches().padding_efficiency(),

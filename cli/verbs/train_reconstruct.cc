@@ -21,43 +21,24 @@ constexpr int64_t kUsualWidth = 300;
 
 // Settings of `train` that the task shares with the others.
 const std::set<std::string>& shared_settings() {
-  static const std::set<std::string> names = {"task",
-                                              "data",
-                                              "valid",
-                                              "valid_split",
-                                              "out",
-                                              "resume",
-                                              "stop_after",
-                                              "max_steps",
-                                              "batch_size",
-                                              "gradient_accumulation_steps",
-                                              "learning_rate",
-                                              "lr_scheduler_type",
-                                              "warmup_steps",
-                                              "min_learning_rate",
-                                              "weight_decay",
-                                              "decay_all",
-                                              "adam_beta1",
-                                              "adam_beta2",
-                                              "adam_epsilon",
-                                              "max_grad_norm",
-                                              "clip_mode",
-                                              "eval_steps",
-                                              "save_steps",
-                                              "save_total_limit",
-                                              "logging_steps",
-                                              "patience",
-                                              "seed",
-                                              "threads",
-                                              "memory",
-                                              "verbose",
-                                              "save_minutes",
-                                              "dropout",
-                                              "bf16",
-                                              "int16",
-                                              "gradient_checkpointing",
-                                              "optimizer",
-                                              "momentum",
+  static const std::set<std::string> names = {"task",          "data",
+                                              "valid",         "valid_split",
+                                              "out",           "resume",
+                                              "stop_after",    "max_steps",
+                                              "batch_size",    "gradient_accumulation_steps",
+                                              "learning_rate", "lr_scheduler_type",
+                                              "warmup_steps",  "min_learning_rate",
+                                              "weight_decay",  "decay_all",
+                                              "adam_beta1",    "adam_beta2",
+                                              "adam_epsilon",  "max_grad_norm",
+                                              "clip_mode",     "eval_steps",
+                                              "save_steps",    "save_total_limit",
+                                              "logging_steps", "patience",
+                                              "seed",          "threads",
+                                              "memory",        "verbose",
+                                              "save_minutes",  "dropout",
+                                              "compute_type",  "gradient_checkpointing",
+                                              "optimizer",     "momentum",
                                               "lr_decay"};
   return names;
 }
@@ -223,8 +204,6 @@ int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& ru
     note(fmt::format("{} words of {} numbers; {} documents to learn from, {} held out",
                      model.words.size(), config.width, train.size(), valid.size()));
     if (!settings.init.empty()) note(fmt::format("weights and words of {}", settings.init));
-    if (run.training.compute_type() != kernels::ComputeType::kFloat32)
-      note(units(run.training.compute_type()));
   });
 }
 

@@ -220,7 +220,7 @@ class Mistakes(ReconstructCase):
                 ("--preset", "fast"): "expected speed, balanced or quality",
                 ("--teacher-forcing", "1.1"): "teacher_forcing: expected 0 to 1",
                 ("--gradient-checkpointing", "blocks"): "expected off, auto, or a list of a number",
-                ("--bf16", "--int16"): "int16: expected it or bf16",
+                ("--bf16", "--int16"): "--bf16: expected it once, found --int16 too",
                 ("--max-steps", "3x"): "max_steps: expected steps",
                 ("--d-model", 8): "--d-model: has no meaning with --task reconstruct",
                 ("--window", "500", "--min-window", "500"): "of at least 500 words",

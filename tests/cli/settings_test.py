@@ -293,8 +293,12 @@ class Origins(SettingsCase):
                 ({"batch_size": 4}, ["--max-tokens", 0], {"max_tokens": 0, "batch_size": 4}),
                 ({"mixer": "gla"}, ["--pattern", "lstm gla"], {"mixer": "", "pattern": "lstm gla"}),
                 ({"pattern": "lstm"}, ["--mixer", "gla"], {"mixer": "gla", "pattern": "attention"}),
-                ({"bf16": True}, ["--int16"], {"bf16": False, "int16": True}),
-                ({"bf16": True}, ["--no-int16"], {"bf16": True, "int16": False}),
+                ({"bf16": True}, ["--int16"], {"compute_type": "int16"}),
+                ({"bf16": True}, ["--no-int16"], {"compute_type": "bf16"}),
+                ({"bf16": True}, ["--no-bf16"], {"compute_type": "f32"}),
+                ({"bf16": False, "int16": True}, [], {"compute_type": "int16"}),
+                ({"int16": True}, ["--compute-type", "auto"], {"compute_type": "auto"}),
+                ({"compute_type": "bf16"}, ["--int16", "false"], {"compute_type": "bf16"}),
                 ({"save_steps": 9}, ["--save-minutes", 1], {"save_steps": 0, "save_minutes": 1}),
                 ({"save_minutes": 9}, ["--save-steps", 5], {"save_steps": 5, "save_minutes": 10}),
                 ({"valid_split": 0.2}, ["--valid", "a.en", "a.ja"], {"valid_split": 0.1})):
@@ -450,7 +454,7 @@ class Runs(SettingsCase):
                          "--save-steps", 1, *more, **options)
 
     def test_settings_that_were_lost(self):
-        self.begin("--seed", 5, "--stop-after", 3)
+        self.begin("--seed", 5, "--stop-after", 3, "--max-steps", 8)
         path = self.dir / "run" / "training_args.json"
         recorded = json.loads(path.read_text())
         # A run of a version that had neither a mixer nor a task, nor settings that came together.
@@ -464,18 +468,46 @@ class Runs(SettingsCase):
         for lost in came - {"init"}:  # alone; init came alone
             path.write_text(json.dumps({k: v for k, v in recorded.items() if k != lost}))
             self.fails("train", "--resume", "run", says=["run/training_args.json", lost])
+        # One that had a switch for each type of products.
+        switches = {k: v for k, v in recorded.items() if k != "compute_type"}
+        path.write_text(json.dumps(switches | {"bf16": False, "int16": False}))
+        self.must("train", "--resume", "run", "--stop-after", 5)
+        self.assertEqual(json.loads(path.read_text()), recorded)
+        path.write_text(json.dumps(switches | {"bf16": False, "int16": True}))
+        self.fails("train", "--resume", "run", "--bf16", says="--compute-type: is \"int16\" in run")
         # One that had a setting under an earlier name.
         earlier = {("spill_states" if k == "offload_states" else k): v for k, v in recorded.items()}
         self.assertIn("spill_states", earlier)
         path.write_text(json.dumps(earlier))
-        self.must("train", "--resume", "run", "--stop-after", 5)
+        self.must("train", "--resume", "run", "--stop-after", 6)
         self.assertEqual(json.loads(path.read_text()), recorded)
-        for lost in ("seed", "batch_size", "tbptt", "attention.window"):
+        for lost in ("seed", "compute_type", "batch_size", "tbptt", "attention.window"):
             path.write_text(json.dumps({k: v for k, v in recorded.items() if k != lost}))
             self.fails("train", "--resume", "run", says=["run/training_args.json", lost])
         path.write_text(json.dumps({k: v for k, v in recorded.items() if k != "seed"}))
-        self.must("train", "--resume", "run", "--seed", 5, "--stop-after", 6)
+        self.must("train", "--resume", "run", "--seed", 5, "--stop-after", 7)
         self.assertEqual(json.loads(path.read_text())["seed"], 5)  # it is whole again
+
+    def test_auto_is_recorded_as_what_it_is(self):
+        path = self.dir / "run" / "training_args.json"
+        for isa, found in (("scalar", "f32"), ("avx2", "f32"), (None, None)):
+            env = {"REFRAIN_ISA": isa} if isa else {}
+            shutil.rmtree(self.dir / "run", ignore_errors=True)
+            begun = self.call("train", "--data", "t.txt", "--out", "run", *self.SMALL[:-1], 4,
+                              "--compute-type", "auto", "--stop-after", 2, env=env)
+            self.assertEqual(begun.returncode, 0, begun.stderr)
+            recorded = json.loads(path.read_text())["compute_type"]
+            self.assertIn(recorded, ["f32", "bf16", "int16"])
+            if isa:
+                self.assertEqual(recorded, found)
+            # It stays what it is, and auto is that.
+            self.must("train", "--resume", "run", "--compute-type", "auto", env=env)
+            self.assertEqual(json.loads(path.read_text())["compute_type"], recorded)
+        # A run in float32 says that there is something faster, and others do not.
+        for out, (word, says) in enumerate((("f32", recorded != "f32"), (recorded, False))):
+            begun = self.call("train", "--data", "t.txt", "--out", f"r-{out}", *self.SMALL[:-1], 1,
+                              "--compute-type", word)
+            self.assertEqual(b"--compute-type auto" in begun.stderr, says, begun.stderr)
 
     def test_a_stop_is_of_one_process(self):
         self.begin("--stop-after", 3)

@@ -151,7 +151,7 @@ TEST(Plan, TakesNoMoreRowsThanAreFast) {
   const auto sequences = [](const std::string& pattern, int64_t batch, bool int16) {
     LanguageModel model(small(pattern, 128), LanguageModel::Memory::kLater);
     TrainConfig config = batch_of(batch);
-    config.int16 = int16;
+    config.compute_type = int16 ? "int16" : "f32";
     return Planner(model, config, false, 0).unbounded().sequences;
   };
   EXPECT_EQ(sequences("attention", 64, false), 8);

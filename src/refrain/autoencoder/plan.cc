@@ -96,7 +96,7 @@ std::vector<Choice> choices(const AutoencoderConfig& model, const TrainConfig& c
 }  // namespace
 
 void take_settings(ExecutionContext& ctx, const TrainConfig& config, const Plan& plan) {
-  ctx.compute_type = config.compute_type();
+  ctx.compute_type = config.matmul_type();
   ctx.checkpoint_interval = plan.recompute.checkpoint_interval;
   ctx.recompute = plan.recompute.parts;
 }

@@ -58,7 +58,7 @@ Calibration calibrate(const ModelConfig& config, const TrainConfig& training) {
   for (int64_t i = 0; i < batch.rows(); ++i)
     tokens.push_back(static_cast<int32_t>(i * 7919 % small.vocab_size));
   std::vector<float> losses(tokens.size());
-  const TrainingOptions options{.scale = 1e-4f, .compute_type = settings.compute_type()};
+  const TrainingOptions options{.scale = 1e-4f, .compute_type = settings.matmul_type()};
   Workspace workspace;
   Calibration result;
   const double step = seconds_of([&] {

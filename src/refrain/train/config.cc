@@ -10,6 +10,7 @@
 #include "refrain/base/bytes.h"
 #include "refrain/base/error.h"
 #include "refrain/base/expect_in.h"
+#include "refrain/kernels/matmul/compute_types.h"
 #include "refrain/mixers/registry.h"
 
 namespace refrain {
@@ -65,7 +66,7 @@ void TrainConfig::check() const {
         "lr_scheduler_type: expected eval_steps with reduce_lr_on_plateau, which says how often "
         "to evaluate");
   expect_in<int64_t>("seed", seed, 0, INT64_MAX);
-  if (bf16 && int16) throw_error("int16: expected it or bf16, found both");
+  expect_one_of("compute_type", compute_type, {"f32", "bf16", "int16", "auto"});
   if (!memory.empty()) parse_bytes("memory", memory);
   parse_checkpointing(gradient_checkpointing);
   expect_in<int64_t>("tbptt", tbptt, 0, 1 << 30);
@@ -74,9 +75,8 @@ void TrainConfig::check() const {
                 max_tokens);
 }
 
-kernels::ComputeType TrainConfig::compute_type() const {
-  if (bf16) return kernels::ComputeType::kBf16;
-  return int16 ? kernels::ComputeType::kInt16 : kernels::ComputeType::kFloat32;
+kernels::ComputeType TrainConfig::matmul_type() const {
+  return kernels::compute_type_named(compute_type).value_or(kernels::fastest_compute_type());
 }
 
 TrainingLength parse_length(const std::string& text) {

@@ -50,8 +50,7 @@ struct TrainConfig {
   bool offload_states = false;
   int64_t tbptt = 0;
   bool carry_state = false;
-  bool bf16 = false;
-  bool int16 = false;
+  std::string compute_type = "f32";
 
   template <class V>
   void visit(V&& v) {
@@ -87,24 +86,21 @@ struct TrainConfig {
     v("label_smoothing", label_smoothing, "probability spread over the whole vocabulary");
     v("dropout", dropout,
       "rate on the embedding and on what each half of a block adds; in bare stacks on the "
-      "embedding "
-      "and on the output of each mixer");
+      "embedding and on the output of each mixer");
     v("attention_dropout", attention_dropout,
       "rate on the probabilities of softmax attention, as GPT-2 has it besides dropout");
     v("eval_steps", eval_steps, how("evaluate every so many steps; 0 = at the end only"));
     v("save_steps", save_steps, how("checkpoint every so many steps; 0 = by save_minutes"));
     v("save_minutes", save_minutes,
       how("without save_steps: checkpoint when so many minutes have passed since the last one; 0 = "
-          "at "
-          "the end only"));
+          "at the end only"));
     v("save_total_limit", save_total_limit, how("newest checkpoints to keep; 0 = all"));
     v("logging_steps", logging_steps, how("record metrics every so many steps"));
     v("patience", patience, how("stop after so many evaluations without a better loss; 0 = never"));
     v("seed", seed, "of weights, order and dropout");
     v("memory", memory,
       how("the most that the whole process may take (800M, 2G): how the work is cut to fit, with "
-          "the "
-          "same weights; empty = what is fast"));
+          "the same weights; empty = what is fast"));
     v("gradient_checkpointing", gradient_checkpointing, how(checkpointing_help()));
     v("offload_states", offload_states,
       how("keep the states between chunks of long sequences on disk, in the run directory"));
@@ -115,14 +111,13 @@ struct TrainConfig {
       "lm with recurrent mixers: each sequence of a batch is a stream of the text, whose state "
       "goes on from one step to the next; a step takes its next tbptt tokens (0 = context), and "
       "evaluations carry the state too");
-    v("bf16", bf16,
-      "round operands of matrix products (GEMMs) and part of what is saved to bfloat16; weights, "
-      "gradients, "
-      "moments, sums and the residual stream stay float32");
-    v("int16", int16,
-      "round operands of matrix products (GEMMs) to 16-bit integers with shared scales: up to "
-      "twice the speed of "
-      "float32 where there is AVX512-VNNI; the rest stays float32");
+    v("compute_type", compute_type,
+      "what operands of matrix products (GEMMs) are rounded to: f32 (they are not); bf16: "
+      "bfloat16, "
+      "and part of what is saved, too; int16: 16-bit integers with shared scales, fast with "
+      "AVX512-VNNI; auto: the fastest that this machine has units for, which the run records. "
+      "Weights, gradients, moments, sums and the residual stream stay float32. --bf16 and --int16 "
+      "are short for it");
   }
 
   // Tokens of a sequence that gradients reach back in.
@@ -134,8 +129,8 @@ struct TrainConfig {
   int moments() const { return sgd() ? momentum > 0 : 2; }  // numbers kept for each weight
   bool reduces_on_plateau() const { return lr_scheduler_type == "reduce_lr_on_plateau"; }
 
-  void check() const;  // an Error names the setting that is out of range
-  kernels::ComputeType compute_type() const;
+  void check() const;                        // an Error names the setting that is out of range
+  kernels::ComputeType matmul_type() const;  // auto: this machine's
 };
 
 // max_steps taken apart.

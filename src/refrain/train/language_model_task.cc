@@ -108,7 +108,7 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
   const TrainingOptions options{
       .scale = 1.0f / static_cast<float>(std::max<int64_t>(batch.supervised, 1)),
       .label_smoothing = static_cast<float>(config_.label_smoothing),
-      .compute_type = config_.compute_type(),
+      .compute_type = config_.matmul_type(),
       .recompute = plan_.recompute,
       .head_rows = plan_.head_rows,
       .offload = config_.offload_states ? &memory.scratch_file : nullptr};

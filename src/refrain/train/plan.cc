@@ -96,7 +96,7 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
 }
 
 int64_t Planner::enough_rows() const {
-  const bool int16 = config_.compute_type() == kernels::ComputeType::kInt16;
+  const bool int16 = config_.matmul_type() == kernels::ComputeType::kInt16;
   const int64_t a_thread = any_sequential(model_) ? kEnoughRowsOfSteps
                            : int16                ? kEnoughRowsInt16
                                                   : kEnoughRows;
@@ -121,7 +121,7 @@ StepBytes Planner::step_bytes(const Plan& plan, int64_t sequences, int64_t lengt
       config_.tbptt > 0 || config_.carry_state ? static_cast<size_t>(model_.config().layers) : 0,
       State{rows});
   io::ScratchFile file("");  // nothing is written in a dry run
-  const TrainingOptions options{.compute_type = config_.compute_type(),
+  const TrainingOptions options{.compute_type = config_.matmul_type(),
                                 .recompute = plan.recompute,
                                 .head_rows = plan.head_rows,
                                 .offload = config_.offload_states ? &file : nullptr};
