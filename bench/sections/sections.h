@@ -17,4 +17,7 @@ void time_training(const Setup&, Report&);       // optimiser steps
 void time_generation(const Setup&, Report&);
 void time_switches(const Setup&, Report&);  // what each optimisation is worth
 
+// Times the setup's transformer, and says what this machine is good at; "" if a check failed.
+std::string summarise(const Setup&, Report&);
+
 }  // namespace refrain::bench

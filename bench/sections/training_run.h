@@ -24,6 +24,7 @@ class TrainingRun {
   void step();
 
   int64_t tokens() const { return batch_.rows(); }
+  int64_t parameters() const { return model_.parameters().count(); }
   double operations();  // of a step, as MFU counts them
   size_t bytes();       // weights, gradients, moments, activations
   std::string shape_text() const;

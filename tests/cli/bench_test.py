@@ -33,9 +33,19 @@ class BenchCase(cli_test.PlainCase):
 
 
 class Rows(BenchCase):
+    def test_ends_with_what_the_machine_is_good_at(self):
+        tiny = [*self.TINY, "--lengths", 8, "--mixers", "attention", "--repeats", 1]
+        last = self.must("bench", *tiny).splitlines()[-1]
+        self.assertRegex(last, "^This machine multiplies fastest in (f32|bf16|int16|float32), "
+                               ".* tokens/s.*, one of 124 M at about [0-9,]+\\.$")
+        said = self.call("bench", *tiny, "--format", "csv")
+        self.assertIn(b"This machine multiplies fastest", said.stderr)
+        self.assertNotIn(b"This machine", said.stdout)
+        self.assertNotIn("This machine", self.must("bench", "train", *tiny))  # of all sections only
+
     def test_every_section(self):
         rows = self.rows("--lengths", "24,40")
-        self.assertEqual(sorted({r["section"] for r in rows}), sorted(["ceilings", *SECTIONS]))
+        self.assertEqual(sorted({r["section"] for r in rows}), sorted(["ceilings", "summary", *SECTIONS]))
         for row in rows:
             self.assertEqual((row["threads"], row["repeats"]), (2, 2))
             for field in ("mean_ms", "median_ms", "rate"):
