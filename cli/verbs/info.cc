@@ -4,6 +4,7 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/autoencoder/word_autoencoder.h"
 #include "refrain/formats/native.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
@@ -24,11 +25,33 @@ struct Info {
 
   int run(const CommandLine& line) {
     line.require({"model"});
-    require_language_model(model);
-    const auto loaded = load_model(model, nullptr, note);
-    const io::Json description = describe(*loaded);
+    io::Json description;
+    if (Autoencoder::is_model(model)) {
+      description = describe(WordAutoencoder::load(model));
+    } else {
+      require_language_model(model);
+      description = describe(*load_model(model, nullptr, note));
+    }
     print(json ? io::to_text(description) : as_text(description));
     return 0;
+  }
+
+  static io::Json describe(const WordAutoencoder& loaded) {
+    io::Json all;
+    AutoencoderConfig shape = loaded.model->config();
+    all["config"] = {{"width", shape.width}};
+    shape.visit([&](const char* name, auto& field, const char*) { all["config"][name] = field; });
+    std::map<std::string, int64_t> groups;
+    loaded.model->parameters().visit([&](const ParamSpec& spec, Param&) {
+      groups[spec.name.substr(0, spec.name.find('.'))] += spec.size();
+    });
+    for (const auto& [name, size] : groups) all["parameters"][name] = size;
+    const int64_t count = loaded.model->parameters().count();
+    all["parameters"]["all"] = count;
+    all["bytes"] = count * static_cast<int64_t>(sizeof(float));
+    all["words"] = loaded.words.size();
+    all["task"] = "reconstruct";
+    return all;
   }
 
   io::Json describe(LanguageModel& loaded) const {

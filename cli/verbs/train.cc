@@ -143,12 +143,13 @@ struct Train {
   }
 
   // Settings that came together, after runs had been recorded; their defaults are what runs did
-  // before. A new setting of runs joins a group of its own version; ".name" is a mixer's.
+  // before. A new setting of runs joins a group of its own version; ".name" is any mixer's.
   static const std::vector<std::set<std::string>>& later_settings() {
     static const std::vector<std::set<std::string>> groups = {
         {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
         {"feed_forward_bias", "norm", "activation_precision", ".query"},
-        {"init"}};
+        {"init"},
+        {"autoencoder.window", "autoencoder.stride"}};
     return groups;
   }
 
@@ -184,7 +185,8 @@ struct Train {
       return std::ranges::any_of(later_settings(), [&](const std::set<std::string>& group) {
         const auto has = [&](const std::string& setting) {
           const size_t dot = setting.find('.');
-          return group.contains(dot == std::string::npos ? setting : setting.substr(dot));
+          return group.contains(setting) ||
+                 (dot != std::string::npos && group.contains(setting.substr(dot)));
         };
         return has(name) && std::ranges::none_of(recorded.items(),
                                                  [&](const auto& item) { return has(item.key()); });

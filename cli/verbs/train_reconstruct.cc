@@ -50,7 +50,9 @@ uint64_t fingerprint_of_file(const std::string& path) {
 
 // What a trained model's weights leave open.
 bool may_differ(std::string_view setting) {
-  return setting == "loss" || setting == "position_codes" || setting == "flash";
+  static const std::set<std::string_view> names = {"loss", "position_codes", "window", "stride",
+                                                   "flash"};
+  return names.contains(setting);
 }
 
 Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
@@ -139,9 +141,10 @@ void ReconstructSettings::check(const CommandLine& line, const TrainConfig& trai
                                io::quote(model.decoder)));
   };
   if (model.decoder == "plain")
-    refuse({"preset", "autoencoder.flash"}, "cross_attention or self_attention");
+    refuse({"preset", "autoencoder.flash", "autoencoder.window"},
+           "cross_attention or self_attention");
   if (model.decoder == "plain" || model.decoder == "self_attention")
-    refuse({"autoencoder.position_codes"}, "cross_attention");
+    refuse({"autoencoder.position_codes", "autoencoder.stride"}, "cross_attention");
   AutoencoderConfig early = model;
   early.width = 1;
   early.check();

@@ -30,6 +30,24 @@ TEST(AutoencoderConfig, RefusesWhatCannotBe) {
               c.heads = 4;
             }),
             "(no error)");
+  EXPECT_EQ(refused([](auto& c) {
+              c.decoder = "plain";
+              c.window = 4;
+            }),
+            "autoencoder.window: expected cross_attention or self_attention as "
+            "autoencoder.decoder, found 'plain'");
+  EXPECT_EQ(refused([](auto& c) {
+              c.decoder = "self_attention";
+              c.window = 4;
+              c.stride = 2;
+            }),
+            "autoencoder.stride: expected cross_attention as autoencoder.decoder, found "
+            "'self_attention'");
+  EXPECT_EQ(refused([](auto& c) { c.stride = 2; }),
+            "autoencoder.stride: expected 0 where autoencoder.window is 0 (all words are read), "
+            "found 2");
+  EXPECT_EQ(refused([](auto& c) { c.window = -1; }),
+            "autoencoder.window: expected 0 to 65536, found -1");
 }
 
 }  // namespace

@@ -190,6 +190,42 @@ class Use(ReconstructCase):
         self.assertEqual(len(rows[0]["original"]), 9)
         self.assertEqual(len(rows[0]["original"]), len(rows[0]["cosine"]))
 
+    def test_window_of_attention(self):
+        window = ["--autoencoder.window", 3, "--autoencoder.stride", 5]
+        self.must(*self.lm("run", "--max-steps", 4, "--batch-size", 12, *window))
+        self.must(*self.lm("stopped", "--max-steps", 4, "--batch-size", 12, "--stop-after", 2,
+                           *window))
+        self.must("train", "--resume", self.dir / "stopped", "--batch-size", 4,
+                  "--gradient-accumulation-steps", 3)
+        self.assertEqual(self.weights("stopped"), self.weights("run"))
+        config = json.loads((self.dir / "run" / "config.json").read_text())
+        self.assertEqual((config["window"], config["stride"]), (3, 5))
+        told = json.loads(self.must("info", "-m", self.dir / "run", "--json"))
+        self.assertEqual((told["config"]["window"], told["config"]["stride"]), (3, 5))
+        self.assertEqual(told["parameters"]["all"], sum(
+            size for name, size in told["parameters"].items() if name != "all"))
+        self.assertRegex(self.must("info", "-m", self.dir / "run"), r"(?m)^  window +3$")
+        self.must("reconstruct", "-m", self.dir / "run", "--attention-map", self.dir / "map.svg",
+                  input="The quick brown fox, jumps over")
+        shares = [float(share) for share in
+                  re.findall(r" reads .*: (\d\.\d+)</title>", (self.dir / "map.svg").read_text())]
+        self.assertEqual(len(shares), 49)
+        for i, share in enumerate(shares):
+            t, s = divmod(i, 7)
+            self.assertEqual(share > 0, abs(s - t) <= 1 or s == 4, (t, s))
+        # Weights of a model that reads all words go on with a window.
+        self.must(*self.lm("all", "--max-steps", 2))
+        self.must("train", "--task", "reconstruct", "--data", self.data, "--init",
+                  self.dir / "all", "--window", "6 9", "--min-window", 3, "--max-steps", 1,
+                  "--out", self.dir / "near", *window)
+        # A run of a version without windows.
+        self.must(*self.lm("old", "--max-steps", 4, "--stop-after", 2))
+        settings = self.dir / "old" / "training_args.json"
+        settings.write_text(json.dumps(
+            {name: value for name, value in json.loads(settings.read_text()).items()
+             if name not in ("autoencoder.window", "autoencoder.stride")}))
+        self.must("train", "--resume", self.dir / "old")
+
     def test_embeddings_of_a_file(self):
         path = self.put("glove.txt", glove(WORDS[:-1], 5))
         self.must(*[a for a in self.lm("run", "--max-steps", 3, "--embeddings", path)
@@ -217,6 +253,11 @@ class Mistakes(ReconstructCase):
                 ("--autoencoder.heads", 3): "expected a divisor of autoencoder.hidden = 16",
                 ("--autoencoder.cell", "lstn"): "expected one of rnn, lstm, gru",
                 ("--window", "2"): "window: expected 3 to 65536, found 2",
+                ("--autoencoder.stride", 2): "autoencoder.stride: expected 0 where",
+                ("--autoencoder.decoder", "plain", "--autoencoder.window", 4):
+                    "--autoencoder.window: expected cross_attention or self_attention",
+                ("--autoencoder.decoder", "self_attention", "--autoencoder.window", 4,
+                 "--autoencoder.stride", 2): "--autoencoder.stride: expected cross_attention",
                 ("--preset", "fast"): "expected speed, balanced or quality",
                 ("--teacher-forcing", "1.1"): "teacher_forcing: expected 0 to 1",
                 ("--gradient-checkpointing", "blocks"): "expected off, auto, or a list of a number",

@@ -234,7 +234,8 @@ class Kinds(reconstruct_test.ReconstructCase):
                   "--heads", 1, "--context", 8, "--batch-size", 2, "--max-steps", 1)
 
     def test_an_autoencoder(self):
-        for verb in (["info"], ["generate", "-p", "a"], ["verify"], ["translate"],
+        self.assertRegex(self.must("info", "-m", "autoencoder"), r"(?m)^task +reconstruct$")
+        for verb in (["generate", "-p", "a"], ["verify"], ["translate"],
                      ["logits", "--ids", "1", "--out", "o"]):
             self.fails(*verb, "-m", "autoencoder", says=["autoencoder:", "sequence autoencoder",
                                                          "refrain reconstruct"])

@@ -71,7 +71,8 @@ class Cross {
                            {o->tensor().row(row), count, D},
                            softmax.data() + 2 * row * H,
                            {keep ? kept.data() + row * H * longest : nullptr, count, H * longest},
-                           longest});
+                           longest,
+                           first_position + from});
           gradients.push_back({{d_o->tensor().row(row), count, D},
                                {dq->tensor().row(row), count, D},
                                {dk->tensor().row(first_key), keys_[b], D},
@@ -106,7 +107,8 @@ class Cross {
             return some;
           };
           std::vector<Complex> out(static_cast<size_t>(m * d));
-          const kernels::CrossHeadRef reference{m, n, d, double{shape.scale}};
+          const kernels::CrossHeadRef reference{
+              m, n, d, double{shape.scale}, shape.window, shape.stride, first_position};
           reference.forward(head(tq, first_query, m).data(), head(tk, first_key, n).data(),
                             head(tv, first_key, n).data(), out.data());
           for (int64_t i = 0; i < m; ++i)
@@ -127,6 +129,7 @@ class Cross {
   }
 
   CrossShape shape;
+  int64_t first_position = 0;  // of every sequence's first query
   std::optional<Floats> q, k, v, d_o, o, dq, dk, dv;
 
  private:
@@ -148,20 +151,66 @@ TEST(CrossAttention, OutputsAndGradientsAreTheReferences) {
   }
 }
 
-TEST(CrossAttention, OneQueryAtATimeAndAnyThreadsGiveTheSameBits) {
-  for_each_target([] {
-    for (const bool keep : {false, true}) {
-      Cross cross(2, 12, {65, 130, 9}, {20, 0, 33});
-      cross(keep);
-      const std::vector<float> want = cross.results();
-      for (const int threads : {1, 2, 3})
-        for (const int64_t at_once : {1, 7}) {
-          set_threads(threads);
-          cross(keep, at_once);
-          EXPECT_TRUE(same_bits(cross.results(), want)) << threads << " " << at_once;
-        }
-      set_threads(0);
+// Windows within a block of keys, over its end, and larger than the memory, and a stride.
+const std::vector<std::pair<int64_t, int64_t>> kPatterns = {{1, 0},   {2, 0}, {5, 0}, {70, 0},
+                                                            {200, 0}, {3, 2}, {4, 50}};
+
+TEST(CrossAttention, OutputsAndGradientsOfAWindowAreTheReferences) {
+  for (const auto& [window, stride] : kPatterns) {
+    SCOPED_TRACE(fmt::format("{} {}", window, stride));
+    // The queries of the second are behind its memory, those of the third at the end of a block.
+    Cross cross(2, 3, {64, 7, 130}, {2, 3, 9});
+    cross.shape.window = window;
+    cross.shape.stride = stride;
+    cross.first_position = 60;
+    const std::vector<double> want = cross.wanted();
+    for_each_target([&] {
+      for (const bool keep : {false, true}) {
+        cross(keep);
+        expect_close(cross.results(), want, 400, 1);
+      }
+    });
+  }
+}
+
+TEST(CrossAttention, KeysThatNoQuerySeesHaveNoGradientAndChangeNothing) {
+  Cross cross(1, 4, {100}, {3});
+  cross.shape.window = 4;
+  cross.first_position = 70;
+  cross(false);
+  const std::vector<float> usual = cross.results();
+  const auto is_seen = [](int64_t j) { return j >= 68 && j < 74; };
+  for (int64_t j = 0; j < 100; ++j)
+    for (int64_t c = 0; c < 4; ++c) {
+      EXPECT_EQ(cross.dv->tensor().row(j)[c] != 0, is_seen(j)) << j;
+      if (is_seen(j)) continue;
+      cross.k->tensor().row(j)[c] += 9;
+      cross.v->tensor().row(j)[c] += 9;
     }
+  cross(false);
+  EXPECT_TRUE(same_bits(cross.results(), usual));
+}
+
+TEST(CrossAttention, OneQueryAtATimeAndAnyThreadsGiveTheSameBits) {
+  std::vector<std::pair<int64_t, int64_t>> patterns = kPatterns;
+  patterns.emplace_back(0, 0);
+  for_each_target([&] {
+    for (const auto& [window, stride] : patterns)
+      for (const bool keep : {false, true}) {
+        Cross cross(2, 12, {65, 130, 9}, {20, 0, 33});
+        cross.shape.window = window;
+        cross.shape.stride = stride;
+        cross.first_position = 50;
+        cross(keep);
+        const std::vector<float> want = cross.results();
+        for (const int threads : {1, 2, 3})
+          for (const int64_t at_once : {1, 7}) {
+            set_threads(threads);
+            cross(keep, at_once);
+            EXPECT_TRUE(same_bits(cross.results(), want)) << threads << " " << at_once;
+          }
+        set_threads(0);
+      }
   });
 }
 

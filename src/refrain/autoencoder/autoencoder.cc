@@ -230,6 +230,9 @@ AutoencoderConfig Autoencoder::read_config(const std::string& directory) {
   config.vocab_size = io::get_int(json, "vocab_size", path, 0, kMost);
   config.visit([&](const char* name, auto& field, const char*) {
     known.insert(name);
+    // Files of former versions do not have these.
+    const bool is_later = std::string_view(name) == "window" || std::string_view(name) == "stride";
+    if (is_later && !io::find(json, name)) return;
     using Field = std::decay_t<decltype(field)>;
     if constexpr (std::is_same_v<Field, bool>)
       field = io::get_bool(json, name, path);

@@ -41,6 +41,21 @@ void AutoencoderConfig::check() const {
   expect_one_of("bottleneck_norm", bottleneck_norm, {"none", "rms_norm"});
   expect_one_of("position_codes", position_codes, {"queries", "all"});
   expect_one_of("loss", loss, {"cosine", "mse"});
+  expect_in("window", window, 0, kWidest);
+  expect_in("stride", stride, 0, kWidest);
+  if (window > 0 && !has_attention())
+    throw_error(
+        "autoencoder.window: expected cross_attention or self_attention as autoencoder.decoder, "
+        "found '{}'",
+        decoder);
+  if (stride > 0 && !reads_encoder())
+    throw_error("autoencoder.stride: expected cross_attention as autoencoder.decoder, found '{}'",
+                decoder);
+  if (stride > 0 && window == 0)
+    throw_error(
+        "autoencoder.stride: expected 0 where autoencoder.window is 0 (all words are read), found "
+        "{}",
+        stride);
 }
 
 kernels::Cell AutoencoderConfig::kind_of_cell() const { return kernels::cell_named(cell).value(); }

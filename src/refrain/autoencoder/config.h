@@ -21,6 +21,8 @@ struct AutoencoderConfig {
   std::string bottleneck_norm = "none";
   std::string position_codes = "queries";
   std::string loss = "cosine";
+  int64_t window = 0;
+  int64_t stride = 0;
   bool flash = true;
 
   // Both are true except in benchmarks; without them results round otherwise. fused: context and
@@ -46,6 +48,10 @@ struct AutoencoderConfig {
     v("position_codes", position_codes,
       "what attention knows the step of: queries, or all, the encoder's states that it reads too");
     v("loss", loss, "cosine: 0.9 (1 - cos) + 0.1 squared distance to the unit vector; mse");
+    v("window", window,
+      "words that a step of the decoder reads, around its own place, or before it and itself with "
+      "self_attention; 0 = all");
+    v("stride", stride, "besides the window, every so many-th word is read; 0 = none");
     v("flash", flash,
       "attention block by block; false: the probabilities are kept whole, which rounds otherwise");
   }

@@ -60,7 +60,9 @@ Decoder::Decoder(const AutoencoderConfig& c)
       out_{c.hidden, c.width, true} {
   for (int64_t l = 0; l < c.layers; ++l)
     cells_.emplace_back(c.kind_of_cell(), l == 0 ? c.width : c.hidden, c.hidden);
-  if (c.reads_encoder()) cross_.emplace(c.hidden, c.hidden, c.heads, c.head_dim);
+  if (c.reads_encoder())
+    cross_.emplace(c.hidden, c.hidden, c.heads, c.head_dim,
+                   CrossAttention::Pattern{c.window, c.stride});
   if (c.reads_itself()) self_.emplace(Linear{c.hidden, 3 * c.attention_width()});
 }
 
@@ -207,7 +209,7 @@ void Decoder::each_cross_group(ExecutionContext& ctx, const RaggedBatch& w, cons
     const int64_t last = std::min(B, first + together);
     for (int64_t b = first; b < last; ++b) {
       const int64_t row = w.first(b), n = w.length(b);
-      queries.push_back(cross_->queries(run.query, row, n));
+      queries.push_back(cross_->queries(run.query, row, n, 0));
       if (!g) continue;
       const MatrixView<float> dkv = MatrixView<float>(g->kv).row_range(row, n);
       gradients.push_back({attention_columns(g->joined).row_range(row, n),
@@ -353,7 +355,8 @@ std::vector<float> Decoder::attention_weights(const RaggedBatch& w, const Activa
     std::copy_n(run.query.q.row(w.first(b) + t) + h * d, d, q.begin());
     for (int64_t j = 0; j < keys; ++j)
       std::copy_n(run.memory[0].kv.row(w.first(b) + j) + h * d, d, k.begin() + j * d);
-    const kernels::CrossHeadRef head{1, keys, d, double{shape.scale}};
+    const kernels::CrossHeadRef head{1, keys, d, double{shape.scale}, shape.window, shape.stride,
+                                     t};
     head.forward(q.data(), k.data(), k.data(), o.data(), weights.data());
     for (size_t j = 0; j < sum.size(); ++j)
       sum[j] += static_cast<float>(weights[j] / static_cast<double>(shape.heads));

@@ -10,6 +10,8 @@
 //                    s[t] = relu(W_c [r[t]; o[t]] + b_c),  y[t] = W_y s[t] + b_y
 //   self_attention   the same, with o[t] = attention(r[t]; r[0 .. t])
 //
+// With a window, step t reads some of these rows: around row t of the encoder, or the last of r.
+//
 // code(t) is the sinusoid of Vaswani et al. (2017). An output that is fed back is part of the
 // graph: backward goes through it. When every step is forced, all but the cells runs for all steps
 // at once (not with self-attention: the order of its gradients is the loop's); otherwise the loop
@@ -20,6 +22,7 @@
 //
 // Dropout (ExecutionContext::dropout) is on what each layer of cells reads.
 #pragma once
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <vector>
@@ -100,6 +103,10 @@ class Decoder {
     return MatrixView<float>(joined).col_range(hidden(), attention_width());
   }
   kernels::AttentionShape self_shape() const;
+  // Steps that step t of self-attention sees before itself.
+  int64_t steps_before(int64_t t) const {
+    return config_.window > 0 ? std::min(t, config_.window - 1) : t;
+  }
   const Linear& query_proj() const { return cross_ ? cross_->query() : *self_; }
 
   Activations layout(const RaggedBatch&, bool keep_probabilities, Arena&) const;

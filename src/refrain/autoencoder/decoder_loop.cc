@@ -203,7 +203,7 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       std::vector<kernels::CrossQueries> queries;
       for (int64_t i = 0; i < n; ++i) {
         memory.push_back(run.memory.back().sequences[static_cast<size_t>(places.sequence(i))]);
-        queries.push_back(cross_->queries(run.query, places.row(i, t), 1));
+        queries.push_back(cross_->queries(run.query, places.row(i, t), 1, t));
       }
       lend_probabilities(ctx, w, run, queries);
       kernels::cross_forward(cross_->shape(), memory, queries, ctx.scratch);
@@ -231,7 +231,8 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
   }
 }
 
-// The sequences that have a step t: one query each, that sees what came before it and itself.
+// The sequences that have a step t: one query each, that sees what came before it and itself, or
+// the last of these.
 std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w,
                                                             const Activations& run,
                                                             int64_t t) const {
@@ -239,10 +240,14 @@ std::vector<kernels::AttentionSequence> Decoder::self_steps(const RaggedBatch& w
   const int64_t width = attention_width();
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) <= t) continue;
-    const int64_t row = w.first(b) + t;
-    const float *q = run.qkv.row(row), *past = run.qkv.row(w.first(b)) + width;
-    kernels::AttentionSequence one{
-        1, t, q, {}, run.joined.row(row) + hidden(), run.softmax.data + 2 * row * config_.heads};
+    const int64_t row = w.first(b) + t, before = steps_before(t);
+    const float *q = run.qkv.row(row), *past = run.qkv.row(row - before) + width;
+    kernels::AttentionSequence one{1,
+                                   before,
+                                   q,
+                                   {},
+                                   run.joined.row(row) + hidden(),
+                                   run.softmax.data + 2 * row * config_.heads};
     one.keys.own = {q + width, q + 2 * width, self_->out};
     one.keys.past = {past, past + width, self_->out};
     all.push_back(one);
@@ -351,7 +356,7 @@ void Decoder::backward_cross_step(ExecutionContext& ctx, const RaggedBatch& w, c
     const int64_t row = w.first(b) + t;
     const auto memory_gradient = MatrixView<float>(g.kv).row_range(w.first(b), w.length(b));
     memory.push_back(projected.sequences[static_cast<size_t>(b)]);
-    queries.push_back(cross_->queries(run.query, row, 1));
+    queries.push_back(cross_->queries(run.query, row, 1, t));
     gradients.push_back(
         {attention_columns(g.joined).row_range(row, 1), MatrixView<float>(g.q).row_range(row, 1),
          memory_gradient.col_range(0, width), memory_gradient.col_range(width, width)});
@@ -376,7 +381,7 @@ void Decoder::backward_self_step(ExecutionContext& ctx, const RaggedBatch& w,
   for (int64_t b = 0; b < w.sequences(); ++b) {
     if (w.length(b) <= t) continue;
     const int64_t row = w.first(b) + t;
-    float *q = g.qkv.row(row), *past = g.qkv.row(w.first(b)) + width;
+    float *q = g.qkv.row(row), *past = g.qkv.row(row - steps_before(t)) + width;
     // What later steps sent to this row's key and value is there already: add.
     gradients.push_back({.d_o = g.joined.row(row) + hidden(),
                          .dq = q,

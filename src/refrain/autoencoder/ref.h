@@ -1,6 +1,7 @@
 // Reference implementation of the sequence autoencoder: plain loops, for any number type. It is the
 // specification of autoencoder.h. Weights are looked up by their names in files.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -74,7 +75,7 @@ class AutoencoderRef {
         for (int64_t j = 0; j < H; ++j) h[size(j)] += position(t, j);
         append(past, h);
         Vector joined = h;
-        append(joined, attend(h, c_.reads_encoder() ? read : past));
+        append(joined, attend(t, h, c_.reads_encoder() ? read : past));
         h = linear("decoder.context", joined);
         for (T& s : h)
           if (!(kernels::real_part(s) > 0)) s = 0;
@@ -128,8 +129,10 @@ class AutoencoderRef {
     }
     return x;
   }
-  Vector attend(const Vector& r, const Vector& memory) const {
+  Vector attend(int64_t t, const Vector& r, const Vector& all) const {
     const int64_t H = c_.hidden, width = c_.attention_width(), d = width / c_.heads;
+    const int64_t before = c_.reads_itself() && c_.window > 0 ? std::min(t, c_.window - 1) : t;
+    const Vector memory = c_.reads_itself() ? part(all, (t - before) * H, (before + 1) * H) : all;
     const int64_t rows = static_cast<int64_t>(memory.size()) / H;
     const Vector q = times(at("decoder.attention.q_proj.weight"), r);
     Vector o(size(width)), k(size(rows * d)), v(size(rows * d));
@@ -141,7 +144,13 @@ class AutoencoderRef {
         std::copy_n(key.begin() + h * d, d, k.begin() + j * d);
         std::copy_n(value.begin() + h * d, d, v.begin() + j * d);
       }
-      const kernels::CrossHeadRef head{1, rows, d, 1 / std::sqrt(static_cast<double>(d))};
+      const kernels::CrossHeadRef head{1,
+                                       rows,
+                                       d,
+                                       1 / std::sqrt(static_cast<double>(d)),
+                                       c_.reads_encoder() ? c_.window : 0,
+                                       c_.stride,
+                                       t};
       head.forward(q.data() + h * d, k.data(), v.data(), o.data() + h * d);
     }
     return o;

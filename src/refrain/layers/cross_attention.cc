@@ -9,7 +9,8 @@ namespace refrain {
 
 namespace {
 
-kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim) {
+kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim,
+                             CrossAttention::Pattern pattern) {
   if (heads < 1) throw_error("heads: expected 1 or more, found {}", heads);
   if (head_dim < 0) throw_error("head_dim: expected 0 or more, found {}", head_dim);
   if (head_dim == 0) {
@@ -18,7 +19,8 @@ kernels::CrossShape shape_of(int64_t d_query, int64_t heads, int64_t head_dim) {
                   heads);
     head_dim = d_query / heads;
   }
-  return {heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim))};
+  return {heads, head_dim, 1 / std::sqrt(static_cast<float>(head_dim)), pattern.window,
+          pattern.stride};
 }
 
 int64_t longest(const RaggedBatch& w) {
@@ -29,8 +31,9 @@ int64_t longest(const RaggedBatch& w) {
 
 }  // namespace
 
-CrossAttention::CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim)
-    : shape_(shape_of(d_query, heads, head_dim)),
+CrossAttention::CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim,
+                               Pattern pattern)
+    : shape_(shape_of(d_query, heads, head_dim, pattern)),
       q_{d_query, shape_.width()},
       kv_{d_memory, 2 * shape_.width()} {}
 
@@ -85,20 +88,22 @@ CrossAttention::QueryState CrossAttention::layout(Arena& arena, int64_t rows, Ma
   return query;
 }
 
-kernels::CrossQueries CrossAttention::queries(const QueryState& query, int64_t first,
-                                              int64_t count) const {
+kernels::CrossQueries CrossAttention::queries(const QueryState& query, int64_t first, int64_t count,
+                                              int64_t position) const {
   const int64_t kept_row = query.kept.rank > 0 ? shape_.heads * query.kept.cols() : 0;
   return {MatrixView<const float>(query.q).row_range(first, count),
           query.o.row_range(first, count),
           query.softmax.row(first),
           {query.kept.data ? query.kept.data + first * kept_row : nullptr, count, kept_row},
-          query.kept.cols()};
+          query.kept.cols(),
+          position};
 }
 
 std::vector<kernels::CrossQueries> CrossAttention::queries(const Pass& pass) const {
   std::vector<kernels::CrossQueries> all;
   for (int64_t b = 0; b < pass.batch.sequences(); ++b)
-    all.push_back(queries(pass.query, pass.batch.first(b), pass.batch.length(b)));
+    all.push_back(
+        queries(pass.query, pass.batch.first(b), pass.batch.length(b), pass.batch.past_length(b)));
   return all;
 }
 

@@ -19,8 +19,15 @@ namespace refrain {
 
 class CrossAttention {
  public:
+  // Which keys a row sees, by its place in its sequence (kernels/attention/cross_attention.h).
+  struct Pattern {
+    int64_t window = 0, stride = 0;
+  };
   // head_dim 0: d_query / heads, and an Error where heads do not divide it.
-  CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim = 0);
+  CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim,
+                 Pattern pattern);
+  CrossAttention(int64_t d_query, int64_t d_memory, int64_t heads, int64_t head_dim = 0)
+      : CrossAttention(d_query, d_memory, heads, head_dim, {}) {}
 
   // q_proj.weight, k_proj.weight, v_proj.weight
   void visit(const ParamVisitor&);
@@ -52,8 +59,9 @@ class CrossAttention {
   };
   QueryState layout(Arena&, int64_t rows, MatrixView<float> o, const RaggedBatch& memory,
                     bool keep) const;
-  // Rows [first, first + count), of one sequence.
-  kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count) const;
+  // Rows [first, first + count), of one sequence, in which the first of them has a position.
+  kernels::CrossQueries queries(const QueryState&, int64_t first, int64_t count,
+                                int64_t position) const;
 
   // All rows of a batch: its chunk b reads sequence b of the memory.
   struct Pass {

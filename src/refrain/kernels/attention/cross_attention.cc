@@ -62,8 +62,30 @@ struct CrossHead {
   float* kept(int64_t i) const { return asked.kept.row(i) + h * asked.kept_head; }
   float& maximum(int64_t i) const { return asked.softmax[2 * i * shape.heads + h]; }
   float& log_sum(int64_t i) const { return asked.softmax[(2 * i + 1) * shape.heads + h]; }
-  // Columns of a block of keys, as whole vectors.
-  int64_t columns(int64_t k0) const { return std::min(kCrossBlock, memory.rows - k0); }
+
+  // The window of query i.
+  Range window(int64_t i) const {
+    const int64_t t = std::min(asked.first + i, memory.rows - 1), low = t - shape.window / 2;
+    return {std::max<int64_t>(0, low), std::min(memory.rows, low + shape.window)};
+  }
+  // Columns of the block of keys at k0, beginning with a whole vector: all that any of the m
+  // queries from i0 on sees, or none.
+  Range columns(int64_t i0, int64_t m, int64_t k0) const {
+    const Range all{0, std::min(kCrossBlock, memory.rows - k0)};
+    if (shape.window == 0 || shape.stride > 0) return all;
+    const Range near = intersection(shifted({window(i0).low, window(i0 + m - 1).high}, -k0), all);
+    return near.low < near.high ? Range{near.low / float_lanes() * float_lanes(), near.high}
+                                : Range{0, 0};
+  }
+  // Sets those of the columns of a row that query i does not see.
+  void hide(int64_t i, int64_t k0, Range columns, float value, float* row) const {
+    if (shape.window == 0) return;
+    const Range near = shifted(window(i), -k0);
+    for (int64_t j = columns.low; j < columns.high; ++j)
+      if ((j < near.low || j >= near.high) &&
+          (shape.stride == 0 || (k0 + j + 1) % shape.stride != 0))
+        row[j] = value;
+  }
 };
 
 // A tile's queries as scores need them, and the units of the scores. memory: [kMaxTileRows, d].
@@ -78,10 +100,17 @@ struct QueryTile {
   float unit[kMaxTileRows];
 };
 
-// scores [m, n] of a tile of queries against n keys from k0 on.
-HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0,
+// Some columns of scores [m, n] of a tile of queries against n keys from k0 on.
+HWY_INLINE void score_block(const CrossHead& x, const QueryTile& q, int64_t k0, Range columns,
                             MatrixView<float> scores) {
-  tile_row<Rows::kApart>(q.rows, x.across(x.memory.keys, k0), {0, scores.cols}, scores, false);
+  tile_row<Rows::kApart>(q.rows, x.across(x.memory.keys, k0), columns, scores, false);
+}
+
+// to [m, d] += a bᵀ over the columns of a [m, kCrossBlock], b: rows of keys or values from k0 on.
+HWY_INLINE void add_rows(const CrossHead& x, const float* a, const CrossPack& pack, int64_t k0,
+                         Range columns, MatrixView<float> to) {
+  tile_row<Rows::kApart>({a + columns.low, to.rows, columns.high - columns.low, kCrossBlock},
+                         x.along(pack, k0 + columns.low), {0, to.cols}, to, true);
 }
 
 // Queries i0 .. i0 + m. work: scores [kCrossBlock], sums [d] and the query [d] a row.
@@ -95,16 +124,21 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
   std::fill_n(sum, m, 0.0f);
   std::fill_n(out, m * wide, 0.0f);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
-    const int64_t n = x.columns(k0);
-    const Range seen{0, n};
-    score_block(x, q, k0, {scores, m, n, kCrossBlock});
+    const Range seen = x.columns(i0, m, k0);
+    if (seen.high == 0) continue;
+    score_block(x, q, k0, seen, {scores, m, seen.high, kCrossBlock});
     for (int64_t i = 0; i < m; ++i) {
       float* s = scores + i * kCrossBlock;
+      x.hide(i0 + i, k0, seen, -std::numeric_limits<float>::infinity(), s);
       const FloatVec unit = constant(q.unit[i]);
       FloatVec top = constant(-std::numeric_limits<float>::infinity());
-      for (int64_t j = 0; j < n; j += N)
+      for (int64_t j = seen.low; j < seen.high; j += N)
         top = hn::Max(top, hn::IfThenElse(lanes_in(seen, j), hn::LoadU(tag, s + j), top));
       const float high = std::max(maximum[i], hn::GetLane(hn::MaxOfLanes(tag, top)));
+      if (high == -std::numeric_limits<float>::infinity()) {  // it has seen no key yet
+        std::fill(s + seen.low, s + seen.high, 0.0f);
+        continue;
+      }
       if (high != maximum[i]) {
         const FloatVec keep = vector_exp2(constant(q.unit[i] * (maximum[i] - high)));
         float* o = out + i * wide;
@@ -114,7 +148,7 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
         maximum[i] = high;
       }
       FloatVec total = hn::Zero(tag);
-      for (int64_t j = 0; j < n; j += N) {
+      for (int64_t j = seen.low; j < seen.high; j += N) {
         const FloatVec below = hn::Sub(hn::LoadU(tag, s + j), constant(high));
         const FloatVec p = hn::IfThenElseZero(lanes_in(seen, j), vector_exp2(hn::Mul(below, unit)));
         total = hn::Add(total, p);
@@ -122,8 +156,7 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
       }
       sum[i] += hn::GetLane(hn::SumOfLanes(tag, total));
     }
-    tile_row<Rows::kApart>({scores, m, n, kCrossBlock}, x.along(x.memory.values, k0), {0, d},
-                           {out, m, d, wide}, true);
+    add_rows(x, scores, x.memory.values, k0, seen, {out, m, d, wide});
   }
   for (int64_t i = 0; i < m; ++i) {
     const FloatVec inverse = constant(1.0f / sum[i]);
@@ -138,17 +171,18 @@ HWY_INLINE void forward_rows(const CrossHead& x, int64_t i0, int64_t m, float* w
 
 // P of a tile of queries, the first of them i0, and the block of keys at k0, by what forward left.
 HWY_INLINE void probability_block(const CrossHead& x, const QueryTile& q, int64_t i0, int64_t k0,
-                                  float* p) {
-  const int64_t n = x.columns(k0);
-  score_block(x, q, k0, {p, q.count, n, kCrossBlock});
+                                  Range columns, float* p) {
+  score_block(x, q, k0, columns, {p, q.count, columns.high, kCrossBlock});
   for (int64_t i = 0; i < q.count; ++i) {
     float* s = p + i * kCrossBlock;
     const FloatVec unit = constant(q.unit[i]), highest = constant(x.maximum(i0 + i));
     const FloatVec log_sum = constant(x.log_sum(i0 + i));
-    each(n, [&](auto at, int64_t j) HWY_ATTR {
+    each(columns.high - columns.low, [&](auto at, int64_t column) HWY_ATTR {
+      const int64_t j = columns.low + column;
       const FloatVec below = hn::Sub(at.load(s + j), highest);
       at.store(vector_exp2(hn::MulSub(below, unit, log_sum)), s + j);
     });
+    x.hide(i0 + i, k0, columns, 0, s);
   }
 }
 
@@ -156,9 +190,10 @@ HWY_INLINE void probability_block(const CrossHead& x, const QueryTile& q, int64_
 HWY_INLINE void forward_rows_kept(const CrossHead& x, int64_t i0, int64_t m, float* work) {
   const int64_t d = x.d(), wide = padded_head(d), n = x.memory.rows;
   const QueryTile q(x, i0, m, work + kMaxTileRows * wide);
-  score_block(x, q, 0, {x.kept(i0), m, n, x.asked.kept.row_stride});
+  score_block(x, q, 0, {0, n}, {x.kept(i0), m, n, x.asked.kept.row_stride});
   for (int64_t i = 0; i < m; ++i) {
     float* s = x.kept(i0 + i);
+    x.hide(i0 + i, 0, {0, n}, -std::numeric_limits<float>::infinity(), s);
     const FloatVec unit = constant(q.unit[i]);
     const float high = *std::max_element(s, s + n);
     const double sum = sum_each(n, [&](auto at, int64_t j, FloatVec acc) HWY_ATTR {
@@ -194,28 +229,34 @@ struct GradientTile {
   float sums[kMaxTileRows];  // rowsum(dO o)
 };
 
-// P and scale dS of m queries and the block of keys at k0.
-HWY_INLINE void gradient_block(const GradientTile& tile, int64_t m, int64_t k0, float* p,
-                               float* ds) {
+// P and scale dS of m queries and the block of keys at k0; the columns that they see.
+HWY_INLINE Range gradient_block(const GradientTile& tile, int64_t m, int64_t k0, float* p,
+                                float* ds) {
   const CrossHead& x = tile.x;
   const CrossGradients& g = tile.g;
-  const int64_t n = x.columns(k0), i0 = tile.i0;
+  const int64_t i0 = tile.i0;
+  const Range seen = x.columns(i0, m, k0);
+  const int64_t low = seen.low, n = seen.high - low;
+  if (n == 0) return seen;
   if (x.asked.kept)
-    for (int64_t i = 0; i < m; ++i) std::copy_n(x.kept(i0 + i) + k0, n, p + i * kCrossBlock);
+    for (int64_t i = 0; i < m; ++i)
+      std::copy_n(x.kept(i0 + i) + k0 + low, n, p + i * kCrossBlock + low);
   else
-    probability_block(x, tile.q, i0, k0, p);
+    probability_block(x, tile.q, i0, k0, seen, p);
   tile_row<Rows::kApart>(g.d_o.row_range(i0, m).col_range(x.h * x.d(), x.d()),
-                         x.across(x.memory.values, k0), {0, n}, {ds, m, n, kCrossBlock}, false);
+                         x.across(x.memory.values, k0), seen, {ds, m, seen.high, kCrossBlock},
+                         false);
   const FloatVec scale = constant(x.shape.scale);
   for (int64_t i = 0; i < m; ++i) {
-    const float* probability = p + i * kCrossBlock;
-    float* s = ds + i * kCrossBlock;
+    const float* probability = p + i * kCrossBlock + low;
+    float* s = ds + i * kCrossBlock + low;
     const FloatVec sum = constant(tile.sums[i]);
     each(n, [&](auto at, int64_t j) HWY_ATTR {
       const auto slope = hn::Mul(at.load(probability + j), hn::Sub(at.load(s + j), sum));
       at.store(hn::Mul(slope, scale), s + j);
     });
   }
+  return seen;
 }
 
 HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g, int64_t i0,
@@ -225,9 +266,8 @@ HWY_INLINE void query_gradient_rows(const CrossHead& x, const CrossGradients& g,
   const GradientTile tile(x, g, i0, m, dq + kMaxTileRows * wide);
   std::fill_n(dq, m * wide, 0.0f);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
-    gradient_block(tile, m, k0, p, ds);
-    tile_row<Rows::kApart>({ds, m, x.columns(k0), kCrossBlock}, x.along(x.memory.keys, k0), {0, d},
-                           {dq, m, d, wide}, true);
+    const Range seen = gradient_block(tile, m, k0, p, ds);
+    add_rows(x, ds, x.memory.keys, k0, seen, {dq, m, d, wide});
   }
   for (int64_t i = 0; i < m; ++i) std::copy_n(dq + i * wide, d, g.dq.row(i0 + i) + x.h * d);
 }
@@ -249,10 +289,11 @@ HWY_INLINE void memory_gradient_rows(const CrossHead& x, const CrossGradients& g
   copy_rows(x.asked.q.row(i0) + column, x.asked.q.row_stride, m, d, wide, q);
   copy_rows(g.d_o.row(i0) + column, g.d_o.row_stride, m, d, wide, d_o);
   for (int64_t k0 = 0; k0 < x.memory.rows; k0 += kCrossBlock) {
-    gradient_block(tile, m, k0, p, ds);
-    const int64_t n = x.columns(k0);
-    add_outer(p, d_o, m, g.dv.row_range(k0, n).col_range(column, d));
-    add_outer(ds, q, m, g.dk.row_range(k0, n).col_range(column, d));
+    const Range seen = gradient_block(tile, m, k0, p, ds);
+    const int64_t low = seen.low, n = seen.high - low;
+    if (n == 0) continue;
+    add_outer(p + low, d_o, m, g.dv.row_range(k0 + low, n).col_range(column, d));
+    add_outer(ds + low, q, m, g.dk.row_range(k0 + low, n).col_range(column, d));
   }
 }
 
@@ -305,7 +346,8 @@ void each_head(const CrossShape& shape, std::span<const CrossMemory> memory,
   int64_t scores = 0;
   for (size_t b = 0; b < asked.size(); ++b) {
     REFRAIN_CHECK(asked[b].count() == 0 || memory[b].rows > 0);
-    scores += asked[b].count() * memory[b].rows;
+    const bool near = shape.window > 0 && shape.stride == 0;
+    scores += asked[b].count() * (near ? std::min(shape.window, memory[b].rows) : memory[b].rows);
   }
   parallel_for(
       static_cast<int64_t>(asked.size()) * shape.heads,

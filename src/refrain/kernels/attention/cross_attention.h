@@ -1,7 +1,12 @@
 // Attention to the rows of another sequence (Bahdanau et al., 2015; Vaswani et al., 2017): every
-// query sees all rows of its sequence's memory, head by head.
+// query sees all rows of its sequence's memory, or those near its own place, head by head.
 //
-//   S = scale q kᵀ,  P = softmax(S),  o = P v
+//   S = scale q kᵀ,  P = softmax(S) over the keys that the query sees,  o = P v
+//
+// With a window w, the query at position t sees keys t - ⌊w / 2⌋ to t + ⌊(w - 1) / 2⌋: w of them,
+// fewer at the ends (the local-m attention of Luong et al., 2015). With a stride s as well it sees
+// every key j with (j + 1) % s = 0, as in attention.h. Behind the end of the memory, t is its last
+// row, so every query sees a key.
 //
 // Keys and values are packed once (cross_pack). Then any number of queries read them, all at once
 // or one at a time. The result of a query does not depend on the others.
@@ -25,6 +30,7 @@ namespace refrain::kernels {
 struct CrossShape {
   int64_t heads, head_dim;
   float scale;
+  int64_t window = 0, stride = 0;  // 0: all keys; none but those of the window
   int64_t width() const { return heads * head_dim; }
 };
 
@@ -49,6 +55,7 @@ struct CrossQueries {
   float* softmax;            // [queries, 2, heads]: as in attention.h
   MatrixView<float> kept{};  // P, or null: head h at h * kept_head in a query's row
   int64_t kept_head = 0;
+  int64_t first = 0;  // position of the first query, for the window
 
   int64_t count() const { return q.rows; }
 };

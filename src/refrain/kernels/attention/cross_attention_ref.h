@@ -13,6 +13,15 @@ namespace refrain::kernels {
 struct CrossHeadRef {
   int64_t queries, keys, d;
   double scale;
+  int64_t window = 0, stride = 0, first = 0;
+
+  // Whether query i, at position first + i, sees key j.
+  bool sees(int64_t i, int64_t j) const {
+    const int64_t t = first + i < keys ? first + i : keys - 1;
+    if (window == 0) return true;
+    if (stride > 0 && (j + 1) % stride == 0) return true;
+    return j >= t - window / 2 && j < t - window / 2 + window;
+  }
 
   // q [queries, d], k and v [keys, d], o [queries, d], all dense. `weights`, if given, is
   // [queries, keys].
@@ -25,10 +34,13 @@ struct CrossHeadRef {
         T dot = 0;
         for (int64_t c = 0; c < d; ++c) dot += q[i * d + c] * k[j * d + c];
         p[static_cast<size_t>(j)] = dot * scale;
-        top = higher(top, p[static_cast<size_t>(j)]);
+        if (sees(i, j)) top = higher(top, p[static_cast<size_t>(j)]);
       }
       T sum = 0;
-      for (T& s : p) sum += s = std::exp(s - top);
+      for (int64_t j = 0; j < keys; ++j) {
+        T& s = p[static_cast<size_t>(j)];
+        sum += s = sees(i, j) ? std::exp(s - top) : T(0);
+      }
       for (T& s : p) s /= sum;
       for (int64_t c = 0; c < d; ++c) {
         T out = 0;
