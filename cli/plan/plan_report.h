@@ -1,5 +1,6 @@
 // What memory a training run takes and what less of it would cost, as `plan` tells it.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,15 @@ struct PlanRequest {
   void check() const;
 };
 
+// Where plans come from.
+struct PlanSource {
+  std::function<Plan(size_t budget, const char* flag)> within;
+  std::function<std::vector<Plan>()> frontier;
+  int64_t parameters;
+};
+
+// Of an autoencoder: with times in that of the whole batch, for nothing is measured.
+void report_reconstruction_plans(const PlanRequest&, const TrainConfig&, const PlanSource&);
 void report_plans(const PlanRequest&, const TrainConfig&, LanguageModel&, const Planner&);
 
 }  // namespace refrain::cli

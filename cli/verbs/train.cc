@@ -428,10 +428,7 @@ struct PlanOfTraining : Train {
   void check(const CommandLine& line) {
     refuse_given(line, "resume", "expected --config with the run's training_args.json instead");
     resume.clear();
-    if (is_reconstruction())
-      throw_error(
-          "--task: expected lm, translate or probe, found reconstruct (refrain train --task "
-          "reconstruct --memory AMOUNT prints what an autoencoder needs)");
+    if (is_reconstruction()) line.require({"data"});
     Train::check(line, false);
     request.check();
   }
@@ -439,6 +436,8 @@ struct PlanOfTraining : Train {
   int run(const CommandLine& line) {
     check(line);
     check_target("--svg", request.svg, source.inputs);
+    if (is_reconstruction())
+      return plan_reconstruct(reconstruct, training, {source.inputs, valid, valid_split}, request);
     // Held here, as `train` holds it: it is counted.
     std::optional<text::Tokenizer> made;
     const auto of_tags = settle_tags(source);
@@ -475,9 +474,8 @@ Verb plan_verb() {
       "it makes the tokenizer that train would make. Memory is that of the whole process. Seconds\n"
       "are predicted from a measurement of a second or two on this machine, which is kept for the\n"
       "next time. refrain train --memory AMOUNT uses the fastest of these plans that fits.\n"
-      "Autoencoders have no plans to choose from: refrain train --task reconstruct --memory "
-      "AMOUNT\n"
-      "prints what such a run needs before it begins.");
+      "With --task reconstruct, which reads its --data, times are relative: 1 is the whole batch\n"
+      "with nothing recomputed.");
 }
 
 Verb train_verb() {

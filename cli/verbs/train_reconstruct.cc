@@ -11,6 +11,7 @@
 #include "refrain/autoencoder/plan.h"
 #include "refrain/autoencoder/task.h"
 #include "refrain/base/hash.h"
+#include "refrain/base/process.h"
 #include "refrain/io/file.h"
 #include "refrain/text/source.h"
 
@@ -21,25 +22,15 @@ constexpr int64_t kUsualWidth = 300;
 
 // Settings of `train` that the task shares with the others.
 const std::set<std::string>& shared_settings() {
-  static const std::set<std::string> names = {"task",          "data",
-                                              "valid",         "valid_split",
-                                              "out",           "resume",
-                                              "stop_after",    "max_steps",
-                                              "batch_size",    "gradient_accumulation_steps",
-                                              "learning_rate", "lr_scheduler_type",
-                                              "warmup_steps",  "min_learning_rate",
-                                              "weight_decay",  "decay_all",
-                                              "adam_beta1",    "adam_beta2",
-                                              "adam_epsilon",  "max_grad_norm",
-                                              "clip_mode",     "eval_steps",
-                                              "save_steps",    "save_total_limit",
-                                              "logging_steps", "patience",
-                                              "seed",          "threads",
-                                              "memory",        "verbose",
-                                              "save_minutes",  "dropout",
-                                              "compute_type",  "gradient_checkpointing",
-                                              "optimizer",     "momentum",
-                                              "lr_decay"};
+  static const std::set<std::string> names = {
+      "task", "data", "valid", "valid_split", "out", "resume", "stop_after", "max_steps",
+      "batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type",
+      "warmup_steps", "min_learning_rate", "weight_decay", "decay_all", "adam_beta1", "adam_beta2",
+      "adam_epsilon", "max_grad_norm", "clip_mode", "eval_steps", "save_steps", "save_total_limit",
+      "logging_steps", "patience", "seed", "threads", "memory", "verbose", "save_minutes",
+      "dropout", "compute_type", "gradient_checkpointing", "optimizer", "momentum", "lr_decay",
+      // of `plan`
+      "budgets", "svg", "json", "evaluation"};
   return names;
 }
 
@@ -66,6 +57,47 @@ Embeddings make_words(const ReconstructSettings& settings, uint64_t seed,
     return random_embeddings(
         words, settings.embedding_width > 0 ? settings.embedding_width : kUsualWidth, seed);
   return read_embeddings(settings.embeddings, words, settings.embedding_width);
+}
+
+// Documents to learn from, and those to evaluate.
+struct Texts {
+  std::vector<Words> train, valid;
+};
+
+Texts read_texts(const ReconstructData& data) {
+  Texts texts{read_documents(data.train), {}};
+  if (!data.valid.empty()) texts.valid = read_documents(data.valid);
+  return texts;
+}
+
+void hold_out(Texts& texts, const ReconstructData& data, const Stages& stages) {
+  if (data.valid.empty())
+    std::tie(texts.train, texts.valid) = split_documents(std::move(texts.train), data.valid_split,
+                                                         static_cast<size_t>(stages.shortest));
+  if (texts.train.empty())
+    throw_error(
+        "--data: expected documents to learn from besides the {} held out, found none (documents "
+        "have two blank lines between them, and one that is cut has --min-window {} words or more "
+        "on both sides; --valid-split 0 holds none out)",
+        texts.valid.size(), stages.shortest);
+}
+
+AutoencoderConfig config_for(const ReconstructSettings& settings, const Embeddings& words) {
+  AutoencoderConfig config = settings.model;
+  const bool learned = settings.embeddings == "learned";
+  config.vocab_size = learned ? words.size() : 0;
+  config.width = !learned                       ? words.width()
+                 : settings.embedding_width > 0 ? settings.embedding_width
+                                                : kUsualWidth;
+  return config;
+}
+
+Documents visible_part(const std::vector<Words>& documents, const Embeddings& words,
+                       const char* name) {
+  return documents.empty() ? Documents{} : visible_documents(documents, words, name);
+}
+const char* valid_name(const ReconstructData& data) {
+  return data.valid.empty() ? "held out" : "--valid";
 }
 
 }  // namespace
@@ -151,11 +183,43 @@ void ReconstructSettings::check(const CommandLine& line, const TrainConfig& trai
   Stages{curriculum};
 }
 
+int plan_reconstruct(const ReconstructSettings& settings, const TrainConfig& training,
+                     const ReconstructData& data, const PlanRequest& request) {
+  Texts texts = read_texts(data);
+  const Stages stages(settings.curriculum);
+  hold_out(texts, data, stages);
+  WordAutoencoder model{
+      nullptr, make_words(settings, static_cast<uint64_t>(training.seed), texts.train, texts.valid),
+      stages.longest(), stages.shortest};
+  // Held here, as `train` holds them: they are counted.
+  const Documents seen = visible_documents(texts.train, model.words, "--data");
+  const Documents held_out = visible_part(texts.valid, model.words, valid_name(data));
+  settle_memory();
+  Room room{.process = resident_bytes(), .taken = peak_memory_bytes()};
+  model.model = std::make_unique<Autoencoder>(config_for(settings, model.words));
+  model.model->parameters().allocate_gradients();
+  const bool evaluates = request.evaluation && !held_out.empty();
+  report_reconstruction_plans(
+      request, training,
+      {.within =
+           [&](size_t budget, const char* flag) {
+             room.budget = budget;
+             room.flag = flag;
+             return plan_reconstruction(model, training, stages, evaluates, room);
+           },
+       .frontier =
+           [&] {
+             return reconstruction_frontier(model, training, stages, evaluates, room.process);
+           },
+       .parameters = model.model->parameters().count()});
+  return 0;
+}
+
 int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& run,
                       const ReconstructData& data) {
   const RunDirectory& directory = run.directory;
-  std::vector<Words> train = read_documents(data.train), valid;
-  if (!data.valid.empty()) valid = read_documents(data.valid);
+  Texts texts = read_texts(data);
+  const std::vector<Words>&train = texts.train, &valid = texts.valid;
   std::vector<RunData> parts = {{"train", text::name_of(data.train), fingerprint_of(train)}};
   if (!data.valid.empty())
     parts.push_back({"valid", text::name_of(data.valid), fingerprint_of(valid)});
@@ -167,15 +231,7 @@ int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& ru
   check_run_data(directory, run.goes_on, parts);
   const bool has_words = io::exists(directory.file("vocab.txt"));
   const Stages stages(settings.curriculum);
-  if (data.valid.empty())
-    std::tie(train, valid) =
-        split_documents(std::move(train), data.valid_split, static_cast<size_t>(stages.shortest));
-  if (train.empty())
-    throw_error(
-        "--data: expected documents to learn from besides the {} held out, found none (documents "
-        "have two blank lines between them, and one that is cut has --min-window {} words or more "
-        "on both sides; --valid-split 0 holds none out)",
-        valid.size(), stages.shortest);
+  hold_out(texts, data, stages);
   const auto seed = static_cast<uint64_t>(run.training.seed);
   WordAutoencoder model{
       nullptr,
@@ -183,16 +239,9 @@ int train_reconstruct(const ReconstructSettings& settings, const TrainingRun& ru
       0};
   model.window = stages.longest();
   model.min_window = stages.shortest;
-  AutoencoderConfig config = settings.model;
-  const bool learned = settings.embeddings == "learned";
-  config.vocab_size = learned ? model.words.size() : 0;
-  config.width = !learned                       ? model.words.width()
-                 : settings.embedding_width > 0 ? settings.embedding_width
-                                                : kUsualWidth;
+  const AutoencoderConfig config = config_for(settings, model.words);
   Documents seen = visible_documents(train, model.words, "--data");
-  Documents held_out;
-  if (!valid.empty())
-    held_out = visible_documents(valid, model.words, data.valid.empty() ? "held out" : "--valid");
+  Documents held_out = visible_part(valid, model.words, valid_name(data));
   const Plan plan = plan_by(run.training, [&](const Room& room) {
     model.model = std::make_unique<Autoencoder>(config);
     model.model->parameters().allocate_gradients();

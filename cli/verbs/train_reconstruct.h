@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/plan/plan_report.h"
 #include "cli/training_run.h"
 #include "refrain/autoencoder/config.h"
 #include "refrain/autoencoder/curriculum.h"
@@ -48,6 +49,9 @@ struct ReconstructData {
   double valid_split;
 };
 
+// What its training takes, and what less of it costs. Nothing is trained or written.
+int plan_reconstruct(const ReconstructSettings&, const TrainConfig&, const ReconstructData&,
+                     const PlanRequest&);
 int train_reconstruct(const ReconstructSettings&, const TrainingRun&, const ReconstructData&);
 
 }  // namespace refrain::cli

@@ -148,6 +148,22 @@ class Promise(ReconstructCase):
             plan = json.loads((self.dir / out / "plan.json").read_text())
             self.assertLessEqual(peak, budget << 20)
             micro.append(plan["micro_batch_sequences"])
+        # `plan` tells the same, before.
+        plans = lambda *flags: json.loads(self.must("plan", "--json", *command("no")[1:], *flags))
+        listed = plans()["plans"]
+        self.assertFalse((self.dir / "no").exists())
+        self.assertEqual(plans("--budgets", f"{least + 4}M")["plans"][0]["micro_batch_sequences"],
+                         micro[1])
+        totals = [plan["bytes"]["total"] for plan in listed]
+        times = [plan["relative_time_per_step"] for plan in listed]
+        self.assertEqual((totals, times), (sorted(totals), sorted(times, reverse=True)))
+        self.assertEqual((listed[-1]["micro_batch_sequences"], times[-1]), (64, 1))
+        self.assertLess(abs(totals[0] - (least << 20)), 8 << 20)
+        self.fails("plan", *command("no")[1:], "--budgets", "1K", says="1 KiB is too little")
+        self.fails("plan", *command("no")[1:], "--calibrate", says="--calibrate")
+        text = self.must("plan", *command("no")[1:], "--svg", self.dir / "plan.svg")
+        self.assertEqual(text.count("sequence"), len(listed))
+        self.assertTrue((self.dir / "plan.svg").read_text().startswith("<svg"))
         self.assertLess(micro[0], 8)
         self.assertGreater(micro[1], micro[0])
         self.assertEqual(micro[2], 64)

@@ -33,9 +33,18 @@ StepBytes step_bytes(const WordAutoencoder& model, const TrainConfig& config, co
   return larger(with(0), with(1));
 }
 
+// How a step is cut.
+struct Cut {
+  int64_t windows;
+  Recompute recompute;
+};
+
 Plan measured(const WordAutoencoder& model, const TrainConfig& config, const Stages& stages,
-              bool evaluates, size_t process, Plan plan) {
-  const int64_t longest = stages.longest(), windows = plan.sequences;
+              bool evaluates, size_t process, const Cut& cut) {
+  const int64_t longest = stages.longest(), windows = cut.windows;
+  Plan plan;
+  plan.sequences = windows;
+  plan.recompute = cut.recompute;
   plan.step = step_bytes(model, config, plan, longest);
   plan.process = process + overhead_bytes();
   plan.model = model.model->parameters().training_bytes(config.moments());
@@ -114,14 +123,28 @@ double mean_window(const Documents& documents, int64_t shortest, int64_t length)
   return places > 0 ? words / places : 0;
 }
 
+std::vector<Plan> reconstruction_frontier(const WordAutoencoder& model, const TrainConfig& config,
+                                          const Stages& stages, bool evaluates, size_t process) {
+  std::vector<Plan> worth;
+  for (const Choice& choice : choices(model.model->config(), config, stages.longest())) {
+    const Plan plan =
+        measured(model, config, stages, evaluates, process, {choice.windows, choice.recompute});
+    if (worth.empty() || plan.total() < worth.back().total()) worth.push_back(plan);
+  }
+  std::ranges::reverse(worth);
+  return worth;
+}
+
+double relative_step_time(const Plan& plan, const TrainConfig& config) {
+  return cost_of(plan.sequences, plan.recompute) / cost_of(config.batch_size, {});
+}
+
 Plan plan_reconstruction(const WordAutoencoder& model, const TrainConfig& config,
                          const Stages& stages, bool evaluates, const Room& room) {
   Plan least;
   for (const Choice& choice : choices(model.model->config(), config, stages.longest())) {
-    Plan plan;
-    plan.sequences = choice.windows;
-    plan.recompute = choice.recompute;
-    plan = measured(model, config, stages, evaluates, room.process, plan);
+    Plan plan = measured(model, config, stages, evaluates, room.process,
+                         {choice.windows, choice.recompute});
     plan.budget = room.budget;
     if (room.budget == 0 || std::max(plan.total(), room.taken) <= room.budget) return plan;
     if (least.sequences == 0 || plan.total() < least.total()) least = plan;

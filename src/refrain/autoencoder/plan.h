@@ -4,6 +4,7 @@
 // (train/plan.h).
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "refrain/autoencoder/curriculum.h"
 #include "refrain/autoencoder/word_autoencoder.h"
@@ -16,6 +17,13 @@ namespace refrain {
 // least budget. Without one: the whole batch_size, and what the settings say is recomputed.
 Plan plan_reconstruction(const WordAutoencoder&, const TrainConfig&, const Stages&, bool evaluates,
                          const Room& room);
+
+// Those of all micro-batches and recomputations that no other beats in both bytes and time, by
+// bytes. `process` as in Room.
+std::vector<Plan> reconstruction_frontier(const WordAutoencoder&, const TrainConfig&, const Stages&,
+                                          bool evaluates, size_t process);
+// Time of a step by a plan, in that of the whole batch_size with nothing recomputed.
+double relative_step_time(const Plan&, const TrainConfig&);
 
 // What a step computes by these settings and its plan: compute type, and what is recomputed.
 void take_settings(ExecutionContext&, const TrainConfig&, const Plan&);
