@@ -72,19 +72,35 @@ struct CrossHead {
   // queries from i0 on sees, or none.
   Range columns(int64_t i0, int64_t m, int64_t k0) const {
     const Range all{0, std::min(kCrossBlock, memory.rows - k0)};
-    if (shape.window == 0 || shape.stride > 0) return all;
-    const Range near = intersection(shifted({window(i0).low, window(i0 + m - 1).high}, -k0), all);
-    return near.low < near.high ? Range{near.low / float_lanes() * float_lanes(), near.high}
+    if (shape.window == 0) return all;
+    Range seen = intersection(shifted({window(i0).low, window(i0 + m - 1).high}, -k0), all);
+    if (shape.stride > 0 && next_strided(k0, 0) < all.high) {
+      const int64_t last = (k0 + all.high) / shape.stride * shape.stride - 1 - k0;
+      const bool is_alone = seen.low >= seen.high;
+      seen = {is_alone ? next_strided(k0, 0) : std::min(seen.low, next_strided(k0, 0)),
+              is_alone ? last + 1 : std::max(seen.high, last + 1)};
+    }
+    return seen.low < seen.high ? Range{seen.low / float_lanes() * float_lanes(), seen.high}
                                 : Range{0, 0};
   }
   // Sets those of the columns of a row that query i does not see.
   void hide(int64_t i, int64_t k0, Range columns, float value, float* row) const {
     if (shape.window == 0) return;
     const Range near = shifted(window(i), -k0);
-    for (int64_t j = columns.low; j < columns.high; ++j)
-      if ((j < near.low || j >= near.high) &&
-          (shape.stride == 0 || (k0 + j + 1) % shape.stride != 0))
-        row[j] = value;
+    hide({columns.low, std::min(columns.high, near.low)}, k0, value, row);
+    hide({std::max(columns.low, near.high), columns.high}, k0, value, row);
+  }
+
+ private:
+  // The first column from j on that every query sees by the stride.
+  int64_t next_strided(int64_t k0, int64_t j) const {
+    return (k0 + j + shape.stride) / shape.stride * shape.stride - 1 - k0;
+  }
+  void hide(Range columns, int64_t k0, float value, float* row) const {
+    const int64_t stride = shape.stride > 0 ? shape.stride : memory.rows;
+    int64_t next = shape.stride > 0 ? next_strided(k0, columns.low) : columns.high;
+    for (int64_t j = columns.low; j < columns.high; j = next + 1, next += stride)
+      std::fill(row + j, row + std::min(next, columns.high), value);
   }
 };
 
