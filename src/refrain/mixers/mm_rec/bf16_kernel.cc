@@ -118,8 +118,10 @@ HWY_NOINLINE void two_panels(const TwoPanels& x, float* HWY_RESTRICT c) {
     }
   }
   REFRAIN_UNROLL
-  for (int m = 0; m < MR; ++m)
+  for (int m = 0; m < MR; ++m) {
+    REFRAIN_UNROLL
     for (int v = 0; v < 4; ++v) hn::StoreU(acc[m][v], d, c + (m * 4 + v) * N);
+  }
 }
 
 // Rows of a tile of four vectors; the registers also hold two pairs and their halves.
