@@ -46,7 +46,8 @@ struct Panel {
 // far with the first tile of rows and is near for the others, while they ask for the next panel's.
 HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x,
                              const SkinnyOutput& out, int64_t i0, const Panel& panel) {
-  constexpr int64_t kStretch = 64, kLine = 64 / sizeof(float);
+  // A longer stretch asks for more lines at once than a core waits for without stopping.
+  constexpr int64_t kStretch = 32, kLine = 64 / sizeof(float);
   const int64_t n = std::min(kRowsTogether, x.rows - i0), j = panel.j, cols = panel.cols;
   const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
   HWY_ALIGN float p[kRowsTogether * kMaxPanel];
