@@ -8,6 +8,7 @@
 
 #include "refrain/autoencoder/decoder.h"
 #include "refrain/base/parallel.h"
+#include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/kernels/matmul/skinny_matmul.h"
 #include "refrain/layers/dropout.h"
 
@@ -186,10 +187,14 @@ void Decoder::forward_steps(ExecutionContext& ctx, const RaggedBatch& w, const I
       continue;
     }
     const std::vector<float*> joined_rows = places.rows(run.joined, t, n);
-    for (int64_t i = 0; i < n && !ctx.planning(); ++i) {
-      for (int64_t j = 0; j < H; ++j) joined.row(i)[j] = h.row(i)[j] + codes.row(t)[j];
-      std::copy_n(joined.row(i), H, joined_rows[static_cast<size_t>(i)]);
-    }
+    if (!ctx.planning())
+      parallel_for(
+          n,
+          [&](int64_t i) {
+            kernels::add({h.row(i), {H}}, {codes.row(t), {H}}, {joined.row(i), {H}});
+            std::copy_n(joined.row(i), H, joined_rows[static_cast<size_t>(i)]);
+          },
+          2 * kCopy * n * H);
     weights.product(to_q, joined.col_range(0, H), n,
                     {.also = places.rows(cross_ ? run.query.q : run.qkv, t, n)});
     if (cross_) {
