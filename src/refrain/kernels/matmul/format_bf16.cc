@@ -8,6 +8,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_bf16.cc"
+#include "hwy/cache_control.h"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/matmul/bf16_pairs-inl.h"
@@ -67,21 +68,26 @@ void pack_k_contiguous_transposed(MatrixView<const float> x, std::span<const int
 template <bool transposed>
 void pack_k_strided(MatrixView<const float> x, float* to, int64_t step) {
   const int64_t n = x.cols;
-  const auto pairs_of = [&](int64_t p, int64_t j, float* pairs) HWY_ATTR {
+  // `ahead`: how far what will be read soon lies behind what is read.
+  const auto pairs_of = [&](int64_t p, int64_t j, int64_t ahead, float* pairs) HWY_ATTR {
     const float* low = x.data + std::min(p, n - 1) * x.col_stride + j;
     const float* high = p + kHalf < n ? low + kHalf * x.col_stride : low;
     const int64_t left = x.rows - j;
+    hwy::Prefetch(low + ahead);
+    hwy::Prefetch(high + ahead);
     pack_pairs(low, p < n ? left : 0, high, p + kHalf < n ? left : 0, pairs);
   };
   const auto half_block = [&](int64_t j) { return to + j / 32 * step + j % 32 * 16; };
   const int64_t all = round_up(x.rows, kBf16Block);
   if constexpr (transposed) {
-    for (int64_t p = 0; p < kHalf; ++p)
-      for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, half_block(j) + p * 16);
+    for (int64_t p = 0; p < kHalf; ++p) {
+      const int64_t next_row = p + 1 < std::min(n, kHalf) ? x.col_stride : 0;
+      for (int64_t j = 0; j < all; j += 16) pairs_of(p, j, next_row, half_block(j) + p * 16);
+    }
   } else {
     HWY_ALIGN float pairs[16 * 16];
     for (int64_t j = 0; j < all; j += 16) {
-      for (int64_t p = 0; p < kHalf; ++p) pairs_of(p, j, pairs + p * 16);
+      for (int64_t p = 0; p < kHalf; ++p) pairs_of(p, j, 64, pairs + p * 16);
       transpose(pairs, 16, 16, 16, half_block(j), 16);
     }
   }
@@ -167,6 +173,8 @@ class Bf16Blocks final : public BlockedProduct {
       const int64_t rows = std::min(kBf16Block, x_.c.rows - row);
       const int64_t cols = std::min(kBf16Block, x_.c.cols - column);
       float* c = x_.c.row(row) + column;
+      if (!x_.packed_a && i + 1 < task.last_tile)
+        fetch(block, i + 1, q - task.first_panel, task.last_panel - task.first_panel);
       if (rows == kBf16Block && cols == kBf16Block) {
         x_.kernel.block(a, b, k_blocks, c, c_row, add);
         continue;
@@ -176,6 +184,17 @@ class Bf16Blocks final : public BlockedProduct {
       x_.kernel.block(a, b, k_blocks, edge, kBf16Block, add);
       for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * kBf16Block, cols, c + r * c_row);
     }
+  }
+
+  // Part `at` of `parts` of what tile i will pack, into L2, while another tile is multiplied.
+  // Inline: GCC drops calls of functions that only prefetch.
+  HWY_INLINE void fetch(const Block& block, int64_t i, int64_t at, int64_t parts) const {
+    constexpr int64_t kLine = 16;
+    const MatrixView<const float> tile = blocks(x_.a, block.tile + i, 1);
+    const std::span<const int32_t> cut = edges(block);
+    for (int64_t r = tile.rows * at / parts; r < tile.rows * (at + 1) / parts; ++r)
+      for (int64_t k = cut.front(); k < cut.back(); k += kLine)
+        __builtin_prefetch(tile.row(r) + k, 0, 2);
   }
 
   const Bf16Product& x_;
