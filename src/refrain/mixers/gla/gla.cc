@@ -4,9 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "refrain/kernels/elementwise/rms_norm.h"
-#include "refrain/mixers/gla/elementwise_kernel.h"
-
 namespace refrain {
 namespace {
 
@@ -205,7 +202,7 @@ void Gla::project(ExecutionContext& ctx, ConstTensor x, const Rows& rows) const 
   for (const auto& [first, count] : products())
     qkgv_.outputs(first, count).forward(ctx, x, projected.col_range(first, count));
   const Tensor bias = ctx.scratch.take({l.columns});
-  if (!ctx.planning()) {
+  if (!ctx.planning() && biased()) {
     std::fill(bias.begin(), bias.end(), 0.0f);
     for (const Section& s : sections_)
       if (s.biased) std::copy(s.b.w.begin(), s.b.w.end(), bias.data + s.first);
@@ -270,7 +267,7 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
     qkgv_.outputs(first, count).backward(ctx, x, projected.col_range(first, count), dx, first > 0);
   // Sums go on from what earlier rows gave: one chain over all rows of a batch.
   const Tensor bias = ctx.scratch.take({l.columns});
-  if (ctx.planning()) return;
+  if (ctx.planning() || !biased()) return;
   std::fill(bias.begin(), bias.end(), 0.0f);
   for (const Section& s : sections_)
     if (s.b.g) std::copy(s.b.g.begin(), s.b.g.end(), bias.data + s.first);
@@ -279,22 +276,11 @@ void Gla::project_backward(ExecutionContext& ctx, ConstTensor x, const Rows& row
     if (s.b.g) std::copy_n(bias.data + s.first, s.columns, s.b.g.data);
 }
 
-// The RMSNorm of what the heads read; o itself without one. r takes the reciprocals.
-ConstTensor Gla::norm(const ExecutionContext& ctx, const Rows& rows, Tensor normed,
-                      Tensor r) const {
-  if (!config_.output_norm) return rows.o;
-  if (!ctx.planning())
-    kernels::rms_norm_forward(by_head(rows.o), {norm_.w, kNormEps}, by_head(normed), r);
-  return normed;
-}
-
-// n times the output gate; n itself without one. `out` may be n.
-ConstTensor Gla::gated(const ExecutionContext& ctx, const Rows& rows, ConstTensor n,
-                       Tensor out) const {
-  if (!config_.output_gate) return n;
-  if (!ctx.planning())
-    kernels::swish_gate_forward(kernel_.precision, n, rows.x, layout_.output_gate, out);
-  return out;
+kernels::GlaReadout Gla::readout() const {
+  return {kernel_.precision,
+          layout_.value_dim,
+          {norm_.w, kNormEps},
+          config_.output_gate ? layout_.output_gate : -1};
 }
 
 void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
@@ -327,9 +313,10 @@ void Gla::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Te
     outputs.push_back(to);
   }
   kernels::gla_forward(kernel_, sequences, outputs, history.every, ctx.scratch);
+  if (!reads_through()) return o_.forward(ctx, rows.o, y);
   const Tensor out = ctx.scratch.take({w.rows(), layout_.values()});
-  const Tensor r = ctx.scratch.take({w.rows() * layout_.heads});
-  o_.forward(ctx, gated(ctx, rows, norm(ctx, rows, out, r), out), y);
+  if (!ctx.planning()) kernels::gla_read_forward(readout(), rows.o, rows.x, out);
+  o_.forward(ctx, out, y);
 }
 
 // The recurrence once more, each stretch between kept states on its own.
@@ -374,15 +361,17 @@ void Gla::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, c
 
   const GlaLayout& l = layout_;
   const int64_t R = w.rows();
-  const Tensor normed = ctx.scratch.take({R, l.values()}), out = ctx.scratch.take({R, l.values()});
-  const Tensor dout = ctx.scratch.take({R, l.values()}), r = ctx.scratch.take({R * l.heads});
-  const ConstTensor n = norm(ctx, rows, normed, r);
-  o_.backward(ctx, gated(ctx, rows, n, out), dy, dout);
-  if (config_.output_gate && !ctx.planning())
-    kernels::swish_gate_backward(kernel_.precision, n, dout, rows.x, l.output_gate, dout);
-  if (config_.output_norm && !ctx.planning())
-    kernels::rms_norm_backward(by_head(rows.o), norm_.w, r, by_head(dout), {by_head(out), norm_.g});
-  const Tensor d_o = config_.output_norm ? out : dout;
+  const Tensor d = ctx.scratch.take({R, l.values()});
+  o_.backward_input(ctx, dy, d);
+  Tensor d_o = d, out = rows.o;
+  if (reads_through()) {
+    out = ctx.scratch.take({R, l.values()});
+    if (config_.output_norm) d_o = ctx.scratch.take({R, l.values()});
+    const Tensor r = ctx.scratch.take({R * l.heads});
+    if (!ctx.planning())
+      kernels::gla_read_backward(readout(), rows.o, rows.x, {d, d_o, out, norm_.g, r});
+  }
+  o_.backward_weight(ctx, out, dy);
 
   std::vector<kernels::GlaSequence> sequences;
   std::vector<kernels::GlaGradients> gradients;

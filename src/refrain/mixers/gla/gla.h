@@ -13,6 +13,7 @@
 // it. Its size does not depend on the number of tokens. mixers/gla/kernel.h and docs/models/gla.md
 // describe the computation.
 #pragma once
+#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "refrain/kernels/sequence/short_conv.h"
 #include "refrain/layers/linear.h"
 #include "refrain/mixers/dims.h"
+#include "refrain/mixers/gla/elementwise_kernel.h"
 #include "refrain/mixers/gla/kernel.h"
 #include "refrain/mixers/mixer.h"
 
@@ -162,12 +164,12 @@ class Gla final : public Mixer {
                          std::span<float* const> found, const State* dstate) const;
   void project_backward(ExecutionContext&, ConstTensor x, const Rows&, Tensor dx) const;
   void recompute(ExecutionContext&, const RaggedBatch&, const Rows&, const History&) const;
-  ConstTensor norm(const ExecutionContext&, const Rows&, Tensor normed, Tensor r) const;
-  ConstTensor gated(const ExecutionContext&, const Rows&, ConstTensor n, Tensor out) const;
-  template <class T>
-  TensorOf<T> by_head(const TensorOf<T>& rows) const {
-    return {rows.data, {rows.rows() * layout_.heads, layout_.value_dim}};
+  bool biased() const {
+    return std::ranges::any_of(sections_, [](const Section& s) { return s.biased; });
   }
+  // Whether anything stands between what heads read and the output projection.
+  bool reads_through() const { return config_.output_norm || config_.output_gate; }
+  kernels::GlaReadout readout() const;
 
   MixerDims shape_;
   GlaConfig config_;
