@@ -1,6 +1,10 @@
 #include "refrain/mixers/gla/gla.h"
 
+#include <algorithm>
+#include <cmath>
 #include <map>
+#include <span>
+#include <vector>
 
 #include "refrain/mixers/gla/ref.h"
 #include "refrain/mixers/registry.h"
@@ -91,6 +95,66 @@ TEST(GlaMixer, GivesTheSameBitsHoweverASequenceIsCut) {
       EXPECT_TRUE(same_bits(std::span(cut).first(R * D), std::span(whole).first(R * D)));
     }
   }
+}
+
+// A sequence in one compute type, forward and back, with gates that shut within a few tokens.
+struct Shut {
+  static constexpr int64_t kTokens = 1000, kWidth = 32;
+  static constexpr float kLogit = -8;
+  Floats x{{kTokens, kWidth}, 0, 1}, dy{{kTokens, kWidth}, 0, 2};
+  Floats y{{kTokens, kWidth}}, dx{{kTokens, kWidth}};
+  MixerUnderTest<Gla> m;
+
+  Shut(const GlaConfig& c, kernels::ComputeType compute_type) : m(shape(kWidth, 2), c) {
+    m.mixer.visit([](const ParamSpec& spec, Param& p) {
+      if (spec.name == "gk_proj.1.bias") std::fill(p.w.begin(), p.w.end(), kLogit);
+    });
+    m.compute_type = compute_type;
+    RaggedBatchBuilder data;
+    const RaggedBatch w =
+        data.set(std::vector<int32_t>{0, int32_t{kTokens}}, std::vector<int32_t>{0});
+    m.forward(w, x.tensor(), y.tensor(), nullptr, true);
+    m.backward(w, x.tensor(), dy.tensor(), dx.tensor(), nullptr, nullptr);
+  }
+};
+
+double distance(std::span<const float> got, std::span<const double> want) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double d = static_cast<double>(got[i]) - want[i];
+    error += d * d;
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
+// What makes products of a whole chunk possible elsewhere: queries times the product of gates so
+// far, keys divided by it. In float32, and in bfloat16, which has the same range, it is no number.
+TEST(GlaMixer, InBfloat16ItIsRightWhereDividingByProductsOfGatesIsNoNumber) {
+  GlaConfig c;
+  c.gate_divisor = 1;
+  c.output_norm = false;  // which makes a number of any size of a head that reads almost nothing
+  float gates = 1, score = 0;
+  for (int i = 0; i < 64; ++i) gates *= 1 / (1 + std::exp(-Shut::kLogit));
+  score += gates * (1 / gates);
+  EXPECT_TRUE(std::isnan(score));
+
+  const Shut exact(c, kernels::ComputeType::kFloat32), bf16(c, kernels::ComputeType::kBf16);
+  std::vector<std::vector<double>> weights;
+  for (const auto& w : bf16.m.weights) weights.emplace_back(w.begin(), w.end());
+  const std::vector<double> input(bf16.x.span().begin(), bf16.x.span().end());
+  std::vector<double> want(input.size()), state(bf16.m.mixer.state_bytes(0) / sizeof(float));
+  GlaRef<double>{shape(Shut::kWidth, 2), c}.forward(weights, 0, Shut::kTokens, input.data(),
+                                                    want.data(), state.data());
+  EXPECT_LT(distance(exact.y.span(), want), 1e-5);
+  // Operands are rounded by 2^-9, in products of products.
+  EXPECT_LT(distance(bf16.y.span(), want), 0.03);
+  const auto near = [](std::span<const float> got, std::span<const float> of_float32) {
+    EXPECT_LT(distance(got, std::vector<double>(of_float32.begin(), of_float32.end())), 0.03);
+  };
+  near(bf16.dx.span(), exact.dx.span());
+  for (size_t i = 0; i < bf16.m.gradients.size(); ++i)
+    near(bf16.m.gradients[i], exact.m.gradients[i]);
 }
 
 TEST(GlaMixer, ASimpleRnnCellHasItsPublishedSize) {
