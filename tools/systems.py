@@ -115,9 +115,11 @@ def judge(row, figures):
     if figure is None or "range" not in row:
         return None
     low, high = row["range"]
+    span = f"{number(low)} to {number(high)}"
     if low <= figure <= high:
-        return None
-    return f"row {row['id']}: {number(figure)} is not in {number(low)} to {number(high)}"
+        return f"row {row['id']}: {number(figure)} is in {span}, but is told to fall short" \
+            if "short" in row else None
+    return None if "short" in row else f"row {row['id']}: {number(figure)} is not in {span}"
 
 
 def page(systems, runs, results):
@@ -138,6 +140,8 @@ def page(systems, runs, results):
                     figure, verdict = number(figure), "out of its range"
                 else:
                     figure = number(figure) + (" " + row["unit"] if "unit" in row else "")
+                    if "short" in row:
+                        verdict = "falls short: " + row["short"]
             if "range" in row:
                 limits = " to ".join(map(number, row["range"]))
             cells = [row["id"], row["what"], shown, row.get("published", "-"), figure, limits,
@@ -162,34 +166,45 @@ def parse():
     return parser.parse_args()
 
 
+def take_figures(name, done, folder, systems, figures):
+    """Those of the rows that the run makes, and what is wrong with them."""
+    wrong = []
+    for row in (row for system in systems for row in system["row"] if row.get("run") == name):
+        figures.pop(row["id"], None)
+        if done["status"] != 0:
+            continue
+        try:
+            figures[row["id"]] = figure_of(row, done, folder)
+        except (Missing, OSError, ValueError, KeyError, TypeError) as error:
+            wrong.append(f"row {row['id']}: {error}")
+        wrong += filter(None, [judge(row, figures)])
+    return wrong
+
+
+def store(systems, runs, results):
+    (DOCS / "systems" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (DOCS / "systems.md").write_text(page(systems, runs, results))
+
+
 def measure(options, systems, runs, results):
     wrong = []
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    results["when"] = time.strftime("%Y-%m-%d, ", time.gmtime()) + (
+        f"{os.cpu_count()} cores of {cpu.group(1) if cpu else 'an unknown processor'}")
     environment = dict(os.environ, REFRAIN=str(options.refrain.resolve()),
                        DATA=str(Path(options.data).resolve()), TESTS=str(options.tests.resolve()))
     with tempfile.TemporaryDirectory() as name:
-        folder, done = Path(name), {}
+        folder = Path(name)
         for run_name, entry in runs.items():
             if options.only is not None and run_name not in options.only:
                 continue
             if "after" in entry and not options.after:
                 continue
-            done[run_name] = run(run_name, entry["command"], folder, environment)
-            if done[run_name]["status"] != 0:
-                wrong.append(f"{run_name}: exit status {done[run_name]['status']}")
-        for row in (row for system in systems for row in system["row"]):
-            if row.get("run") not in done:
-                continue
-            results["figures"].pop(row["id"], None)
-            if done[row["run"]]["status"] != 0:
-                continue
-            try:
-                results["figures"][row["id"]] = figure_of(row, done[row["run"]], folder)
-            except (Missing, OSError, ValueError, KeyError, TypeError) as error:
-                wrong.append(f"row {row['id']}: {error}")
-            wrong += filter(None, [judge(row, results["figures"])])
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    results["when"] = time.strftime("%Y-%m-%d, ", time.gmtime()) + (
-        f"{os.cpu_count()} cores of {cpu.group(1) if cpu else 'an unknown processor'}")
+            done = run(run_name, entry["command"], folder, environment)
+            if done["status"] != 0:
+                wrong.append(f"{run_name}: exit status {done['status']}")
+            wrong += take_figures(run_name, done, folder, systems, results["figures"])
+            store(systems, runs, results)  # what has been run is not lost
     return wrong
 
 
@@ -212,8 +227,7 @@ def main():
             if not options.refrain or not options.data or not options.tests:
                 sys.exit("expected --refrain, --data and --tests")
             wrong = measure(options, systems, runs, results)
-        stored.write_text(json.dumps(results, indent=1) + "\n")
-        (DOCS / "systems.md").write_text(page(systems, runs, results))
+        store(systems, runs, results)
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
