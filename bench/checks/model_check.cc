@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/formats/checkpoint.h"
 #include "refrain/kernels/loss/cross_entropy_ref.h"
@@ -14,6 +15,7 @@ namespace {
 using Complex = std::complex<double>;
 constexpr double kStep = 1e-30;
 constexpr size_t kRows = 16;
+constexpr int64_t kGrain = 1 << 14;  // weights of a task
 // Smaller logits are alike whatever the weights are.
 constexpr double kSmallestLogit = 0.1;
 
@@ -33,12 +35,16 @@ Allowed allowed(kernels::ComputeType compute_type) {
 void spread_weights(const std::function<void(const ParamVisitor&)>& visit) {
   uint64_t key = 1000;
   visit([&](const ParamSpec&, Param& p) {
-    Random random(++key);
+    ++key;
     const double deviation =
         p.w.rank < 2
             ? 0.1
             : 1 / std::sqrt(static_cast<double>(p.w.dim[static_cast<size_t>(p.w.rank) - 1]));
-    for (float& w : p.w) w += static_cast<float>(deviation * random.normal());
+    parallel_ranges(p.w.size(), kGrain, [&](int64_t begin, int64_t end) {
+      Random random(key, static_cast<uint64_t>(begin) * Random::kDrawsOfNormal);
+      for (int64_t i = begin; i < end; ++i)
+        p.w.data[i] += static_cast<float>(deviation * random.normal());
+    });
   });
 }
 

@@ -47,6 +47,7 @@ class Random {
     return uint64_t{r[0]} << 32 | r[1];
   }
   double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
+  static constexpr uint64_t kDrawsOfNormal = 2;                             // positions of a normal
   double normal() {                                                         // Box-Muller
     const double u = 1.0 - uniform();
     return std::sqrt(-2.0 * std::log(u)) * std::cos(2 * std::numbers::pi * uniform());

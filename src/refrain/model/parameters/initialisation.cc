@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "refrain/base/error.h"
+#include "refrain/base/parallel.h"
 #include "refrain/base/random.h"
 #include "refrain/model/parameters/tensor_names.h"
 
@@ -10,6 +11,7 @@ namespace refrain {
 namespace {
 
 constexpr double kUsualStd = 0.02;
+constexpr int64_t kGrain = 1 << 14;
 
 struct Noise {
   enum Kind { kNormal, kUniform } kind;
@@ -69,14 +71,20 @@ void initialize(const ParamSpec& spec, Param& param, const InitScheme& scheme, u
   const Init& init = spec.init;
   const Noise noise =
       scheme.kind == InitScheme::kNormal ? normal_noise(init, scheme.std) : fan_in_noise(init);
-  Random random(mix_key(seed, llama_name(spec.name)));
-  for (int64_t i = 0; i < param.w.size(); ++i) {
-    float& w = param.w.data[i];
-    w = i >= init.first && i < init.end && !noise.centred ? init.mean : 0;
-    if (noise.width == 0) continue;
-    const double drawn = noise.kind == Noise::kNormal ? random.normal() : 2 * random.uniform() - 1;
-    w += noise.width * static_cast<float>(drawn);
-  }
+  const uint64_t key = mix_key(seed, llama_name(spec.name));
+  const uint64_t draws = noise.kind == Noise::kNormal ? Random::kDrawsOfNormal : 1;
+  // Where a weight's numbers stand in the stream does not depend on who draws those before.
+  parallel_ranges(param.w.size(), kGrain, [&](int64_t begin, int64_t end) {
+    Random random(key, static_cast<uint64_t>(begin) * draws);
+    for (int64_t i = begin; i < end; ++i) {
+      float& w = param.w.data[i];
+      w = i >= init.first && i < init.end && !noise.centred ? init.mean : 0;
+      if (noise.width == 0) continue;
+      const double drawn =
+          noise.kind == Noise::kNormal ? random.normal() : 2 * random.uniform() - 1;
+      w += noise.width * static_cast<float>(drawn);
+    }
+  });
 }
 
 }  // namespace refrain
