@@ -192,29 +192,44 @@ HWY_INLINE FloatVec clamp(FloatVec v, FloatVec low, FloatVec high) {
   return hn::IfThenElse(hn::Gt(v, high), high, v);
 }
 
-// e^x within 1.1 ulp: 0 far below, infinity far above, NaN of NaN. x = n ln 2 + r, |r| <= ln 2 / 2;
-// e^r = 1 + r + r^2 q(r) with q minimax of degree 4 (error 3e-9), times 2^n in two steps, so that
-// denormal results come out.
-HWY_INLINE FloatVec vector_exp(FloatVec x) {
+// e^x = e^r 2^n of x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r) with q minimax of degree
+// 4 (error 3e-9).
+struct ReducedExp {
+  FloatVec e_r;
+  FloatVec shifted;  // kExpShift + n: n is in the low bits
+};
+constexpr float kExpShift = 0x1.8p23f;  // adding it rounds to an integer
+HWY_INLINE ReducedExp reduced_exp(FloatVec x) {
   const FloatTag d;
-  const hn::RebindToSigned<FloatTag> di;
-  x = clamp(x, hn::Set(d, -105.0f), hn::Set(d, 90.0f));
-  const auto shift = hn::Set(d, 0x1.8p23f);  // adding it rounds to an integer in the low bits
+  const auto shift = hn::Set(d, kExpShift);
   const auto shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), shift);
   const auto n = hn::Sub(shifted, shift);
-  const auto ni = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, shift));
   auto r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
   auto q = hn::MulAdd(r, hn::Set(d, 0.001381446572f), hn::Set(d, 0.008368780446f));
   q = hn::MulAdd(q, r, hn::Set(d, 0.04166839424f));
   q = hn::MulAdd(q, r, hn::Set(d, 0.1666652011f));
   q = hn::MulAdd(q, r, hn::Set(d, 0.4999999341f));
-  const auto e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(d, 1.0f));
+  return {hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(d, 1.0f)), shifted};
+}
+// n as an integer.
+HWY_INLINE auto exponent_of(const ReducedExp& x) {
+  const hn::RebindToSigned<FloatTag> di;
+  return hn::Sub(hn::BitCast(di, x.shifted), hn::BitCast(di, hn::Set(FloatTag(), kExpShift)));
+}
+
+// e^x within 1.1 ulp: 0 far below, infinity far above, NaN of NaN. 2^n is multiplied with in two
+// steps, so that denormal results come out.
+HWY_INLINE FloatVec vector_exp(FloatVec x) {
+  const FloatTag d;
+  const hn::RebindToSigned<FloatTag> di;
+  const ReducedExp reduced = reduced_exp(clamp(x, hn::Set(d, -105.0f), hn::Set(d, 90.0f)));
+  const auto ni = exponent_of(reduced);
   const auto half = hn::ShiftRight<1>(ni);
   const auto bias = hn::Set(di, 127);
   const auto low = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(half, bias)));
   const auto high = hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(hn::Sub(ni, half), bias)));
-  return hn::Mul(hn::Mul(e, low), high);
+  return hn::Mul(hn::Mul(reduced.e_r, low), high);
 }
 
 HWY_INLINE FloatVec constant(float c) { return hn::Set(FloatTag(), c); }

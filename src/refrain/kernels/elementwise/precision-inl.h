@@ -33,19 +33,9 @@ struct AccurateFunctions {
 HWY_INLINE FloatVec clamped_exp(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  x = clamp(x, constant(-88), constant(88));
-  const auto shift = constant(0x1.8p23f);
-  const auto shifted = hn::MulAdd(x, constant(1.44269504f), shift);
-  const auto n = hn::Sub(shifted, shift);
-  auto r = hn::NegMulAdd(n, constant(0.693359375f), x);
-  r = hn::NegMulAdd(n, constant(-2.12194440e-4f), r);
-  auto q = hn::MulAdd(r, constant(0.001381446572f), constant(0.008368780446f));
-  q = hn::MulAdd(q, r, constant(0.04166839424f));
-  q = hn::MulAdd(q, r, constant(0.1666652011f));
-  q = hn::MulAdd(q, r, constant(0.4999999341f));
-  const auto e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), constant(1));
-  const auto ni = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, shift));
-  return hn::Mul(e, hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(ni, hn::Set(di, 127)))));
+  const ReducedExp reduced = reduced_exp(clamp(x, constant(-88), constant(88)));
+  const auto power = hn::ShiftLeft<23>(hn::Add(exponent_of(reduced), hn::Set(di, 127)));
+  return hn::Mul(reduced.e_r, hn::BitCast(d, power));
 }
 
 struct FastFunctions {

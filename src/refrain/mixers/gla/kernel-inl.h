@@ -87,20 +87,11 @@ HWY_INLINE void prefetch_rows(MatrixView<const float> from) {
 HWY_INLINE FloatVec exp_below_one(FloatVec x) {
   const FloatTag d;
   const hn::RebindToSigned<FloatTag> di;
-  const FloatVec lowest = constant(-87.3f), shift = constant(0x1.8p23f);
-  x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);
-  const FloatVec shifted = hn::MulAdd(x, constant(1.44269504f), shift);
-  const FloatVec n = hn::Sub(shifted, shift);
-  FloatVec r = hn::NegMulAdd(n, constant(0.693359375f), x);
-  r = hn::NegMulAdd(n, constant(-2.12194440e-4f), r);
-  FloatVec q = hn::MulAdd(r, constant(0.001381446572f), constant(0.008368780446f));
-  q = hn::MulAdd(q, r, constant(0.04166839424f));
-  q = hn::MulAdd(q, r, constant(0.1666652011f));
-  q = hn::MulAdd(q, r, constant(0.4999999341f));
-  const FloatVec e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), constant(1));
-  // n is in the low bits of `shifted`; it is added to the exponent of e.
-  const auto power = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, e), power));
+  const FloatVec lowest = constant(-87.3f);
+  const ReducedExp reduced = reduced_exp(hn::IfThenElse(hn::Lt(x, lowest), lowest, x));
+  // n is in the low bits of `shifted`; it is added to the exponent of e^r.
+  const auto power = hn::ShiftLeft<23>(hn::BitCast(di, reduced.shifted));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, reduced.e_r), power));
 }
 
 // log(1 + e) for 0 <= e <= 1, minimax (relative error 3e-8).
