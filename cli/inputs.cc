@@ -14,6 +14,7 @@
 #include "refrain/io/json.h"
 #include "refrain/io/temporary_directory.h"
 #include "refrain/io/text.h"
+#include "refrain/mixers/registry.h"
 
 namespace refrain::cli {
 namespace {
@@ -70,6 +71,18 @@ LoadedModel load_with_tokenizer(const std::string& directory) {
   if (special.pad < 0) special.pad = tokenizer.pad();
   return {std::move(model), std::move(tokenizer),
           data::read_task(directory).value_or(data::TaskDescription()), special};
+}
+
+LoadedModel load_generator(const std::string& directory) {
+  LoadedModel loaded = load_with_tokenizer(directory);
+  const ModelConfig& config = loaded.model->config();
+  for (const MixerConfig& mixer : config.mixers)
+    if (!make_mixer(mixer, config.mixer_dims())->causal())
+      throw_error(
+          "{}: expected a model that reads from left to right, found one whose {} reads later "
+          "tokens, so it cannot write a text: refrain eval measures it",
+          directory, mixer.kind());
+  return loaded;
 }
 
 void check_task(const std::string& task) {

@@ -27,6 +27,8 @@ struct LoadedModel {
   SpecialTokens special;  // the tokenizer's where the model's files name none
 };
 LoadedModel load_with_tokenizer(const std::string& directory);
+// One that writes a text token by token; an Error of one that reads sequences whole.
+LoadedModel load_generator(const std::string& directory);
 
 // An Error when a file is named where a verb takes a model.
 void require_model_directory(const std::string& path);

@@ -225,7 +225,13 @@ struct Bench {
     for (const std::string& pattern : patterns) {
       ModelConfig config = setup.model_of(pattern, setup.lengths[0]);
       config.resolve();
-      for (const MixerConfig& mixer : config.mixers) try_mixer(setup, mixer, config.mixer_dims());
+      for (const MixerConfig& mixer : config.mixers) {
+        try_mixer(setup, mixer, config.mixer_dims());
+        if (chosen("generate") && !make_mixer(mixer, config.mixer_dims())->causal())
+          throw_error(
+              "generate: expected mixers that read from left to right, found {} as it is set",
+              mixer.kind());
+      }
     }
   }
 
@@ -249,6 +255,8 @@ Verb bench_verb() {
       "[SECTION...] | report NAME",
       "products    the three products of linear maps, against the multiply-add units\n"
       "attention   forward and backward alone, blockwise beside materialised scores\n"
+      "attention-rnn  errors of its forms, bytes of state, time of a token\n"
+      "activations tanh, sigmoid and silu, accurate and fast\n"
       "kernels     norms, activations, cross entropy, AdamW, against the rate of memory\n"
       "mixers      layers by themselves\n"
       "train       optimiser steps\n"

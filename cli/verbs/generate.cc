@@ -59,7 +59,9 @@ struct Generate {
     if (request.sampling.repeat_penalty == 1)
       refuse_given(line, "repeat_last_n",
                    "expected a --repeat-penalty other than 1 with it, found 1");
-    if (request.sampling.min_confidence == 0)
+    if (request.sampling.stop_when_unsure)
+      refuse_given(line, "patience_tokens", "expected it or --stop-when-unsure, found both");
+    else if (request.sampling.min_confidence == 0)
       refuse_given(line, "patience_tokens", "expected --min-confidence with it, found none");
   }
 
@@ -68,7 +70,7 @@ struct Generate {
     check(line);
     check_target("--state-out", state_out, {model});
     StopTexts stops(stop);
-    const LoadedModel loaded = load_with_tokenizer(model);
+    const LoadedModel loaded = load_generator(model);
     if (prompt == "-") prompt = read_text(prompt);
     Sequence sequence =
         state_in.empty() ? Sequence(*loaded.model) : read_state(state_in, *loaded.model);

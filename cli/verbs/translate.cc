@@ -45,7 +45,7 @@ struct Translate {
     line.require({"model"});
     check(line);
     check_target("--output", output, {model, input});
-    const LoadedModel loaded = load_with_tokenizer(model);
+    const LoadedModel loaded = load_generator(model);
     Translator translator(loaded, translation);
     const bool utf8 = text::rules_of(loaded.tokenizer).utf8;
     io::TextReader reader(input);
