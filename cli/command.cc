@@ -1,42 +1,21 @@
 #include "cli/command.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstdlib>
 #include <map>
-#include <new>
 #include <set>
 #include <utility>
 
 #include "cli/config_file.h"
 #include "cli/help.h"
 #include "cli/output.h"
-#include "refrain/base/parallel.h"
-#include "refrain/base/process.h"
-#include "refrain/base/thread_pool.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
-#include "refrain/kernels/isa.h"
 
 namespace refrain::cli {
 namespace {
 
 using Kind = Setting::Kind;
 
-constexpr int kMistake = 2, kBug = 3;
-constexpr int kOutputClosed = 141;  // what shells say of programs that SIGPIPE ends
-
-// Every verb has these.
-struct CommonSettings {
-  int64_t threads = 0;
-  bool verbose = false;
-
-  template <class V>
-  void visit(V&& v) {
-    v("threads", threads, "threads to compute with; 0 = one per core");
-    v("verbose", verbose, "tell the settings, the time and the memory on standard error");
-  }
-};
 // Flags that are not settings.
 constexpr std::string_view kHelp = "help", kConfig = "config", kDumpConfig = "dump_config";
 
@@ -73,10 +52,6 @@ std::string shown(std::string_view name) {
   return std::string(name.substr(0, kMost)) + (name.size() > kMost ? "..." : "");
 }
 
-std::string did_you_mean(const std::string& near) {
-  return near.empty() ? "" : "; did you mean '" + near + "'?";
-}
-
 template <class Settings>  // of std::vector<Setting>, const or not
 auto* search(Settings& settings, std::string_view said) {
   const std::string_view name = present_name(said);
@@ -92,122 +67,6 @@ auto* search(Settings& settings, std::string_view said) {
 }
 
 bool is_value_of_switch(std::string_view text) { return text == "true" || text == "false"; }
-
-// The verb that the first words name, which are taken off `arguments`.
-const Verb& find_verb(const std::vector<Verb>& verbs, std::span<const std::string>& arguments) {
-  const auto search = [&](const std::string& name) {
-    return std::find_if(verbs.begin(), verbs.end(),
-                        [&](const Verb& verb) { return verb.name == name; });
-  };
-  std::string name = arguments[0];
-  const std::string group = name + " ";
-  size_t words = 1;
-  std::vector<std::string> names;
-  for (const Verb& verb : verbs) {
-    const size_t space = verb.name.find(' ');
-    if (verb.name.starts_with(group)) words = 2;
-    if (space == std::string::npos || names.empty() || names.back() != verb.name.substr(0, space))
-      names.push_back(verb.name.substr(0, space));
-  }
-  if (words == 2) {
-    std::string known;
-    names.clear();
-    for (const Verb& verb : verbs) {
-      if (!verb.name.starts_with(group)) continue;
-      names.push_back(verb.name.substr(group.size()));
-      known += (known.empty() ? "" : ", ") + names.back();
-    }
-    if (arguments.size() == 1 || arguments[1].starts_with('-'))
-      throw_error("{}: expected one of {}", name, known);
-    name = group + arguments[1];
-    if (search(name) == verbs.end())
-      throw_error("{}: expected one of {}, found '{}'{}", arguments[0], known, arguments[1],
-                  did_you_mean(nearest_name(arguments[1], names)));
-  } else if (search(name) == verbs.end()) {
-    throw_error("unknown verb '{}'{}; see refrain --help", name,
-                did_you_mean(nearest_name(name, names)));
-  }
-  arguments = arguments.subspan(words);
-  return *search(name);
-}
-
-int run_verb(const Verb& verb, std::span<const std::string> arguments) {
-  Verb with_common = verb;
-  CommonSettings common;
-  common.visit([&](const char* name, auto& value, const char* help) {
-    with_common.settings.push_back(detail::declare(name, value, help));
-  });
-  CommandLine line(with_common.settings);
-  std::vector<std::string> all(arguments.begin(), arguments.end());
-  if (!verb.words.empty() && !all.empty() && !all[0].starts_with('-'))
-    all.insert(all.begin(), flag_of(verb.words));
-  line.parse(all);
-  if (line.wants_help()) {
-    print(help_of(with_common));
-    return 0;
-  }
-  const auto with_files = [&](const auto& f) {
-    try {
-      return f();
-    } catch (const Error& error) {
-      throw Error(line.with_file(error.what()));
-    }
-  };
-  common.visit(
-      [&](const char* name, auto& value, const char*) { detail::assign(line.find(name), value); });
-  if (common.threads < 0 || common.threads > 1024)
-    throw_error("--threads: expected 0 to 1024, found {}", common.threads);
-  if (line.wants_dump()) {
-    const io::Json settings = with_files([&] {
-      if (verb.check) verb.check(line);
-      return verb.dump ? verb.dump(line) : line.to_json();
-    });
-    print(io::to_text(settings));
-    return 0;
-  }
-  ThreadPool pool(static_cast<int>(common.threads), note);
-  const ThreadPool::Scope scope(pool);
-  if (common.verbose) note(io::to_line(line.to_json()));
-  const auto start = std::chrono::steady_clock::now();
-  const int status = with_files([&] { return verb.run(line); });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  if (common.verbose)
-    note(fmt::format("{:.2f} s, {} threads, at most {:.1f} MiB resident", seconds.count(),
-                     threads(), static_cast<double>(peak_memory_bytes()) / (1 << 20)));
-  return status;
-}
-
-int run(const std::vector<Verb>& verbs, std::span<const std::string> arguments, std::string& name) {
-  if (arguments.empty()) throw_error("expected a verb; see refrain --help");
-  const std::string& first = arguments[0];
-  const bool group_help =
-      arguments.size() == 2 && (arguments[1] == "--help" || arguments[1] == "-h") &&
-      std::any_of(verbs.begin(), verbs.end(),
-                  [&](const Verb& verb) { return verb.name.starts_with(first + " "); });
-  if (first == "--version") {
-    print("refrain " REFRAIN_VERSION "\n");
-  } else if (first == "--help" || first == "-h") {
-    print(help_of(verbs, ""));
-  } else if (group_help) {
-    print(help_of(verbs, first + " "));
-  } else {
-    if (first.starts_with('-'))
-      throw_error("expected a verb, found '{}'; see refrain --help", first);
-    const Verb& verb = find_verb(verbs, arguments);
-    name = " " + verb.name;
-    return run_verb(verb, arguments);
-  }
-  return 0;
-}
-
-// REFRAIN_ISA names the most that may be used.
-void limit_instructions() {
-  const char* name = std::getenv("REFRAIN_ISA");
-  if (!name) return;
-  const auto isa = kernels::isa_named(name);
-  if (!isa) throw_error("REFRAIN_ISA: expected {}, found '{}'", kernels::isa_names(), name);
-  kernels::limit_isa(*isa);
-}
 
 }  // namespace
 
@@ -275,7 +134,8 @@ void CommandLine::set(Setting& setting, const std::string& origin, std::vector<s
 // A key at its default says nothing: a file that --dump-config wrote has all keys.
 void CommandLine::read_config(const std::string& given) {
   const std::string path = name_of_config_file(given);
-  std::set<const Setting*> seen;
+  std::map<const Setting*, std::string> seen;
+  std::vector<const ShortForm*> off;
   for (ConfigEntry& entry : read_config_file(given)) {
     const std::string where = path + ": " + entry.name;
     const ShortForm* one = short_form(underscored(entry.name));
@@ -283,7 +143,10 @@ void CommandLine::read_config(const std::string& given) {
     if (one && setting) {
       bool is_on = false;
       SettingMap::parse(where, entry.is_list ? "a list" : entry.values[0], is_on);
-      if (!is_on) continue;
+      if (!is_on) {
+        off.push_back(one);
+        continue;
+      }
       entry.values = {std::string(one->value)};
     }
     if (!setting) {
@@ -294,11 +157,17 @@ void CommandLine::read_config(const std::string& given) {
     }
     if (entry.is_list && setting->kind != Kind::kList)
       throw_error("{}: expected one value, found a list", where);
-    if (!seen.insert(setting).second) throw_error("{}: set twice", where);
+    if (const auto [first, is_new] = seen.emplace(setting, entry.name); !is_new)
+      throw_error("{}: set twice{}", where,
+                  first->second == entry.name ? "" : ", the other time as " + first->second);
     set(*setting, where, std::move(entry.values), false);
     setting->given = setting->values != setting->by_default;
     setting->file = path;
   }
+  for (const ShortForm* one : off)
+    if (find(one->setting).values[0] == one->value)
+      throw_error("{}: {}: expected true beside {} {}, found false", path, one->name, one->setting,
+                  one->value);
 }
 
 void CommandLine::parse(std::span<const std::string> arguments) {
@@ -368,17 +237,32 @@ void CommandLine::parse(std::span<const std::string> arguments) {
   if (help_) return;
   if (!config.empty()) read_config(config);
   std::map<const Setting*, std::string> begun;  // lists: the first flag replaces, the next append
+  std::vector<const Given*> off;
   for (Given& g : given) {
     if (const ShortForm* one = g.flag.short_form) {
       bool is_on = false;
       SettingMap::parse(g.spelling, g.values[0], is_on);
-      if (!is_on && g.flag.setting->values[0] != one->value) continue;  // it is off
-      g.values = {std::string(is_on ? one->value : one->otherwise)};
+      if (!is_on) {
+        off.push_back(&g);
+        continue;
+      }
+      g.values = {std::string(one->value)};
     }
     const auto [first, is_new] = begun.emplace(g.flag.setting, g.spelling);
     if (!is_new && g.flag.setting->kind != Kind::kList) expect_once(first->second, g.spelling);
     set(*g.flag.setting, g.spelling, std::move(g.values), !is_new);
     g.flag.setting->file.clear();
+  }
+  // What is off is what it is otherwise, unless it is a third thing.
+  for (const Given* g : off) {
+    const ShortForm& one = *g->flag.short_form;
+    Setting& setting = *g->flag.setting;
+    const auto first = begun.find(&setting);
+    const bool is_value = setting.values[0] == one.value;
+    if (is_value && first != begun.end()) expect_once(first->second, g->spelling);
+    if (first != begun.end() || (!is_value && setting.values[0] != one.otherwise)) continue;
+    set(setting, g->spelling, {std::string(one.otherwise)}, false);
+    setting.file.clear();
   }
   for (const Given& g : given) replace_siblings(*g.flag.setting);
   if (config != "-") return;
@@ -460,28 +344,6 @@ io::Json CommandLine::to_json() const {
     }
   }
   return object;
-}
-
-int run_program(const std::vector<Verb>& verbs, std::span<const std::string> arguments) {
-  std::string name;
-  const auto failed = [&](const std::string& what, int status) {
-    note(fmt::format("refrain{}: {}", name, what));
-    return status;
-  };
-  try {
-    limit_instructions();
-    const int status = run(verbs, arguments, name);
-    flush_output();
-    return status;
-  } catch (const OutputClosed&) {
-    return kOutputClosed;
-  } catch (const Error& error) {
-    return failed(error.what(), kMistake);
-  } catch (const std::bad_alloc&) {
-    return failed("out of memory", kMistake);
-  } catch (const std::exception& error) {
-    return failed(std::string("internal error: ") + error.what(), kBug);
-  }
 }
 
 }  // namespace refrain::cli

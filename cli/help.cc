@@ -90,4 +90,8 @@ std::string help_of(const std::vector<Verb>& verbs, const std::string& prefix) {
   return text;
 }
 
+std::string did_you_mean(const std::string& near) {
+  return near.empty() ? "" : "; did you mean '" + near + "'?";
+}
+
 }  // namespace refrain::cli

@@ -18,4 +18,7 @@ std::string help_of(const Verb&);
 // Of the verbs whose names start with `prefix`.
 std::string help_of(const std::vector<Verb>&, const std::string& prefix);
 
+// "; did you mean 'near'?"; "" where nothing is near.
+std::string did_you_mean(const std::string& near);
+
 }  // namespace refrain::cli

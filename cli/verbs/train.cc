@@ -10,6 +10,7 @@
 #include "cli/targets.h"
 #include "cli/training_run.h"
 #include "cli/verbs.h"
+#include "cli/verbs/recorded_settings.h"
 #include "cli/verbs/train_reconstruct.h"
 #include "refrain/base/bytes.h"
 #include "refrain/base/process.h"
@@ -64,8 +65,7 @@ struct Train {
       "translate: learn every pair the other way round as well, with the tags swapped");
     v("tags", source.tags,
       "translate: more tags for the tokenizer that is trained: those of .jsonl pairs that have "
-      "their "
-      "own source_tag and target_tag");
+      "their own source_tag and target_tag");
     v("skip_long", skip_long,
       "leave out pairs and probes longer than context or max_tokens, instead of stopping there");
     v("mixer", mixer, "the mixer of every block, instead of a pattern");
@@ -86,19 +86,8 @@ struct Train {
 
   // Takes the recorded settings for all that was not given now.
   void restore(const CommandLine& line, const std::string& run) {
-    const io::Json saved = RunDirectory::read_settings(run);
     const std::string where = run + "/training_args.json";
-    if (!saved.is_object()) throw_error("{}: expected an object of settings", where);
-    io::Json recorded = io::Json::object();
-    for (const auto& [name, value] : saved.items()) {
-      const ShortForm* one = short_form(name);  // as former versions recorded it
-      if (!one)
-        recorded[std::string(present_name(name))] = value;
-      else if (value == io::Json(true))
-        recorded[std::string(one->setting)] = one->value;
-      else
-        recorded.emplace(one->setting, one->otherwise);
-    }
+    const io::Json recorded = by_present_names(RunDirectory::read_settings(run), where);
     check_names(line, recorded, where);
     visit([&](const char* name, auto& field, auto help) {
       constexpr bool may = std::is_same_v<decltype(help), How>;
@@ -137,22 +126,6 @@ struct Train {
     return value.get<T>();
   }
 
-  // Settings of former versions that only measured, to the same numbers.
-  static bool is_retired(std::string_view name) {
-    return name.ends_with(".fused") || name.ends_with(".hoisted");
-  }
-
-  // Settings that came together, after runs had been recorded; their defaults are what runs did
-  // before. A new setting of runs joins a group of its own version; ".name" is any mixer's.
-  static const std::vector<std::set<std::string>>& later_settings() {
-    static const std::vector<std::set<std::string>> groups = {
-        {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
-        {"feed_forward_bias", "norm", "activation_precision", ".query"},
-        {"init"},
-        {"autoencoder.window", "autoencoder.stride"}};
-    return groups;
-  }
-
   // A setting that was lost would become its default: it is to be said again. What the run has no
   // part in may be missing, all of it: a mixer or a task that is newer than the run, or settings
   // that came together.
@@ -181,21 +154,10 @@ struct Train {
                return item.key().starts_with(kind + ".");
              });
     };
-    const auto is_later = [&](const std::string& name) {
-      return std::ranges::any_of(later_settings(), [&](const std::set<std::string>& group) {
-        const auto has = [&](const std::string& setting) {
-          const size_t dot = setting.find('.');
-          return group.contains(setting) ||
-                 (dot != std::string::npos && group.contains(setting.substr(dot)));
-        };
-        return has(name) && std::ranges::none_of(recorded.items(),
-                                                 [&](const auto& item) { return has(item.key()); });
-      });
-    };
     for (const std::string& name : all) {
       const bool of_process = name == "resume" || name == "stop_after" || name == "out";
       if (of_process || recorded.contains(name) || line.given(name) || is_foreign(name) ||
-          is_later(name))
+          came_later(name, recorded))
         continue;
       throw_error(
           "{}: expected the setting {}, found none; if it was lost, or the run is of a version "

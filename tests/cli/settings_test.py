@@ -299,12 +299,25 @@ class Origins(SettingsCase):
                 ({"bf16": False, "int16": True}, [], {"compute_type": "int16"}),
                 ({"int16": True}, ["--compute-type", "auto"], {"compute_type": "auto"}),
                 ({"compute_type": "bf16"}, ["--int16", "false"], {"compute_type": "bf16"}),
+                ({}, ["--no-bf16", "--int16"], {"compute_type": "int16"}),
+                ({}, ["--no-bf16"], {"compute_type": "f32"}),
                 ({"save_steps": 9}, ["--save-minutes", 1], {"save_steps": 0, "save_minutes": 1}),
                 ({"save_minutes": 9}, ["--save-steps", 5], {"save_steps": 5, "save_minutes": 10}),
                 ({"valid_split": 0.2}, ["--valid", "a.en", "a.ja"], {"valid_split": 0.1})):
             with self.subTest(flags):
                 dumped = self.dump(*pairs, "--config", self.config(**settings), *flags)
                 self.assertEqual({key: dumped[key] for key in want}, want)
+
+    def test_short_forms_that_contradict(self):
+        pairs = ["train", "--task", "translate", "--data", "a.en", "a.ja", "--out", "run"]
+        for flags, says in ((["--bf16", "--no-bf16"], ["--bf16", "--no-bf16"]),
+                            (["--compute-type", "bf16", "--bf16", "false"], ["--compute-type"]),
+                            (["--no-int16", "--int16"], ["--int16", "--no-int16"])):
+            self.fails(*pairs, *flags, as_is=True, says=[*says, "expected it once"])
+        for settings, says in (({"compute_type": "bf16", "bf16": False}, "bf16: expected true"),
+                               ({"compute_type": "int16", "bf16": True}, "set twice, the other"),
+                               ({"bf16": True, "int16": True}, "set twice, the other")):
+            self.fails(*pairs, "--config", self.config(**settings), says=says)
 
     def test_errors_name_the_file(self):
         for settings, says in (
@@ -475,6 +488,12 @@ class Runs(SettingsCase):
         self.assertEqual(json.loads(path.read_text()), recorded)
         path.write_text(json.dumps(switches | {"bf16": False, "int16": True}))
         self.fails("train", "--resume", "run", "--bf16", says="--compute-type: is \"int16\" in run")
+        for both in ({"bf16": True, "int16": True}, {"bf16": "true", "int16": False},
+                     {"bf16": True, "compute_type": "f32"}):
+            kept = json.dumps(switches | both)
+            path.write_text(kept)
+            self.fails("train", "--resume", "run", says=["training_args.json", "16: expected"])
+            self.assertEqual(path.read_text(), kept)
         # One that had a setting under an earlier name.
         earlier = {("spill_states" if k == "offload_states" else k): v for k, v in recorded.items()}
         self.assertIn("spill_states", earlier)
@@ -501,7 +520,12 @@ class Runs(SettingsCase):
             if isa:
                 self.assertEqual(recorded, found)
             # It stays what it is, and auto is that.
-            self.must("train", "--resume", "run", "--compute-type", "auto", env=env)
+            resumed = self.call("train", "--resume", "run", "--compute-type", "auto", env=env)
+            self.assertEqual(resumed.returncode, 0, resumed.stderr)
+            self.assertNotIn(b"--compute-type", resumed.stderr)  # nothing that it could not take
+            if recorded != "f32":
+                self.fails("train", "--resume", "run", f"--no-{recorded}", env=env,
+                           says=f'--compute-type: is "{recorded}" in run')
             self.assertEqual(json.loads(path.read_text())["compute_type"], recorded)
         # A run in float32 says that there is something faster, and others do not.
         for out, (word, says) in enumerate((("f32", recorded != "f32"), (recorded, False))):
