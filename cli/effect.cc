@@ -96,10 +96,15 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   if (model.vocab_size == 0) model.vocab_size = 1;
   model.resolve(mixers);
   const std::set<std::string> kinds = kinds_in(model);
-  for (const MixerConfig& mixer : model.mixers)
-    if (!make_mixer(mixer, model.mixer_dims())->causal() && task != "probe")
+  for (const MixerConfig& mixer : model.mixers) {
+    if (make_mixer(mixer, model.mixer_dims())->causal()) continue;
+    if (task != "probe")
       throw_error("--task: expected probe, because {} as it is set reads later tokens; found {}",
                   mixer.kind(), task);
+    if (training.tbptt > 0)
+      throw_error("--tbptt: expected 0, because {} as it is set reads sequences whole; found {}",
+                  mixer.kind(), training.tbptt);
+  }
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
   check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {

@@ -199,10 +199,10 @@ int follow(const TrainingRun& run, Trainer& trainer) {
 }
 
 // What multiplies here; of float32, only what is faster.
-std::string units(kernels::ComputeType compute_type) {
+std::string units(kernels::ComputeType compute_type, bool goes_on) {
   const kernels::ComputeType fastest = kernels::fastest_compute_type();
   if (compute_type == kernels::ComputeType::kFloat32)
-    return fastest == compute_type
+    return fastest == compute_type || goes_on  // which cannot change it
                ? ""
                : fmt::format(
                      "products in float32; this machine has units for {}, which are faster:"
@@ -252,7 +252,8 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   note(fmt::format("{} parameters, {}{}", task.parameters().count(),
                    length_text(run.training, total),
                    total == TrainingTask::kEndless ? "" : " steps"));
-  if (const std::string text = units(run.training.matmul_type()); !text.empty()) note(text);
+  if (const std::string text = units(run.training.matmul_type(), run.goes_on); !text.empty())
+    note(text);
   remarks();
   return follow(run, trainer);
 }

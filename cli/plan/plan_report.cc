@@ -79,6 +79,9 @@ class Report {
     return micro * training_.gradient_accumulation_steps;
   }
 
+  // A budget that is enough for the plan.
+  static std::string budget_text(const Plan& plan) { return bytes_text_above(plan.total()); }
+
   std::string as_text(const std::vector<Row>& rows, const LanguageModel& network,
                       int64_t tokens) const {
     std::string text =
@@ -89,7 +92,7 @@ class Report {
                         "micro-batch", "recomputed in backward", "logits");
     text += fmt::format(fmt::runtime(format), "---:", "---:", "---:", "---:", "---", "---", "---:");
     for (const Row& row : rows)
-      text += fmt::format(fmt::runtime(format), bytes_text(row.plan.total()),
+      text += fmt::format(fmt::runtime(format), budget_text(row.plan),
                           bytes_text(row.plan.activations()), fmt::format("{:.3g}", row.seconds),
                           fmt::format("{:.0f}", static_cast<double>(tokens) / row.seconds),
                           micro_batch_text(row.plan), to_text(row.plan.recompute),
@@ -107,7 +110,7 @@ class Report {
                         "recomputed in backward");
     text += fmt::format(fmt::runtime(format), "---:", "---:", "---:", "---", "---");
     for (const Row& row : rows)
-      text += fmt::format(fmt::runtime(format), bytes_text(row.plan.total()),
+      text += fmt::format(fmt::runtime(format), budget_text(row.plan),
                           bytes_text(row.plan.activations()), fmt::format("{:.2f}", row.seconds),
                           micro_batch_text(row.plan), to_text(row.plan.recompute));
     return text;

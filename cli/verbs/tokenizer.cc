@@ -31,8 +31,7 @@ struct TokenizerTrain {
     v("out", out, "directory for tokenizer.json and tokenizer_config.json");
     v("special", special,
       "special tokens, which get the first ids: \"<en>\" \"<ja>\" \"</s>\"; of several documents, "
-      "one "
-      "that ends a text comes behind them if there is none");
+      "one that ends a text comes behind them if there is none");
   }
 
   void check(const CommandLine& line) {

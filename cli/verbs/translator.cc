@@ -17,9 +17,8 @@ data::Direction direction_of(const LoadedModel& loaded, const TranslationSetting
   if (loaded.task.directions.empty() && given.source_tag.empty() && given.target_tag.empty())
     throw_error(
         "expected a model that was trained on pairs (train --task translate), found one of the "
-        "task "
-        "{}: refrain generate continues text with it (to translate all the same: --source-tag and "
-        "--target-tag)",
+        "task {}: refrain generate continues text with it (to translate all the same: "
+        "--source-tag and --target-tag)",
         loaded.task.task);
   return data::choose_direction(loaded.task, given);
 }

@@ -16,10 +16,9 @@ namespace {
 constexpr const char* kText =
     "Rain had fallen all night on the 14 roofs of the harbour, and by morning the gutters were "
     "singing. \"Listen,\" said the old pilot to his grandson, \"every street has a tune of its "
-    "own; "
-    "if you lose your way, follow the one that brought you here.\" The boy listened. He heard the "
-    "water run down the steps, pause at the fountain, and begin again, a little slower each time, "
-    "until it was so quiet that he could count the drops: one, two, three.\n";
+    "own; if you lose your way, follow the one that brought you here.\" The boy listened. He "
+    "heard the water run down the steps, pause at the fountain, and begin again, a little slower "
+    "each time, until it was so quiet that he could count the drops: one, two, three.\n";
 
 struct Verify {
   std::string model;
@@ -74,9 +73,10 @@ struct Verify {
     }
     if (ids.size() > static_cast<size_t>(tokens)) ids.resize(static_cast<size_t>(tokens));
     if (ids.size() < 2)
-      throw_error("{}: expected at least 2 tokens, found {}",
+      throw_error("{}: expected at least 2 tokens, found {}{}",
                   data.empty() ? "the built-in text" : fmt::format("{}", fmt::join(data, ", ")),
-                  ids.size());
+                  ids.size(),
+                  data.empty() ? " by this tokenizer; --data names a text that it has" : "");
     return ids;
   }
 

@@ -446,8 +446,13 @@ class Encoders(TrainCase):
                           "tokens; found lm")
         self.must(*self.probe("run", *self.TOKEN, "--layers", 1, "--heads", 2, "--d-model", 16,
                               "--max-steps", 1))
-        self.fails("generate", "-m", self.dir / "run", "-p", "<1>", "-n", 3, "--no-echo",
-                   says="attention_rnn.query: token reads a sequence whole")
+        for prompt in ("<1>", "no such tokens", ""):
+            self.fails("generate", "-m", self.dir / "run", "-p", prompt, "-n", 3, "--no-echo",
+                       says=["run: expected a model that reads from left to right",
+                             "attention_rnn reads later tokens", "refrain eval"])
+        self.refuses(self.probe("chunks", *self.TOKEN, "--tbptt", 4), says="--tbptt: expected 0")
+        self.fails("bench", "generate", "--mixers", "attention_rnn", *self.TOKEN[-2:],
+                   says="generate: expected mixers that read from left to right")
         self.refuses(self.lm("bias", "--feed-forward-bias"), says="feed_forward_bias: expected")
 
 

@@ -51,7 +51,8 @@ struct AutoencoderConfig {
     v("window", window,
       "words that a step of the decoder reads, around its own place, or before it and itself with "
       "self_attention; 0 = all");
-    v("stride", stride, "besides the window, every so many-th word is read; 0 = none");
+    v("stride", stride,
+      "cross_attention: besides the window, every so many-th word is read; 0 = none");
     v("flash", flash,
       "attention block by block; false: the probabilities are kept whole, which rounds otherwise");
   }

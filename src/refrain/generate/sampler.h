@@ -38,7 +38,8 @@ struct SamplingConfig {
       "stop when the top probability stays below this; 0 = never");
     v("patience_tokens", patience_tokens, "for so many tokens in a row");
     v("stop_when_unsure", stop_when_unsure,
-      "stop after 3 tokens in a row with a top probability below 0.15: min_confidence 0.15");
+      "stop after 3 tokens in a row with a top probability below 0.15, instead of "
+      "min_confidence and patience_tokens");
     v("seed", seed, "of the draws");
   }
   void check() const;  // an Error names the setting that is out of range

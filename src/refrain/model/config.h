@@ -41,7 +41,8 @@ struct ModelConfig {
     v("kv_heads", kv_heads, "key/value heads; 0 = heads");
     v("head_dim", head_dim, "width of a head; 0 = d_model / heads");
     v("d_ff", d_ff,
-      "width of the feed-forward layer; 0 = 8/3 d_model, rounded up to 32, or 4 d_model for gelu");
+      "width of the feed-forward layer; 0 = 8/3 d_model, rounded up to 32, or 4 d_model without a "
+      "gate");
     v("context", context, "tokens of a training sequence");
     v("tie_embeddings", tie_embeddings, "the output matrix is the embedding");
     v("rms_norm_eps", rms_norm_eps, "added to the mean square");

@@ -113,9 +113,8 @@ struct TrainConfig {
       "evaluations carry the state too");
     v("compute_type", compute_type,
       "what operands of matrix products (GEMMs) are rounded to: f32 (they are not); bf16: "
-      "bfloat16, "
-      "and part of what is saved, too; int16: 16-bit integers with shared scales, fast with "
-      "AVX512-VNNI; auto: the fastest that this machine has units for, which the run records. "
+      "bfloat16, and part of what is saved, too; int16: 16-bit integers with shared scales, fast "
+      "with AVX512-VNNI; auto: the fastest that this machine has units for, as the run records it. "
       "Weights, gradients, moments, sums and the residual stream stay float32. --bf16 and --int16 "
       "are short for it");
   }

@@ -73,8 +73,7 @@ struct PlaceUnits {
   int64_t t, i, u, n;
 };
 
-// p: the product, a gate's units after another's,
-// tile_cols() apart.
+// p: the product, a gate's units after another's, tile_cols() apart.
 template <Cell kCell, class F>
 HWY_INLINE void forward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* p) {
   const auto [t, i, u, n] = units;
@@ -218,8 +217,7 @@ void forward_steps(const RecurrentRun& run) {
       });
 }
 
-// later: dL/dh by the step after, but for the part of a
-// gru's that `carry` has.
+// later: dL/dh by the step after, but for the part of a gru's that `carry` has.
 template <Cell kCell, class F>
 HWY_INLINE void backward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* later) {
   const auto [t, i, u, n] = units;
