@@ -50,7 +50,7 @@ void spread_weights(const std::function<void(const ParamVisitor&)>& visit) {
 
 StepCheck::StepCheck(LanguageModel& model, std::span<const int32_t> tokens,
                      std::span<const int32_t> targets)
-    : reference_(model) {
+    : vocabulary_(model.config().vocab_size), reference_(model) {
   const size_t rows = std::min({kRows, tokens.size(), targets.size()});
   tokens_.assign(tokens.begin(), tokens.begin() + static_cast<long>(rows));
   targets_.assign(targets.begin(), targets.begin() + static_cast<long>(rows));
@@ -79,18 +79,13 @@ void Agreement::check(Check& check, const std::string& what, std::span<const flo
                  static_cast<double>(want_[i]), allowed_ * largest);
 }
 
-// direction(g) of each weight, whose gradient in the model is g.
+// direction(g) of each weight, whose gradient is g, in the order of names.
 template <class F>
-StepCheck::Derivative StepCheck::derivative(LanguageModel& model, F&& direction) {
+StepCheck::Derivative StepCheck::derivative(F&& direction, const Gradients& gradients) {
   Derivative d;
-  for (const auto& [name, shape, w, gradient] : model.parameters().file_tensors()) {
+  for (const auto& [name, all] : gradients) {
     std::vector<Complex>& weights = reference_.weights().at(name);
-    for (size_t i = 0; i < weights.size(); ++i) {
-      const auto g = static_cast<double>(gradient.data[i]);
-      const double along = direction(g);
-      weights[i].imag(kStep * along);
-      d.of_gradients += g * along;
-    }
+    for (size_t i = 0; i < all.size(); ++i) weights[i].imag(kStep * direction(all[i]));
   }
   const auto rows = static_cast<int64_t>(tokens_.size());
   std::vector<Complex> logits = reference_.logits(std::span(tokens_).first(first_)),
@@ -99,7 +94,7 @@ StepCheck::Derivative StepCheck::derivative(LanguageModel& model, F&& direction)
     const std::vector<Complex> second = reference_.logits(std::span(tokens_).subspan(first_));
     logits.insert(logits.end(), second.begin(), second.end());
   }
-  const int64_t V = model.config().vocab_size;
+  const int64_t V = vocabulary_;
   const TensorOf<Complex> table(logits.data(), {rows, V});
   for (int64_t i = 0; i < rows; ++i) {
     double mean = 0;
@@ -111,12 +106,33 @@ StepCheck::Derivative StepCheck::derivative(LanguageModel& model, F&& direction)
   kernels::cross_entropy_ref(table, targets_, 0.0, TensorOf<Complex>(losses.data(), {rows, 1}));
   for (const Complex& loss : losses) {
     d.losses.push_back(loss.real());
-    d.of_losses += loss.imag() / kStep;
+    d.of_sum += loss.imag() / kStep;
   }
   return d;
 }
 
 namespace {
+
+// A random sign for each weight, the same every time.
+class Signs {
+ public:
+  double next() { return random_.bits() & 1 ? 1 : -1; }
+
+ private:
+  Random random_{3};
+};
+
+// Sums of f(a, b) over all gradients of two models alike, in the order of names.
+template <class Gradients, class F>
+double sum_over(const Gradients& one, const Gradients& other, F&& f) {
+  double sum = 0;
+  for (const auto& [name, a] : one) {
+    const std::vector<float>& b = other.at(name);
+    for (size_t i = 0; i < a.size(); ++i)
+      sum += f(static_cast<double>(a[i]), static_cast<double>(b[i]));
+  }
+  return sum;
+}
 
 // The roundings that a product's result passes through beside its weight's: its other operand's, in
 // forward and backward, and those of the products before it.
@@ -166,28 +182,49 @@ Check StepCheck::check(LanguageModel& model, TrainingOptions options, const Plan
   train(options);
   planted.in_output(model.parameters().gradients());
 
-  const Allowed error = allowed(options.compute_type);
-  double squares = 0;
-  for (const float g : model.parameters().gradients()) squares += static_cast<double>(g) * g;
-  const double norm = std::sqrt(squares);
-  Random random(3);
-  const Derivative signs =
-      derivative(model, [&](double) { return random.bits() & 1 ? 1.0 : -1.0; });
-  const Derivative own = derivative(model, [&](double g) { return g / norm; });
+  Gradients gradients;
+  for (const auto& tensor : model.parameters().file_tensors())
+    gradients[tensor.name].assign(tensor.g.data, tensor.g.data + tensor.g.size());
+  std::optional<Exact> measured;
+  if (!exact_) measured = measure(gradients);
+  const Exact& exact = exact_ ? *exact_ : *measured;
   Check check;
   check.that("the logits are all alike: they tell nothing of the weights",
-             model.config().vocab_size == 1 || signs.largest_logit >= kSmallestLogit);
-  for (size_t i = 0; i < losses.size(); ++i)
-    check.near(fmt::format("loss of row {}", i), static_cast<double>(losses[i]), signs.losses[i],
-               error.loss * std::max(1.0, signs.losses[i]));
+             vocabulary_ == 1 || exact.along_signs.largest_logit >= kSmallestLogit);
+  const Allowed error = allowed(options.compute_type);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    const double loss = exact.along_signs.losses[i];
+    check.near(fmt::format("loss of row {}", i), static_cast<double>(losses[i]), loss,
+               error.loss * std::max(1.0, loss));
+  }
   // Rounding errors of the gradients g are at right angles to them, or nearly: along g they add
   // their own square, over |g|.
   const double rounding = kRoundings * sensitivity;
-  const double off = std::max(error.gradient * norm, rounding);
-  const double off_itself = std::max(error.itself * norm, rounding * rounding / norm);
-  check.near("gradients along a direction", signs.of_gradients, signs.of_losses, off);
-  check.near("gradients along themselves", own.of_gradients, own.of_losses, off_itself);
+  const double off = std::max(error.gradient * exact.norm, rounding);
+  const double off_itself = std::max(error.itself * exact.norm, rounding * rounding / exact.norm);
+  Signs signs;
+  const auto sum = [&](auto&& f) { return sum_over(gradients, exact.gradients, f); };
+  check.near("gradients along a direction", sum([&](double g, double) { return g * signs.next(); }),
+             exact.along_signs.of_sum, off);
+  check.near("gradients along themselves",
+             sum([](double g, double first) { return g * first; }) / exact.norm,
+             exact.along_gradients.of_sum, off_itself);
+  check.near("gradients beside those of the first step",
+             sum([](double g, double first) { return (g - first) * (g - first); }) / exact.norm, 0,
+             off_itself);
+  if (measured && check.passed() && options.compute_type == kernels::ComputeType::kFloat32)
+    exact_ = std::move(measured);
   return check;
+}
+
+StepCheck::Exact StepCheck::measure(Gradients gradients) {
+  Exact exact;
+  exact.norm = std::sqrt(sum_over(gradients, gradients, [](double g, double) { return g * g; }));
+  Signs signs;
+  exact.along_signs = derivative([&](float) { return signs.next(); }, gradients);
+  exact.along_gradients = derivative([&](float g) { return g / exact.norm; }, gradients);
+  exact.gradients = std::move(gradients);
+  return exact;
 }
 
 }  // namespace refrain::bench

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,10 @@ inline void spread_weights(LanguageModel& model) {
 // The first rows of `tokens`, as two sequences, trained as the options say (but for their scale),
 // against the complex step, which is exact: each row's loss, and all gradients together along two
 // directions. Along random signs an error in few of them is seen, along the gradients themselves
-// one of their size, which random signs may be at a right angle to. The gradients are left in the
-// model.
+// one of their size, which random signs may be at a right angle to. The first gradients that pass
+// stand for the exact ones: those of later checks, of models of the same weights, are held to them,
+// each of them, and to the complex step along the same directions, which is taken once. The
+// gradients are left in the model.
 class StepCheck {
  public:
   // Copies the weights: what is planted in them afterwards is found.
@@ -37,18 +40,27 @@ class StepCheck {
   Check check(LanguageModel& model, TrainingOptions options, const Planted& planted);
 
  private:
-  // Of the losses' sum, by the complex step, and as the model's gradients have it.
+  using Gradients = std::map<std::string, std::vector<float>>;  // by the names of a file
   struct Derivative {
-    double of_losses = 0, of_gradients = 0;
+    double of_sum = 0;  // of the losses
     std::vector<double> losses;
     double largest_logit = 0;  // less its row's mean
   };
+  // What the complex step says along random signs and along `gradients`, whose norm is `norm`.
+  struct Exact {
+    Derivative along_signs, along_gradients;
+    Gradients gradients;
+    double norm = 0;
+  };
   template <class F>
-  Derivative derivative(LanguageModel& model, F&& direction);
+  Derivative derivative(F&& direction, const Gradients& gradients);
+  Exact measure(Gradients gradients);
 
   std::vector<int32_t> tokens_, targets_;
   size_t first_ = 0;  // tokens of the first sequence
+  int64_t vocabulary_ = 0;
   ReferenceModel<std::complex<double>> reference_;
+  std::optional<Exact> exact_;  // of the first check that passed
 };
 
 // With the weights that every benchmark gives it.

@@ -24,15 +24,17 @@ LanguageModelPass::LanguageModelPass(const ModelConfig& config, const PassShape&
   losses_.resize(static_cast<size_t>(batch_.rows()));
 }
 
-Check LanguageModelPass::check(Agreement& agreement) {
+Check LanguageModelPass::check(Agreement& agreement, std::optional<StepCheck>& step) {
   // Forward alone has the model of its gradients, too.
   const auto length = static_cast<size_t>(shape_.tokens);
-  const std::unique_ptr<LanguageModel> right = planted_.model ? spread_model(config_) : nullptr;
   model_.allocate_gradients();
-  StepCheck step(right ? *right : model_, std::span(tokens_).first(length),
+  if (!step) {
+    const std::unique_ptr<LanguageModel> right = planted_.model ? spread_model(config_) : nullptr;
+    step.emplace(right ? *right : model_, std::span(tokens_).first(length),
                  std::span(tokens_).subspan(1, length));
+  }
   planted_.in_weights(model_.parameters().weights());
-  Check check = step.check(
+  Check check = step->check(
       model_, {.compute_type = shape_.compute_type, .recompute = shape_.recompute}, planted_);
   if (!check.passed()) return check;
   std::vector<float> losses(static_cast<size_t>(tokens()));

@@ -2,6 +2,7 @@
 // may be timed when the first tokens' losses and all gradients are those of plain loops in float64
 // (model_check.h), and each token's loss is that of the other rows of its table.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "bench/checks/model_check.h"
@@ -25,7 +26,12 @@ class LanguageModelPass {
   LanguageModelPass(const LanguageModelPass&) = delete;
   LanguageModelPass& operator=(const LanguageModelPass&) = delete;
 
-  Check check(Agreement& losses);
+  // `step` is that of an earlier pass of the same weights and first tokens, or none yet.
+  Check check(Agreement& losses, std::optional<StepCheck>& step);
+  Check check(Agreement& losses) {
+    std::optional<StepCheck> own;
+    return check(losses, own);
+  }
   void run() { run({}); }
 
   int64_t tokens() const { return shape_.sequences * shape_.tokens; }

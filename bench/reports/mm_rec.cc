@@ -39,7 +39,7 @@ std::string size_text(const ReportSetup& setup) {
   return fmt::format("{} wide, {} blocks", config.d_model, config.layers);
 }
 
-void steps(const ReportSetup& setup, Tables& tables) {
+void steps(const ReportSetup& setup, std::optional<StepCheck>& step, Tables& tables) {
   const int64_t longest = setup.by_size(32'768, 1'024, 96);
   const int64_t longest_before = setup.by_size(1'024, 512, 48);  // beyond, minutes a step
   tables.begin(
@@ -51,7 +51,7 @@ void steps(const ReportSetup& setup, Tables& tables) {
     for (const bool hoisted : {false, true}) {
       if (!hoisted && T > longest_before) continue;
       LanguageModelPass pass(stack_of(setup, T, hoisted), {.tokens = T}, setup.planted);
-      const Check check = pass.check(losses);
+      const Check check = pass.check(losses, step);
       Timing timing;
       Repetitions repetitions = setup.repetitions;
       if (T > 4'096 || !hoisted) repetitions = {0, 1};  // the check was a warm-up
@@ -71,7 +71,7 @@ struct RecomputeRow {
   int64_t times = 1;  // of the first row's tokens
 };
 
-void recomputation(const ReportSetup& setup, Tables& tables) {
+void recomputation(const ReportSetup& setup, std::optional<StepCheck>& step, Tables& tables) {
   const int64_t T = setup.by_size(2'048, 512, 48);
   constexpr int64_t kAll = Recompute::kAllBlocks;
   const Recompute least{.feed_forwards = true, .checkpoint_interval = 64, .parts = {"gates"}};
@@ -95,7 +95,7 @@ void recomputation(const ReportSetup& setup, Tables& tables) {
   for (const RecomputeRow& row : rows) {
     LanguageModelPass pass(stack_of(setup, T * row.times, true),
                            {.tokens = T * row.times, .recompute = row.recompute}, setup.planted);
-    const Check check = pass.check(row.times == 1 ? once : twice);
+    const Check check = pass.check(row.times == 1 ? once : twice, step);
     Timing timing;
     if (check.passed()) timing = time_of(setup.repetitions, [&] { pass.run(); });
     const double bytes = mebibytes(pass.activation_bytes());
@@ -113,7 +113,7 @@ void recomputation(const ReportSetup& setup, Tables& tables) {
 }
 
 // Both types with and without their blocks recomputed, in turns.
-void types(const ReportSetup& setup, Tables& tables) {
+void types(const ReportSetup& setup, std::optional<StepCheck>& step, Tables& tables) {
   using kernels::ComputeType;
   constexpr Recompute kBlocks{.blocks = Recompute::kAllBlocks};
   for (int64_t T = setup.by_size(512, 512, 48); T <= setup.by_size(2'048, 512, 48); T *= 2) {
@@ -126,7 +126,8 @@ void types(const ReportSetup& setup, Tables& tables) {
         passes.push_back(std::make_unique<LanguageModelPass>(
             stack_of(setup, T, true),
             PassShape{.tokens = T, .recompute = recompute, .compute_type = type}, setup.planted));
-        checks.push_back(passes.back()->check(type == ComputeType::kFloat32 ? exact : rounded));
+        checks.push_back(
+            passes.back()->check(type == ComputeType::kFloat32 ? exact : rounded, step));
         works.emplace_back([pass = passes.back().get()] { pass->run(); });
       }
     std::vector<Timing> timings(works.size());
@@ -212,9 +213,10 @@ void projections(const ReportSetup& setup, Tables& tables) {
 }  // namespace
 
 void report_mm_rec(const ReportSetup& setup, Tables& tables) {
-  steps(setup, tables);
-  recomputation(setup, tables);
-  types(setup, tables);
+  std::optional<StepCheck> step;  // one stack, whatever its form, its plan or its length
+  steps(setup, step, tables);
+  recomputation(setup, step, tables);
+  types(setup, step, tables);
   projections(setup, tables);
 }
 

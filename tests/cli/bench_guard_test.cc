@@ -185,6 +185,17 @@ TEST_P(BenchReports, RefuseEveryRowWithOtherWeights) {
   EXPECT_EQ(timed({.weights = larger_by_a_percent}, "Functions"), kNone);
 }
 
+// An error that only a later row has: its step is held to the rows before it.
+TEST_P(BenchReports, RefuseOneRowWithOtherWeights) {
+  int calls = 0;
+  const Planted third{.weights = [&](std::span<float> w) {
+    if (++calls == 3) larger_by_a_percent(w);
+  }};
+  const std::vector<std::string> all = report_rows(GetParam(), {}, true), names = timed(third);
+  EXPECT_GE(calls, 3);
+  EXPECT_EQ(names.size(), all.size() - 1);
+}
+
 // What keeps sequences apart. Projections, functions and single sequences have no such thing.
 TEST_P(BenchReports, RefuseEveryRowWithOtherBoundaries) {
   const Planted moved{.boundaries = [](std::span<int32_t> cu_seqlens) { --cu_seqlens[1]; }};

@@ -1,6 +1,7 @@
 #include "refrain/model/reference.h"
 
 #include <cmath>
+#include <memory>
 
 #include "refrain/kernels/elementwise/activation_ref.h"
 #include "refrain/kernels/elementwise/embedding_ref.h"
@@ -32,11 +33,7 @@ void add(const std::vector<T>& from, std::vector<T>& to) {
 template <class T>
 ReferenceModel<T>::ReferenceModel(LanguageModel& model)
     : config_(model.config()),
-      mixer_weights_(static_cast<size_t>(config_.layers)),
-      state_size_([&model](size_t block, size_t tokens) {
-        return model.state_bytes(static_cast<int64_t>(block), static_cast<int64_t>(tokens)) /
-               sizeof(float);
-      }) {
+      mixer_weights_(static_cast<size_t>(config_.layers)) {
   model.parameters().visit([&](const ParamSpec& spec, Param&) {
     for (size_t l = 0; l < mixer_weights_.size(); ++l) {
       if (!spec.name.starts_with(block_name(l) + kMixer)) continue;
@@ -91,8 +88,11 @@ std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* s
       whole.insert(whole.end(), weight(name).begin(), weight(name).end());
   }
   const size_t tokens = x.size() / static_cast<size_t>(config_.d_model);
-  Vector y(x.size()), left(state_size_(block, tokens));
-  reference_forward<T>(config_.mixers[block], config_.mixer_dims(),
+  const MixerConfig& kind = config_.mixers[block];
+  const std::unique_ptr<Mixer> fast = make_mixer(kind, config_.mixer_dims());
+  const size_t state_bytes = fast->state_bytes(static_cast<int64_t>(tokens));
+  Vector y(x.size()), left(state_bytes / sizeof(float));
+  reference_forward<T>(kind, config_.mixer_dims(),
                        {weights, static_cast<int64_t>(tokens), x.data(), y.data(), left.data()});
   if (state) *state = std::move(left);
   return y;

@@ -5,7 +5,6 @@
 #pragma once
 #include <complex>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -18,7 +17,7 @@ namespace refrain {
 template <class T>  // double or std::complex<double>
 class ReferenceModel {
  public:
-  // Copies the weights.
+  // Copies the weights, and keeps nothing else of the model.
   explicit ReferenceModel(LanguageModel& model);
 
   // By the names of ParameterStore::file_tensors().
@@ -47,7 +46,6 @@ class ReferenceModel {
   // For each block, the names of the mixer's tensors in visiting order, and of their parts in
   // files.
   std::vector<std::vector<std::vector<std::string>>> mixer_weights_;
-  std::function<size_t(size_t block, size_t tokens)> state_size_;
 };
 
 extern template class ReferenceModel<double>;
