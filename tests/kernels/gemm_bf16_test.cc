@@ -120,6 +120,48 @@ TEST(Bf16, ProductsOfEveryLayout) {
     });
 }
 
+// What was rounded before it enters a product.
+TEST(Bf16, ProductsOfRoundedOperandsHaveTheSameBits) {
+  Memory memory;
+  using Rounded = MatrixView<const BFloat16>;
+  for (const auto& kernel : all_kernels())
+    for_each_target([&] {
+      SCOPED_TRACE(kernel.name);
+      for (const auto& [M, N, K] : std::vector<std::array<int64_t, 3>>{
+               {1, 33, 17}, {33, 31, 63}, {40, 800, 20}, {20, 40, 1100}, {2090, 33, 40}}) {
+        const Floats a({M, K}, 1, 1), at({K, M}, 0, 2), b({K, N}, 1, 3), bt({N, K}, 0, 4);
+        const auto round = [](View x) {
+          std::vector<BFloat16> to;
+          for (int64_t i = 0; i < x.rows; ++i)
+            for (int64_t j = 0; j < x.cols; ++j) to.push_back(BFloat16::of(x.at(i, j)));
+          return to;
+        };
+        const auto a16 = round(View(a)), at16 = round(View(at)), b16 = round(View(b)),
+                   bt16 = round(View(bt));
+        const std::pair<View, Rounded> left[] = {
+            {View(a), Rounded(a16.data(), M, K)},
+            {View(at).transposed(), Rounded(at16.data(), K, M).transposed()}};
+        const std::pair<View, Rounded> right[] = {
+            {View(b), Rounded(b16.data(), K, N)},
+            {View(bt).transposed(), Rounded(bt16.data(), N, K).transposed()}};
+        for (const auto& [l, l16] : left)
+          for (const auto& [r, r16] : right) {
+            Floats want({M, N}, 1), got({M, N}, 1);
+            kernels::multiply_bf16({l, r, want, nullptr, {}, false}, kernel, memory.arena);
+            for (const int which : {1, 2, 3}) {
+              kernels::Product product{l, r, got, nullptr, {}, false};
+              if (which & 1) product.a16 = l16;
+              if (which & 2) product.b16 = r16;
+              kernels::multiply_bf16(product, kernel, memory.arena);
+              ASSERT_EQ(
+                  0, std::memcmp(want.span().data(), got.span().data(), want.span().size_bytes()))
+                  << M << " x " << N << " x " << K << ", " << which;
+            }
+          }
+      }
+    });
+}
+
 // What the promise of equal weights stands on: rows may be cut between chunks, within them at
 // multiples of 32, and shared among any threads.
 TEST(Bf16, NoBitDependsOnThreadsOrOnCutsBetweenChunks) {

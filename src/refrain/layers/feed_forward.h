@@ -53,6 +53,12 @@ class FeedForward {
 
   // x, y [R, D]; s from layout().
   void forward(ExecutionContext& ctx, ConstTensor x, const Activations& s, Tensor y) const {
+    if (is_fused(ctx)) {
+      Arena::Frame frame(ctx.scratch);
+      const kernels::SwigluRows rows = swiglu_rows(ctx, s);
+      gate_up_.forward_swiglu(ctx, x, rows);
+      return down_.forward(ctx, rows.a, y);
+    }
     for (int64_t i = 0; i < slices(); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
@@ -73,6 +79,7 @@ class FeedForward {
 
   // Fills s again, for backward, from forward's x.
   void recompute(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
+    if (is_fused(ctx)) return gate_up_.forward_swiglu(ctx, x, {s.bf16, {}, precision_});
     for (int64_t i = 0; i < slices(); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
@@ -84,6 +91,13 @@ class FeedForward {
   // dx overwritten; what was saved is used up: it becomes its own gradient.
   void backward(ExecutionContext& ctx, ConstTensor x, const Activations& s, ConstTensor dy,
                 Tensor dx) const {
+    if (is_fused(ctx)) {
+      Arena::Frame frame(ctx.scratch);
+      const kernels::SwigluRows rows = swiglu_rows(ctx, s);
+      down_.backward_input_swiglu(ctx, dy, rows);
+      down_.backward_weight(ctx, rows.a, dy);
+      return gate_up_.backward(ctx, x, rows.gate_up, dx);
+    }
     if (down_.bias && !ctx.planning()) kernels::column_sum_add(dy, down_.b.g);
     for (int64_t i = 0; i < slices(); ++i) {
       Arena::Frame frame(ctx.scratch);
@@ -114,6 +128,14 @@ class FeedForward {
   }
 
  private:
+  // Products and activation are one, and what passes between products is rounded where it is made.
+  bool is_fused(const ExecutionContext& ctx) const {
+    return ctx.bf16() && gated() && kernels::can_fuse_swiglu(down_.in);
+  }
+  kernels::SwigluRows swiglu_rows(ExecutionContext& ctx, const Activations& s) const {
+    return {s.bf16, ctx.scratch.take<BFloat16>({s.bf16.rows(), down_.in}), precision_};
+  }
+
   // The plain layer goes through its inner features in slices, so that what is there only between
   // two products takes little memory. They are cut at multiples of every product's groups of
   // features, which changes no bit. Packed weights are whole.

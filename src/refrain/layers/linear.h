@@ -7,10 +7,13 @@
 #include "refrain/base/error.h"
 #include "refrain/kernels/elementwise/reduce.h"
 #include "refrain/kernels/matmul/gemm.h"
+#include "refrain/kernels/matmul/swiglu_matmul.h"
 #include "refrain/layers/execution_context.h"
 #include "refrain/layers/param.h"
 
 namespace refrain {
+
+using kernels::Operand;
 
 struct Linear {
   int64_t in, out;
@@ -48,21 +51,21 @@ struct Linear {
   }
 
   // x [R, in], y [R, out]; with `add`, the product is added to what y holds.
-  void forward(const ExecutionContext& ctx, MatrixView<const float> x, MatrixView<float> y,
+  void forward(const ExecutionContext& ctx, const Operand& x, MatrixView<float> y,
                bool add = false) const {
     kernels::linear_forward(x, w.w, y, ctx.scratch, w.packed, ctx.over_features(add));
     if (bias && !ctx.planning()) kernels::add_row(y, b.w);
   }
   // dx = dy w, or dx + dy w
-  void backward_input(const ExecutionContext& ctx, MatrixView<const float> dy, MatrixView<float> dx,
+  void backward_input(const ExecutionContext& ctx, const Operand& dy, MatrixView<float> dx,
                       bool add = false) const {
     kernels::linear_backward_input(dy, w.w, dx, ctx.scratch, ctx.over_features(add));
   }
   // w.g += dyᵀ x; b.g += the sum of dy's rows
-  void backward_weight(const ExecutionContext& ctx, MatrixView<const float> x,
-                       MatrixView<const float> dy) const {
+  void backward_weight(const ExecutionContext& ctx, const Operand& x, const Operand& dy) const {
     kernels::linear_backward_weight(dy, x, w.g, ctx.scratch, ctx.over_rows());
-    if (bias && !ctx.planning()) kernels::column_sum_add(dy, b.g);
+    REFRAIN_CHECK(!bias || !dy.is_bf16());
+    if (bias && !ctx.planning()) kernels::column_sum_add(dy.f32(), b.g);
   }
   // The same of the inputs [first, first + x.cols) alone, without a bias.
   void forward_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> x,
@@ -82,8 +85,18 @@ struct Linear {
     if (columns) columns = columns.col_range(first, x.cols);
     kernels::linear_backward_weight(dy, x, columns, ctx.scratch, ctx.over_rows());
   }
+  // With the activation of a gated layer (kernels/matmul/swiglu_matmul.h): of [gate up], this map's
+  // outputs, and of the gradient of its inputs.
+  void forward_swiglu(const ExecutionContext& ctx, MatrixView<const float> x,
+                      const kernels::SwigluRows& to) const {
+    kernels::swiglu_linear_forward(x, w.w, to, ctx.scratch);
+  }
+  void backward_input_swiglu(const ExecutionContext& ctx, MatrixView<const float> dy,
+                             const kernels::SwigluRows& rows) const {
+    kernels::swiglu_linear_backward(dy, w.w, rows, ctx.scratch);
+  }
   // Both.
-  void backward(const ExecutionContext& ctx, MatrixView<const float> x, MatrixView<const float> dy,
+  void backward(const ExecutionContext& ctx, const Operand& x, const Operand& dy,
                 MatrixView<float> dx, bool add = false) const {
     backward_input(ctx, dy, dx, add);
     backward_weight(ctx, x, dy);

@@ -8,6 +8,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/elementwise/precision-inl.h"
+#include "refrain/kernels/elementwise/swiglu-inl.h"
 #include "refrain/kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -149,23 +150,18 @@ void activation_backward(Activation f, ConstTensor x, ConstTensor dy, Tensor dx,
   });
 }
 
-template <class F>
-HWY_INLINE FloatVec swiglu(F, FloatVec gate, FloatVec up) {
-  return hn::Mul(Silu<F>::value(gate), up);
-}
-
 template <class F, class T>
-void swiglu_forward(F f, TensorOf<const T> gate_up, Tensor out) {
+void swiglu_forward(F, TensorOf<const T> gate_up, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const T *gate = gate_up.row(row), *up = gate + n;
     float* to = out.row(row);
     each(n, [&](auto at, int64_t i)
-                HWY_ATTR { at.store(swiglu(f, at.load(gate + i), at.load(up + i)), to + i); });
+                HWY_ATTR { at.store(swiglu<F>(at.load(gate + i), at.load(up + i)), to + i); });
   });
 }
 template <class F>
-void swiglu_forward_rounded(F f, ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
+void swiglu_forward_rounded(F, ConstTensor gate_up, TensorOf<BFloat16> bf16, Tensor out) {
   const int64_t n = out.cols();
   parallel_rows(out.rows(), 2 * n, [&](int64_t row) HWY_ATTR {
     const float *gate = gate_up.row(row), *up = gate + n;
@@ -175,12 +171,11 @@ void swiglu_forward_rounded(F f, ConstTensor gate_up, TensorOf<BFloat16> bf16, T
       const FloatVec x = rounded_to_bf16(at.load(gate + i)), u = rounded_to_bf16(at.load(up + i));
       at.store(x, to_gate + i);
       at.store(u, to_up + i);
-      at.store(swiglu(f, x, u), to + i);
+      at.store(swiglu<F>(x, u), to + i);
     });
   });
 }
 
-// dgate = dout up silu'(gate), dup = dout silu(gate)
 template <class F, class T>
 void swiglu_backward(F, TensorOf<const T> gate_up, ConstTensor dout, Tensor dgate_up) {
   const int64_t n = dout.cols();
@@ -189,11 +184,10 @@ void swiglu_backward(F, TensorOf<const T> gate_up, ConstTensor dout, Tensor dgat
     const float* d = dout.row(row);
     float *dgate = dgate_up.row(row), *dup = dgate + n;
     each(n, [&](auto at, int64_t i) HWY_ATTR {
-      const auto x = at.load(gate + i), u = at.load(up + i), g = at.load(d + i);
-      const Logistic s = F::logistic(x);
-      const auto slope = hn::Mul(s.p, hn::MulAdd(x, s.q, constant(1)));
-      at.store(hn::Mul(hn::Mul(g, u), slope), dgate + i);
-      at.store(hn::Mul(g, hn::Mul(x, s.p)), dup + i);
+      const SwigluSlopes slopes =
+          swiglu_slopes<F>(at.load(gate + i), at.load(up + i), at.load(d + i));
+      at.store(slopes.gate, dgate + i);
+      at.store(slopes.up, dup + i);
     });
   });
 }

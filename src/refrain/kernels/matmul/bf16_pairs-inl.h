@@ -41,14 +41,19 @@ HWY_INLINE FloatVec pair_of(BitsVec low, BitsVec high) {
                      hn::Or(hn::ShiftRight<16>(low), hn::And(high, hn::Set(d, 0xffff0000u))));
 }
 
-// Packs bf16 operands: to[p] = the pair (low[p], high[p]) for p < 16; zeros beyond n_low, n_high.
-HWY_INLINE void pack_pairs(const float* low, int64_t n_low, const float* high, int64_t n_high,
-                           float* to) {
+// As rounded_bits(), of what was loaded from either type.
+HWY_INLINE BitsVec bf16_bits(FloatVec v, const float*) { return rounded_bits(v); }
+HWY_INLINE BitsVec bf16_bits(FloatVec v, const BFloat16*) { return hn::BitCast(BitsTag(), v); }
+
+// Packs operands, float or BFloat16: to[p] = the pair (low[p], high[p]) for p < 16; zeros beyond
+// n_low, n_high.
+template <class T>
+HWY_INLINE void pack_pairs(const T* low, int64_t n_low, const T* high, int64_t n_high, float* to) {
   const FloatTag d;
   const int64_t N = float_lanes();
   const auto pack = [&](int64_t j, auto of_low, auto of_high) HWY_ATTR {
     const auto pairs =
-        pair_of(rounded_bits(of_low.load(low + j)), rounded_bits(of_high.load(high + j)));
+        pair_of(bf16_bits(of_low.load(low + j), low), bf16_bits(of_high.load(high + j), high));
     hn::StoreU(pairs, d, to + j);
   };
   if (std::min(n_low, n_high) >= kHalf) {

@@ -47,24 +47,28 @@ void run_blocks(const Blocking& blocking, const BlockedProduct& product) {
     }
 }
 
-void gemm(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c, Arena& scratch,
+void gemm(const Operand& a, const Operand& b, MatrixView<float> c, Arena& scratch,
           const float* packed, const MatmulOptions& options) {
-  REFRAIN_CHECK(b.rows == a.cols && c.rows == a.rows && c.cols == b.cols && c.col_stride == 1);
-  REFRAIN_CHECK(options.cu_seqlens.empty() || options.cu_seqlens.back() == a.cols);
+  const MatrixView<const float> left = a.f32(), right = b.f32();
+  REFRAIN_CHECK(right.rows == left.cols && c.rows == left.rows && c.cols == right.cols &&
+                c.col_stride == 1);
+  REFRAIN_CHECK(options.cu_seqlens.empty() || options.cu_seqlens.back() == left.cols);
+  const bool is_rounded = a.is_bf16() || b.is_bf16();
+  REFRAIN_CHECK(!is_rounded || (options.compute_type == ComputeType::kBf16 && has_bf16_units()));
   kFormats[static_cast<size_t>(options.compute_type)](
-      {a, b, c, packed, options.cu_seqlens, options.add}, scratch);
+      {left, right, c, packed, options.cu_seqlens, options.add, a.bf16(), b.bf16()}, scratch);
 }
 
-void linear_forward(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
+void linear_forward(const Operand& x, MatrixView<const float> w, MatrixView<float> y,
                     Arena& scratch, const float* packed, const MatmulOptions& options) {
   gemm(x, w.transposed(), y, scratch, packed, options);
 }
-void linear_backward_input(MatrixView<const float> dy, MatrixView<const float> w,
-                           MatrixView<float> dx, Arena& scratch, const MatmulOptions& options) {
+void linear_backward_input(const Operand& dy, MatrixView<const float> w, MatrixView<float> dx,
+                           Arena& scratch, const MatmulOptions& options) {
   gemm(dy, w, dx, scratch, nullptr, options);
 }
-void linear_backward_weight(MatrixView<const float> dy, MatrixView<const float> x,
-                            MatrixView<float> dw, Arena& scratch, const MatmulOptions& options) {
+void linear_backward_weight(const Operand& dy, const Operand& x, MatrixView<float> dw,
+                            Arena& scratch, const MatmulOptions& options) {
   if (!dw) return;
   MatmulOptions adding = options;
   adding.add = true;

@@ -17,16 +17,18 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/matrix_view.h"
+#include "refrain/kernels/matmul/bf16.h"
 
 namespace refrain::kernels {
 
 // What gemm() was asked for.
 struct Product {
-  MatrixView<const float> a, b;
+  MatrixView<const float> a, b;  // of bfloat16, their sizes and strides alone
   MatrixView<float> c;
   const float* weights;  // b as pack_weight() lays it out, or null
   std::span<const int32_t> cu_seqlens;
   bool add;
+  MatrixView<const BFloat16> a16{}, b16{};
 
   bool is_empty() const { return a.rows == 0 || b.cols == 0 || a.cols == 0; }
 };

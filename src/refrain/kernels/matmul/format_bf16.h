@@ -20,10 +20,15 @@ inline constexpr int64_t kGroupPairs = kBf16Block * kReductionGroup / 2;
 // the 32 rows or columns:
 //   a  [group][half][16 rows][16 pairs]       b  [group][half][16 pairs][16 columns]
 struct Microkernel {
+  using Block = void(const float* a, const float* b, int64_t groups, float* c, int64_t c_row,
+                     bool add);
   const char* name;
-  void (*block)(const float* a, const float* b, int64_t groups, float* c, int64_t c_row, bool add);
+  Block* block;
   void (*begin)();  // before the first block of a task, and after the last one; or null
   void (*end)();
+  // The same of a [group][half][16 pairs][16 rows], as rows that the reduced index goes through
+  // are packed without being transposed; or null.
+  Block* block_of_columns = nullptr;
 };
 
 // The best that this machine has, the system allows and that passes a check of its sums; null when

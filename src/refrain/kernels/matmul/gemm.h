@@ -9,10 +9,13 @@
 // the same to the bit when its rows come in several calls (micro-batches).
 #pragma once
 #include <span>
+#include <type_traits>
+#include <utility>
 
 #include "refrain/base/arena.h"
 #include "refrain/base/matrix_view.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/matmul/bf16.h"
 
 namespace refrain::kernels {
 
@@ -38,20 +41,50 @@ struct MatmulOptions {
   bool add = false;  // to what the product's place holds
 };
 
+// A matrix that enters a product: of float32, or of bfloat16 where products are of that type and
+// the machine has units for it. What was rounded already gives the same numbers as what is rounded
+// on its way into the product.
+class Operand {
+ public:
+  template <class... Args>
+  requires std::is_constructible_v<MatrixView<const float>, Args...> Operand(Args&&... args)
+      : f32_(std::forward<Args>(args)...) {}
+  template <class T>
+  requires std::is_constructible_v<MatrixView<const BFloat16>, T> Operand(const T& x)
+      : bf16_(x), is_bf16_(true) {}
+
+  bool is_bf16() const { return is_bf16_; }
+  MatrixView<const BFloat16> bf16() const { return bf16_; }
+  // Of bfloat16, its sizes and strides without a place.
+  MatrixView<const float> f32() const {
+    if (!is_bf16_) return f32_;
+    return {nullptr, bf16_.rows, bf16_.cols, bf16_.row_stride, bf16_.col_stride};
+  }
+  Operand transposed() const { return is_bf16_ ? Operand(bf16_.transposed()) : f32_.transposed(); }
+
+ private:
+  MatrixView<const float> f32_;
+  MatrixView<const BFloat16> bf16_;
+  bool is_bf16_ = false;
+};
+
+// There are units for products of bfloat16, and they may be used.
+bool has_bf16_units();
+
 // C [M, N] = A [M, K] B [K, N], or C + A B. Takes a packing buffer from `scratch`; does nothing
 // else when scratch only counts. `packed`: Bᵀ by pack_weight(), or null, which gives the same
 // numbers: packing B anew for every call costs more than the product itself when A has few rows.
 // One of A's strides is 1, and so is C's from column to column.
-void gemm(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c, Arena& scratch,
+void gemm(const Operand& a, const Operand& b, MatrixView<float> c, Arena& scratch,
           const float* packed = nullptr, const MatmulOptions& = {});
 
-void linear_forward(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> y,
+void linear_forward(const Operand& x, MatrixView<const float> w, MatrixView<float> y,
                     Arena& scratch, const float* packed = nullptr, const MatmulOptions& = {});
-void linear_backward_input(MatrixView<const float> dy, MatrixView<const float> w,
-                           MatrixView<float> dx, Arena& scratch, const MatmulOptions& = {});
+void linear_backward_input(const Operand& dy, MatrixView<const float> w, MatrixView<float> dx,
+                           Arena& scratch, const MatmulOptions& = {});
 // Adds in any case.
-void linear_backward_weight(MatrixView<const float> dy, MatrixView<const float> x,
-                            MatrixView<float> dw, Arena& scratch, const MatmulOptions& = {});
+void linear_backward_weight(const Operand& dy, const Operand& x, MatrixView<float> dw,
+                            Arena& scratch, const MatmulOptions& = {});
 
 // Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
 // every instruction set.

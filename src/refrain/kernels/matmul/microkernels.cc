@@ -8,6 +8,7 @@
 #include "refrain/kernels/matmul/bf16.h"
 #include "refrain/kernels/matmul/format_bf16.h"
 #include "refrain/kernels/matmul/format_bf16_ref.h"
+#include "refrain/kernels/matmul/gemm.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define REFRAIN_MICROKERNELS 1
@@ -67,14 +68,17 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, cons
   _tile_stored(3, c + 16 * c_row + 16, step);
 }
 
+// by_columns: of Microkernel::block_of_columns.
+template <bool by_columns>
 __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, const float* b,
                                                                 int64_t groups, float* c,
                                                                 int64_t c_row, bool add) {
-  constexpr int kRows = 8;
+  constexpr int kRows = 8, kRowStep = by_columns ? 1 : 16, kPairStep = by_columns ? 16 : 1;
   // What likely comes next is fetched ahead: L2 answers too late for the multipliers. The last rows
   // fetch the panel behind b, all fetch the C that follows theirs, below or in the next columns.
   const float* const next = b + groups * kGroupPairs;
-  for (int64_t i = 0; i < kBf16Block; i += kRows, a += kRows * 16, c += kRows * c_row) {
+  for (int64_t i = 0; i < kBf16Block; i += kRows, c += kRows * c_row) {
+    const float* const first = a + i / 16 * (kGroupPairs / 2) + i % 16 * kRowStep;
     __m512 left[kRows], right[kRows];
 #pragma GCC unroll 8
     for (int m = 0; m < kRows; ++m) {
@@ -88,7 +92,7 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
       _mm_prefetch(after + 16, _MM_HINT_T0);
     }
     for (int64_t g = 0; g < groups; ++g) {
-      const float *rows = a + g * kGroupPairs, *columns = b + g * kGroupPairs;
+      const float *rows = first + g * kGroupPairs, *columns = b + g * kGroupPairs;
       for (int64_t p = 0; p < 16; ++p) {
         if (last) {
           const float* line = next + g * kGroupPairs + p * 16;
@@ -100,7 +104,8 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
             reinterpret_cast<__m512bh>(_mm512_loadu_ps(columns + kGroupPairs / 2 + p * 16));
 #pragma GCC unroll 8
         for (int m = 0; m < kRows; ++m) {
-          const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(rows[m * 16 + p]));
+          const auto pair =
+              reinterpret_cast<__m512bh>(_mm512_set1_ps(rows[m * kRowStep + p * kPairStep]));
           left[m] = _mm512_dpbf16_ps(left[m], pair, b0);
           right[m] = _mm512_dpbf16_ps(right[m], pair, b1);
         }
@@ -160,7 +165,8 @@ struct Found {
   Found() {
 #ifdef REFRAIN_MICROKERNELS
     const Microkernel amx{"AMX", amx_block, amx_begin, amx_end};
-    const Microkernel avx512{"AVX512-BF16", avx512_block, nullptr, nullptr};
+    const Microkernel avx512{"AVX512-BF16", avx512_block<false>, nullptr, nullptr,
+                             avx512_block<true>};
     const Isa limit = isa_limit();
     if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
     if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))
@@ -180,5 +186,7 @@ const Microkernel* microkernel() {
   const auto all = microkernels();
   return all.empty() ? nullptr : &all.front();
 }
+
+bool has_bf16_units() { return microkernel() != nullptr; }
 
 }  // namespace refrain::kernels

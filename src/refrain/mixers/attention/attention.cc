@@ -94,6 +94,11 @@ Attention::Activations Attention::layout(ExecutionContext& ctx, Arena& a, const 
   return s;
 }
 
+Operand Attention::output(const ExecutionContext& ctx, const Activations& s) const {
+  if (ctx.bf16() && kernels::has_bf16_units()) return s.bf16_o;
+  return s.o;
+}
+
 int64_t Attention::ring_rows(int64_t tokens) const {
   return attention_.window > 0 ? std::min(tokens, attention_.window) : tokens;
 }
@@ -191,7 +196,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
     });
   }
   if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.o, s.bf16_o);
-  o_.forward(ctx, s.o, y);
+  o_.forward(ctx, output(ctx, s), y);
 }
 
 void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x,
@@ -206,7 +211,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   }
   const Tensor d_o = ctx.scratch.take({w.rows(), o_.in});
   const Tensor dqkv = ctx.scratch.take({w.rows(), qkv_.out});
-  o_.backward(ctx, s.o, dy, d_o);
+  o_.backward(ctx, output(ctx, s), dy, d_o);
 
   const int64_t width = kv_width();
   // What the final state brings goes to the tokens in it: they were not in the initial state.

@@ -65,6 +65,8 @@ class Attention final : public Mixer {
     TensorOf<BFloat16> bf16_qkv, bf16_o;  // with ctx.bf16, in place of qkv and o
   };
   Activations layout(ExecutionContext&, Arena&, const RaggedBatch&, bool keep_rings) const;
+  // o as its map reads it.
+  Operand output(const ExecutionContext&, const Activations&) const;
   // `rings`: read them in `saved`, not in the state.
   std::vector<kernels::AttentionSequence> sequences(const RaggedBatch&, const Activations&,
                                                     const State*, bool rings) const;
