@@ -163,7 +163,9 @@ class Table:
         self.train(row, out, (*row.flags, *alone), 4, "--batch-size", 1)
         info = json.loads(self.refrain("info", "-m", out, "--json")[0])
         run([self.args.python, HERE / "spread.py", out], self.args.limit, self.env)
-        scores = self.refrain("eval", "-m", out, "--data", self.first(row), "--json")[0]
+        # In windows: a recurrent stack would carry its state through the text.
+        scores = self.refrain("eval", "-m", out, "--data", self.first(row), "--context",
+                              row.context, "--json")[0]
         ids = tokens.read(self.first(row))[0][:min(LOGITS, row.context)]
         self.refrain("logits", "-m", out, "--ids", " ".join(map(str, ids)), "--out",
                      out / "logits.safetensors")
