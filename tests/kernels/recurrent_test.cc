@@ -156,6 +156,11 @@ TEST(Recurrent, MatchesReferenceBothWays) {
         if (H >= 8) {
           EXPECT_FALSE(same_bits(run.h->span(), rounded.h->span()));
         }
+        // Steps of 2^-8 of each.
+        Loop bf16(cell, H, lengths, kernels::ComputeType::kBf16);
+        bf16();
+        expect_references(bf16, 0x1p14);
+        EXPECT_EQ(same_bits(run.h->span(), bf16.h->span()), !kernels::has_bf16_units());
       });
     }
 }
@@ -222,13 +227,18 @@ TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
     std::vector<int64_t> lengths;
   };
   // Weights within a core's cache, and beyond it.
-  for (const Case& c : {Case{40, {90, 7, 0, 89, 50, 51}}, Case{300, {3, 4, 1}}}) {
-    for (const auto& [cell, compute_type] : {std::pair{Cell::kRnn, kernels::ComputeType::kFloat32},
-                                             {Cell::kLstm, kernels::ComputeType::kFloat32},
-                                             {Cell::kGru, kernels::ComputeType::kFloat32},
-                                             {Cell::kRnn, kernels::ComputeType::kInt16},
-                                             {Cell::kLstm, kernels::ComputeType::kInt16},
-                                             {Cell::kGru, kernels::ComputeType::kInt16}}) {
+  for (const Case& c : {Case{40, {90, 7, 0, 89, 50, 51}}, Case{300, {3, 4, 1}},
+                        Case{40, std::vector<int64_t>(70, 3)}}) {
+    using kernels::ComputeType;
+    for (const auto& [cell, compute_type] : {std::pair{Cell::kRnn, ComputeType::kFloat32},
+                                             {Cell::kLstm, ComputeType::kFloat32},
+                                             {Cell::kGru, ComputeType::kFloat32},
+                                             {Cell::kRnn, ComputeType::kInt16},
+                                             {Cell::kLstm, ComputeType::kInt16},
+                                             {Cell::kGru, ComputeType::kInt16},
+                                             {Cell::kRnn, ComputeType::kBf16},
+                                             {Cell::kLstm, ComputeType::kBf16},
+                                             {Cell::kGru, ComputeType::kBf16}}) {
       const Loop fresh(cell, c.H, c.lengths, compute_type);
       for_each_target([&] {
         set_threads(1);

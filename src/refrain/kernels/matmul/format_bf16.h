@@ -13,6 +13,7 @@ namespace refrain::kernels {
 
 inline constexpr int64_t kReductionGroup = 32;  // of the reduced index
 inline constexpr int64_t kBf16Block = 32;  // rows and columns of C that a kernel works at a time
+inline constexpr int64_t kStripRows = 8;
 inline constexpr int64_t kGroupPairs = kBf16Block * kReductionGroup / 2;
 
 // C [32, 32] (+)= A B over `groups` groups. Operands are pairs of numbers of a group, the
@@ -29,6 +30,8 @@ struct Microkernel {
   // The same of a [group][half][16 pairs][16 rows], as rows that the reduced index goes through
   // are packed without being transposed; or null.
   Block* block_of_columns = nullptr;
+  // The first rows alone, so many of them, or null.
+  Block* strip = nullptr;
 };
 
 // The best that this machine has, the system allows and that passes a check of its sums; null when

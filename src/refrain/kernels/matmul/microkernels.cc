@@ -68,8 +68,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx_block(const float* a, cons
   _tile_stored(3, c + 16 * c_row + 16, step);
 }
 
-// by_columns: of Microkernel::block_of_columns.
-template <bool by_columns>
+// by_columns: of Microkernel::block_of_columns. kRowsOfC: of Microkernel::strip.
+template <bool by_columns, int64_t kRowsOfC = kBf16Block>
 __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, const float* b,
                                                                 int64_t groups, float* c,
                                                                 int64_t c_row, bool add) {
@@ -77,7 +77,7 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
   // What likely comes next is fetched ahead: L2 answers too late for the multipliers. The last rows
   // fetch the panel behind b, all fetch the C that follows theirs, below or in the next columns.
   const float* const next = b + groups * kGroupPairs;
-  for (int64_t i = 0; i < kBf16Block; i += kRows, c += kRows * c_row) {
+  for (int64_t i = 0; i < kRowsOfC; i += kRows, c += kRows * c_row) {
     const float* const first = a + i / 16 * (kGroupPairs / 2) + i % 16 * kRowStep;
     __m512 left[kRows], right[kRows];
 #pragma GCC unroll 8
@@ -85,7 +85,7 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
       left[m] = add ? _mm512_loadu_ps(c + m * c_row) : _mm512_setzero_ps();
       right[m] = add ? _mm512_loadu_ps(c + m * c_row + 16) : _mm512_setzero_ps();
     }
-    const bool last = i + kRows == kBf16Block;
+    const bool last = i + kRows == kRowsOfC;
     const float* after = last ? c - i * c_row + kBf16Block : c + kRows * c_row;
     for (int m = 0; m < kRows; ++m, after += c_row) {
       _mm_prefetch(after, _MM_HINT_T0);
@@ -166,7 +166,7 @@ struct Found {
 #ifdef REFRAIN_MICROKERNELS
     const Microkernel amx{"AMX", amx_block, amx_begin, amx_end};
     const Microkernel avx512{"AVX512-BF16", avx512_block<false>, nullptr, nullptr,
-                             avx512_block<true>};
+                             avx512_block<true>, avx512_block<false, kStripRows>};
     const Isa limit = isa_limit();
     if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
     if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))

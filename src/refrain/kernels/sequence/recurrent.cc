@@ -5,7 +5,6 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
-#include "refrain/kernels/matmul/reduction_groups.h"
 #include "refrain/kernels/matmul/skinny_matmul.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,7 +12,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/elementwise/precision-inl.h"
-#include "refrain/kernels/matmul/int16-inl.h"
+#include "refrain/kernels/sequence/recurrent_rounded-inl.h"
 #include "refrain/kernels/sequence/time_loop-inl.h"
 
 #ifndef REFRAIN_KERNELS_RECURRENT_ONCE
@@ -33,34 +32,12 @@ struct RecurrentRun {
   int64_t edge_row;
   ConstTensor dh;
   Tensor dp;
-  float* carry;  // [places, H]: lstm: dL/dc, gru: z ⊙ dL/dh
-  // In place of `panels`, rounded: the columns that B has of every panel of units.
-  struct Int16 {
-    ConstTensor w_hh;
-    ReductionGroups groups;       // of what an edge holds
-    Pair* w_pairs = nullptr;      // panels of [pairs][columns]
-    float* w_scales = nullptr;    // and of [groups][columns]
-    TensorOf<Pair> edge_pairs{};  // [threads, places pairs]
-    Tensor edge_scales{};         // [threads, places groups kMostLanes]
-    explicit operator bool() const { return w_pairs != nullptr; }
-  } int16{};
+  float* carry;            // [places, H]: lstm: dL/dc, gru: z ⊙ dL/dh
+  RoundedToInt16 int16{};  // in place of `panels`, or
+  RoundedToBf16 bf16{};
   ActivationPrecision precision = ActivationPrecision::kAccurate;
-  int64_t weight_bytes() const { return int16 ? sizeof(int16_t) : sizeof(float); }
+  int64_t weight_bytes() const { return int16 || bf16 ? 2 : sizeof(float); }
 };
-
-// Takes what rounded products need of `scratch`: an edge of K numbers against `columns` of w_hh.
-inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t columns, int64_t places,
-                                      Arena& scratch) {
-  const int64_t count = blocks_of(K, kInt16Features), pairs = blocks_of(K, 2);
-  const auto edges = make_reduction_groups(K, {}, kInt16Features, scratch);
-  const int64_t width = round_up(columns, kMaxPanel);
-  RecurrentRun::Int16 x{.w_hh = w_hh, .groups = {edges.data, count, pairs}};
-  x.w_pairs = scratch.take<Pair>({width, pairs}).data;
-  x.w_scales = scratch.take({width, count}).data;
-  x.edge_pairs = scratch.take<Pair>({threads(), places * pairs});
-  x.edge_scales = scratch.take({threads(), places * count * kMostLanes});
-  return x;
-}
 
 }  // namespace refrain::kernels
 #endif
@@ -68,17 +45,19 @@ inline RecurrentRun::Int16 take_int16(ConstTensor w_hh, int64_t K, int64_t colum
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
 
-// One place's units u .. u + n at step t.
+// One place's units u .. u + n at step t, of a panel of so many.
 struct PlaceUnits {
-  int64_t t, i, u, n;
+  int64_t t, i, u, n, panel;
 };
+// Units of a panel.
+int64_t panel_of(const RecurrentRun& run) { return run.bf16 ? kBf16Block : tile_cols(); }
 
-// p: the product, a gate's units after another's, tile_cols() apart.
+// p: the product, a gate's units after another's, a panel apart.
 template <Cell kCell, class F>
 HWY_INLINE void forward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* p) {
-  const auto [t, i, u, n] = units;
+  const auto [t, i, u, n, NR] = units;
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
-  const int64_t H = run.H, NR = tile_cols(), row = place.first + t;
+  const int64_t H = run.H, row = place.first + t;
   const float* b = run.b_hh + u;
   float *gates = run.rows.gates.row(row) + u, *h = run.rows.h.row(row) + u;
   float* next = run.edge[(t + 1) & 1] + i * run.edge_row + u;
@@ -128,91 +107,58 @@ HWY_INLINE void forward_units(F f, const RecurrentRun& run, PlaceUnits units, co
   }
 }
 
-// The rows of w as panels of columns, from panel `first` of the run's on.
-void pack_int16_units(const RecurrentRun& run, MatrixView<const float> w, int64_t first) {
-  const RecurrentRun::Int16& x = run.int16;
-  const int64_t n = w.rows;
-  const int64_t NR = tile_cols(), panels = blocks_of(n, NR), pairs = x.groups.pairs;
-  constexpr int32_t kLargest = int16_largest(kInt16Features);
-  parallel_for(
-      panels,
-      [&](int64_t p) {
-        pack_int16_panels(w.row_range(p * NR, std::min(NR, n - p * NR)), x.groups, kLargest,
-                          {x.w_pairs + (first + p) * pairs * NR,
-                           x.w_scales + (first + p) * x.groups.count * NR, NR, 0, 0});
-      },
-      kPackingCost * 2 * pairs * n);
-}
-
-// What a step finds of the first `n` of the places [i0, i1), rounded, tile after tile.
-void round_edge(const RecurrentRun& run, const float* edge, int64_t i0, int64_t i1, int64_t n,
-                int worker) {
-  const RecurrentRun::Int16& x = run.int16;
-  const ReductionGroups& groups = x.groups;
-  constexpr int32_t kLargest = int16_largest(kInt16Features);
-  int64_t tile = 0;
-  each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
-    float* scales = x.edge_scales.row(worker) + tile++ * groups.count * kMostLanes;
-    for (int64_t i = 0; i < count && first + i < i0 + n; ++i) {
-      const float* from = edge + (first + i) * run.edge_row;
-      Pair* to = x.edge_pairs.row(worker) + (first + i - i0) * groups.pairs;
-      for (int64_t g = 0; g < groups.count; to += groups.pairs_of(g), ++g)
-        scales[g * kMostLanes + i] =
-            round_k_contiguous(from + groups.begin(g), groups.length(g), kLargest, to);
-    }
-  });
-}
-
-// p [count, tile_cols()]: rows from `row` on of what round_edge() left for the places of a worker,
-// its tile-th tile, against a panel.
-HWY_INLINE void int16_step(const RecurrentRun& run, int64_t tile, int64_t row, int64_t panel,
-                           MatrixView<float> p, int worker) {
-  const RecurrentRun::Int16& x = run.int16;
-  const int64_t NR = tile_cols(), pairs = x.groups.pairs, groups = x.groups.count;
-  const auto multiply = [&](auto dot) HWY_ATTR {
-    int16_tile_of<decltype(dot), Rows::kApart, 2, false>(
-        {x.edge_pairs.row(worker) + row * pairs, pairs,
-         x.edge_scales.row(worker) + tile * groups * kMostLanes},
-        {x.w_pairs + panel * pairs * NR, NR, x.w_scales + panel * groups * NR}, x.groups, nullptr,
-        p, false);
-  };
-#if HWY_TARGET <= HWY_AVX3 && defined(__x86_64__)
-  if (int16_is_fast()) return multiply(Vnni());
-#endif
-  multiply(MultiplyAdd());
+// Rounds what step t finds of the places i0 .. i1, of which `n` have it, for a worker.
+void round_found(const RecurrentRun& run, int64_t t, Places places, int64_t n, int worker) {
+  const RecurrentEdge edge{run.edge[t & 1], run.edge_row};
+  if (run.int16) round_edge(run.int16, edge, places, n, worker);
+  if (run.bf16) round_edge(run.bf16, edge, places, n, worker);
 }
 
 template <Cell kCell>
 void forward_steps(const RecurrentRun& run) {
   constexpr int64_t G = gates_of(kCell);
-  const int64_t H = run.H, NR = tile_cols(), panels = blocks_of(H, NR);
-  const bool int16{run.int16};
-  for (int64_t g = 0; int16 && g < G; ++g)
-    pack_int16_units(run, run.int16.w_hh.slice(g * H, H), g * panels);
+  const int64_t H = run.H, NR = panel_of(run), panels = blocks_of(H, NR);
+  for (int64_t g = 0; run.int16 && g < G; ++g)
+    pack_int16_units(run.int16, run.int16.w_hh.slice(g * H, H), g * panels);
+  for (int64_t g = 0; run.bf16 && g < G; ++g)
+    pack_bf16_units(run.bf16, run.bf16.w_hh.slice(g * H, H), g * panels);
   time_loop(
-      {run.places, G, H, true, 0, run.weight_bytes()},
+      {run.places, G, H, true, 0, run.weight_bytes(), NR},
       [&](int64_t t, int64_t i0, int64_t i1, int worker) {
-        if (int16) round_edge(run, run.edge[t & 1], i0, i1, i1 - i0, worker);
+        round_found(run, t, {i0, i1}, i1 - i0, worker);
       },
       [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int worker) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, H - u);
+        const auto finish = [&](int64_t first, int64_t count, const float* p) HWY_ATTR {
+          with_precision(run.precision, [&](auto f) HWY_ATTR {
+            for (int64_t k = 0; k < count; ++k)
+              forward_units<kCell>(f, run, {t, first + k, u, n, NR}, p + k * G * NR);
+          });
+        };
+        if (run.bf16)
+          return each_bf16_block({i0, i1},
+                                 [&](int64_t first, int64_t count, int64_t block) HWY_ATTR {
+                                   HWY_ALIGN float p[kBf16Block * G * kBf16Block];
+                                   for (int64_t g = 0; g < G; ++g)
+                                     bf16_step(run.bf16, run.bf16.edge_block(worker, block),
+                                               g * panels + panel, count, p + g * NR, G * NR);
+                                   finish(first, count, p);
+                                 });
+        const bool int16{run.int16};
         const float* units =
             int16 ? nullptr : run.panels + u / kWeightPanel * H * kWeightPanel + u % kWeightPanel;
         int64_t tile = 0;
         each_tile(i0, i1, [&](int64_t first, int64_t count) HWY_ATTR {
           HWY_ALIGN float p[kTileRows * G * kMaxPanel];
           for (int64_t g = 0; int16 && g < G; ++g)
-            int16_step(run, tile, first - i0, g * panels + panel, {p + g * NR, count, NR, G * NR},
-                       worker);
+            int16_step(run.int16, tile, first - i0, g * panels + panel,
+                       {p + g * NR, count, NR, G * NR}, worker);
           ++tile;
           for (int64_t g = 0; !int16 && g < G; ++g)
             tile_of<Rows::kApart>({run.edge[t & 1] + first * run.edge_row, count, H, run.edge_row},
                                   {units + g * packed_size(H, H), H, NR, kWeightPanel},
                                   {p + g * NR, count, NR, G * NR}, false);
-          with_precision(run.precision, [&](auto f) HWY_ATTR {
-            for (int64_t k = 0; k < count; ++k)
-              forward_units<kCell>(f, run, {t, first + k, u, n}, p + k * G * NR);
-          });
+          finish(first, count, p);
         });
       });
 }
@@ -220,7 +166,7 @@ void forward_steps(const RecurrentRun& run) {
 // later: dL/dh by the step after, but for the part of a gru's that `carry` has.
 template <Cell kCell, class F>
 HWY_INLINE void backward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* later) {
-  const auto [t, i, u, n] = units;
+  const auto [t, i, u, n, panel] = units;
   const ActiveSequence& place = run.places[static_cast<size_t>(i)];
   const int64_t H = run.H, row = place.first + t;
   const float* dh_read = run.dh.row(row) + u;
@@ -309,22 +255,44 @@ HWY_INLINE void end_units(const RecurrentRun& run, int64_t i, int64_t u, int64_t
 template <Cell kCell>
 void backward_steps(const RecurrentRun& run) {
   constexpr int64_t G = gates_of(kCell);
-  const int64_t H = run.H, NR = tile_cols(), last = run.places[0].dstate ? -1 : 0;
-  const bool int16{run.int16};
-  if (int16) pack_int16_units(run, MatrixView<const float>(run.int16.w_hh).transposed(), 0);
+  const int64_t H = run.H, NR = panel_of(run), last = run.places[0].dstate ? -1 : 0;
+  if (run.int16)
+    pack_int16_units(run.int16, MatrixView<const float>(run.int16.w_hh).transposed(), 0);
+  if (run.bf16) pack_bf16_columns(run.bf16, run.bf16.w_hh);
   const auto running_at = [&](int64_t t, int64_t i0, int64_t i1) {
     int64_t n = 0;
     while (n < i1 - i0 && run.places[static_cast<size_t>(i0 + n)].length > t) ++n;
     return n;
   };
   time_loop(
-      {run.places, G, H, false, last, run.weight_bytes()},
+      {run.places, G, H, false, last, run.weight_bytes(), NR},
       [&](int64_t t, int64_t i0, int64_t i1, int worker) {
-        if (int16)
-          round_edge(run, run.edge[(t + 1) & 1], i0, i1, running_at(t + 1, i0, i1), worker);
+        round_found(run, t + 1, {i0, i1}, running_at(t + 1, i0, i1), worker);
       },
       [&](int64_t t, int64_t i0, int64_t i1, int64_t panel, int worker) HWY_ATTR {
         const int64_t u = panel * NR, n = std::min(NR, H - u);
+        // Of places that begin at step t, `later` is theirs to fill.
+        const auto finish = [&](int64_t first, int64_t count, int64_t running,
+                                float* later) HWY_ATTR {
+          for (int64_t k = running; k < count; ++k)
+            begin_units<kCell>(run, first + k, u, n, later + k * NR);
+          for (int64_t k = 0; t < 0 && k < count; ++k)
+            end_units<kCell>(run, first + k, u, n, later + k * NR);
+          with_precision(run.precision, [&](auto f) HWY_ATTR {
+            for (int64_t k = 0; t >= 0 && k < count; ++k)
+              backward_units<kCell>(f, run, {t, first + k, u, n, NR}, later + k * NR);
+          });
+        };
+        if (run.bf16)
+          return each_bf16_block({i0, i1}, [&](int64_t first, int64_t count,
+                                               int64_t block) HWY_ATTR {
+            HWY_ALIGN float later[kBf16Block * kBf16Block];
+            const int64_t running = running_at(t + 1, first, first + count);
+            if (running > 0)
+              bf16_step(run.bf16, run.bf16.edge_block(worker, block), panel, running, later, NR);
+            finish(first, count, running, later);
+          });
+        const bool int16{run.int16};
         const float* columns =
             int16 ? nullptr
                   : run.panels + u / kWeightPanel * G * H * kWeightPanel + u % kWeightPanel;
@@ -333,19 +301,12 @@ void backward_steps(const RecurrentRun& run) {
           HWY_ALIGN float later[kTileRows * kMaxPanel];
           const int64_t running = running_at(t + 1, first, first + count);
           if (running > 0 && int16)
-            int16_step(run, tile, first - i0, panel, {later, running, NR}, worker);
+            int16_step(run.int16, tile, first - i0, panel, {later, running, NR}, worker);
           else if (running > 0)
             tile_of<Rows::kApart>(
                 {run.edge[(t + 1) & 1] + first * run.edge_row, running, G * H, run.edge_row},
                 {columns, G * H, NR, kWeightPanel}, {later, running, NR}, false);
-          for (int64_t k = running; k < count; ++k)
-            begin_units<kCell>(run, first + k, u, n, later + k * NR);
-          for (int64_t k = 0; t < 0 && k < count; ++k)
-            end_units<kCell>(run, first + k, u, n, later + k * NR);
-          with_precision(run.precision, [&](auto f) HWY_ATTR {
-            for (int64_t k = 0; t >= 0 && k < count; ++k)
-              backward_units<kCell>(f, run, {t, first + k, u, n}, later + k * NR);
-          });
+          finish(first, count, running, later);
           ++tile;
         });
       });
@@ -370,6 +331,11 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(forward_loop);
 HWY_EXPORT(backward_loop);
+namespace {
+
+bool rounds_to_bf16(ComputeType type) { return type == ComputeType::kBf16 && microkernel(); }
+
+}  // namespace
 
 void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWeights& weights,
                        const RecurrentRows& rows, Arena& scratch, ComputeType compute_type) {
@@ -380,12 +346,14 @@ void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWe
   const std::vector<ActiveSequence> places = in_order(chunks, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
-  const bool int16 = compute_type == ComputeType::kInt16;
   const bool is_packed = weights.packed && H % kWeightPanel == 0;
   Tensor panels;
-  RecurrentRun::Int16 rounded{};
-  if (int16)
-    rounded = take_int16(weights.w_hh, H, G * round_up(H, kMaxPanel), B, scratch);
+  RoundedToInt16 int16{};
+  RoundedToBf16 bf16{};
+  if (compute_type == ComputeType::kInt16)
+    int16 = take_int16(weights.w_hh, H, G * round_up(H, kMaxPanel), B, scratch);
+  else if (rounds_to_bf16(compute_type))
+    bf16 = take_bf16(weights.w_hh, H, G * blocks_of(H, kBf16Block), B, scratch);
   else if (!is_packed)
     panels = scratch.take({G, packed_size(H, H)});
   const Tensor before = scratch.take({B, apart(H)}), after = scratch.take({B, apart(H)});
@@ -405,7 +373,8 @@ void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWe
                   .dh = {},
                   .dp = {},
                   .carry = nullptr,
-                  .int16 = rounded,
+                  .int16 = int16,
+                  .bf16 = bf16,
                   .precision = weights.precision});
 }
 
@@ -420,9 +389,12 @@ void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentW
   const std::vector<ActiveSequence> places = in_order(chunks, gradients.dstate);
   const auto B = static_cast<int64_t>(places.size());
   Tensor panels;
-  RecurrentRun::Int16 rounded{};
+  RoundedToInt16 int16{};
+  RoundedToBf16 bf16{};
   if (compute_type == ComputeType::kInt16)
-    rounded = take_int16(w_hh, G * H, H, B, scratch);
+    int16 = take_int16(w_hh, G * H, H, B, scratch);
+  else if (rounds_to_bf16(compute_type))
+    bf16 = take_bf16(w_hh, G * H, blocks_of(H, kBf16Block), B, scratch);
   else if (!weights.packed_columns)
     panels = scratch.take({packed_size(H, G * H)});
   const Tensor even = scratch.take({B, apart(G * H)}), odd = scratch.take({B, apart(G * H)});
@@ -440,7 +412,8 @@ void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentW
                   .dh = gradients.dh,
                   .dp = gradients.dp,
                   .carry = carry.data,
-                  .int16 = rounded,
+                  .int16 = int16,
+                  .bf16 = bf16,
                   .precision = weights.precision});
 }
 

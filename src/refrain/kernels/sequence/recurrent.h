@@ -75,7 +75,8 @@ struct RecurrentGradients {
 
 // Like products, these take their buffers from `scratch` and do nothing else when it only counts.
 // With ComputeType::kInt16, the operands of the product with w_hh are rounded (format_int16.h);
-// with kBf16 they are not.
+// with kBf16 they are where there are units for it (format_bf16.h). Only the operands: the states
+// that go from step to step stay float32.
 void recurrent_forward(std::span<const RecurrentChunk>, const RecurrentWeights&,
                        const RecurrentRows&, Arena& scratch, ComputeType = ComputeType::kFloat32);
 // `rows` as forward wrote them. Gradients of w_hh and b_hh are not computed here: they are dpᵀ

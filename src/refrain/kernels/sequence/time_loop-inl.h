@@ -49,6 +49,7 @@ struct TimeSteps {
   bool forward;
   int64_t last = 0;
   int64_t weight_bytes = sizeof(float);
+  int64_t panel = 0;  // units of one; 0: columns of a float32 tile
 };
 
 // Rows whose distance is a large power of two share a few cache sets.
@@ -69,7 +70,8 @@ void time_loop(const TimeSteps& steps, Begin&& begin, Step&& step) {
   constexpr int64_t kCoreCache = 1 << 20;  // bytes
   const auto B = static_cast<int64_t>(steps.places.size());
   const int64_t H = steps.H, weights = steps.gates * H * H;
-  const int64_t panels = (H + tile_cols() - 1) / tile_cols();
+  const int64_t panel = steps.panel > 0 ? steps.panel : tile_cols();
+  const int64_t panels = (H + panel - 1) / panel;
   const int64_t tasks = std::min<int64_t>(threads(), panels);
   const int64_t a_row = 2 * weights;  // operations
   const auto length = [&](int64_t i) { return steps.places[static_cast<size_t>(i)].length; };
