@@ -2,7 +2,8 @@
 """The same work in refrain and in PyTorch, the engines taking turns: Markdown tables of tokens/s,
 peak memory and MFU, each row as it is done and a summary at the end.
 
-usage: table.py --refrain BIN --data TEXT [--rows 'gla*' lstm] [--quick]        table.py --list
+usage: table.py --refrain BIN --data TEXT [--rows 'gla*' lstm] [--quick] [--page FILE]
+       table.py --list
 
 Every model is trained by refrain for a few steps first and its weights are spread (spread.py);
 every form of it in PyTorch must then give refrain's logits and refrain's loss; what does not is
@@ -12,6 +13,7 @@ environment is --python, or is made by setup.sh.
 """
 import argparse
 import dataclasses
+import datetime
 import fnmatch
 import json
 import os
@@ -33,6 +35,8 @@ LOGITS = 256  # tokens whose logits are compared
 
 
 PRECISIONS = ("float32", "bf16", "int16")  # refrain's
+SUMMARY = ("| work | refrain, tokens/s | PyTorch's best, tokens/s | ratio | float32 alone | over the "
+           "loop | memory, of PyTorch's best |\n|---|---:|---:|---:|---:|---:|---:|")
 
 
 def flags_of(precision):
@@ -115,6 +119,47 @@ class Table:
         self.texts = {}
         self.products = {}
         self.summary = []
+        self.details = []  # of all rows, in Markdown
+
+    # -- the page
+
+    def put(self, text):
+        """Text of a row: printed, and kept for the page, which is written anew."""
+        print(text, flush=True)
+        self.details.append(text)
+        if self.args.page:
+            pathlib.Path(self.args.page).write_text(self.page())
+
+    def head(self):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        field = dict(line.split(":", 1) for line in lines if ":" in line)
+        name = next((v.strip() for k, v in field.items() if k.startswith("model name")), "unknown")
+        flags = next((v.split() for k, v in field.items() if k.startswith("flags")), [])
+        units = [label for label, flag in (("AVX-512", "avx512f"), ("VNNI", "avx512_vnni"),
+                                           ("AVX512-BF16", "avx512_bf16"), ("AMX", "amx_bf16"),
+                                           ("AVX2", "avx2")) if flag in flags]
+        version = self.refrain("--version")[0].strip()
+        torch = run([self.args.python, "-c", "import torch; print(torch.__version__)"],
+                    self.args.limit)[0].strip()
+        return (f"{name}, {os.cpu_count()} cores, {', '.join(units) or 'no known units'}; "
+                f"{version}, PyTorch {torch}; {datetime.date.today()}.")
+
+    def page(self):
+        return "\n".join(["# Beside PyTorch: " + pathlib.Path(self.args.page).stem, "", self.machine,
+                          "", "    " + self.command(), "", SUMMARY, *self.summary, "",
+                          *self.details]).rstrip("\n") + "\n"
+
+    def command(self):
+        """As anybody would say it."""
+        words = ["bench/rivals/pytorch/table.py", "--refrain", "refrain", "--data", "input.txt"]
+        skip = {"--refrain", "--data", "--python"}
+        said = iter(sys.argv[1:])
+        for word in said:
+            if word in skip:
+                next(said)
+            else:
+                words.append(f"'{word}'" if set(word) & set("*, ") else word)
+        return " ".join(words)
 
     # -- refrain
 
@@ -292,7 +337,7 @@ class Table:
         best = fastest(results, lambda r: not r.mode)
         operations = self.operations(row, info)
         what = "forward and backward" if row.part == "mixer" else "training"
-        print(f"### {row.title}\n\n{what}, batch {row.batch} × {row.context:,}, {self.args.threads} "
+        self.put(f"### {row.title}\n\n{what}, batch {row.batch} × {row.context:,}, {self.args.threads} "
               f"threads; {self.args.rounds} × {row.steps} steps after {row.warm_up}; "
               f"{info['parameters']['all' if row.part == 'training' else 'mixers']:,} parameters, "
               f"{operations / 1e6:,.1f} MFLOP a token\n\n"
@@ -308,10 +353,10 @@ class Table:
                           f"{r.peak / MIB:,.0f}", *mfu]
             else:
                 cells += ["-"] * 5
-            print("| " + " | ".join(cells) + " |")
+            self.put("| " + " | ".join(cells) + " |")
             notes += [f"{r.name}: {note}" for note in [*dict.fromkeys(r.notes),
                                                        *([r.failed] if r.failed else [])]]
-        print("".join(f"\n- {note}" for note in notes) + "\n", flush=True)
+        self.put("".join(f"\n- {note}" for note in notes) + "\n")
 
     def summarise(self, row, results):
         def ours(r):
@@ -328,13 +373,13 @@ class Table:
         loop = fastest(results, lambda r: r.mode and r.mode.form == "loop")
         memory = f"{100 * mine.peak / best.peak:.0f} %" if mine and best else ""
         self.summary.append(
-            f"| {row.title} | {f'{mine.rate:,.0f}' if mine else '-'} | "
+            f"| {row.title} | {f'{mine.rate:,.0f} ({mine.precision})' if mine else '-'} | "
             f"{f'{best.rate:,.0f} ({best.name[9:]})' if best else '-'} | {ratio(mine, best)} | "
             f"{ratio(fastest(plain, ours), fastest(plain, theirs))} | {ratio(mine, loop)} | "
             f"{memory} |")
 
     def measure_lengths(self, row):
-        print(f"### {row.title}\n\ntraining, refrain, {'int16' if self.args.float32 else 'bf16'}, "
+        self.put(f"### {row.title}\n\ntraining, refrain, {'int16' if self.args.float32 else 'bf16'}, "
               f"{self.args.threads} threads\n\n| T | batch | "
               + " | ".join(f"{mixer}, tokens/s | {mixer}, MiB" for mixer, _ in row.mixers) +
               " |\n|---:|---:|" + "---:|---:|" * len(row.mixers))
@@ -358,10 +403,11 @@ class Table:
                         say(f"  {problem}")
             for r in results:
                 cells += [f"{r.rate:,.0f}", f"{r.peak / MIB:,.0f}"] if r.rate else ["-", "-"]
-            print("| " + " | ".join(cells) + " |", flush=True)
-        print()
+            self.put("| " + " | ".join(cells) + " |")
+        self.put("")
 
     def print_all(self, chosen):
+        self.machine = self.head()
         self.rates_of_products()
         for row in chosen:
             try:
@@ -370,13 +416,11 @@ class Table:
                 else:
                     self.measure(row)
             except Failed as problem:
-                print(f"### {row.title}\n\nnot measured: {problem}\n", flush=True)
+                self.put(f"### {row.title}\n\nnot measured: {problem}\n")
             self.rates_of_products()
         if self.summary:
-            print("### Summary\n\n| work | refrain, tokens/s | PyTorch's best, tokens/s | ratio | "
-                  "float32 alone | over the loop | memory, of PyTorch's best |\n"
-                  "|---|---:|---:|---:|---:|---:|---:|\n" + "\n".join(self.summary) + "\n")
-        print("torch.mm (oneDNN) in this run: " + ", ".join(
+            print("### Summary\n\n" + SUMMARY + "\n" + "\n".join(self.summary) + "\n")
+        self.put("torch.mm (oneDNN) in this run: " + ", ".join(
             f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in self.products.items()))
 
 
@@ -411,6 +455,8 @@ def main():
     parser.add_argument("--float32", action="store_true",
                         help="leave bf16 out: without instructions for it, it is the slower one, "
                         "and refrain has int16")
+    parser.add_argument("--page", help="write all of it to this file, the summary first: the page of "
+                        "a machine, whose name the file has")
     parser.add_argument("--quick", action="store_true",
                         help="one round of one step, small batches, short windows: to try it")
     parser.add_argument("--plant", action="store_true",
