@@ -311,6 +311,44 @@ TEST(Autoencoder, ReconstructsWithoutForcingAndMapsItsAttention) {
   }
 }
 
+// Position codes are alike for all words, so a unit that they switch off is off for every word.
+TEST(Autoencoder, UnitsOfTheRectifierBeginOn) {
+  for (const int64_t head_dim : {0, 8}) {
+    AutoencoderConfig config;
+    config.width = 24;
+    config.hidden = 128;
+    config.layers = 1;
+    config.bottleneck = 16;
+    config.heads = 8;
+    config.head_dim = head_dim;
+    Decoder decoder(config);
+    ParameterStore parameters;
+    parameters.declare([&](const ParamVisitor& v) { decoder.visit(v); });
+    parameters.allocate();
+    parameters.initialize(1);
+    RaggedBatchBuilder data;
+    const RaggedBatch w = data.whole(8, 20);
+    Random random(2);
+    std::vector<float> z(8 * 16), m(160 * 128);
+    for (std::vector<float>* all : {&z, &m})
+      for (float& one : *all) one = static_cast<float>(random.normal());
+    std::vector<int64_t> on(128);
+    Workspace workspace;
+    workspace.run({}, [&](ExecutionContext& ctx, Arena& saved) {
+      const Decoder::Activations run = decoder.forward(
+          ctx, w, {{z.data(), {8, 16}}, {m.data(), {160, 128}}, {}, {}}, false, saved);
+      for (int64_t r = 0; r < 160 && !ctx.planning(); ++r)
+        for (size_t j = 0; j < on.size(); ++j) on[j] += run.s.row(r)[j] > 0 ? 1 : 0;
+    });
+    int64_t all = 0;
+    for (const int64_t rows : on) {
+      EXPECT_GT(rows, 0);
+      all += rows;
+    }
+    EXPECT_GT(static_cast<double>(all), 0.9 * 160 * 128);
+  }
+}
+
 TEST(Autoencoder, ADirectoryHoldsIt) {
   const TemporaryFolder folder;
   AutoencoderConfig config = tiny("gru", "self_attention");
