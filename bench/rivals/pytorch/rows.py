@@ -66,7 +66,7 @@ ROWS = [
     Row("transformer-10m", "transformer, 10.7 M parameters", SMALL, 16, 256, every_mode("sdpa")),
     Row("transformer-124m", "transformer, 124 M parameters, vocabulary 50,304", LARGE, 4, 1024,
         every_mode("sdpa"), tokenizer="byte-bpe:8000", steps=2, warm_up=1),
-    *(Row(f"attention-{T}", "attention alone", ALONE, 1, T, every_mode("sdpa"),
+    *(Row(f"attention-{T}", f"attention alone, {T:,} tokens", ALONE, 1, T, every_mode("sdpa"),
           part="mixer", steps=10) for T in (1024, 2048, 4096, 8192, 16384)),
     Row("gla", "gla, 10 M parameters", (*SMALL, "--mixer", "gla"), 4, 1024,
         float32("loop") + every_mode("chunked"),
