@@ -52,12 +52,16 @@ inline constexpr auto kLlamaIndifferent = std::to_array<std::string_view>({
 // They change what is computed. These are the only values that are supported.
 inline io::Json llama_fixed() {
   return {
+      {"activation_precision", "accurate"},  // ours, as four more
       {"add_cross_attention", false},
       {"alibi", false},
       {"attention_bias", false},
       {"attention_out_bias", false},
       {"bias", false},
+      {"block", "pre_norm"},
       {"embedding_multiplier", 1},
+      {"feed_forward", "swiglu"},
+      {"feed_forward_bias", false},
       {"hidden_act", "silu"},
       {"hidden_activation", "silu"},
       {"is_causal", true},
@@ -67,6 +71,7 @@ inline io::Json llama_fixed() {
       {"logit_scale", 1},
       {"logits_scaling", 1},
       {"mlp_bias", false},
+      {"norm", "rms_norm"},
       {"norm_type", "rms_norm"},
       {"parallel_attn", false},
       {"partial_rotary_factor", 1},
