@@ -4,6 +4,7 @@ tokens a step; each model's number of steps follows from its speed, measured fir
 schedule of the rate ends with its time. Prints a Markdown table.
 
 usage: equal_time.py --refrain BIN --data TEXT [--seconds 200] [--threads 2] [--rate 2e-3]
+                     [--models NAME...] [--bf16]
 """
 import argparse
 import json
@@ -57,11 +58,18 @@ def main():
     parser.add_argument("--seconds", type=float, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rate", default="2e-3")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS),
+                        metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
     arguments = parser.parse_args()
+    if arguments.bf16:
+        COMMON.append("--bf16")
     print("| blocks of | parameters | steps | tokens/s | seconds | validation loss |")
     print("|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, flags) in enumerate(MODELS.items()):
+            if name not in arguments.models:
+                continue
             root = pathlib.Path(folder)
             before, _ = train(arguments, flags, root / f"speed{i}", MEASURED_STEPS, 0)
             # The first steps are slower than those that follow.
