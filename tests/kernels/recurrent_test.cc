@@ -219,6 +219,30 @@ TEST(Recurrent, PackedWeightsChangeNoBit) {
       });
 }
 
+// Chunk b of `all` is, to the bit, what it is by itself; `fresh` is `all` before it ran.
+void expect_as_alone(const Loop& fresh, const Loop& all, size_t b) {
+  int64_t first = 0;
+  for (size_t i = 0; i < b; ++i) first += fresh.lengths[i];
+  Loop alone(fresh.cell, fresh.H, {fresh.lengths[b]}, fresh.compute_type);
+  const auto take = [&](const Floats& from, int64_t begin, const Floats& to) {
+    std::copy_n(&from[begin], to.span().size(), to.span().begin());
+  };
+  const int64_t state = alone.S * fresh.H, row = static_cast<int64_t>(b) * state;
+  take(*fresh.a, first * alone.G * fresh.H, *alone.a);
+  take(*fresh.dh, first * fresh.H, *alone.dh);
+  take(*fresh.initial_state, row, *alone.initial_state);
+  take(*fresh.dstate, row, *alone.dstate);
+  alone();
+  const auto same = [&](const Floats& part, const Floats& whole, int64_t begin) {
+    EXPECT_TRUE(same_bits(part.span(),
+                          whole.span().subspan(static_cast<size_t>(begin), part.span().size())))
+        << "chunk " << b;
+  };
+  same(*alone.h, *all.h, first * fresh.H);
+  same(*alone.a, *all.a, first * alone.G * fresh.H);
+  same(*alone.dstate, *all.dstate, row);
+}
+
 // Threads share chunks or units; either way, and with other chunks beside them, the bits are those
 // of a chunk alone.
 TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
@@ -250,30 +274,26 @@ TEST(Recurrent, ThreadsAndCompanyDoNotChangeABit) {
           again();
           EXPECT_TRUE(same_bits(again.results(), all.results())) << n << " threads";
         }
-        int64_t first = 0;
-        for (size_t b = 0; b < c.lengths.size(); ++b) {
-          Loop alone(cell, c.H, {c.lengths[b]}, compute_type);
-          const auto take = [&](const Floats& from, int64_t begin, const Floats& to) {
-            std::copy_n(&from[begin], to.span().size(), to.span().begin());
-          };
-          const int64_t state = alone.S * c.H, row = static_cast<int64_t>(b) * state;
-          take(*fresh.a, first * alone.G * c.H, *alone.a);
-          take(*fresh.dh, first * c.H, *alone.dh);
-          take(*fresh.initial_state, row, *alone.initial_state);
-          take(*fresh.dstate, row, *alone.dstate);
-          alone();
-          const auto same = [&](const Floats& part, const Floats& whole, int64_t begin) {
-            EXPECT_TRUE(same_bits(
-                part.span(), whole.span().subspan(static_cast<size_t>(begin), part.span().size())));
-          };
-          same(*alone.h, *all.h, first * c.H);
-          same(*alone.a, *all.a, first * alone.G * c.H);
-          same(*alone.dstate, *all.dstate, row);
-          first += c.lengths[b];
-        }
+        for (size_t b = 0; b < c.lengths.size(); ++b) expect_as_alone(fresh, all, b);
         set_threads(0);
       });
     }
+  }
+}
+
+// More places than a block of bfloat16 units has rows, with weights beyond a core's cache: only
+// then do that many stay together.
+TEST(Recurrent, BlocksOfManyPlacesDoNotChangeABit) {
+  const std::vector<int64_t> lengths(40, 2);
+  for (Cell cell : {Cell::kLstm, Cell::kGru}) {
+    const Loop fresh(cell, 420, lengths, kernels::ComputeType::kBf16);
+    for (int threads : {1, 2}) {
+      set_threads(threads);
+      Loop all(cell, 420, lengths, kernels::ComputeType::kBf16);
+      all();
+      for (const size_t b : {0, 7, 8, 31, 32, 39}) expect_as_alone(fresh, all, b);
+    }
+    set_threads(0);
   }
 }
 
