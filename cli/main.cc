@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   using namespace refrain::cli;
   std::signal(SIGPIPE, SIG_IGN);  // writing to a closed pipe fails instead (cli/output.h)
   std::signal(SIGXFSZ, SIG_IGN);  // so does writing beyond the limit on a file's size
-  // `train` has its own (cli/verbs/train.cc). What the parent ignores stays ignored.
+  // `train` has its own (cli/verbs/train/train.cc). What the parent ignores stays ignored.
   for (const int number : {SIGINT, SIGTERM, SIGHUP})
     if (std::signal(number, on_signal) == SIG_IGN) std::signal(number, SIG_IGN);
   const std::vector<Verb> verbs = {

@@ -1,4 +1,4 @@
-#include "cli/verbs/recorded_settings.h"
+#include "cli/verbs/train/recorded_settings.h"
 
 #include <algorithm>
 #include <set>

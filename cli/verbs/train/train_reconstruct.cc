@@ -1,4 +1,4 @@
-#include "cli/verbs/train_reconstruct.h"
+#include "cli/verbs/train/train_reconstruct.h"
 
 #include <set>
 #include <tuple>
