@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "refrain/base/error.h"
+#include "refrain/base/float16.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
@@ -31,16 +32,7 @@ constexpr std::pair<std::string_view, int64_t> kTypeBytes[] = {
 
 float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
-float from_f16(uint16_t bits) {
-  const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
-  const uint32_t exponent = bits >> 10 & 0x1Fu, fraction = bits & 0x3FFu;
-  if (exponent == 0) {  // zero, or fraction · 2^-24
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
-  }
-  const uint32_t wide = exponent == 31 ? 255 : exponent + (127 - 15);  // 31: infinity or NaN
-  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
-}
+float from_f16(uint16_t bits) { return static_cast<float>(Float16{bits}); }
 
 template <class T, class F>
 void convert(std::span<const std::byte> from, std::span<float> to, F f) {
@@ -95,6 +87,15 @@ TensorInfo read_entry(const std::string& name, const Json& entry, const std::str
   info.begin = static_cast<size_t>(offsets[0]);
   info.end = static_cast<size_t>(offsets[1]);
   return info;
+}
+
+std::span<const std::byte> data_of(const TensorToWrite& tensor) {
+  const auto count = static_cast<size_t>(product(tensor.shape));
+  if (tensor.dtype == "F32") return std::as_bytes(std::span(tensor.data, count));
+  const auto type =
+      std::ranges::find(kTypeBytes, tensor.dtype, &std::pair<std::string_view, int64_t>::first);
+  REFRAIN_CHECK(type != std::end(kTypeBytes));
+  return {tensor.bytes, count * static_cast<size_t>(type->second)};
 }
 
 [[noreturn]] void throw_twice(const std::string& path, const std::string& key) {
@@ -171,23 +172,34 @@ const TensorInfo* Safetensors::find(const std::string& name) const {
 
 std::vector<std::byte> Safetensors::bytes(const TensorInfo& info) const {
   std::vector<std::byte> bytes(info.end - info.begin);
-  file_.read(data_ + info.begin, bytes);
+  read_bytes(info, bytes);
   return bytes;
+}
+
+void Safetensors::read_bytes(const TensorInfo& info, std::span<std::byte> to) const {
+  REFRAIN_CHECK(to.size() == info.end - info.begin);
+  file_.read(data_ + info.begin, to);
 }
 
 void Safetensors::read(const TensorInfo& info, std::span<float> to) const {
   REFRAIN_CHECK(static_cast<int64_t>(to.size()) == info.size());
+  read(info, 0, to);
+}
+
+void Safetensors::read(const TensorInfo& info, int64_t first, std::span<float> to) const {
+  REFRAIN_CHECK(first >= 0 && first + static_cast<int64_t>(to.size()) <= info.size());
   if (to.empty()) return;
-  if (info.dtype == "F32") return file_.read(data_ + info.begin, std::as_writable_bytes(to));
+  const size_t each = (info.end - info.begin) / static_cast<size_t>(info.size());
+  const size_t begin = data_ + info.begin + static_cast<size_t>(first) * each;
+  if (info.dtype == "F32") return file_.read(begin, std::as_writable_bytes(to));
   // In parts, so that the file does not come to stand in memory beside its copy.
   constexpr size_t kPart = size_t{1} << 18;
-  const size_t each = (info.end - info.begin) / to.size();
   std::vector<std::byte> from(each * std::min(kPart, to.size()));
-  for (size_t first = 0; first < to.size(); first += kPart) {
-    const size_t count = std::min(kPart, to.size() - first);
+  for (size_t at = 0; at < to.size(); at += kPart) {
+    const size_t count = std::min(kPart, to.size() - at);
     const std::span<std::byte> part = std::span(from).first(count * each);
-    file_.read(data_ + info.begin + first * each, part);
-    read_part(info, part, to.subspan(first, count));
+    file_.read(begin + at * each, part);
+    read_part(info, part, to.subspan(at, count));
   }
 }
 
@@ -211,9 +223,9 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   size_t end = 0;
   for (const TensorToWrite& tensor : tensors) {
     REFRAIN_CHECK(tensor.name != kMetadata && !header.contains(tensor.name));
-    const size_t bytes = sizeof(float) * static_cast<size_t>(product(tensor.shape));
+    const size_t bytes = data_of(tensor).size();
     header[tensor.name] = {
-        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {end, end + bytes}}};
+        {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {end, end + bytes}}};
     end += bytes;
   }
   std::string text = to_line(header);
@@ -225,8 +237,7 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   const uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
-  for (const TensorToWrite& tensor : tensors)
-    file.write(std::as_bytes(std::span(tensor.data, static_cast<size_t>(product(tensor.shape)))));
+  for (const TensorToWrite& tensor : tensors) file.write(data_of(tensor));
   file.commit();
 }
 

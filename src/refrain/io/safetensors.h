@@ -34,9 +34,12 @@ class Safetensors {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const TensorInfo* find(const std::string& name) const;  // null when absent
   std::vector<std::byte> bytes(const TensorInfo&) const;
+  void read_bytes(const TensorInfo&, std::span<std::byte> to) const;  // of any type, as it is
   // The tensor as float32 (from F32, BF16, F16 or F64, the last rounded to nearest); `to` has its
   // size. Error on other types.
   void read(const TensorInfo&, std::span<float> to) const;
+  // The elements from `first` on, as many as `to` has room for.
+  void read(const TensorInfo&, int64_t first, std::span<float> to) const;
   const std::string& path() const { return file_.name(); }
 
  private:
@@ -49,14 +52,16 @@ class Safetensors {
   size_t data_ = 0;  // where tensor bytes start in the file
 };
 
-// A float32 tensor to be written.
+// A tensor to be written, of float32, or of another type as bytes.
 struct TensorToWrite {
   std::string name;
   std::vector<int64_t> shape;
   const float* data;
+  std::string_view dtype = "F32";
+  const std::byte* bytes = nullptr;
 };
 
-// Writes float32 tensors in the order given; the same tensors and metadata give the same bytes.
+// Writes tensors in the order given; the same tensors and metadata give the same bytes.
 // Data starts 64-byte aligned (header padded with spaces). Durable and atomic (AtomicFile).
 void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata);
