@@ -55,7 +55,7 @@ std::string help_line(const Setting& s) {
 const std::vector<std::pair<char, std::string_view>>& short_flags() {
   static const std::vector<std::pair<char, std::string_view>> all = {
       {'m', "model"},   {'p', "prompt"}, {'n', "max_new_tokens"}, {'c', "context"}, {'s', "seed"},
-      {'t', "threads"}, {'h', "help"}};
+      {'o', "out"},     {'t', "threads"}, {'h', "help"}};
   return all;
 }
 

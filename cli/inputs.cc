@@ -56,13 +56,12 @@ text::Tokenizer load_tokenizer(const std::string& path) {
   return text::Tokenizer::load(path, [](const std::string& line) { note(line); });
 }
 
-LoadedModel load_with_tokenizer(const std::string& directory) {
+LoadedModel load_with_tokenizer(const std::string& directory, Storage type) {
   require_language_model(directory);
   SpecialTokens special;
   // The tokenizer first: it is the smaller file.
   text::Tokenizer tokenizer = load_tokenizer(directory);
-  auto model = load_model(directory, &special, note);
-  model->pack_weights();
+  auto model = load_packed_model(directory, &special, note, type);
   if (tokenizer.vocab_size() > model->config().vocab_size)
     throw_error("{}: the tokenizer has {} tokens, expected at most the model's {}", directory,
                 tokenizer.vocab_size(), model->config().vocab_size);

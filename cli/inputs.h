@@ -26,7 +26,8 @@ struct LoadedModel {
   data::TaskDescription task;
   SpecialTokens special;  // the tokenizer's where the model's files name none
 };
-LoadedModel load_with_tokenizer(const std::string& directory);
+// Packed, in the type of its file or, if that has rows of float32, in `type`.
+LoadedModel load_with_tokenizer(const std::string& directory, Storage type = Storage::kFloat32);
 // One that writes a text token by token; an Error of one that reads sequences whole.
 LoadedModel load_generator(const std::string& directory);
 

@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
       verify_verb(),
       logits_verb(),
       convert_verb(),
+      quantize_verb(),
       info_verb(),
       bench_verb(),
       plan_verb(),

@@ -25,6 +25,7 @@ Verb score_verb();
 Verb verify_verb();
 Verb logits_verb();
 Verb convert_verb();
+Verb quantize_verb();
 Verb info_verb();
 Verb bench_verb();
 Verb plan_verb();

@@ -31,7 +31,7 @@ void histories(const ReportSetup& setup, Tables& tables) {
     for (int64_t length = shortest; length <= longest; length *= 10) {
       Setup shape = setup.generating(setup.by_size(200, 50, 3));
       if (length > 10'000) shape.repetitions = {0, 1};
-      GenerationRun run(shape, stack_of(kind, length), true);
+      GenerationRun run(shape, stack_of(kind, length), Storage::kFloat32);
       const Check check = run.check();
       std::vector<Timing> timings(2);
       if (check.passed())

@@ -77,7 +77,7 @@ void passes(const ReportSetup& setup, Tables& tables) {
 
 void generation(const ReportSetup& setup, Tables& tables) {
   const Setup shape = setup.generating(setup.by_size(100, 100, 3));
-  GenerationRun run(shape, bare_stack(setup.by_size(256, 256, 24), true), true);
+  GenerationRun run(shape, bare_stack(setup.by_size(256, 256, 24), true), Storage::kFloat32);
   const Check check = run.check();
   std::vector<Timing> timings(3);
   if (check.passed())

@@ -167,7 +167,8 @@ void positions(const ReportSetup& setup, Tables& tables) {
 
 void cache(const ReportSetup& setup, Tables& tables) {
   const Setup shape = setup.generating(setup.by_size(100, 100, 3));
-  GenerationRun run(shape, small_transformer(setup, setup.by_size(256, 256, 30)), true);
+  GenerationRun run(shape, small_transformer(setup, setup.by_size(256, 256, 30)),
+                    Storage::kFloat32);
   const Check check = run.check();
   std::vector<Timing> timings(3);
   if (check.passed())

@@ -1,6 +1,7 @@
 // A prompt of made tokens that is read, and tokens after it, one by one: what generation does,
 // without choosing them.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,9 @@ namespace refrain::bench {
 
 class GenerationRun {
  public:
-  // A prompt of config.context tokens. `packed`: matrices are laid out once, as products read them.
-  GenerationRun(const Setup&, const ModelConfig& config, bool packed);
+  // A prompt of config.context tokens. `packed`: matrices are laid out once, as products read them,
+  // in this type of storage; nothing: as rows.
+  GenerationRun(const Setup&, const ModelConfig& config, std::optional<Storage> packed);
   GenerationRun(const GenerationRun&) = delete;
   GenerationRun& operator=(const GenerationRun&) = delete;
 
@@ -30,7 +32,7 @@ class GenerationRun {
   double prompt_operations();
   size_t token_bytes();  // that a token cannot do without: the weights it multiplies, its states
   size_t state_bytes() const;
-  size_t bytes();  // weights, packed weights, states, activations
+  size_t bytes();  // weights, states, activations
   std::string shape_text() const;
 
  private:
@@ -46,7 +48,6 @@ class GenerationRun {
   Workspace workspace_;
   std::vector<float> logits_;
   std::vector<double> first_logits_;  // by the reference
-  size_t packed_bytes_ = 0;
 };
 
 }  // namespace refrain::bench

@@ -48,7 +48,8 @@ struct Setup {
   int64_t stream_floats;              // of the arrays that memory is timed over
   Recompute checkpointing;
   kernels::ComputeType compute_type;
-  ModelConfig model;  // but its pattern and context
+  std::vector<Storage> storage = {Storage::kFloat32};  // of weights in generation
+  ModelConfig model;                                   // but its pattern and context
   SettingMap mixer_settings;
   Ceilings ceilings{};
   Planted planted{};  // by tests

@@ -85,7 +85,8 @@ void time_packing(const Setup& setup, Report& report, const std::string& pattern
   std::vector<Candidate> group;
   for (const bool packed : {false, true}) {
     GenerationRun& run = *runs.emplace_back(
-        std::make_unique<GenerationRun>(setup, setup.model_of(pattern, setup.lengths[0]), packed));
+        std::make_unique<GenerationRun>(setup, setup.model_of(pattern, setup.lengths[0]),
+                                        packed ? std::optional(Storage::kFloat32) : std::nullopt));
     Candidate& c = group.emplace_back();
     c.check = run.check();
     c.row.name = fmt::format("{}: {} tokens, matrices packed {}", pattern, run.new_tokens(),

@@ -71,7 +71,7 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
-  std::string compute_type = "f32";
+  std::string compute_type = "f32", storage = "f32";
   bool quick = false;
   ModelConfig model = default_model();
   SettingMap mixer_settings;
@@ -91,6 +91,8 @@ struct Bench {
     v("new_tokens", new_tokens, "tokens to generate after a prompt");
     v("gradient_checkpointing", gradient_checkpointing, "as in train, but auto, which is off");
     v("compute_type", compute_type, "of products, mixers and training steps, as in train");
+    v("storage", storage,
+      "of weights in generation, each in turn: f32, bf16, f16, q8_0 or q4, as in quantize");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");
@@ -186,6 +188,12 @@ struct Bench {
     training.compute_type = compute_type;
     training.check();
     setup.compute_type = training.matmul_type();
+    setup.storage.clear();
+    for (const std::string& word : words("--storage", storage)) {
+      const auto type = kernels::storage_named(word);
+      if (!type) throw_error("--storage: expected f32, bf16, f16, q8_0 or q4, found '{}'", word);
+      setup.storage.push_back(*type);
+    }
     setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;

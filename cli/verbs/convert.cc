@@ -57,6 +57,9 @@ struct Convert {
       require_language_model(from[1]);
       SpecialTokens special;
       const auto model = load_model(from[1], &special, note);
+      if (model->parameters().is_packed())
+        throw_error("{}: expected weights as rows, found a quantised model's ({})", from[1],
+                    kernels::name_of(model->parameters().storage()));
       if (io::exists(from[1] + "/tokenizer.json")) {
         const text::Tokenizer found = load_tokenizer(from[1]);
         write(*model, special, &found);

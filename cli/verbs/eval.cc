@@ -1,4 +1,6 @@
 // Scores a model on text: loss, and how close its translations are to the references.
+#include "cli/verbs/eval.h"
+
 #include <cmath>
 #include <numbers>
 #include <sstream>
@@ -88,11 +90,15 @@ struct Eval {
     const LoadedModel loaded = load_with_tokenizer(model);
     if (task.empty()) task = loaded.task.task;
     check_effect(line, task);
-    const io::Json scores = task == "lm"          ? score_text(loaded)
-                            : task == "translate" ? score_translations(loaded)
-                                                  : score_probes(loaded);
+    const io::Json scores = score(loaded);
     print(json ? io::to_text(scores) : as_text(scores));
     return 0;
+  }
+
+  io::Json score(const LoadedModel& loaded) const {
+    return task == "lm"          ? score_text(loaded)
+           : task == "translate" ? score_translations(loaded)
+                                 : score_probes(loaded);
   }
 
   void put_loss(const LanguageModel& network, const data::DataSet& set,
@@ -237,6 +243,15 @@ struct Eval {
 };
 
 }  // namespace
+
+io::Json scores_of(const std::string& name, const LoadedModel& model,
+                   const std::vector<std::string>& data) {
+  Eval eval;
+  eval.model = name;
+  eval.task = model.task.task;
+  eval.data = data;
+  return eval.score(model);
+}
 
 Verb eval_verb() {
   return make_verb<Eval>(

@@ -76,7 +76,8 @@ struct Info {
     for (const auto& [name, size] : groups) all["parameters"][name] = size;
     all["parameters"]["all"] = loaded.parameters().count();
     all["block_parameters"] = blocks;
-    all["bytes"] = loaded.parameters().count() * static_cast<int64_t>(sizeof(float));
+    all["storage"] = kernels::name_of(loaded.parameters().storage());
+    all["bytes"] = loaded.parameters().bytes();
     const auto state_bytes = [&](int64_t tokens) {
       size_t bytes = 0;
       for (int64_t l = 0; l < shape.layers; ++l) bytes += loaded.state_bytes(l, tokens);

@@ -51,8 +51,12 @@ struct Verify {
     check(line);
     const LoadedModel loaded = load_with_tokenizer(model);
     const std::vector<int32_t> ids = first_ids(loaded.tokenizer);
+    const Storage storage = loaded.model->parameters().storage();
     const std::vector<FormDifference> differences = compared(*loaded.model, ids);
-    const auto rows = std::min<size_t>(ids.size() - 1, static_cast<size_t>(gradient_tokens));
+    // A quantised model has no gradients.
+    const auto rows = storage == Storage::kFloat32
+                          ? std::min<size_t>(ids.size() - 1, static_cast<size_t>(gradient_tokens))
+                          : 0;
 
     const bool passed = std::all_of(differences.begin(), differences.end(),
                                     [](const FormDifference& d) { return d.passed(); });
@@ -82,10 +86,16 @@ struct Verify {
 
   std::vector<FormDifference> compared(LanguageModel& m, const std::vector<int32_t>& ids) const {
     try {
-      return check_forms(m, ids,
-                         {.gradient_tokens = gradient_tokens,
-                          .tolerance = tolerance,
-                          .seed = static_cast<uint64_t>(seed)});
+      const FormCheck check{.gradient_tokens = gradient_tokens,
+                            .tolerance = tolerance,
+                            .seed = static_cast<uint64_t>(seed)};
+      std::vector<FormDifference> all = check_forms(m, ids, check);
+      if (m.parameters().storage() == Storage::kFloat32 && gradient_tokens > 0) {
+        const auto trained = load_model(model);
+        const auto gradients = check_gradients(*trained, ids, check);
+        all.insert(all.end(), gradients.begin(), gradients.end());
+      }
+      return all;
     } catch (const Error& error) {
       throw_error("{}: {}", model, error.what());
     }

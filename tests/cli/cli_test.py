@@ -229,7 +229,7 @@ class Flags(Case):
     def test_unknown(self):
         self.fails(says="expected a verb")
         self.fails("genrate", says=["unknown verb 'genrate'", "did you mean 'generate'?"])
-        self.fails("quantize", says="unknown verb 'quantize'")
+        self.fails("sharpen", says="unknown verb 'sharpen'")
         self.fails("tokenizer", says="train, encode, decode")
         self.fails("tokenizer", "trian", says="did you mean 'train'?")
         self.fails("generate", "--tmep", "0", says=["unknown flag '--tmep'", "'--temp'"])

@@ -56,7 +56,7 @@ TEST(ParameterStore, LaysOutTensorsInOrderOnBoundariesWithZerosBetween) {
   for (const Param* p : {&t.first, &t.second, &t.third, &t.fourth}) {
     EXPECT_EQ(p->w.data, weights.data() + 16 * line);
     EXPECT_EQ(p->g.data, gradients.data() + 16 * line);
-    EXPECT_EQ(p->storage, Storage::kFloat32);
+    EXPECT_FALSE(p->packed);
     for (int64_t i = 0; i < p->w.size(); ++i) used[16 * line + static_cast<size_t>(i)] = true;
     ++line;
   }
@@ -124,18 +124,111 @@ TEST(ParameterStore, TakesNoMemoryForAFileThatDoesNotFillIt) {
             (folder / "whole") + ": expected 1 tensors, found 5");
 }
 
-TEST(ParameterStore, PacksFactorsUntilThereAreGradients) {
-  Tensors t;
-  t.store.allocate();
-  t.store.initialize(3);
-  t.store.pack([&](const Param& p) { return &p != &t.third; });
-  EXPECT_FALSE(t.second.packed || t.third.packed || t.fourth.packed);
-  ASSERT_TRUE(t.first.packed);
-  std::vector<float> want(static_cast<size_t>(kernels::packed_size(3, 5)));
-  kernels::pack_weight(t.first.w, want.data());
-  EXPECT_TRUE(std::ranges::equal(want, std::span(t.first.packed, want.size())));
-  t.store.allocate_gradients();
-  EXPECT_FALSE(t.first.packed);
+// A matrix of products, one that is only read so where it is quantised, and a vector.
+struct Matrices {
+  ParameterStore store;
+  Param wide, looked_up, norm;
+
+  Matrices() {
+    store.declare([this](const ParamVisitor& v) {
+      v({"wide",
+         {70, 64},
+         Init::normal(1),
+         true,
+         {{"upper", 30}, {"lower", 40}},
+         ReadBy::kProducts},
+        wide);
+      v({"looked_up", {64, 80}, Init::normal(1), true, {}, ReadBy::kEither}, looked_up);
+      v({"norm", {64}, Init::normal(1), false}, norm);
+    });
+  }
+};
+
+TEST(ParameterStore, PacksWhatProductsReadAndKeepsItOnce) {
+  for (const Storage type : {Storage::kFloat32, Storage::kBf16, Storage::kQ8_0, Storage::kQ4}) {
+    Matrices m, rows;
+    for (ParameterStore* store : {&m.store, &rows.store}) {
+      store->allocate();
+      store->initialize(3);
+    }
+    m.store.pack(type);
+    EXPECT_TRUE(m.store.is_packed());
+    EXPECT_EQ(m.store.storage(), type);
+    EXPECT_EQ(m.wide.packed.type, type);
+    const bool is_float = type == Storage::kFloat32;
+    EXPECT_EQ(static_cast<bool>(m.looked_up.packed), !is_float);
+    EXPECT_FALSE(m.norm.packed);
+    EXPECT_TRUE(std::ranges::equal(m.norm.w, rows.norm.w));
+    EXPECT_EQ(m.store.weights().size(), is_float ? 64 * 80 + 64u : 64u);
+    EXPECT_EQ(m.store.packed().size(), kernels::packed_bytes(type, 70, 64) +
+                                           (is_float ? 0 : kernels::packed_bytes(type, 64, 80)));
+    EXPECT_EQ(m.store.bytes(), m.store.packed().size() + m.store.weights().size_bytes());
+
+    std::vector<float> want(70 * 64), got(want.size());
+    std::vector<std::byte> packed(kernels::packed_bytes(type, 70, 64));
+    kernels::pack(type, rows.wide.w, packed.data());
+    kernels::unpack({type, packed.data()}, {want.data(), {70, 64}});
+    m.store.read_rows(m.store.entries()[0], {got.data(), {70, 64}});
+    EXPECT_EQ(got, want);
+  }
+}
+
+TEST(ParameterStore, PackedFilesComeBackAsTheyWere) {
+  const TemporaryFolder folder;
+  for (const Storage type : {Storage::kBf16, Storage::kFloat16, Storage::kQ8_0, Storage::kQ4}) {
+    Matrices m, loaded;
+    m.store.allocate();
+    m.store.initialize(3);
+    m.store.pack(type);
+    m.store.save_packed(folder / "packed");
+    const io::Safetensors file(folder / "packed");
+    EXPECT_EQ(packed_storage_of(file), type);
+    loaded.store.load_packed(file);
+    EXPECT_EQ(loaded.store.storage(), type);
+    EXPECT_TRUE(std::ranges::equal(loaded.store.packed(), m.store.packed()));
+    EXPECT_TRUE(std::ranges::equal(loaded.store.weights(), m.store.weights()));
+  }
+  Matrices rows;
+  rows.store.allocate();
+  rows.store.save(folder / "rows");
+  EXPECT_FALSE(packed_storage_of(io::Safetensors(folder / "rows")));
+}
+
+TEST(ParameterStore, RefusesPackedFilesThatDoNotFit) {
+  const TemporaryFolder folder;
+  Matrices m;
+  m.store.allocate();
+  m.store.pack(Storage::kQ8_0);
+  m.store.save_packed(folder / "packed");
+  const std::vector<float> values(64);
+  const std::vector<std::byte> bytes(6528);
+  const std::map<std::string, std::string> metadata = {{"format", "refrain-panels-1"},
+                                                       {"storage", "q8_0"}};
+  const auto refusal = [&](const std::vector<io::TensorToWrite>& tensors,
+                           const std::map<std::string, std::string>& of) {
+    io::write_safetensors(folder / "other", tensors, of);
+    Matrices to;
+    const std::string error =
+        error_of([&] { to.store.load_packed(io::Safetensors(folder / "other")); });
+    EXPECT_EQ(to.store.packed().size() + to.store.weights().size(), 0u);
+    return error.substr(std::min(error.size(), (folder / "other").size() + 2));
+  };
+  const io::TensorToWrite norm{"norm", {64}, values.data()};
+  const io::TensorToWrite wide{"wide", {6528}, nullptr, "U8", bytes.data()};
+  const io::TensorToWrite cut{"wide", {6500}, nullptr, "U8", bytes.data()};
+  const io::TensorToWrite looked_up{"looked_up", {6528}, nullptr, "U8", bytes.data()};
+  const io::TensorToWrite as_rows{"wide", {8, 8}, values.data()};
+  EXPECT_EQ(refusal({norm, looked_up}, metadata), "\"wide\": missing");
+  EXPECT_EQ(refusal({cut, looked_up, norm}, metadata),
+            "\"wide\": expected U8 [6528], found U8 [6500]");
+  EXPECT_EQ(refusal({as_rows, looked_up, norm}, metadata),
+            "\"wide\": expected U8 [6528], found F32 [8, 8]");
+  EXPECT_EQ(refusal({wide, looked_up, norm, {"more", {64}, values.data()}}, metadata),
+            "expected 3 tensors, found 4");
+  EXPECT_EQ(refusal({wide, looked_up, norm}, {{"format", "refrain-panels-2"}, {"storage", "q8_0"}}),
+            "format: expected refrain-panels-1, found \"refrain-panels-2\"");
+  EXPECT_EQ(refusal({wide, looked_up, norm}, {{"format", "refrain-panels-1"}, {"storage", "q3"}}),
+            "storage: expected bf16, f16, q8_0 or q4, found \"q3\"");
 }
 
 }  // namespace

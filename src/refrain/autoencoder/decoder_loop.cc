@@ -95,7 +95,7 @@ struct PackedWeights {
   }
   // y = x wᵀ + b
   SkinnyWeights by_rows(const Linear& linear) const {
-    return {linear.packed(ctx).w.packed, linear.out, linear.in,
+    return {linear.packed(ctx).w.packed.floats(), linear.out, linear.in,
             linear.bias ? linear.b.w.data : nullptr};
   }
   // y = x w

@@ -89,11 +89,18 @@ class WeightFiles {
       for (const io::TensorInfo& info : file.tensors()) f(Entry{&file, &info});
   }
 
-  // The numbers that can be weights.
+  // The file, if its weights are packed.
+  const io::Safetensors* packed() const {
+    return files_.size() == 1 && packed_storage_of(files_.front()) ? &files_.front() : nullptr;
+  }
+
+  // The numbers that can be weights; of packed ones, as many as their bytes could be at most.
   int64_t weights() const {
+    const int64_t of_byte = packed() ? 2 : 0;
     int64_t sum = 0;
     each([&](const Entry& entry) {
       if (is_readable(entry.info->dtype)) sum += entry.info->size();
+      if (entry.info->dtype == "U8") sum += of_byte * entry.info->size();
     });
     return sum;
   }
@@ -208,24 +215,63 @@ Places find_tensors(const WeightFiles& files, const LanguageModel& model) {
   return places;
 }
 
-void read(const Places& places, LanguageModel& model) {
-  Tensor embedding;
-  std::string embedding_name;
-  size_t next = 0;
-  for (const ParameterStore::FileTensor& to : model.parameters().file_tensors()) {
-    const auto& [file, info] = places.tensors[next++];
-    file->read(*info, {to.w.data, static_cast<size_t>(to.w.size())});
-    if (to.name != kEmbedding) continue;
-    embedding = to.w;
-    embedding_name = info->name;
+// Elements of a tensor that are in memory at a time beside the model, or a row.
+constexpr int64_t kPart = int64_t{1} << 20;
+
+void check_equal(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
+  std::vector<float> of_a, of_b;
+  for (int64_t at = 0; at < a.info->size(); at += kPart) {
+    of_a.resize(static_cast<size_t>(std::min(kPart, a.info->size() - at)));
+    of_b.resize(of_a.size());
+    a.file->read(*a.info, at, of_a);
+    b.file->read(*b.info, at, of_b);
+    if (std::memcmp(of_a.data(), of_b.data(), of_a.size() * sizeof(float)) != 0)
+      throw_error("{}: {}: expected the values of {}, to which config.json ties it, found others",
+                  b.file->path(), io::quote(b.info->name), a.info->name);
   }
-  const auto& [file, info] = places.second;
-  if (!info) return;
-  Buffer<float> second(static_cast<size_t>(embedding.size()));
-  file->read(*info, second.span());
-  if (std::memcmp(second.data(), embedding.data, second.size() * sizeof(float)) != 0)
-    throw_error("{}: {}: expected the values of {}, to which config.json ties it, found others",
-                file->path(), io::quote(info->name), embedding_name);
+}
+
+// Entries [first, first + to.dim[0]) of the first dimension of a tensor whose parts are those of
+// `parts`, one after another.
+void read_rows(std::span<const WeightFiles::Entry> parts, int64_t first, Tensor to) {
+  int64_t done = 0;
+  const int64_t wanted = to.dim[0], width = to.size() / std::max<int64_t>(1, wanted);
+  for (const auto& [file, info] : parts) {
+    const int64_t rows = info->shape[0];
+    if (first < rows && done < wanted) {
+      const Tensor some = to.slice(done, std::min(rows - first, wanted - done));
+      file->read(*info, first * width, {some.data, static_cast<size_t>(some.size())});
+      done += some.dim[0];
+    }
+    first = std::max<int64_t>(0, first - rows);
+  }
+}
+
+void read(const Places& places, LanguageModel& model) {
+  ParameterStore& store = model.parameters();
+  size_t next = 0;
+  std::vector<float> some;
+  for (const ParameterStore::Entry& entry : store.entries()) {
+    const size_t count = std::max<size_t>(1, entry.spec.parts.size());
+    const auto parts = std::span(places.tensors).subspan(next, count);
+    next += count;
+    if (entry.spec.name == kEmbedding && places.second.info)
+      check_equal(parts.front(), places.second);
+    if (!entry.is_packed()) {
+      read_rows(parts, 0, entry.param->w);
+      continue;
+    }
+    const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
+    const int64_t panels = std::max<int64_t>(1, kPart / columns / kernels::kWeightPanel);
+    const int64_t step = panels * kernels::kWeightPanel;
+    for (int64_t first = 0; first < rows; first += step) {
+      const int64_t n = std::min(step, rows - first);
+      some.resize(static_cast<size_t>(n * columns));
+      const Tensor to(some.data(), {n, columns});
+      read_rows(parts, first, to);
+      store.set_rows(entry, first, to);
+    }
+  }
 }
 
 }  // namespace
@@ -268,15 +314,30 @@ void save_model(const std::string& directory, const LanguageModel& model,
   save_weights(directory + "/model.safetensors", model);
 }
 
+void save_packed_model(const std::string& directory, const LanguageModel& model,
+                       const SpecialTokens& special) {
+  save_config(directory, model, special);
+  model.parameters().save_packed(directory + "/model.safetensors");
+}
+
 void load_weights(const std::string& directory, LanguageModel& model) {
   const WeightFiles files(directory);
+  if (const io::Safetensors* packed = files.packed())
+    throw_error(
+        "{}: expected weights of float32, bfloat16 or float16 as rows, found a quantised "
+        "model's ({})",
+        packed->path(), kernels::name_of(*packed_storage_of(*packed)));
   read(find_tensors(files, model), model);
 }
 
-std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialTokens* special,
-                                          const Notes& notes) {
+namespace {
+
+// `pack`: in what type of storage, if it is not packed already; nothing: as rows.
+std::unique_ptr<LanguageModel> load(const std::string& directory, SpecialTokens* special,
+                                    const Notes& notes, std::optional<Storage> pack) {
   const ModelDescription d = read_model_config(directory, notes);
   const WeightFiles files(directory);
+  const io::Safetensors* packed = files.packed();
   std::unique_ptr<LanguageModel> model;
   try {
     // A little too little is told better by the name of what is missing.
@@ -288,11 +349,29 @@ std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialT
   } catch (const Error& error) {
     throw_error("{}/config.json: {}", directory, error.what());
   }
-  const Places places = find_tensors(files, *model);
-  model->parameters().allocate();
-  read(places, *model);
+  if (packed) {
+    model->parameters().load_packed(*packed);
+  } else {
+    const Places places = find_tensors(files, *model);
+    pack ? model->parameters().allocate_packed(*pack) : model->parameters().allocate();
+    read(places, *model);
+  }
+  if (model->parameters().is_packed()) model->prepare_inference();
   if (special) *special = d.special;
   return model;
+}
+
+}  // namespace
+
+std::unique_ptr<LanguageModel> load_model(const std::string& directory, SpecialTokens* special,
+                                          const Notes& notes) {
+  return load(directory, special, notes, std::nullopt);
+}
+
+std::unique_ptr<LanguageModel> load_packed_model(const std::string& directory,
+                                                 SpecialTokens* special, const Notes& notes,
+                                                 Storage type) {
+  return load(directory, special, notes, type);
 }
 
 }  // namespace refrain

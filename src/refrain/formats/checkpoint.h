@@ -21,17 +21,27 @@ void save_model(const std::string& directory, const LanguageModel& model,
 void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
 void save_weights(const std::string& path, const LanguageModel& model);
+// Of a packed model, as it stands in memory: a directory that load_model() opens, and no other
+// program.
+void save_packed_model(const std::string& directory, const LanguageModel& model,
+                       const SpecialTokens& special);
 
 // Memory is allocated only if the files of the directory contain the whole model. `notes` gets the
-// settings that are ignored.
+// settings that are ignored. A model whose file says that it is packed (save_packed) is loaded so.
 std::unique_ptr<LanguageModel> load_model(const std::string& directory,
                                           SpecialTokens* special = nullptr,
                                           const Notes& notes = {});
+// For inference: packed as of LanguageModel::pack_weights(), in the type of its file, or in `type`
+// if that has float32 rows. Each number takes memory once.
+std::unique_ptr<LanguageModel> load_packed_model(const std::string& directory,
+                                                 SpecialTokens* special = nullptr,
+                                                 const Notes& notes = {},
+                                                 Storage type = Storage::kFloat32);
 
 // Every tensor of the model must be there with its shape, as F32, BF16, F16 or F64, and no other,
 // save those that say nothing new: rotary frequencies. A tied model's lm_head.weight may stand for
 // its embedding, or beside it if the two are equal. If no name begins with "model.", all lack it.
-// Names and shapes are checked before the model changes.
+// Names and shapes are checked before the model changes. Packed weights are an Error.
 void load_weights(const std::string& directory, LanguageModel& model);
 
 }  // namespace refrain

@@ -39,6 +39,10 @@ uint64_t fingerprint(LanguageModel& model) {
   const size_t stride = weights.size() / 4096 + 1;
   for (size_t i = 0; i < weights.size(); i += stride)
     text.append(reinterpret_cast<const char*>(&weights[i]), sizeof(float));
+  const auto packed = model.parameters().packed();
+  text += kernels::name_of(model.parameters().storage());
+  const size_t step = packed.size() / 16384 + 1;
+  for (size_t i = 0; i < packed.size(); i += step) text += static_cast<char>(packed[i]);
   return mix_key(static_cast<uint64_t>(model.parameters().count()), text);
 }
 

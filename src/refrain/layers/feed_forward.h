@@ -130,7 +130,7 @@ class FeedForward {
  private:
   // Products and activation are one, and what passes between products is rounded where it is made.
   bool is_fused(const ExecutionContext& ctx) const {
-    return ctx.bf16() && gated() && kernels::can_fuse_swiglu(down_.in);
+    return ctx.bf16() && gated() && !gate_up_.w.packed && kernels::can_fuse_swiglu(down_.in);
   }
   kernels::SwigluRows swiglu_rows(ExecutionContext& ctx, const Activations& s) const {
     return {s.bf16, ctx.scratch.take<BFloat16>({s.bf16.rows(), down_.in}), precision_};

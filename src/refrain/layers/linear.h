@@ -22,8 +22,8 @@ struct Linear {
 
   // `name` ends with ".weight"; a bias takes ".bias" in its place, and the same parts.
   void visit(const ParamVisitor& v, const std::string& name, Init init,
-             std::vector<ParamPart> parts = {}) {
-    v({name, {out, in}, init, true, parts}, w);
+             std::vector<ParamPart> parts = {}, ReadBy read_by = ReadBy::kProducts) {
+    v({name, {out, in}, init, true, parts, read_by}, w);
     if (!bias) return;
     for (ParamPart& part : parts) part.name = bias_name(part.name);
     v({bias_name(name), {out}, Init::bias(in), false, std::move(parts)}, b);
@@ -35,7 +35,8 @@ struct Linear {
     part.w.w = w.w.slice(first, count);
     if (w.g) part.w.g = w.g.slice(first, count);
     const bool begins_a_panel = first % kernels::kWeightPanel == 0;
-    part.w.packed = w.packed && begins_a_panel ? w.packed + first * in : nullptr;
+    REFRAIN_CHECK(begins_a_panel || !w.packed);
+    part.w.packed = w.packed.panels_from(first / kernels::kWeightPanel, in);
     if (bias) part.b.w = b.w.slice(first, count);
     if (bias && b.g) part.b.g = b.g.slice(first, count);
     return part;
@@ -47,6 +48,14 @@ struct Linear {
     const Tensor to = ctx.scratch.take({kernels::packed_size(out, in)});
     if (!ctx.planning()) kernels::pack_weight(w.w, to.data);
     map.w.packed = to.data;
+    return map;
+  }
+  // With w as rows, in scratch if it is stored in another way alone: for what products do not read.
+  Linear unpacked(const ExecutionContext& ctx) const {
+    Linear map = *this;
+    if (!w.packed) return map;
+    map.w = {ctx.scratch.take({out, in}), w.g};
+    if (!ctx.planning()) kernels::unpack(w.packed, map.w.w);
     return map;
   }
 
@@ -71,8 +80,8 @@ struct Linear {
   void forward_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> x,
                       MatrixView<float> y, bool add) const {
     const auto columns = MatrixView<const float>(w.w).col_range(first, x.cols);
-    kernels::linear_forward(x, columns, y, ctx.scratch, x.cols == in ? w.packed : nullptr,
-                            ctx.over_features(add));
+    REFRAIN_CHECK(x.cols == in || !w.packed);
+    kernels::linear_forward(x, columns, y, ctx.scratch, w.packed, ctx.over_features(add));
   }
   void backward_inputs(const ExecutionContext& ctx, int64_t first, MatrixView<const float> dy,
                        MatrixView<float> dx) const {

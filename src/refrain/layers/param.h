@@ -10,20 +10,24 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/matmul/storage/storage.h"
 
 namespace refrain {
-
-// How the numbers of a tensor are stored.
-enum class Storage : uint8_t { kFloat32 };
-inline constexpr size_t bytes_of(Storage) { return sizeof(float); }
 
 // A learned tensor and the gradient that backward adds to, which has no memory in inference.
 struct Param {
   Tensor w, g;
-  const float* packed =
-      nullptr;            // w once more, as products read it (kernels/matmul/gemm.h); or none
+  // A matrix as products read it, in any type of storage; or none. In inference it stands in the
+  // place of w, which has its shape alone then.
+  kernels::PackedWeights packed{};
   bool trainable = true;  // or frozen: no step changes it, and g is null
-  Storage storage = Storage::kFloat32;
+};
+
+// What reads a tensor in inference, and so, how it may be stored there.
+enum class ReadBy : uint8_t {
+  kRows,      // kernels of its layer: float32, row by row
+  kProducts,  // products alone (Linear), and lookups of rows: in panels, of any type
+  kEither,    // in float32 as kRows, of another type as kProducts
 };
 
 // The initial values of a tensor: `mean` in the elements [first, end) and 0 in the others, with
@@ -80,6 +84,7 @@ struct ParamSpec {
   Init init;
   bool decay;                      // takes part in weight decay
   std::vector<ParamPart> parts{};  // not empty: one tensor in memory, several in a file
+  ReadBy read_by = ReadBy::kRows;
 
   int64_t size() const {
     int64_t n = 1;

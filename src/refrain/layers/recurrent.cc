@@ -18,8 +18,11 @@ void Recurrent::visit(const ParamVisitor& v) {
   // Between norms an lstm remembers at first (Gers et al., 2000; Jozefowicz et al., 2015): its
   // forget gates' biases, the second of its gates, add up to 1.
   const bool remembers = cell_ == Cell::kLstm;
-  v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, matrix, true}, w_ih_.w);
-  v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, matrix, true}, w_hh_.w);
+  // In float32 the loop over time reads panels of each gate by itself.
+  const bool ends_with_panels = hidden() % kernels::kWeightPanel == 0;
+  const ReadBy loop = ends_with_panels ? ReadBy::kProducts : ReadBy::kEither;
+  v({"weight_ih_l0", {w_ih_.out, w_ih_.in}, matrix, true, {}, ReadBy::kProducts}, w_ih_.w);
+  v({"weight_hh_l0", {w_hh_.out, w_hh_.in}, matrix, true, {}, loop}, w_hh_.w);
   v({"bias_ih_l0",
      {w_ih_.out},
      remembers ? bias.with_mean(1, hidden(), 2 * hidden()) : bias,

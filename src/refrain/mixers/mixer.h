@@ -88,6 +88,10 @@ class Mixer {
   // gradient is a function of a sum over all rows.
   virtual void finish_gradients() {}
 
+  // Called once before inference, when all weights are there and will not change any more: for what
+  // is a function of weights alone.
+  virtual void prepare_inference(ExecutionContext&) {}
+
   // Bytes of a row of the state for a sequence of up to `tokens` tokens.
   virtual size_t state_bytes(int64_t tokens) const = 0;
 };

@@ -54,6 +54,7 @@ class Block {
   const Mixer& mixer() const { return *mixer_; }
 
   void finish_gradients() { mixer_->finish_gradients(); }
+  void prepare_inference(ExecutionContext& ctx) { mixer_->prepare_inference(ctx); }
 
   size_t state_bytes(int64_t tokens) const { return mixer_->state_bytes(tokens); }
 

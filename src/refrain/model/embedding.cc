@@ -15,12 +15,23 @@ constexpr uint64_t kDropoutSite = 0;  // blocks have those from 1 on
 }  // namespace
 
 void Embedding::visit(const ParamVisitor& v) {
-  v({"embedding.weight", {vocab_size_, width_}, Init::embedding(), false}, table_);
+  v({"embedding.weight",
+     {vocab_size_, width_},
+     Init::embedding(),
+     false,
+     {},
+     tied_ ? ReadBy::kProducts : ReadBy::kEither},
+    table_);
 }
 
 void Embedding::forward(const ExecutionContext& ctx, const RaggedBatch& batch,
                         std::span<const int32_t> tokens, Tensor x) const {
-  if (!ctx.planning()) kernels::embedding_forward(tokens, table_.w, x);
+  if (!ctx.planning()) {
+    if (table_.packed)
+      kernels::unpack_rows(table_.packed, tokens, x);
+    else
+      kernels::embedding_forward(tokens, table_.w, x);
+  }
   apply_dropout(ctx, batch, x, kDropoutSite);
 }
 

@@ -22,12 +22,18 @@ struct FormDifference {
 struct FormCheck {
   int64_t gradient_tokens = 32;  // of the first tokens, that gradients are taken over; 0 = none
   double tolerance = 1e-4;       // largest difference allowed, as a share of the largest value
-  uint64_t seed = 1;             // of the cuts, and of the directions gradients are compared along
+  // The same where weights are not stored as float32: what they are multiplied with is rounded too,
+  // and a rounding may fall to the other side in another form.
+  double rounded_tolerance = 0.05;
+  uint64_t seed = 1;  // of the cuts, and of the directions gradients are compared along
 };
 
-// Two tokens or more. The model gets memory for gradients. An Error when its logits are no finite
-// numbers.
+// Two tokens or more. The model gets memory for gradients, unless its weights are packed: then the
+// forms alone are compared. An Error when its logits are no finite numbers.
 std::vector<FormDifference> check_forms(LanguageModel&, std::span<const int32_t> tokens,
                                         const FormCheck& = {});
+// The gradients alone.
+std::vector<FormDifference> check_gradients(LanguageModel&, std::span<const int32_t> tokens,
+                                            const FormCheck& = {});
 
 }  // namespace refrain

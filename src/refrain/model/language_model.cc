@@ -1,5 +1,7 @@
 #include "refrain/model/language_model.h"
 
+#include "refrain/model/workspace.h"
+
 namespace refrain {
 namespace {
 
@@ -27,9 +29,13 @@ void LanguageModel::initialise(uint64_t seed, const Initialisation& initialisati
   parameters_.initialize(seed, initialisation.scheme(config_.bare()));
 }
 
-void LanguageModel::pack_weights() {
-  parameters_.pack(
-      [&](const Param& param) { return &param != &embedding_.table() || config_.tie_embeddings; });
+void LanguageModel::pack_weights(Storage type) {
+  parameters_.pack(type);
+  prepare_inference();
+}
+
+void LanguageModel::prepare_inference() {
+  Workspace().run({}, [&](ExecutionContext& ctx, Arena&) { stack_.prepare_inference(ctx); });
 }
 
 void LanguageModel::allocate_gradients() {

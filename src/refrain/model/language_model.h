@@ -37,9 +37,11 @@ class LanguageModel {
   ParameterStore& parameters() { return parameters_; }
   const ParameterStore& parameters() const { return parameters_; }
 
-  // Makes a second copy of the matrices in the form that products read. Steps of few rows need it
-  // to be fast. For inference only: training does not update it, and allocate_gradients() drops it.
-  void pack_weights();
+  // From here on for inference alone: matrices stand in the form that products read, which steps
+  // of few rows need to be fast, in the storage of `type` where it pays (ParameterStore).
+  void pack_weights(Storage type = Storage::kFloat32);
+  // The last part of that, for weights that were loaded so.
+  void prepare_inference();
 
   // Those of parameters(), and a tied embedding's second gradient.
   void allocate_gradients();

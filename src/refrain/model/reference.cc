@@ -32,8 +32,7 @@ void add(const std::vector<T>& from, std::vector<T>& to) {
 
 template <class T>
 ReferenceModel<T>::ReferenceModel(LanguageModel& model)
-    : config_(model.config()),
-      mixer_weights_(static_cast<size_t>(config_.layers)) {
+    : config_(model.config()), mixer_weights_(static_cast<size_t>(config_.layers)) {
   model.parameters().visit([&](const ParamSpec& spec, Param&) {
     for (size_t l = 0; l < mixer_weights_.size(); ++l) {
       if (!spec.name.starts_with(block_name(l) + kMixer)) continue;
@@ -42,8 +41,20 @@ ReferenceModel<T>::ReferenceModel(LanguageModel& model)
       if (spec.parts.empty()) names.push_back(spec.name);
     }
   });
-  for (const auto& [name, shape, w, g] : model.parameters().file_tensors())
-    weights_[name].assign(w.begin(), w.end());
+  for (const ParameterStore::Entry& entry : model.parameters().entries()) {
+    const ParamSpec& spec = entry.spec;
+    std::vector<float> whole(static_cast<size_t>(spec.size()));
+    Tensor rows = entry.param->w;
+    rows.data = whole.data();
+    model.parameters().read_rows(entry, rows);
+    const int64_t columns = spec.size() / spec.shape[0];
+    auto at = whole.begin();
+    for (const ParamPart& part : spec.parts) {
+      weights_[part.name].assign(at, at + part.rows * columns);
+      at += part.rows * columns;
+    }
+    if (spec.parts.empty()) weights_[spec.name].assign(whole.begin(), whole.end());
+  }
 }
 
 // x [R, in] times the named matrix [out, in], transposed.

@@ -19,6 +19,10 @@ void Stack::visit(const ParamVisitor& v) {
     blocks_[l].visit(prefixed(v, "layers." + std::to_string(l) + "."));
 }
 
+void Stack::prepare_inference(ExecutionContext& ctx) {
+  for (Block& block : blocks_) block.prepare_inference(ctx);
+}
+
 std::vector<size_t> Stack::state_bytes(int64_t tokens) const {
   std::vector<size_t> bytes;
   for (const Block& block : blocks_) bytes.push_back(block.state_bytes(tokens));

@@ -23,6 +23,7 @@ class Stack {
   explicit Stack(const ModelConfig&);
 
   void visit(const ParamVisitor&);
+  void prepare_inference(ExecutionContext&);
   const Mixer& mixer(size_t block) const { return blocks_[block].mixer(); }
 
   // Bytes of every block's state for a sequence of up to `tokens` tokens.

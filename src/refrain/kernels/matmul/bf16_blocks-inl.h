@@ -100,6 +100,7 @@ class Bf16Blocks final : public BlockedProduct {
   }
 
   TaskCount packing_b(const Block& block) const override {
+    if (x_.packed) return {0, 0};
     return {k_contiguous() ? block.panels * Sink::kWidth : groups(block),
             kPackingCost * block.panels * Sink::kWidth * groups(block) * kGroupPairs};
   }
@@ -197,7 +198,7 @@ class Bf16Blocks final : public BlockedProduct {
         fetch(block, i + 1, q - task.first_panel, task.last_panel - task.first_panel);
       const float* blocks[Sink::kWidth];
       for (int64_t half = 0; half < Sink::kWidth; ++half) {
-        const float* b = x_.packed_b + (q * Sink::kWidth + half) * k_blocks * kGroupPairs;
+        const float* b = panel(block, q * Sink::kWidth + half);
         const int64_t column = sink_.column(block.panel + q, half);
         float* c = results + half * kBf16Block * kBf16Block;
         if (is_local) {
@@ -214,6 +215,13 @@ class Bf16Blocks final : public BlockedProduct {
           sink_.finish(row, rows, sink_.column(block.panel + q, 0), blocks,
                        is_local ? kBf16Block : x_.c.row_stride);
     }
+  }
+
+  // Where what the block has of its i-th panel begins.
+  const float* panel(const Block& block, int64_t i) const {
+    if (!x_.packed) return x_.packed_b + i * groups(block) * kGroupPairs;
+    const std::byte* whole = x_.packed.panels_from(block.panel + i, x_.a.cols).data;
+    return reinterpret_cast<const float*>(whole) + first(block) * kGroupPairs;
   }
 
   // c (+)= a b, up to 32 x 32 of it.

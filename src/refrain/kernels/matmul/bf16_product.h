@@ -21,20 +21,20 @@ struct Bf16Product : Product {
   const Microkernel& kernel;
   const int32_t* edges;  // group g is [edges[g], edges[g + 1])
   int64_t groups;
-  float* packed_b;  // [panels of a block][width][groups][kGroupPairs]
+  float* packed_b;  // [panels of a block][width][groups][kGroupPairs]; unused where B is stored so
   float* packed_a;  // [tiles of a block][groups][kGroupPairs]; null where tasks pack A themselves
 
   // Of panels of `width` blocks. Buffers are from `scratch`, and live as long as its frame.
   Bf16Product(const Product& product, const Microkernel& unit, int64_t panels, int64_t width,
               Arena& scratch)
       : Product(product), kernel(unit) {
+    if (packed.type != Storage::kBf16) packed = {};
     const auto cut = make_reduction_groups(a.cols, cu_seqlens, kReductionGroup, scratch);
     edges = cut.data;
     groups = cut.size() - 1;
     const int64_t k_blocks = std::min(groups, kKBlocks);
-    packed_b =
-        scratch.take({panels_at_a_time(panels, width, k_blocks) * width, k_blocks, kGroupPairs})
-            .data;
+    const int64_t b_panels = packed ? 0 : panels_at_a_time(panels, width, k_blocks) * width;
+    packed_b = scratch.take({b_panels, k_blocks, kGroupPairs}).data;
     // Rows of A that lie along the reduced index are packed where they are used.
     const bool ahead = a.col_stride != 1;
     const int64_t m_blocks = ahead ? std::min(kMBlocks, blocks_of(a.rows, kBf16Block)) : 0;

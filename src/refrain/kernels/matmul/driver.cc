@@ -48,31 +48,36 @@ void run_blocks(const Blocking& blocking, const BlockedProduct& product) {
 }
 
 void gemm(const Operand& a, const Operand& b, MatrixView<float> c, Arena& scratch,
-          const float* packed, const MatmulOptions& options) {
+          PackedWeights packed, const MatmulOptions& options) {
   const MatrixView<const float> left = a.f32(), right = b.f32();
   REFRAIN_CHECK(right.rows == left.cols && c.rows == left.rows && c.cols == right.cols &&
                 c.col_stride == 1);
   REFRAIN_CHECK(options.cu_seqlens.empty() || options.cu_seqlens.back() == left.cols);
   const bool is_rounded = a.is_bf16() || b.is_bf16();
   REFRAIN_CHECK(!is_rounded || (options.compute_type == ComputeType::kBf16 && has_bf16_units()));
-  kFormats[static_cast<size_t>(options.compute_type)](
-      {left, right, c, packed, options.cu_seqlens, options.add, a.bf16(), b.bf16()}, scratch);
+  const Product product{left,        right,    c,       packed, options.cu_seqlens,
+                        options.add, a.bf16(), b.bf16()};
+  const bool is_few = left.rows <= kFewRows && left.col_stride == 1 &&
+                      options.compute_type == ComputeType::kFloat32;
+  if (packed && (packed.type != Storage::kFloat32 || is_few))
+    return multiply_packed(product, scratch);
+  kFormats[static_cast<size_t>(options.compute_type)](product, scratch);
 }
 
 void linear_forward(const Operand& x, MatrixView<const float> w, MatrixView<float> y,
-                    Arena& scratch, const float* packed, const MatmulOptions& options) {
+                    Arena& scratch, PackedWeights packed, const MatmulOptions& options) {
   gemm(x, w.transposed(), y, scratch, packed, options);
 }
 void linear_backward_input(const Operand& dy, MatrixView<const float> w, MatrixView<float> dx,
                            Arena& scratch, const MatmulOptions& options) {
-  gemm(dy, w, dx, scratch, nullptr, options);
+  gemm(dy, w, dx, scratch, {}, options);
 }
 void linear_backward_weight(const Operand& dy, const Operand& x, MatrixView<float> dw,
                             Arena& scratch, const MatmulOptions& options) {
   if (!dw) return;
   MatmulOptions adding = options;
   adding.add = true;
-  gemm(dy.transposed(), x, dw, scratch, nullptr, adding);
+  gemm(dy.transposed(), x, dw, scratch, {}, adding);
 }
 
 }  // namespace refrain::kernels

@@ -18,6 +18,7 @@
 #include "refrain/base/arena.h"
 #include "refrain/base/matrix_view.h"
 #include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/storage/storage.h"
 
 namespace refrain::kernels {
 
@@ -25,7 +26,7 @@ namespace refrain::kernels {
 struct Product {
   MatrixView<const float> a, b;  // of bfloat16, their sizes and strides alone
   MatrixView<float> c;
-  const float* weights;  // b as pack_weight() lays it out, or null
+  PackedWeights packed;  // bᵀ, or none
   std::span<const int32_t> cu_seqlens;
   bool add;
   MatrixView<const BFloat16> a16{}, b16{};
@@ -78,5 +79,8 @@ void multiply_bf16(const Product&, Arena& scratch);
 void multiply_int16(const Product&, Arena& scratch);
 // Operands are rounded to bfloat16 and multiplied as float32.
 void multiply_rounded(const Product&, Arena& scratch);
+// With weights as they are stored; of float32, few rows alone.
+void multiply_packed(const Product&, Arena& scratch);
+inline constexpr int64_t kFewRows = 8;
 
 }  // namespace refrain::kernels

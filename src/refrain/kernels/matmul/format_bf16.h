@@ -32,7 +32,13 @@ struct Microkernel {
   Block* block_of_columns = nullptr;
   // The first rows alone, so many of them, or null.
   Block* strip = nullptr;
+  // C [rows, 32] (+)= A B of few rows, at most kMostRowsAtOnce, or null. A: [rows][group][16
+  // pairs].
+  using Rows = void(const float* a, int64_t rows, const float* b, int64_t groups, float* c,
+                    bool add);
+  Rows* few_rows = nullptr;
 };
+inline constexpr int64_t kMostRowsAtOnce = 8;
 
 // The best that this machine has, the system allows and that passes a check of its sums; null when
 // there is none. Found out once.

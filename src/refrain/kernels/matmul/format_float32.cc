@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "refrain/kernels/matmul/format_float32.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
+#include "refrain/kernels/matmul/storage/halves-inl.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_FORMAT_FLOAT32_ONCE
@@ -19,10 +20,12 @@ constexpr int64_t kDepth = 384, kWidth = 576;
 // A multiple of every target's panels.
 constexpr int64_t kPanels = 96;
 
-// Blocks of B are packed into `packed`, where weights are not; `rounded`: operands to bfloat16.
+// Blocks of B are packed into `blocks`, but weights in float32 are read where they are; `rounded`:
+// operands to bfloat16.
 struct Float32Product : Product {
   bool rounded;
-  float* packed;
+  const float* weights;
+  float* blocks;
 };
 }  // namespace refrain::kernels
 #endif
@@ -84,7 +87,7 @@ class Float32Blocks final : public BlockedProduct {
   explicit Float32Blocks(const Float32Product& x)
       : x_(x),
         width_(even_block(x.b.cols, kWidth / NR_ * NR_, NR_)),
-        depth_(even_block(x.a.cols, kDepth, 1)),
+        depth_(even_block(x.a.cols, kDepth, x.packed ? kWeightGroup : 1)),
         tiles_(blocks_of(x.a.rows, tile_rows<V>())) {}
 
   Blocking blocking() const {
@@ -97,7 +100,10 @@ class Float32Blocks final : public BlockedProduct {
   }
   void pack_b(const Block& block, int64_t p) const override {
     const int64_t depth = this->depth(block), j = (block.panel + p) * NR_;
-    float* to = x_.packed + p * depth * NR_;
+    float* to = x_.blocks + p * depth * NR_;
+    if (x_.packed)
+      return unpack_columns(x_.packed.panels_from(j / kWeightPanel, x_.a.cols), first(block), depth,
+                            {to, NR_, j % kWeightPanel});
     pack_panel(x_.b.row_range(first(block), depth).col_range(j, std::min(NR_, x_.b.cols - j)), to,
                NR_);
     if (x_.rounded) round_floats(to, depth * NR_);
@@ -116,7 +122,7 @@ class Float32Blocks final : public BlockedProduct {
     const bool add = x_.add || k0 > 0, pack_rows = a.row_stride == 1 || x_.rounded;
     // Where a panel begins.
     const auto panel = [&](int64_t p) -> const float* {
-      if (!x_.weights) return x_.packed + p * depth * NR;
+      if (!x_.weights) return x_.blocks + p * depth * NR;
       const int64_t j = j0 + p * NR;
       return x_.weights + (j / kWeightPanel * K + k0) * kWeightPanel + j % kWeightPanel;
     };
@@ -178,7 +184,7 @@ void multiply(const Float32Product& x) {
 #else
   constexpr int kVectors = 2;
 #endif
-  if (x.weights || x.a.rows == 1)
+  if (x.packed || x.a.rows == 1)
     multiply_by_panels<2>(x);
   else
     multiply_by_panels<kVectors>(x);
@@ -208,14 +214,14 @@ HWY_EXPORT(pack_weight);
 namespace {
 void multiply_as(const Product& product, bool rounded, Arena& scratch) {
   Arena::Frame frame(scratch);
-  Float32Product x{product, rounded, nullptr};
-  if (rounded) x.weights = nullptr;
+  Float32Product x{product, rounded, product.packed.floats(), nullptr};
+  if (rounded && x.weights) x.weights = nullptr, x.packed = {};
   Tensor blocks;
   if (!x.weights)
     blocks =
         scratch.take({std::min(x.a.cols, kDepth), round_up(std::min(x.b.cols, kWidth), kPanels)});
   if (scratch.planning() || x.is_empty()) return;
-  x.packed = blocks.data;
+  x.blocks = blocks.data;
   HWY_DYNAMIC_DISPATCH(multiply)(x);
 }
 }  // namespace

@@ -16,6 +16,7 @@
 #include "refrain/base/matrix_view.h"
 #include "refrain/base/tensor.h"
 #include "refrain/kernels/matmul/bf16.h"
+#include "refrain/kernels/matmul/storage/storage.h"
 
 namespace refrain::kernels {
 
@@ -72,23 +73,22 @@ class Operand {
 bool has_bf16_units();
 
 // C [M, N] = A [M, K] B [K, N], or C + A B. Takes a packing buffer from `scratch`; does nothing
-// else when scratch only counts. `packed`: Bᵀ by pack_weight(), or null, which gives the same
-// numbers: packing B anew for every call costs more than the product itself when A has few rows.
-// One of A's strides is 1, and so is C's from column to column.
+// else when scratch only counts. `packed`: Bᵀ in the layout of storage.h, or none; of float32 it
+// gives the same numbers: packing B anew for every call costs more than the product itself when A
+// has few rows. Where it is given, and operands enter as float32, B itself is not read: its sizes
+// suffice. One of A's strides is 1, and so is C's from column to column.
 void gemm(const Operand& a, const Operand& b, MatrixView<float> c, Arena& scratch,
-          const float* packed = nullptr, const MatmulOptions& = {});
+          PackedWeights packed = {}, const MatmulOptions& = {});
 
 void linear_forward(const Operand& x, MatrixView<const float> w, MatrixView<float> y,
-                    Arena& scratch, const float* packed = nullptr, const MatmulOptions& = {});
+                    Arena& scratch, PackedWeights packed = {}, const MatmulOptions& = {});
 void linear_backward_input(const Operand& dy, MatrixView<const float> w, MatrixView<float> dx,
                            Arena& scratch, const MatmulOptions& = {});
 // Adds in any case.
 void linear_backward_weight(const Operand& dy, const Operand& x, MatrixView<float> dw,
                             Arena& scratch, const MatmulOptions& = {});
 
-// Of w [N, K]: panels of 32 of its rows, [N / 32, K, 32], zero beyond N. The layout is the same for
-// every instruction set.
-inline constexpr int64_t kWeightPanel = 32;
+// Of w [N, K] in float32: storage.h's layout of that type.
 inline int64_t packed_size(int64_t N, int64_t K) {
   return (N + kWeightPanel - 1) / kWeightPanel * kWeightPanel * K;
 }

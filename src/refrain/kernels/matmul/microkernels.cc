@@ -119,6 +119,43 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
   }
 }
 
+template <int M>
+__attribute__((target("avx512f,avx512bf16"))) void avx512_rows_of(const float* a, const float* b,
+                                                                  int64_t groups, float* c,
+                                                                  bool add) {
+  constexpr size_t kAhead = 4 * kGroupPairs;  // floats: B comes from far
+  __m512 left[M], right[M];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    left[m] = add ? _mm512_loadu_ps(c + m * kBf16Block) : _mm512_setzero_ps();
+    right[m] = add ? _mm512_loadu_ps(c + m * kBf16Block + 16) : _mm512_setzero_ps();
+  }
+  for (int64_t g = 0; g < groups; ++g, b += kGroupPairs)
+    for (int64_t p = 0; p < 16; ++p) {
+      const float *b_left = b + p * 16, *b_right = b_left + kGroupPairs / 2;
+      _mm_prefetch(b_left + kAhead, _MM_HINT_T0);
+      _mm_prefetch(b_right + kAhead, _MM_HINT_T0);
+      const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(b_left));
+      const auto b1 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(b_right));
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(a[(m * groups + g) * 16 + p]));
+        left[m] = _mm512_dpbf16_ps(left[m], pair, b0);
+        right[m] = _mm512_dpbf16_ps(right[m], pair, b1);
+      }
+    }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    _mm512_storeu_ps(c + m * kBf16Block, left[m]);
+    _mm512_storeu_ps(c + m * kBf16Block + 16, right[m]);
+  }
+}
+template <int M = kMostRowsAtOnce>
+void avx512_rows(const float* a, int64_t rows, const float* b, int64_t groups, float* c, bool add) {
+  if (rows == M) return avx512_rows_of<M>(a, b, groups, c, add);
+  if constexpr (M > 1) avx512_rows<M - 1>(a, rows, b, groups, c, add);
+}
+
 bool has_avx512_bf16() {
   uint32_t a, b, c, d;
   return __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
@@ -165,8 +202,9 @@ struct Found {
   Found() {
 #ifdef REFRAIN_MICROKERNELS
     const Microkernel amx{"AMX", amx_block, amx_begin, amx_end};
-    const Microkernel avx512{"AVX512-BF16", avx512_block<false>, nullptr, nullptr,
-                             avx512_block<true>, avx512_block<false, kStripRows>};
+    const Microkernel avx512{"AVX512-BF16", avx512_block<false>, nullptr,
+                             nullptr,       avx512_block<true>,  avx512_block<false, kStripRows>,
+                             avx512_rows<>};
     const Isa limit = isa_limit();
     if (limit >= Isa::kAmx && has_amx() && sums_are_right(amx)) kernels[count++] = amx;
     if (limit >= Isa::kAvx512Bf16 && has_avx512_bf16() && sums_are_right(avx512))

@@ -163,6 +163,20 @@ void forward_steps(const RecurrentRun& run) {
       });
 }
 
+// All units of the places that step t runs, of the products p [places, G H].
+template <Cell kCell>
+void forward_places(const RecurrentRun& run, int64_t t, ConstTensor p) {
+  constexpr int64_t kOperations = 64;  // of a unit's gate
+  parallel_for(
+      p.rows(),
+      [&](int64_t i) {
+        with_precision(run.precision, [&](auto f) HWY_ATTR {
+          forward_units<kCell>(f, run, {t, i, 0, run.H, run.H}, p.row(i));
+        });
+      },
+      kOperations * p.size());
+}
+
 // later: dL/dh by the step after, but for the part of a gru's that `carry` has.
 template <Cell kCell, class F>
 HWY_INLINE void backward_units(F f, const RecurrentRun& run, PlaceUnits units, const float* later) {
@@ -318,6 +332,12 @@ void forward_loop(Cell cell, const RecurrentRun& run) {
   forward_steps<Cell::kGru>(run);
 }
 
+void finish_step(Cell cell, const RecurrentRun& run, int64_t t, ConstTensor p) {
+  if (cell == Cell::kRnn) return forward_places<Cell::kRnn>(run, t, p);
+  if (cell == Cell::kLstm) return forward_places<Cell::kLstm>(run, t, p);
+  forward_places<Cell::kGru>(run, t, p);
+}
+
 void backward_loop(Cell cell, const RecurrentRun& run) {
   if (cell == Cell::kRnn) return backward_steps<Cell::kRnn>(run);
   if (cell == Cell::kLstm) return backward_steps<Cell::kLstm>(run);
@@ -330,6 +350,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace refrain::kernels {
 HWY_EXPORT(forward_loop);
+HWY_EXPORT(finish_step);
 HWY_EXPORT(backward_loop);
 namespace {
 
@@ -346,7 +367,8 @@ void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWe
   const std::vector<ActiveSequence> places = in_order(chunks, {});
   const auto B = static_cast<int64_t>(places.size());
   // Every gate's panels by themselves. Where gates end with a panel, that is w_hh's packed form.
-  const bool is_packed = weights.packed && H % kWeightPanel == 0;
+  const float* packed = H % kWeightPanel == 0 ? weights.packed.floats() : nullptr;
+  const bool is_stored = weights.packed.type != Storage::kFloat32;  // a product a step
   Tensor panels;
   RoundedToInt16 int16{};
   RoundedToBf16 bf16{};
@@ -354,28 +376,38 @@ void recurrent_forward(std::span<const RecurrentChunk> chunks, const RecurrentWe
     int16 = take_int16(weights.w_hh, H, G * round_up(H, kMaxPanel), B, scratch);
   else if (rounds_to_bf16(compute_type))
     bf16 = take_bf16(weights.w_hh, H, G * blocks_of(H, kBf16Block), B, scratch);
-  else if (!is_packed)
+  else if (!packed && !is_stored)
     panels = scratch.take({G, packed_size(H, H)});
+  REFRAIN_CHECK(!is_stored || compute_type == ComputeType::kFloat32);
+  const Tensor products = scratch.take({is_stored ? B : 0, G * H});
   const Tensor before = scratch.take({B, apart(H)}), after = scratch.take({B, apart(H)});
+  const RecurrentRun run{.places = places,
+                         .H = H,
+                         .panels = panels ? panels.data : packed,
+                         .rows = rows,
+                         .b_hh = weights.b_hh.data,
+                         .edge = {before.data, after.data},
+                         .edge_row = apart(H),
+                         .dh = {},
+                         .dp = {},
+                         .carry = nullptr,
+                         .int16 = int16,
+                         .bf16 = bf16,
+                         .precision = weights.precision};
+  const auto step_by_step = [&] {
+    time_loop_of_products(places, {{before.data, after.data}, apart(H), H}, weights.packed,
+                          products, scratch, [&](int64_t t, ConstTensor p) {
+                            HWY_DYNAMIC_DISPATCH(finish_step)(weights.cell, run, t, p);
+                          });
+  };
+  if (scratch.planning() && is_stored) return step_by_step();
   if (scratch.planning() || B == 0) return;
   for (int64_t g = 0; g < G && panels; ++g)
     pack_weight(weights.w_hh.slice(g * H, H), panels.row(g));
   for (int64_t i = 0; i < B; ++i)
     std::copy_n(places[static_cast<size_t>(i)].initial_state, H, before.row(i));
-  HWY_DYNAMIC_DISPATCH(forward_loop)
-  (weights.cell, {.places = places,
-                  .H = H,
-                  .panels = panels ? panels.data : weights.packed,
-                  .rows = rows,
-                  .b_hh = weights.b_hh.data,
-                  .edge = {before.data, after.data},
-                  .edge_row = apart(H),
-                  .dh = {},
-                  .dp = {},
-                  .carry = nullptr,
-                  .int16 = int16,
-                  .bf16 = bf16,
-                  .precision = weights.precision});
+  if (is_stored) return step_by_step();
+  HWY_DYNAMIC_DISPATCH(forward_loop)(weights.cell, run);
 }
 
 void recurrent_backward(std::span<const RecurrentChunk> chunks, const RecurrentWeights& weights,

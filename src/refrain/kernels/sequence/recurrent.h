@@ -59,8 +59,9 @@ struct RecurrentRows {
 struct RecurrentWeights {
   Cell cell;
   ConstTensor w_hh, b_hh;  // [G H, H], [G H]
-  // w_hh by pack_weight() (gemm.h), or null: forward packs it anew, which is longer than a step.
-  const float* packed = nullptr;
+  // w_hh as it is stored (storage.h), or none: forward packs it anew, which is longer than a step.
+  // Of another type than float32, w_hh is not read: its sizes suffice; for forward alone.
+  PackedWeights packed{};
   // w_hh by pack_columns() (skinny_matmul.h), or null, likewise for backward.
   const float* packed_columns = nullptr;
   ActivationPrecision precision = ActivationPrecision::kAccurate;  // of σ and tanh

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "hwy/highway.h"
+#include "refrain/base/arena.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 #include "refrain/kernels/sequence/recurrent.h"
@@ -54,6 +55,32 @@ struct TimeSteps {
 
 // Rows whose distance is a large power of two share a few cache sets.
 inline int64_t apart(int64_t width) { return round_up(width, 16) + 16; }
+
+// What a step hands to the next, before and after it: [places, H], `row` floats apart.
+struct StepEdges {
+  const float* edge[2];
+  int64_t row, H;
+};
+// A loop over time whose weights [p.cols(), H] are stored in any type: a product for all places
+// that run, p = edge wᵀ, and then finish(t, p) with a row for each of them. p [places, N].
+template <class F>
+void time_loop_of_products(std::span<const ActiveSequence> places, const StepEdges& edges,
+                           PackedWeights w, Tensor p, Arena& scratch, F&& finish) {
+  auto running = static_cast<int64_t>(places.size());
+  const auto length = [&](int64_t i) { return places[static_cast<size_t>(i)].length; };
+  const MatrixView<const float> sizes(nowhere<const float>(), edges.H, p.cols(), 1, edges.H);
+  const auto multiply = [&](int64_t t) {
+    gemm(MatrixView<const float>(edges.edge[t & 1], running, edges.H, edges.row), sizes,
+         p.slice(0, running), scratch, w);
+  };
+  if (scratch.planning() && running > 0) return multiply(0);
+  for (int64_t t = 0; running > 0; ++t) {
+    while (running > 0 && length(running - 1) <= t) --running;
+    if (running == 0) return;
+    multiply(t);
+    finish(t, p.slice(0, running));
+  }
+}
 
 }  // namespace refrain::kernels
 #endif

@@ -68,21 +68,45 @@ Tensor AttentionRnn::carve_found(Arena& a, const RaggedBatch& w) const {
 
 // The map that gives scores: of inputs, W_kᵀ q per head; of keys, q itself.
 Linear AttentionRnn::scores(ExecutionContext& ctx) const {
-  const int64_t H = shape_.heads, d = shape_.head_dim, in = sums_.cols();
+  const int64_t H = shape_.heads, in = sums_.cols();
   Linear map{in, H, config_.fused && config_.bias};
+  if (prepared_scores_) return *prepared_scores_;
   map.w = {ctx.scratch.take({H, in}), sums_};
   if (map.bias) map.b = {ctx.scratch.take({H}), bias_sums_};
+  make_scores(ctx, map);
+  return map;
+}
+
+void AttentionRnn::prepare_inference(ExecutionContext& ctx) {
+  if (token_attention_) return;
+  Arena::Frame frame(ctx.scratch);
+  const Linear map = scores(ctx);
+  if (ctx.planning()) return;
+  Linear kept = map;
+  scores_memory_ = Buffer<float>(static_cast<size_t>(map.w.w.size() + map.out));
+  kept.w = {{scores_memory_.data(), {map.out, map.in}}, {}};
+  std::copy(map.w.w.begin(), map.w.w.end(), kept.w.w.data);
+  if (map.bias) {
+    kept.b = {{kept.w.w.end(), {map.out}}, {}};
+    std::copy(map.b.w.begin(), map.b.w.end(), kept.b.w.data);
+  }
+  prepared_scores_ = kept;
+}
+
+void AttentionRnn::make_scores(ExecutionContext& ctx, const Linear& map) const {
+  const int64_t H = shape_.heads, d = shape_.head_dim;
   Arena::Frame frame(ctx.scratch);
   const Tensor q = ctx.scratch.take({H, d});
-  q_.forward(ctx, {token_.w.data, 1, q_.in}, {q.data, 1, q_.out});
+  q_.unpacked(ctx).forward(ctx, {token_.w.data, 1, q_.in}, {q.data, 1, q_.out});
   if (!ctx.planning()) {
     kernels::scale(q, scale_);
     std::fill(map.w.w.begin(), map.w.w.end(), 0.0f);
   }
   const ExecutionContext exact = ctx.in_float32();
+  const Linear k = k_.unpacked(ctx);
   for (int64_t h = 0; h < H; ++h) {
     if (config_.fused)
-      k_.outputs(h * d, d).backward_input(exact, q.slice(h, 1), map.w.w.slice(h, 1));
+      k.outputs(h * d, d).backward_input(exact, q.slice(h, 1), map.w.w.slice(h, 1));
     else if (!ctx.planning())
       std::copy_n(q.row(h), d, map.w.w.row(h) + h * d);
     if (map.bias) {
@@ -91,7 +115,6 @@ Linear AttentionRnn::scores(ExecutionContext& ctx) const {
       of_bias.forward(exact, q.slice(h, 1), map.b.w.slice(h, 1));
     }
   }
-  return map;
 }
 
 void AttentionRnn::project(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {

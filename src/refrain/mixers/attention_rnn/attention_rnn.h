@@ -60,6 +60,7 @@ class AttentionRnn final : public Mixer {
   void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const State*,
                 const MixerGradients&, Arena& saved) const override;
   void finish_gradients() override;
+  void prepare_inference(ExecutionContext&) override;
   size_t state_bytes(int64_t tokens) const override;
 
  private:
@@ -74,6 +75,7 @@ class AttentionRnn final : public Mixer {
   template <class F>
   std::vector<kernels::ScanChunk> chunks(const RaggedBatch&, F&& set_states) const;
   Linear scores(ExecutionContext&) const;
+  void make_scores(ExecutionContext&, const Linear& to) const;
   void project(ExecutionContext&, ConstTensor x, const Activations&) const;
 
   kernels::ScanShape shape_;
@@ -87,6 +89,9 @@ class AttentionRnn final : public Mixer {
   // q and k are functions of them.
   Buffer<float> sums_memory_;
   Tensor sums_, bias_sums_;  // [heads, D], or of keys [heads, heads d]; [heads]
+  // What scores() gives, once weights do not change any more.
+  std::optional<Linear> prepared_scores_;
+  Buffer<float> scores_memory_;  // its weight and its bias
 };
 
 }  // namespace refrain

@@ -163,6 +163,17 @@ void forward_steps(const MmRecRun& run) {
       });
 }
 
+// All units of the places that step t runs, of the products p [places, 2 D].
+void finish_step(const MmRecRun& run, int64_t t, ConstTensor p) {
+  constexpr int64_t kOperations = 64;  // of a unit's gate
+  parallel_for(
+      p.rows(),
+      [&](int64_t i) HWY_ATTR {
+        forward_units(run, t, i, 0, run.D, {p.row(i), p.row(i) + run.D});
+      },
+      kOperations * p.size());
+}
+
 // f(place, first column, columns) for slices of the places: of a linear recurrence nothing goes
 // from one column to another.
 template <class F>
@@ -284,6 +295,7 @@ namespace refrain::kernels {
 HWY_EXPORT(decay_forward);
 HWY_EXPORT(decay_backward);
 HWY_EXPORT(forward_loop);
+HWY_EXPORT(finish_step);
 HWY_EXPORT(backward_loop);
 
 void mm_rec_decay_forward(float mu, ConstTensor s, Tensor decay) {
@@ -304,30 +316,38 @@ void mm_rec_forward(const MmRecCell& cell, std::span<const RecurrentChunk> chunk
   const std::vector<ActiveSequence> places = in_order(chunks, {});
   const auto B = static_cast<int64_t>(places.size());
   // Each gate's panels by themselves. Where gates end with a panel, that is w's packed form.
-  const bool is_packed = cell.packed && D % kWeightPanel == 0;
+  const float* packed = full && D % kWeightPanel == 0 ? cell.packed.floats() : nullptr;
+  const bool is_stored = full && cell.packed.type != Storage::kFloat32;  // a product a step
   Tensor panels, edges[2];
-  if (full && !is_packed) panels = scratch.take({2, packed_size(D, D)});
+  if (full && !packed && !is_stored) panels = scratch.take({2, packed_size(D, D)});
   for (Tensor& edge : edges)
     if (full) edge = scratch.take({B, apart(D)});
+  const Tensor products = scratch.take({is_stored ? B : 0, 2 * D});
+  const MmRecRun run{.places = places,
+                     .D = D,
+                     .mu = cell.mu,
+                     .b = cell.b.data,
+                     .panels = panels ? panels.data : packed,
+                     .rows = rows,
+                     .edge = {edges[0].data, edges[1].data},
+                     .edge_row = apart(D),
+                     .dh = {},
+                     .dz = {},
+                     .carry = nullptr,
+                     .precision = cell.precision};
+  const auto step_by_step = [&] {
+    time_loop_of_products(places, {{edges[0].data, edges[1].data}, apart(D), D}, cell.packed,
+                          products, scratch, [&](int64_t t, ConstTensor p) {
+                            HWY_DYNAMIC_DISPATCH(finish_step)(run, t, p);
+                          });
+  };
+  if (scratch.planning() && is_stored) return step_by_step();
   if (scratch.planning() || B == 0) return;
   for (int64_t g = 0; g < 2 && panels; ++g) pack_weight(cell.w.slice(g * D, D), panels.row(g));
   for (int64_t i = 0; i < B && full; ++i)
     std::copy_n(places[static_cast<size_t>(i)].initial_state, D, edges[0].row(i));
-  HWY_DYNAMIC_DISPATCH(forward_loop)
-  ({.places = places,
-    .D = D,
-    .mu = cell.mu,
-    .b = cell.b.data,
-    .panels = !full       ? nullptr
-              : is_packed ? cell.packed
-                          : panels.data,
-    .rows = rows,
-    .edge = {edges[0].data, edges[1].data},
-    .edge_row = apart(D),
-    .dh = {},
-    .dz = {},
-    .carry = nullptr,
-    .precision = cell.precision});
+  if (is_stored) return step_by_step();
+  HWY_DYNAMIC_DISPATCH(forward_loop)(run);
 }
 
 void mm_rec_backward(const MmRecCell& cell, std::span<const RecurrentChunk> chunks,

@@ -33,9 +33,9 @@ void mm_rec_decay_backward(float mu, Tensor s, ConstTensor ddecay);
 
 struct MmRecCell {
   float mu;
-  ConstTensor b;                  // [2D]: of r, of p
-  ConstTensor w{};                // [2D, D]; none: linear
-  const float* packed = nullptr;  // w by pack_weight() (gemm.h), or null
+  ConstTensor b;           // [2D]: of r, of p
+  ConstTensor w{};         // [2D, D]; none: linear
+  PackedWeights packed{};  // w as it is stored, or none; as RecurrentWeights::packed
   ActivationPrecision precision = ActivationPrecision::kAccurate;  // of σ
 };
 

@@ -64,7 +64,10 @@ void MmRec::visit(const ParamVisitor& v) {
   const bool full = config_.recurrence == "full";
   if (full) r_of_z_.visit(v, "r_of_z.weight", matrix);
   const std::string r = full ? "r_of_h" : "r_of_z", p = full ? "p_of_h" : "p_of_z";
-  gates_.visit(v, "gates.weight", matrix, {{r + ".weight", D}, {p + ".weight", D}});
+  // In float32 the loop over time reads panels of each gate by itself.
+  const bool by_rows = full && D % kernels::kWeightPanel != 0;
+  gates_.visit(v, "gates.weight", matrix, {{r + ".weight", D}, {p + ".weight", D}},
+               by_rows ? ReadBy::kEither : ReadBy::kProducts);
   v({"gates.bias", {2 * D}, Init::bias(D), false}, gates_bias_);
   if (!config_.memory) return;
   v({"memory_null", {D}, matrix, false}, null_);
@@ -200,7 +203,7 @@ void MmRec::find_decay(ExecutionContext& ctx, const Activations& run, bool kept,
 }
 
 kernels::MmRecCell MmRec::cell() const {
-  if (!is_full()) return {mu_, gates_bias_.w, {}, nullptr, precision_};
+  if (!is_full()) return {mu_, gates_bias_.w, {}, {}, precision_};
   return {mu_, gates_bias_.w, gates_.w.w, gates_.w.packed, precision_};
 }
 

@@ -1,6 +1,7 @@
 #include "refrain/model/parameters/parameter_store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
@@ -11,11 +12,27 @@
 namespace refrain {
 namespace {
 
+constexpr size_t kAlign = Buffer<float>::kAlign;
+
+// Metadata of files of packed weights. A layout that changes takes another number.
+constexpr const char *kFormatKey = "format", *kPackedFormat = "refrain-panels-1";
+constexpr const char* kStorageKey = "storage";
+
 // Floats up to the next tensor.
-size_t room_of(const ParameterStore::Entry& entry) {
-  constexpr size_t kAlign = Buffer<float>::kAlign;
-  const size_t bytes = static_cast<size_t>(entry.spec.size()) * bytes_of(entry.param->storage);
+size_t room_of(const ParamSpec& spec) {
+  const size_t bytes = static_cast<size_t>(spec.size()) * sizeof(float);
   return (bytes + kAlign - 1) / kAlign * kAlign / sizeof(float);
+}
+
+// How a tensor is stored in a model for inference; nothing: as rows of float32.
+std::optional<Storage> stored_as(const ParamSpec& spec, Storage type) {
+  // Smaller ones save nothing that could be noticed, and are often the most sensitive.
+  constexpr int64_t kSmallest = 4096;
+  if (spec.read_by == ReadBy::kRows || spec.shape.size() != 2) return std::nullopt;
+  const bool is_small = spec.size() < kSmallest || spec.shape[1] < kernels::kWeightGroup;
+  if (type != Storage::kFloat32 && !is_small) return type;
+  if (spec.read_by == ReadBy::kProducts) return Storage::kFloat32;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -26,7 +43,7 @@ void ParameterStore::declare(const std::function<void(const ParamVisitor&)>& vis
     REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
     entries_.push_back({spec, &param, size_});
     count_ += spec.size();
-    size_ += room_of(entries_.back());
+    size_ += room_of(spec);
   });
   lay_out_gradients();
 }
@@ -39,13 +56,82 @@ void ParameterStore::lay_out_gradients() {
     if (weights_.size() > 0) entry.param->w.data = w;
     if (!entry.param->trainable) continue;
     entry.gradient_offset = gradient_size_;
-    gradient_size_ += room_of(entry);
+    gradient_size_ += room_of(entry.spec);
   }
 }
 
 void ParameterStore::allocate() {
   weights_ = Buffer<float>(size_);
   for (const Entry& entry : entries_) entry.param->w.data = weights_.data() + entry.offset;
+}
+
+size_t ParameterStore::Entry::bytes() const {
+  if (!is_packed()) return static_cast<size_t>(spec.size()) * sizeof(float);
+  return kernels::packed_bytes(param->packed.type, spec.shape[0], spec.shape[1]);
+}
+
+size_t ParameterStore::bytes() const {
+  size_t sum = 0;
+  for (const Entry& entry : entries_) sum += entry.bytes();
+  return sum;
+}
+
+void ParameterStore::allocate_packed(Storage type) {
+  REFRAIN_CHECK(gradients_.size() == 0);
+  size_t floats = 0, bytes = 0;
+  for (Entry& entry : entries_) {
+    const auto stored = stored_as(entry.spec, type);
+    entry.offset = stored ? bytes : floats;
+    if (stored)
+      bytes += kernels::packed_bytes(*stored, entry.spec.shape[0], entry.spec.shape[1]);
+    else
+      floats += room_of(entry.spec);
+    bytes = (bytes + kAlign - 1) / kAlign * kAlign;
+  }
+  storage_ = type;
+  weights_ = Buffer<float>(floats);
+  packed_ = Buffer<std::byte>(bytes);
+  for (const Entry& entry : entries_) {
+    const auto stored = stored_as(entry.spec, type);
+    entry.param->trainable = false;
+    shape_param(entry.spec, *entry.param);
+    if (stored)
+      entry.param->packed = {*stored, packed_.data() + entry.offset};
+    else
+      entry.param->w.data = weights_.data() + entry.offset;
+  }
+}
+
+void ParameterStore::pack(Storage type) {
+  REFRAIN_CHECK(!is_packed() && weights_.size() > 0);
+  Buffer<float> rows = std::move(weights_);
+  std::vector<size_t> offsets;
+  for (const Entry& entry : entries_) offsets.push_back(entry.offset);
+  allocate_packed(type);
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Tensor whole = entries_[i].param->w;
+    whole.data = rows.data() + offsets[i];
+    set_rows(entries_[i], 0, whole);
+  }
+}
+
+void ParameterStore::set_rows(const Entry& entry, int64_t first, ConstTensor rows) {
+  const Param& param = *entry.param;
+  if (!entry.is_packed()) {
+    std::copy(rows.begin(), rows.end(), param.w.data + first * rows.cols());
+    return;
+  }
+  REFRAIN_CHECK(first % kernels::kWeightPanel == 0);
+  const size_t at = static_cast<size_t>(first / kernels::kWeightPanel) *
+                    kernels::panel_bytes(param.packed.type, rows.cols());
+  kernels::pack(param.packed.type, rows, packed_.data() + entry.offset + at);
+}
+
+void ParameterStore::read_rows(const Entry& entry, Tensor to) const {
+  if (entry.is_packed())
+    kernels::unpack(entry.param->packed, to);
+  else
+    std::copy(entry.param->w.begin(), entry.param->w.end(), to.data);
 }
 
 void ParameterStore::set_trainable(const std::function<bool(const ParamSpec&)>& trainable) {
@@ -59,8 +145,7 @@ void ParameterStore::initialize(uint64_t seed, const InitScheme& scheme) {
 }
 
 void ParameterStore::allocate_gradients() {
-  for (const Entry& entry : entries_) entry.param->packed = nullptr;
-  packed_ = Buffer<float>();
+  REFRAIN_CHECK(!is_packed());
   gradients_ = Buffer<float>(gradient_size_);
   for (const Entry& entry : entries_)
     if (entry.param->trainable) entry.param->g.data = gradients_.data() + entry.gradient_offset;
@@ -73,32 +158,15 @@ void ParameterStore::clear_gradients() {
                   });
 }
 
-void ParameterStore::pack(const std::function<bool(const Param&)>& is_factor) {
-  const auto each_factor = [&](auto&& f) {
-    for (const Entry& entry : entries_) {
-      Param& param = *entry.param;
-      if (param.w.rank == 2 && is_factor(param))
-        f(param, static_cast<size_t>(kernels::packed_size(param.w.rows(), param.w.cols())));
-    }
-  };
-  size_t total = 0;
-  each_factor([&](const Param&, size_t size) { total += size; });
-  packed_ = Buffer<float>(total);
-  float* at = packed_.data();
-  each_factor([&](Param& param, size_t size) {
-    kernels::pack_weight(param.w, at);
-    param.packed = at;
-    at += size;
-  });
-}
-
 size_t ParameterStore::training_bytes(int moments) const {
   return (size_ + static_cast<size_t>(1 + moments) * gradient_size_) * sizeof(float);
 }
 
 std::vector<ParameterStore::FileTensor> ParameterStore::file_tensors() const {
   std::vector<FileTensor> tensors;
-  for (const auto& [spec, param, offset, gradient_offset] : entries_) {
+  for (const Entry& entry : entries_) {
+    const ParamSpec& spec = entry.spec;
+    const Param* param = entry.param;
     if (spec.parts.empty()) tensors.push_back({spec.name, spec.shape, param->w, param->g});
     int64_t row = 0;
     std::vector<int64_t> shape = spec.shape;
@@ -120,6 +188,67 @@ void ParameterStore::save(const std::string& path,
   for (const FileTensor& t : file_tensors())
     tensors.push_back({name_of ? name_of(t.name) : t.name, t.shape, t.w.data});
   io::write_safetensors(path, tensors, metadata);
+}
+
+void ParameterStore::save_packed(const std::string& path) const {
+  REFRAIN_CHECK(is_packed());
+  std::vector<io::TensorToWrite> tensors;
+  for (const Entry& entry : entries_) {
+    if (!entry.is_packed()) {
+      tensors.push_back({entry.spec.name, entry.spec.shape, entry.param->w.data});
+      continue;
+    }
+    const auto n = static_cast<int64_t>(entry.bytes());
+    tensors.push_back({.name = entry.spec.name,
+                       .shape = {n},
+                       .data = nullptr,
+                       .dtype = "U8",
+                       .bytes = entry.param->packed.data});
+  }
+  io::write_safetensors(
+      path, tensors,
+      {{kFormatKey, kPackedFormat}, {kStorageKey, std::string(kernels::name_of(storage_))}});
+}
+
+std::optional<Storage> packed_storage_of(const io::Safetensors& file) {
+  const auto& metadata = file.metadata();
+  const auto format = metadata.find(kFormatKey), storage = metadata.find(kStorageKey);
+  if (format == metadata.end() || storage == metadata.end()) return std::nullopt;
+  if (format->second != kPackedFormat)
+    throw_error("{}: format: expected {}, found {}", file.path(), kPackedFormat,
+                io::quote(format->second));
+  const auto type = kernels::storage_named(storage->second);
+  if (!type || *type == Storage::kFloat32)
+    throw_error("{}: storage: expected bf16, f16, q8_0 or q4, found {}", file.path(),
+                io::quote(storage->second));
+  return type;
+}
+
+void ParameterStore::load_packed(const io::Safetensors& file) {
+  const Storage type = packed_storage_of(file).value();
+  for (const Entry& entry : entries_) {
+    const std::string where = fmt::format("{}: {}", file.path(), io::quote(entry.spec.name));
+    const io::TensorInfo* info = file.find(entry.spec.name);
+    if (!info) throw_error("{}: missing", where);
+    const auto stored = stored_as(entry.spec, type);
+    std::vector<int64_t> shape = entry.spec.shape;
+    if (stored) shape = {static_cast<int64_t>(kernels::packed_bytes(*stored, shape[0], shape[1]))};
+    const std::string_view dtype = stored ? "U8" : "F32";
+    if (info->shape != shape || info->dtype != dtype)
+      throw_error("{}: expected {} [{}], found {} [{}]", where, dtype, fmt::join(shape, ", "),
+                  info->dtype, fmt::join(info->shape, ", "));
+  }
+  if (file.tensors().size() != entries_.size())
+    throw_error("{}: expected {} tensors, found {}", file.path(), entries_.size(),
+                file.tensors().size());
+  allocate_packed(type);
+  for (const Entry& entry : entries_) {
+    const io::TensorInfo& info = *file.find(entry.spec.name);
+    if (entry.is_packed())
+      file.read_bytes(info, packed().subspan(entry.offset, entry.bytes()));
+    else
+      file.read(info, {entry.param->w.data, static_cast<size_t>(entry.param->w.size())});
+  }
 }
 
 void ParameterStore::load(const std::string& path) {

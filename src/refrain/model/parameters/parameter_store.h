@@ -4,6 +4,10 @@
 //
 // Gradients and the optimiser's moments have the same layout without the frozen tensors. For a
 // model that is trained whole the layouts are equal.
+//
+// For inference, matrices may stand in the layout that products read instead, in any type of
+// storage (kernels/matmul/storage/storage.h): once, without rows of float32 beside them. Such a
+// model is not trained.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +18,7 @@
 #include <vector>
 
 #include "refrain/base/buffer.h"
+#include "refrain/io/safetensors.h"
 #include "refrain/layers/param.h"
 #include "refrain/model/parameters/initialisation.h"
 
@@ -24,8 +29,11 @@ class ParameterStore {
   struct Entry {
     ParamSpec spec;
     Param* param;
-    size_t offset = 0;           // floats, in the weights
+    size_t offset = 0;           // floats, in the weights; of a packed one, bytes in the packed
     size_t gradient_offset = 0;  // in the gradients, if it is trainable
+
+    bool is_packed() const { return static_cast<bool>(param->packed); }
+    size_t bytes() const;  // as it is stored
   };
 
   ParameterStore() = default;
@@ -37,6 +45,9 @@ class ParameterStore {
   void declare(const std::function<void(const ParamVisitor&)>& visit);
   // Memory for the weights: zeros until they are initialised or loaded.
   void allocate();
+  // The same for inference. Matrices that products read get panels: of `type`, or of float32 where
+  // that is what it is, or where a matrix is small. Use set_rows() for them.
+  void allocate_packed(Storage type);
 
   // Selects the tensors that are trained; at first all. The others are frozen: they have no
   // gradients, and no step changes them. Call it before gradients are allocated.
@@ -45,26 +56,35 @@ class ParameterStore {
   // Drawn from (seed, llama_name(name of the tensor)) alone: the names of the first files.
   void initialize(uint64_t seed, const InitScheme& = {});
 
-  // Allocates gradients of trainable tensors, and drops packed copies, because steps do not update
-  // them.
   void allocate_gradients();
   void clear_gradients();
 
-  // Makes a second copy of the matrices that `is_factor` selects, in the form that products read.
-  void pack(const std::function<bool(const Param&)>& is_factor);
+  // From allocate() to allocate_packed(), with the weights.
+  void pack(Storage type);
+  bool is_packed() const { return packed_.size() > 0; }
+  // Of the matrices that are packed; of a store that is not, float32.
+  Storage storage() const { return storage_; }
+  // Rows of a tensor from `first` on, as float32, to where it is stored. Of a packed one, `first`
+  // begins a panel, and the rows end with a panel or with the tensor.
+  void set_rows(const Entry&, int64_t first, ConstTensor rows);
+  // The tensor as it is stored, as float32, to [rows, cols].
+  void read_rows(const Entry&, Tensor to) const;
 
   std::span<const Entry> entries() const { return entries_; }
   void visit(const ParamVisitor& v) const {
     for (const Entry& entry : entries_) v(entry.spec, *entry.param);
   }
-  std::span<float> weights() { return weights_.span(); }
+  std::span<float> weights() { return weights_.span(); }  // without those that are packed
   std::span<float> gradients() { return gradients_.span(); }
+  std::span<std::byte> packed() { return packed_.span(); }
   int64_t count() const { return count_; }                   // of weights
+  size_t bytes() const;                                      // of them, as they are stored
   size_t gradient_floats() const { return gradient_size_; }  // allocated or not
   // Of weights, gradients and so many moments; AdamW has two.
   size_t training_bytes(int moments = 2) const;
 
   // The tensors as files contain them: whole under one name, or part by part (ParamSpec::parts).
+  // Those that are packed are not in memory as such: their shapes alone.
   struct FileTensor {
     std::string name;
     std::vector<int64_t> shape;
@@ -79,13 +99,24 @@ class ParameterStore {
             std::string (*name_of)(std::string_view ours) = nullptr) const;
   void load(const std::string& path);
 
+  // The same of a packed store, as it stands in memory: safetensors whose metadata name the storage
+  // type. A matrix is a tensor of its bytes, under the name of the whole.
+  void save_packed(const std::string& path) const;
+  // Memory is allocated once the file is known to have the whole model.
+  void load_packed(const io::Safetensors& file);
+
  private:
   void lay_out_gradients();
 
   std::vector<Entry> entries_;
   int64_t count_ = 0;
   size_t size_ = 0, gradient_size_ = 0;  // floats, with what fills tensors up to the boundaries
-  Buffer<float> weights_, gradients_, packed_;
+  Storage storage_ = Storage::kFloat32;
+  Buffer<float> weights_, gradients_;
+  Buffer<std::byte> packed_;
 };
+
+// The type that the metadata of a file of save_packed() name; nothing of another file.
+std::optional<Storage> packed_storage_of(const io::Safetensors& file);
 
 }  // namespace refrain
