@@ -119,35 +119,33 @@ __attribute__((target("avx512f,avx512bf16"))) void avx512_block(const float* a, 
   }
 }
 
+// B comes from far: it is read in the order in which it lies, or prefetchers do not follow.
 template <int M>
 __attribute__((target("avx512f,avx512bf16"))) void avx512_rows_of(const float* a, const float* b,
                                                                   int64_t groups, float* c,
                                                                   bool add) {
-  constexpr size_t kAhead = 4 * kGroupPairs;  // floats: B comes from far
-  __m512 left[M], right[M];
+  __m512 sums[2][M];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
-    left[m] = add ? _mm512_loadu_ps(c + m * kBf16Block) : _mm512_setzero_ps();
-    right[m] = add ? _mm512_loadu_ps(c + m * kBf16Block + 16) : _mm512_setzero_ps();
+    sums[0][m] = add ? _mm512_loadu_ps(c + m * kBf16Block) : _mm512_setzero_ps();
+    sums[1][m] = add ? _mm512_loadu_ps(c + m * kBf16Block + 16) : _mm512_setzero_ps();
   }
-  for (int64_t g = 0; g < groups; ++g, b += kGroupPairs)
-    for (int64_t p = 0; p < 16; ++p) {
-      const float *b_left = b + p * 16, *b_right = b_left + kGroupPairs / 2;
-      _mm_prefetch(b_left + kAhead, _MM_HINT_T0);
-      _mm_prefetch(b_right + kAhead, _MM_HINT_T0);
-      const auto b0 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(b_left));
-      const auto b1 = reinterpret_cast<__m512bh>(_mm512_loadu_ps(b_right));
+  for (int64_t g = 0; g < groups; ++g)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half)
+      for (int64_t p = 0; p < 16; ++p, b += 16) {
+        const auto columns = reinterpret_cast<__m512bh>(_mm512_loadu_ps(b));
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const auto pair = reinterpret_cast<__m512bh>(_mm512_set1_ps(a[(m * groups + g) * 16 + p]));
-        left[m] = _mm512_dpbf16_ps(left[m], pair, b0);
-        right[m] = _mm512_dpbf16_ps(right[m], pair, b1);
+        for (int m = 0; m < M; ++m) {
+          const auto pair =
+              reinterpret_cast<__m512bh>(_mm512_set1_ps(a[(m * groups + g) * 16 + p]));
+          sums[half][m] = _mm512_dpbf16_ps(sums[half][m], pair, columns);
+        }
       }
-    }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
-    _mm512_storeu_ps(c + m * kBf16Block, left[m]);
-    _mm512_storeu_ps(c + m * kBf16Block + 16, right[m]);
+    _mm512_storeu_ps(c + m * kBf16Block, sums[0][m]);
+    _mm512_storeu_ps(c + m * kBf16Block + 16, sums[1][m]);
   }
 }
 template <int M = kMostRowsAtOnce>

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "hwy/highway.h"
 #include "refrain/kernels/matmul/storage/storage.h"
@@ -50,35 +51,44 @@ HWY_INLINE FloatVec half_of(const std::byte* pairs) {
     return of_float16(second ? hn::ShiftRight<16>(v) : v);
 }
 
-// f(k, vectors) for the columns [first, end) of w, ascending; vectors(column) gives that of the
-// rows from `column` of the panel on. `first` begins a group.
+// f(half, k, pairs, second) for the columns [0, K) of w, in the order in which a panel lies in
+// memory: of each group, the pairs of its first 16 rows, and then those of the others; of these,
+// the first numbers, and then the second ones. half, second: std::integral_constant.
 template <Storage type, class F>
-HWY_INLINE void each_half(const std::byte* panel, int64_t first, int64_t end, F&& f) {
+HWY_INLINE void each_half(const std::byte* group, int64_t K, F&& f) {
   constexpr int64_t kPairs = kWeightGroup / 2, kPairBytes = 16 * sizeof(uint32_t);
-  for (int64_t k0 = first; k0 < end; k0 += kWeightGroup) {
-    const std::byte* group =
-        panel + static_cast<size_t>(k0 / kWeightGroup) * group_bytes(Storage::kBf16);
-    const int64_t n = std::min(kWeightGroup, end - k0);
-    const auto at = [group](int64_t pair, int64_t column) {
-      return group + (column / 16 * kPairs + pair) * kPairBytes +
-             column % 16 * static_cast<int64_t>(sizeof(uint32_t));
+  for (int64_t k0 = 0; k0 < K; k0 += kWeightGroup, group += group_bytes(type)) {
+    const int64_t n = std::min(kWeightGroup, K - k0);
+    const auto of = [&](auto half) HWY_ATTR {
+      const std::byte* pairs = group + half * kPairs * kPairBytes;
+      for (int64_t i = 0; i < std::min(n, kPairs); ++i)
+        f(half, k0 + i, pairs + i * kPairBytes, std::false_type());
+      for (int64_t i = 0; i < n - kPairs; ++i)
+        f(half, k0 + kPairs + i, pairs + i * kPairBytes, std::true_type());
     };
-    for (int64_t i = 0; i < std::min(n, kPairs); ++i)
-      f(k0 + i, [&](int64_t column) HWY_ATTR { return half_of<type, false>(at(i, column)); });
-    for (int64_t i = 0; i < n - kPairs; ++i)
-      f(k0 + kPairs + i,
-        [&](int64_t column) HWY_ATTR { return half_of<type, true>(at(i, column)); });
+    of(std::integral_constant<int, 0>());
+    of(std::integral_constant<int, 1>());
   }
 }
 
+// The columns [first, first + depth) of w, `first` beginning a group.
 template <Storage type>
 void unpack_columns(const std::byte* panel, int64_t first, int64_t depth,
                     const PanelColumns& columns) {
-  each_half<type>(panel, first, first + depth, [&](int64_t k, auto&& vectors) HWY_ATTR {
-    float* to = columns.to + (k - first) * columns.width;
-    for (int64_t j = 0; j < columns.width; j += float_lanes())
-      hn::StoreU(vectors(columns.first + j), FloatTag(), to + j);
-  });
+  constexpr int64_t kPairs = kWeightGroup / 2, kPairBytes = 16 * sizeof(uint32_t);
+  panel += static_cast<size_t>(first / kWeightGroup) * group_bytes(type);
+  for (int64_t k = 0; k < depth; ++k) {
+    const std::byte* group = panel + static_cast<size_t>(k / kWeightGroup) * group_bytes(type);
+    const int64_t i = k % kWeightGroup;
+    float* to = columns.to + k * columns.width;
+    for (int64_t j = 0; j < columns.width; j += float_lanes()) {
+      const int64_t row = columns.first + j;
+      const std::byte* pairs = group + (row / 16 * kPairs + i % kPairs) * kPairBytes +
+                               row % 16 * static_cast<int64_t>(sizeof(uint32_t));
+      const FloatVec v = i < kPairs ? half_of<type, false>(pairs) : half_of<type, true>(pairs);
+      hn::StoreU(v, FloatTag(), to + j);
+    }
+  }
 }
 HWY_INLINE void unpack_columns(PackedWeights panel, int64_t first, int64_t depth,
                                const PanelColumns& columns) {

@@ -34,48 +34,52 @@ void round_row(MatrixView<const float> x, int64_t row, float* to) {
                    HWY_ATTR { at.store(rounded_to_bf16(at.load(x.row(row) + k)), to + k); });
 }
 
-// Some rows of x against two vectors of rows of a panel. y (+)=, which continues chains.
+// Rows of x that meet a panel at a time: their sums stay in registers.
+constexpr int kRowsByHalves = HWY_TARGET <= HWY_AVX3 ? 4 : HWY_TARGET <= HWY_AVX2 ? 2 : 1;
+
+// Some rows of x against a panel. y [M, 32] (+)=, which continues chains.
 template <Storage type, int M>
-HWY_NOINLINE void rows_by_halves(MatrixView<const float> x, const std::byte* panel, int64_t column,
+HWY_NOINLINE void rows_by_halves(MatrixView<const float> x, const std::byte* panel,
                                  MatrixView<float> y, bool add) {
   const FloatTag d;
-  const int64_t N = float_lanes();
-  FloatVec left[M], right[M];
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(d)), kVectors = kWeightPanel / kLanes;
+  constexpr int kOfHalf = kVectors / 2;
+  FloatVec sums[M][kVectors];
   REFRAIN_UNROLL
-  for (int m = 0; m < M; ++m) {
-    left[m] = add ? hn::LoadU(d, y.row(m) + column) : hn::Zero(d);
-    right[m] = add ? hn::LoadU(d, y.row(m) + column + N) : hn::Zero(d);
-  }
-  each_half<type>(panel, 0, x.cols, [&](int64_t k, auto&& vectors) HWY_ATTR {
-    const FloatVec w0 = vectors(column), w1 = vectors(column + N);
-    REFRAIN_UNROLL
-    for (int m = 0; m < M; ++m) {
-      const FloatVec xk = hn::Set(d, x.row(m)[k]);
-      left[m] = hn::MulAdd(xk, w0, left[m]);
-      right[m] = hn::MulAdd(xk, w1, right[m]);
-    }
-  });
+  for (int m = 0; m < M; ++m) REFRAIN_UNROLL
+  for (int v = 0; v < kVectors; ++v)
+    sums[m][v] = add ? hn::LoadU(d, y.row(m) + v * kLanes) : hn::Zero(d);
+  // As the panel lies in memory, or prefetchers do not follow.
+  each_half<type>(panel, x.cols,
+                  [&](auto half, int64_t k, const std::byte* pairs, auto second) HWY_ATTR {
+                    FloatVec w[kOfHalf];
+                    REFRAIN_UNROLL
+                    for (int v = 0; v < kOfHalf; ++v)
+                      w[v] = half_of<type, second>(pairs + v * kLanes * sizeof(uint32_t));
+                    REFRAIN_UNROLL
+                    for (int m = 0; m < M; ++m) {
+                      const FloatVec xk = hn::Set(d, x.row(m)[k]);
+                      REFRAIN_UNROLL
+                      for (int v = 0; v < kOfHalf; ++v) {
+                        FloatVec& sum = sums[m][half * kOfHalf + v];
+                        sum = hn::MulAdd(xk, w[v], sum);
+                      }
+                    }
+                  });
   REFRAIN_UNROLL
-  for (int m = 0; m < M; ++m) {
-    hn::StoreU(left[m], d, y.row(m) + column);
-    hn::StoreU(right[m], d, y.row(m) + column + N);
-  }
+  for (int m = 0; m < M; ++m) REFRAIN_UNROLL
+  for (int v = 0; v < kVectors; ++v) hn::StoreU(sums[m][v], d, y.row(m) + v * kLanes);
 }
-template <Storage type, int M = 4>
+template <Storage type, int M = kRowsByHalves>
 void few_rows_by_halves(MatrixView<const float> x, const std::byte* panel, MatrixView<float> y,
                         bool add) {
-  if (x.rows == M) {
-    for (int64_t column = 0; column < kWeightPanel; column += 2 * float_lanes())
-      rows_by_halves<type, M>(x, panel, column, y, add);
-  } else if constexpr (M > 1) {
-    few_rows_by_halves<type, M - 1>(x, panel, y, add);
-  }
+  if (x.rows == M) return rows_by_halves<type, M>(x, panel, y, add);
+  if constexpr (M > 1) few_rows_by_halves<type, M - 1>(x, panel, y, add);
 }
 // y [x.rows, 32]: whole lines.
 void halves_panel(MatrixView<const float> x, PackedWeights panel, MatrixView<float> y, bool add) {
-  constexpr int64_t kTogether = 4;
-  for (int64_t m = 0; m < x.rows; m += kTogether) {
-    const int64_t n = std::min(kTogether, x.rows - m);
+  for (int64_t m = 0; m < x.rows; m += kRowsByHalves) {
+    const int64_t n = std::min<int64_t>(kRowsByHalves, x.rows - m);
     const auto rows = x.row_range(m, n);
     if (panel.type == Storage::kBf16)
       few_rows_by_halves<Storage::kBf16>(rows, panel.data, y.row_range(m, n), add);

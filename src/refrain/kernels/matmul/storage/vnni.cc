@@ -33,7 +33,7 @@ template <Storage type, int M>
 REFRAIN_TARGET_VNNI void rows_by_panel(const QuantisedRows& x, int64_t first, const std::byte* w,
                                        float* y) {
   constexpr bool kQ4 = type == Storage::kQ4;
-  constexpr size_t kGroup = group_bytes(type), kAhead = 4 * kGroup;
+  constexpr size_t kGroup = group_bytes(type);
   __m512 left[M], right[M];
   const int8_t* q[M];
   int64_t at[M];
@@ -50,9 +50,6 @@ REFRAIN_TARGET_VNNI void rows_by_panel(const QuantisedRows& x, int64_t first, co
     for (int m = 0; m < M; ++m)
       a[m] = b[m] = kQ4 ? _mm512_setzero_si512() : _mm512_set1_epi32(x.offset[at[m] + g]);
     const auto* v = reinterpret_cast<const __m512i*>(w + (kQ4 ? 4 : 2) * kWeightPanel);
-    if constexpr (M == 1)
-      for (size_t line = 0; line < kGroup; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + line), _MM_HINT_T0);
     if constexpr (kQ4) {
       for (int j = 0; j < 4; ++j) {
         const __m512i both0 = _mm512_load_si512(v + 2 * j);
