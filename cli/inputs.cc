@@ -84,6 +84,17 @@ LoadedModel load_generator(const std::string& directory) {
   return loaded;
 }
 
+kernels::CacheType parse_cache_type(const std::string& cache_type) {
+  const auto type = kernels::cache_type_named(cache_type);
+  if (!type)
+    throw_error("--cache-type: expected f32, bf16 or q8_0, found {}", io::quote(cache_type));
+  return *type;
+}
+
+void set_cache_type(const LoadedModel& loaded, const std::string& cache_type) {
+  loaded.model->set_cache_type(parse_cache_type(cache_type));
+}
+
 void check_task(const std::string& task) {
   if (task != "lm" && task != "translate" && task != "probe")
     throw_error("--task: expected lm, translate or probe, found {}", io::quote(task));

@@ -31,6 +31,14 @@ LoadedModel load_with_tokenizer(const std::string& directory, Storage type = Sto
 // One that writes a text token by token; an Error of one that reads sequences whole.
 LoadedModel load_generator(const std::string& directory);
 
+// An Error for what is no type of the cache of keys and values.
+kernels::CacheType parse_cache_type(const std::string& cache_type);
+inline constexpr const char* kCacheTypeHelp =
+    "keep keys and values of attention in f32, bf16 or q8_0: all, half or about a quarter of the "
+    "memory of a text; the last two round them";
+// Before states are made; an Error if the model has no such cache.
+void set_cache_type(const LoadedModel& loaded, const std::string& cache_type);
+
 // An Error when a file is named where a verb takes a model.
 void require_model_directory(const std::string& path);
 

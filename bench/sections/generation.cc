@@ -23,9 +23,10 @@ std::vector<Case> cases(const Setup& setup) {
 void time_generation(const Setup& setup, Report& report) {
   for (const auto& [pattern, length, storage] : cases(setup)) {
     GenerationRun run(setup, setup.model_of(pattern, length), storage);
-    const std::string name =
-        pattern +
-        (storage == Storage::kFloat32 ? "" : fmt::format(" ({})", kernels::name_of(storage)));
+    std::string name = pattern;
+    if (storage != Storage::kFloat32) name += fmt::format(" ({})", kernels::name_of(storage));
+    if (setup.cache_type != kernels::CacheType::kFloat32)
+      name += fmt::format(", {} cache", kernels::name_of(setup.cache_type));
     const Check check = run.check();
     Row prompt{.section = "generate",
                .name = name + ": prompt",

@@ -48,8 +48,9 @@ struct Setup {
   int64_t stream_floats;              // of the arrays that memory is timed over
   Recompute checkpointing;
   kernels::ComputeType compute_type;
-  std::vector<Storage> storage = {Storage::kFloat32};  // of weights in generation
-  ModelConfig model;                                   // but its pattern and context
+  std::vector<Storage> storage = {Storage::kFloat32};            // of weights in generation
+  kernels::CacheType cache_type = kernels::CacheType::kFloat32;  // and of its keys and values
+  ModelConfig model;                                             // but its pattern and context
   SettingMap mixer_settings;
   Ceilings ceilings{};
   Planted planted{};  // by tests

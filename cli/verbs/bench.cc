@@ -8,6 +8,7 @@
 
 #include "bench/sections/sections.h"
 #include "cli/effect.h"
+#include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "cli/verbs/bench_report.h"
@@ -71,7 +72,7 @@ struct Bench {
   int64_t batch_tokens = 2048, new_tokens = 64, repeats = 5, warm_up = 1;
   int64_t stream_mib = 0, product_size = 2048;
   std::string gradient_checkpointing = "off";
-  std::string compute_type = "f32", storage = "f32";
+  std::string compute_type = "f32", storage = "f32", cache_type = "f32";
   bool quick = false;
   ModelConfig model = default_model();
   SettingMap mixer_settings;
@@ -93,6 +94,7 @@ struct Bench {
     v("compute_type", compute_type, "of products, mixers and training steps, as in train");
     v("storage", storage,
       "of weights in generation, each in turn: f32, bf16, f16, q8_0 or q4, as in quantize");
+    v("cache_type", cache_type, "of generate's keys and values: f32, bf16 or q8_0");
     v("stream_mib", stream_mib,
       "MiB of the arrays that memory and kernels are timed over; 0 = twice the last cache, 64 to "
       "512");
@@ -194,6 +196,7 @@ struct Bench {
       if (!type) throw_error("--storage: expected f32, bf16, f16, q8_0 or q4, found '{}'", word);
       setup.storage.push_back(*type);
     }
+    setup.cache_type = parse_cache_type(cache_type);
     setup.checkpointing = parse_checkpointing(gradient_checkpointing).value_or(Recompute());
     setup.model = model;
     setup.mixer_settings = mixer_settings;

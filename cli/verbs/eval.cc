@@ -32,7 +32,7 @@ std::string words_of(const std::string& text) {
 }
 
 struct Eval {
-  std::string model, task;
+  std::string model, task, cache_type = "f32";
   std::vector<std::string> data;
   int64_t context = 0, streams = 1;
   TranslationSettings translation;
@@ -52,12 +52,14 @@ struct Eval {
     v("streams", streams,
       "lm, with the state carried: cut the text into so many parts that are read side by side, "
       "which is faster");
+    v("cache_type", cache_type, kCacheTypeHelp);
     translation.visit(v);
     similarity.visit(v);
     v("json", json, "print JSON");
   }
 
   void check(const CommandLine& line) const {
+    parse_cache_type(cache_type);
     if (task.empty()) return;  // the model says
     check_task(task);
     check_effect(line, task);
@@ -81,13 +83,15 @@ struct Eval {
     check(line);
     require_model_directory(model);
     if (Autoencoder::is_model(model)) {
-      refuse_given(line, "task", "has no meaning with a sequence autoencoder");
+      for (const char* name : {"task", "cache_type"})
+        refuse_given(line, name, "has no meaning with a sequence autoencoder");
       check_effect(line, "reconstruct");
       const io::Json scores = reconstruction_scores(model, data);
       print(json ? io::to_text(scores) : reconstruction_text(scores));
       return 0;
     }
     const LoadedModel loaded = load_with_tokenizer(model);
+    set_cache_type(loaded, cache_type);
     if (task.empty()) task = loaded.task.task;
     check_effect(line, task);
     const io::Json scores = score(loaded);

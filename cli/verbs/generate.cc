@@ -18,7 +18,7 @@ namespace refrain::cli {
 namespace {
 
 struct Generate {
-  std::string model, prompt, state_in, state_out;
+  std::string model, prompt, cache_type = "f32", state_in, state_out;
   std::vector<std::string> stop;
   GenerationRequest request;
   bool echo = true, json = false;
@@ -32,6 +32,7 @@ struct Generate {
     v("max_new_tokens", request.max_new_tokens, "tokens to generate at most");
     v("context", request.context,
       "tokens the model looks back at most; 0 = as many as it was trained on");
+    v("cache_type", cache_type, kCacheTypeHelp);
     request.sampling.visit(v);
     v("stop", stop, "texts that end the generation; they are not printed");
     v("ignore_eos", request.ignore_eos, "go on behind the token that ends texts");
@@ -50,6 +51,7 @@ struct Generate {
         throw_error("{}: expected {} to {}, found {}", flag, low, high, value);
     };
     StopTexts{stop};
+    parse_cache_type(cache_type);
     request.sampling.check();
     expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
     expect("--context", request.context, 0, kMost);
@@ -71,6 +73,7 @@ struct Generate {
     check_target("--state-out", state_out, {model});
     StopTexts stops(stop);
     const LoadedModel loaded = load_generator(model);
+    set_cache_type(loaded, cache_type);
     if (prompt == "-") prompt = read_text(prompt);
     Sequence sequence =
         state_in.empty() ? Sequence(*loaded.model) : read_state(state_in, *loaded.model);

@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kLines = 128;  // translated together; output is written after each so many
 
 struct Translate {
-  std::string model, input = "-", output;
+  std::string model, input = "-", output, cache_type = "f32";
   TranslationSettings translation;
   bool score = false, json = false;
 
@@ -28,6 +28,7 @@ struct Translate {
     v("input", input, "file of source lines; - is standard input");
     v("output", output, "file for the translations, a line each; empty = standard output");
     translation.visit(v);
+    v("cache_type", cache_type, kCacheTypeHelp);
     v("n_best", translation.beam.n_best,
       "translations of each source, at most beam_size; more than one are printed as with score");
     v("score", score, "print lines of: the source's number from 0 ||| translation ||| score");
@@ -38,6 +39,7 @@ struct Translate {
 
   void check(const CommandLine& line) const {
     line.exclude("json", "score");
+    parse_cache_type(cache_type);
     translation.check();
   }
 
@@ -46,6 +48,7 @@ struct Translate {
     check(line);
     check_target("--output", output, {model, input});
     const LoadedModel loaded = load_generator(model);
+    set_cache_type(loaded, cache_type);
     Translator translator(loaded, translation);
     const bool utf8 = text::rules_of(loaded.tokenizer).utf8;
     io::TextReader reader(input);

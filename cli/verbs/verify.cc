@@ -21,7 +21,7 @@ constexpr const char* kText =
     "each time, until it was so quiet that he could count the drops: one, two, three.\n";
 
 struct Verify {
-  std::string model;
+  std::string model, cache_type = "f32";
   std::vector<std::string> data;
   int64_t tokens = 256, gradient_tokens = 32, seed = 1;
   double tolerance = 1e-4;
@@ -34,11 +34,13 @@ struct Verify {
     v("tokens", tokens, "tokens of the text to run");
     v("gradient_tokens", gradient_tokens, "how many of them gradients are taken over; 0 = none");
     v("tolerance", tolerance, "largest difference allowed, as a share of the largest value");
+    v("cache_type", cache_type, kCacheTypeHelp);
     v("seed", seed, "of the cuts and of the directions gradients are compared along");
     v("json", json, "print JSON");
   }
 
   void check(const CommandLine&) const {
+    parse_cache_type(cache_type);
     if (tokens < 2 || tokens > 65536)
       throw_error("--tokens: expected 2 to 65536, found {}", tokens);
     if (gradient_tokens < 0)
@@ -50,6 +52,7 @@ struct Verify {
     line.require({"model"});
     check(line);
     const LoadedModel loaded = load_with_tokenizer(model);
+    set_cache_type(loaded, cache_type);
     const std::vector<int32_t> ids = first_ids(loaded.tokenizer);
     const Storage storage = loaded.model->parameters().storage();
     const std::vector<FormDifference> differences = compared(*loaded.model, ids);
@@ -139,7 +142,9 @@ Verb verify_verb() {
       "stepped   token by token, as in generation (recurrent)\n"
       "float64   plain loops, which share no code with the others\n"
       "A gradient's difference and size are norms, the difference as estimated along random\n"
-      "directions. The exit status is 1 when something does not agree.");
+      "directions. With a --cache-type that rounds, float64 rounds keys and values, too: a step "
+      "of\n"
+      "the type is allowed beside it. The exit status is 1 when something does not agree.");
 }
 
 }  // namespace refrain::cli

@@ -76,6 +76,27 @@ class Generation(Case):
         self.fails("generate", "-m", self.model, "-p", "a", "--state-out", "none/a.state",
                    "--json", says="none/a.state")
 
+    def test_cache_types(self):
+        greedy = ["-p", "the cat", "--temp", 0]
+        self.assertEqual(self.text(*greedy, "--cache-type", "f32"), self.text(*greedy))
+        for kind in ("bf16", "q8_0"):
+            cached = ["--temp", 0, "--cache-type", kind]
+            whole = self.text("-p", "the cat", *cached, "-t", 1)
+            self.assertEqual(self.text("-p", "the cat", *cached, "-t", 2), whole)
+            first = self.text("-p", "the cat", "-n", 8, "--state-out", "a.state", *cached)
+            rest = self.text("-n", 12, "--state-in", "a.state", *cached)
+            self.assertEqual(first + rest, whole)
+            self.fails("generate", "-m", self.model, "-n", 1, "--state-in", "a.state",
+                       says=f"expected a state with a cache in f32, found one in {kind}")
+            self.assertIn("all agree", self.must("verify", "-m", self.model, "--tokens", 40,
+                                                 "--gradient-tokens", 4, "--cache-type", kind))
+            text = self.put("a.txt", "the cat and the dog, and then the end.\n" * 9)
+            self.must("eval", "-m", self.model, "--data", text, "--cache-type", kind)
+        for verb in (["generate", "-p", "a"], ["verify"], ["eval", "--data", "a.txt"],
+                     ["translate"]):
+            self.fails(*verb, "-m", self.model, "--cache-type", "q4",
+                       says="--cache-type: expected f32, bf16 or q8_0, found \"q4\"")
+
     def test_context(self):
         long = self.text("-p", "the cat", "--temp", 0, "-n", 3 * SHAPE["context"])
         self.assertGreater(len(long), 3 * SHAPE["context"] // 4)

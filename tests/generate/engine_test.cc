@@ -25,9 +25,16 @@ std::vector<std::string> alone(const LanguageModel& model, const GenerationReque
 }
 
 TEST_F(EngineTest, RequestsComeWhileOthersRun) {
-  for (const std::string pattern : {"attention", "gla attention", "lstm simple_rnn"}) {
-    SCOPED_TRACE(pattern);
-    const TinyModel model(2, 1, pattern);
+  using kernels::CacheType;
+  const std::pair<std::string, CacheType> models[] = {{"attention", CacheType::kFloat32},
+                                                      {"gla attention", CacheType::kFloat32},
+                                                      {"lstm simple_rnn", CacheType::kFloat32},
+                                                      {"attention", CacheType::kBf16},
+                                                      {"gla attention", CacheType::kQ8_0}};
+  for (const auto& [pattern, type] : models) {
+    SCOPED_TRACE(pattern + " " + kernels::name_of(type));
+    TinyModel model(2, 1, pattern);
+    model.set_cache_type(type);
     Engine engine(model, 4000);
     std::vector<std::pair<RequestId, GenerationRequest>> requests;
     for (uint64_t i = 0; i < 9; ++i) {

@@ -127,6 +127,30 @@ TEST_F(StateFileTest, OfAnotherModelIsRefused) {
   EXPECT_EQ(reading(trained, bytes), other);
 }
 
+TEST_F(StateFileTest, RecordsTheTypeOfTheCache) {
+  using kernels::CacheType;
+  TinyModel model;
+  const GenerationRequest request = request_of(random_tokens(6, 1), 40, 1);
+  size_t larger = state_of(model).size();
+  for (const CacheType type : {CacheType::kBf16, CacheType::kQ8_0}) {
+    model.set_cache_type(type);
+    const auto want = told(Generator(model).generate(request));
+    for (const std::vector<int64_t>& runs : {std::vector<int64_t>{1, 39}, {20, 0, 13, 7}})
+      EXPECT_EQ(told(interrupted(model, request, runs)), want);
+    const std::string bytes = state_of(model);
+    EXPECT_LT(bytes.size(), larger);
+    larger = bytes.size();
+    model.set_cache_type(CacheType::kFloat32);
+    const std::string found = std::string("found one in ") + kernels::name_of(type);
+    EXPECT_EQ(reading(model, bytes),
+              "expected a state with a cache in f32, " + found + " (cache_type)");
+    std::string odd = bytes;
+    odd[12] = 7;
+    EXPECT_EQ(reading(model, with_checksum(odd)), "damaged: the type of its cache cannot be");
+  }
+  EXPECT_EQ(state_of(model)[12], 0);  // a file of float32 is what it was
+}
+
 TEST_F(StateFileTest, DamageIsAnError) {
   TinyModel model;
   const std::string bytes = state_of(model);

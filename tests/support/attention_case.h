@@ -7,6 +7,7 @@
 #include "refrain/kernels/attention/attention.h"
 #include "refrain/kernels/attention/attention_bf16.h"
 #include "refrain/kernels/attention/attention_ref.h"
+#include "refrain/kernels/attention/kv_cache_ref.h"
 #include "support/kernel_testing.h"
 #include "support/threads.h"
 
@@ -82,19 +83,28 @@ class AttentionCall {
     const int64_t start = c_.keys - c_.queries + first;
     Floats part({2 * c_.heads, count}), kept({2 * c_.keys + c_.window, width});
     each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
-    const kernels::AttentionSequence s{count,
-                                       start,
-                                       q.tensor().row(first),
-                                       rows<const float>(start, kv, kept),
-                                       o.tensor().row(first),
-                                       part.tensor().data,
-                                       row_ids.data() + first};
+    kernels::AttentionSequence s{count,
+                                 start,
+                                 q.tensor().row(first),
+                                 rows<const float>(start, kv, kept),
+                                 o.tensor().row(first),
+                                 part.tensor().data,
+                                 row_ids.data() + first};
+    std::vector<std::byte> stored;
+    if (cache_type != kernels::CacheType::kFloat32) store(kept, stored, s);
     if (kernel)
       kernels::attention_forward_bf16(*kernel, shape(), {&s, 1}, arena);
     else
       kernels::attention_forward(shape(), {&s, 1}, arena);
     for (int64_t r = 0; r < 2 * c_.heads; ++r)
       std::copy_n(part.tensor().row(r), count, softmax.tensor().row(r) + first);
+  }
+  // Keys and values become those that the type has. From then on, what comes before a call's tokens
+  // is stored in it.
+  void use_cache_type(kernels::CacheType type) {
+    cache_type = type;
+    for (int64_t at = 0; at < kv.tensor().size(); at += c_.d)
+      kernels::round_to_cache_ref(type, c_.d, &kv[at]);
   }
   // Gradients of keys and values are added to, or else those of earlier tokens are lost.
   void backward(bool add) {
@@ -145,6 +155,27 @@ class AttentionCall {
   Floats q, kv, d_o, o, softmax, dq, dkv;
   std::vector<uint64_t> row_ids;
   const kernels::Microkernel* kernel = nullptr;  // that makes the products; null: in float32
+  kernels::CacheType cache_type = kernels::CacheType::kFloat32;
+
+ private:
+  // The rows of `kept`, as far as there are any, in the cache's type, and nothing behind them.
+  void store(const Floats& kept, std::vector<std::byte>& stored,
+             kernels::AttentionSequence& s) const {
+    const int64_t row = 2 * c_.kv_heads * kernels::cache_bytes(cache_type, c_.d);
+    const int64_t ring = c_.window > 0 ? c_.window : c_.keys;
+    const int64_t strided = c_.stride > 0 ? s.start / c_.stride : 0;
+    const int64_t n = c_.stride > 0 ? ring + strided : std::min(ring, s.start);
+    stored.resize(static_cast<size_t>(std::max<int64_t>(n, 1) * row));
+    stored.shrink_to_fit();
+    kernels::write_cache(cache_type, c_.d, {kept.tensor().data, n, width}, stored.data());
+    const auto at = [&](std::byte* k) {
+      return kernels::AttentionKeys<const std::byte>::Rows{k, k + row / 2, row};
+    };
+    s.keys.past = s.keys.strided = {};
+    s.cache_type = cache_type;
+    s.cached.past = at(stored.data());
+    s.cached.strided = at(stored.data() + ring * row);
+  }
 };
 
 // Runs `whole`, made with `key` and `size`, on one thread, and others like it on more, their

@@ -15,12 +15,14 @@ namespace {
 
 struct Header {
   char magic[8];
-  uint32_t version, zero;
+  uint32_t version, cache_type;
   uint64_t model;
   uint64_t tokens, forgotten, begin, position;
   uint64_t draws, low_confidence_streak;
 };
 static_assert(sizeof(Header) == 72);
+
+using kernels::CacheType;
 
 constexpr std::string_view kMagic = "refrain\n";
 constexpr uint32_t kVersion = 2;
@@ -53,7 +55,7 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
   REFRAIN_CHECK(sequence.begin() + state.position() < sequence.size());
   Header header{{},
                 kVersion,
-                0,
+                static_cast<uint32_t>(model.cache_type()),
                 fingerprint(model),
                 static_cast<uint64_t>(sequence.size()),
                 static_cast<uint64_t>(sequence.forgotten()),
@@ -93,12 +95,16 @@ Sequence read_state(const std::string& path, LanguageModel& model) {
   if (sum != checksum(bytes)) damaged("its checksum is wrong");
   if (header.model != fingerprint(model))
     throw_error("{}: the state of another model, or of another checkpoint of this one", path);
+  if (header.cache_type > static_cast<uint32_t>(CacheType::kQ8_0))
+    damaged("the type of its cache cannot be");
+  if (const auto type = static_cast<CacheType>(header.cache_type); type != model.cache_type())
+    throw_error("{}: expected a state with a cache in {}, found one in {} (cache_type)", path,
+                kernels::name_of(model.cache_type()), kernels::name_of(type));
 
   bytes.remove_prefix(sizeof(header));
   const uint64_t n = header.tokens, forgotten = header.forgotten, begin = header.begin;
-  if (header.zero != 0 || n > kMaxTokens || forgotten >= n ||
-      n - forgotten > bytes.size() / sizeof(int32_t) || begin >= n ||
-      header.position >= n - begin || begin + header.position < forgotten)
+  if (n > kMaxTokens || forgotten >= n || n - forgotten > bytes.size() / sizeof(int32_t) ||
+      begin >= n || header.position >= n - begin || begin + header.position < forgotten)
     damaged("its numbers of tokens cannot be");
   if (header.draws >= n || header.low_confidence_streak > header.draws)
     damaged("its numbers of draws cannot be");

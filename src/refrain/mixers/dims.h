@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "refrain/kernels/attention/kv_cache.h"
 #include "refrain/kernels/elementwise/activation.h"
 
 namespace refrain {
@@ -15,6 +16,7 @@ struct MixerDims {
   int64_t blocks;     // in the stack: the output projection starts smaller in a deep one
   int64_t index = 0;  // of its block in the stack: keys its dropout masks
   kernels::ActivationPrecision activation_precision = kernels::ActivationPrecision::kAccurate;
+  kernels::CacheType cache_type = kernels::CacheType::kFloat32;  // Mixer::set_cache_type
 };
 
 }  // namespace refrain

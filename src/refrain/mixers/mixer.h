@@ -6,9 +6,12 @@
 // chunks, the numbers are the same; tests/mixers/contract_test.cc checks that for every mixer.
 #pragma once
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string_view>
+#include <vector>
 
+#include "refrain/kernels/attention/kv_cache.h"
 #include "refrain/layers/execution_context.h"
 #include "refrain/layers/param.h"
 
@@ -20,7 +23,8 @@ namespace refrain {
 // because the sequences of a batch come and go independently.
 struct State {
   std::span<std::byte* const> rows;  // one per chunk of the batch
-  float* row(int64_t b) const { return reinterpret_cast<float*>(rows[static_cast<size_t>(b)]); }
+  std::byte* bytes(int64_t b) const { return rows[static_cast<size_t>(b)]; }
+  float* row(int64_t b) const { return reinterpret_cast<float*>(bytes(b)); }
 };
 
 // A part of what a mixer saves for backward. If ctx.recomputes(name), backward computes it again
@@ -94,6 +98,18 @@ class Mixer {
 
   // Bytes of a row of the state for a sequence of up to `tokens` tokens.
   virtual size_t state_bytes(int64_t tokens) const = 0;
+
+  // For inference: from now on keys and values are rounded to this type before they are attended
+  // to, with a state or without, and states made from now on hold them in it. So whole, chunked and
+  // stepped forms stay the same. False of a mixer that has no cache of keys and values: nothing
+  // changes.
+  virtual bool set_cache_type(kernels::CacheType) { return false; }
+  // The numbers of a state that takes so many bytes.
+  virtual std::vector<float> state_numbers(std::span<const std::byte> state) const {
+    std::vector<float> numbers(state.size() / sizeof(float));
+    if (!numbers.empty()) std::memcpy(numbers.data(), state.data(), numbers.size() * sizeof(float));
+    return numbers;
+  }
 };
 
 }  // namespace refrain

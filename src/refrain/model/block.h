@@ -52,6 +52,7 @@ class Block {
                 SaveOptions) const;
 
   const Mixer& mixer() const { return *mixer_; }
+  bool set_cache_type(kernels::CacheType type) { return mixer_->set_cache_type(type); }
 
   void finish_gradients() { mixer_->finish_gradients(); }
   void prepare_inference(ExecutionContext& ctx) { mixer_->prepare_inference(ctx); }

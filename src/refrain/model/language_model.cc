@@ -38,6 +38,15 @@ void LanguageModel::prepare_inference() {
   Workspace().run({}, [&](ExecutionContext& ctx, Arena&) { stack_.prepare_inference(ctx); });
 }
 
+void LanguageModel::set_cache_type(kernels::CacheType type) {
+  if (!stack_.set_cache_type(type) && type != kernels::CacheType::kFloat32)
+    throw_error(
+        "cache_type: expected f32, because no block of the pattern '{}' has a cache of keys and "
+        "values; found {}",
+        config_.full_pattern(), kernels::name_of(type));
+  cache_type_ = type;
+}
+
 void LanguageModel::allocate_gradients() {
   parameters_.allocate_gradients();
   embedding_.allocate_gradient();

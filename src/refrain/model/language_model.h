@@ -65,6 +65,12 @@ class LanguageModel {
 
   const Mixer& mixer(size_t block) const { return stack_.mixer(block); }
 
+  // For inference, before states are made: the blocks that have a cache of keys and values keep it
+  // in this type (Mixer::set_cache_type). It is not saved with the model. An Error if no block has
+  // one, but for float32, which is what all have at first and what training needs.
+  void set_cache_type(kernels::CacheType);
+  kernels::CacheType cache_type() const { return cache_type_; }
+
   // Bytes of block l's state for a sequence of up to `tokens` tokens.
   size_t state_bytes(int64_t block, int64_t tokens) const {
     return stack_.state_bytes(static_cast<size_t>(block), tokens);
@@ -89,6 +95,7 @@ class LanguageModel {
   Stack stack_;
   Head head_;
   ParameterStore parameters_;
+  kernels::CacheType cache_type_ = kernels::CacheType::kFloat32;
 };
 
 }  // namespace refrain

@@ -144,6 +144,8 @@ struct LanguageModel::Chunk {
 void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& batch,
                           const TrainingBatch& training, const TrainingOptions& options,
                           Tensor losses, Arena& saved) {
+  if (cache_type_ != kernels::CacheType::kFloat32)
+    throw_error("cache_type: expected f32 in training, found {}", kernels::name_of(cache_type_));
   ExecutionContext ctx = context;
   ctx.checkpoint_interval = options.recompute.checkpoint_interval;
   ctx.recompute = options.recompute.parts;

@@ -32,7 +32,9 @@ void add(const std::vector<T>& from, std::vector<T>& to) {
 
 template <class T>
 ReferenceModel<T>::ReferenceModel(LanguageModel& model)
-    : config_(model.config()), mixer_weights_(static_cast<size_t>(config_.layers)) {
+    : config_(model.config()),
+      cache_type_(model.cache_type()),
+      mixer_weights_(static_cast<size_t>(config_.layers)) {
   model.parameters().visit([&](const ParamSpec& spec, Param&) {
     for (size_t l = 0; l < mixer_weights_.size(); ++l) {
       if (!spec.name.starts_with(block_name(l) + kMixer)) continue;
@@ -103,7 +105,9 @@ std::vector<T> ReferenceModel<T>::mixer(const Vector& x, size_t block, Vector* s
   const std::unique_ptr<Mixer> fast = make_mixer(kind, config_.mixer_dims());
   const size_t state_bytes = fast->state_bytes(static_cast<int64_t>(tokens));
   Vector y(x.size()), left(state_bytes / sizeof(float));
-  reference_forward<T>(kind, config_.mixer_dims(),
+  MixerDims dims = config_.mixer_dims();
+  dims.cache_type = cache_type_;
+  reference_forward<T>(kind, dims,
                        {weights, static_cast<int64_t>(tokens), x.data(), y.data(), left.data()});
   if (state) *state = std::move(left);
   return y;

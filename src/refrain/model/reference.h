@@ -42,6 +42,7 @@ class ReferenceModel {
   Vector feed_forward(const Vector& x, const std::string& prefix) const;
 
   ModelConfig config_;
+  kernels::CacheType cache_type_;  // keys and values are rounded to it, if T is double
   std::map<std::string, Vector> weights_;
   // For each block, the names of the mixer's tensors in visiting order, and of their parts in
   // files.

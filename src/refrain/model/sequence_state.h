@@ -13,7 +13,7 @@ class SequenceState {
  public:
   // For up to `capacity` tokens.
   SequenceState(const LanguageModel& model, int64_t capacity)
-      : model_(&model), capacity_(capacity) {
+      : model_(&model), cache_type_(model.cache_type()), capacity_(capacity) {
     size_t bytes = 0;
     for (int64_t l = 0; l < model.config().layers; ++l) {
       offset_.push_back(bytes);
@@ -28,6 +28,8 @@ class SequenceState {
   std::span<std::byte> bytes() { return bytes_.span(); }  // of all blocks, in lines of 64
   std::span<const std::byte> bytes() const { return bytes_.span(); }
   void advance(int64_t tokens) { position_ += tokens; }
+  // False when the model's cache type was set to another one since.
+  bool fits_model() const { return cache_type_ == model_->cache_type(); }
 
   // Becomes a copy of `other`, a sequence of the same model.
   void fork_from(const SequenceState& other) {
@@ -46,6 +48,7 @@ class SequenceState {
 
  private:
   const LanguageModel* model_;
+  kernels::CacheType cache_type_;
   int64_t capacity_, position_ = 0;
   std::vector<size_t> offset_;  // of each block's row
   Buffer<std::byte> bytes_;
@@ -55,6 +58,7 @@ class SequenceState {
 class StateView {
  public:
   explicit StateView(std::span<SequenceState* const> sequences, int64_t blocks) {
+    for (const SequenceState* s : sequences) REFRAIN_CHECK(s->fits_model());
     rows_.resize(static_cast<size_t>(blocks));
     for (size_t l = 0; l < rows_.size(); ++l)
       for (SequenceState* s : sequences) rows_[l].push_back(s->row(l));

@@ -23,6 +23,13 @@ void Stack::prepare_inference(ExecutionContext& ctx) {
   for (Block& block : blocks_) block.prepare_inference(ctx);
 }
 
+bool Stack::set_cache_type(kernels::CacheType type) {
+  bool any = false;
+  for (Block& block : blocks_)
+    if (block.set_cache_type(type)) any = true;
+  return any;
+}
+
 std::vector<size_t> Stack::state_bytes(int64_t tokens) const {
   std::vector<size_t> bytes;
   for (const Block& block : blocks_) bytes.push_back(block.state_bytes(tokens));

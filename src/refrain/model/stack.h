@@ -25,6 +25,8 @@ class Stack {
   void visit(const ParamVisitor&);
   void prepare_inference(ExecutionContext&);
   const Mixer& mixer(size_t block) const { return blocks_[block].mixer(); }
+  // Of all blocks that have a cache (Mixer::set_cache_type); false if none has.
+  bool set_cache_type(kernels::CacheType);
 
   // Bytes of every block's state for a sequence of up to `tokens` tokens.
   std::vector<size_t> state_bytes(int64_t tokens) const;

@@ -5,21 +5,15 @@
 
 #include "refrain/kernels/attention/attention_bf16.h"
 #include "refrain/kernels/attention/attention_tasks.h"
+#include "refrain/kernels/attention/stored_run.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "refrain/kernels/attention/attention.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/attention/attention-inl.h"
-
-#ifndef REFRAIN_KERNELS_ATTENTION_ONCE
-#define REFRAIN_KERNELS_ATTENTION_ONCE
-namespace refrain::kernels {
-// Keys in a block: blocks stand at multiples of this in their list. Part of the numbers: it decides
-// where the running sum is rescaled.
-constexpr int64_t kKeyBlock = 128;
-}  // namespace refrain::kernels
-#endif
+#include "refrain/kernels/attention/few_queries-inl.h"
+#include "refrain/kernels/attention/kv_cache-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace refrain::kernels::HWY_NAMESPACE {
@@ -88,6 +82,46 @@ HWY_INLINE void softmax_tile(int64_t rows, float* scores, const Seen& seen, Rang
   }
 }
 
+// Keys of a run become columns of panels, those of `at`. With `ahead`, what is read next is asked
+// for: the run's values, and its keys of the next block. memory: [at, d].
+template <CacheType kType>
+HWY_INLINE void pack_keys(const StoredRun& run, Range at, int64_t d, bool ahead, float* memory,
+                          float* panels) {
+  const int64_t N = float_lanes(), NR = panel_cols(), bytes = cache_bytes(kType, d);
+  for (int64_t i = at.low; i < at.high;) {
+    const int64_t first = i - at.low, n = std::min(at.high - i, N - i % N);
+    const std::byte* from = run.k + first * run.row;
+    for (int64_t r = 0; ahead && r < n; ++r) {
+      prefetch_bytes(run.v + (first + r) * run.row, bytes);
+      if (first + r + kKeyBlock < run.length)
+        prefetch_bytes(from + (r + kKeyBlock) * run.row, bytes);
+    }
+    float* to = panels + i / NR * d * NR + i % NR;
+#if HWY_TARGET != HWY_SCALAR
+    if (n == N) {
+      // Copied first: rows that are a power of two apart would push each other out of the cache.
+      auto* copy = reinterpret_cast<std::byte*>(memory);
+      for (int64_t r = 0; r < N; ++r) copy_bytes(from + r * run.row, bytes, copy + r * bytes);
+      transpose_heads<kType>(copy, bytes, d, to, NR);
+      i += n;
+      continue;
+    }
+#endif
+    for (int64_t r = 0; r < n; ++r) read_head<kType>(from + r * run.row, d, memory + r * d);
+    transpose(memory, d, n, d, to, NR);
+    i += n;
+  }
+}
+
+// to [run, wide] = its values, zero beyond d.
+template <CacheType kType>
+HWY_INLINE void read_values(const StoredRun& run, int64_t n, int64_t d, int64_t wide, float* to) {
+  for (int64_t i = 0; i < n; ++i, to += wide) {
+    read_head<kType>(run.v + i * run.row, d, to);
+    for (int64_t j = d; j < wide; ++j) to[j] = 0;
+  }
+}
+
 // A task's rows are taken token by token, the heads of a token one after another: what a row sees
 // moves forward with it.
 void attention_forward_task(const ForwardTask& task, float* work) {
@@ -114,6 +148,14 @@ void attention_forward_task(const ForwardTask& task, float* work) {
   std::fill_n(unit, rows, shape.scale * kLog2E);
   queries_in_range({queries, rows, d}, unit, {queries, rows, d});
 
+  // Keys and values are not copied, but read where they are.
+#if HWY_TARGET == HWY_SCALAR
+  constexpr bool kInPlace = false;
+#else
+  constexpr bool kInPlace = true;
+#endif
+  const bool in_place = kInPlace && rows <= kFewQueries && d % N == 0;
+
   const DropoutRate rate(shape.dropout.rate);
   const int64_t begin = s.start + first, end = s.start + last;  // positions
   for (const auto kind : {KeyRange::kStrided, KeyRange::kLocal}) {
@@ -122,18 +164,24 @@ void attention_forward_task(const ForwardTask& task, float* work) {
     for (int64_t k0 = list.seen(begin).low / kKeyBlock * kKeyBlock; k0 < last_key;
          k0 += kKeyBlock) {
       const int64_t n = std::min(kKeyBlock, last_key - k0);
+      const KeyBlock block{list, k0, n, last_key};
       Panels v = row_panels(values, wide);
-      clear_panels(n, d, keys);
-      for (int64_t i = 0; i < n;) {
-        const auto run = list.run(s.keys, s.start, k0 + i, n - i);
-        transpose_rows(run.k + g * d, run.row, i, run.length, d, keys);
-        // A single tile reads values where they are, if whole vectors of them lie there.
-        if (rows <= kRowsAtOnce && run.length == n && d % N == 0)
-          v = row_panels(run.v + g * d, run.row);
-        else
-          copy_rows(run.v + g * d, run.row, run.length, d, wide, values + i * wide);
-        i += run.length;
-      }
+      if (!in_place) clear_panels(n, d, keys);
+      each_stored_run(task, block, [&](const StoredRun& run, Range at) HWY_ATTR {
+        if (in_place) return;
+        const int64_t length = at.high - at.low;
+        float* to = values + at.low * wide;
+        with_cache_type(run.type, [&](auto type) HWY_ATTR {
+          constexpr CacheType kType = decltype(type)::value;
+          pack_keys<kType>(run, at, d, rows <= kMaxTileRows, to, keys);
+          // A single tile reads values where they are, if whole vectors of them lie there.
+          if (kType == CacheType::kFloat32 && rows <= kRowsAtOnce && length == n && d % N == 0)
+            v = row_panels(reinterpret_cast<const float*>(run.v),
+                           run.row / static_cast<int64_t>(sizeof(float)));
+          else
+            read_values<kType>(run, length, d, wide, to);
+        });
+      });
       const Range see =
           intersection({begin, end}, {list.seen_by(k0).low, list.seen_by(k0 + n - 1).high});
       each_tile({(see.low - begin) * group, (see.high - begin) * group}, [&](int64_t r0,
@@ -145,8 +193,14 @@ void attention_forward_task(const ForwardTask& task, float* work) {
         const Range latest = seen_at(begin + (r0 + m - 1) / group);
         const Range seen{earliest.low, latest.high};
         const Range columns{seen.low / N * N, round_up(seen.high, N)};
-        tile_row<Rows::kApart>({queries + r0 * d, m, d}, transposed_panels(keys, d),
-                               {columns.low, seen.high}, {scores, m, n, kKeyBlock}, false);
+        const MatrixView<const float> q(queries + r0 * d, m, d);
+#if HWY_TARGET != HWY_SCALAR
+        if (in_place)
+          score_block(task, block, q, keys, scores);
+        else
+#endif
+          tile_row<Rows::kApart>(q, transposed_panels(keys, d), {columns.low, seen.high},
+                                 {scores, m, n, kKeyBlock}, false);
         const Running to_date{unit + r0, maximum + r0, sum + r0, out + r0 * d};
         if (latest.low == 0 && earliest.high == n && n == columns.high)
           softmax_tile<true>(
@@ -160,8 +214,14 @@ void attention_forward_task(const ForwardTask& task, float* work) {
           DropoutFactors<kKeyBlock>(rate, dropout_row(shape, s, query, h, kind), k0, columns)
               .multiply(scores + i * kKeyBlock);
         }
-        tile_row<Rows::kApart>({scores + seen.low, m, seen.high - seen.low, kKeyBlock},
-                               v.from_row(seen.low), {0, d}, {out + r0 * d, m, d}, true);
+        const MatrixView<const float> p(scores, m, n, kKeyBlock);
+#if HWY_TARGET != HWY_SCALAR
+        if (in_place)
+          add_block(task, block, p, seen, values, {out + r0 * d, m, d});
+        else
+#endif
+          tile_row<Rows::kApart>(p.col_range(seen.low, seen.high - seen.low), v.from_row(seen.low),
+                                 {0, d}, {out + r0 * d, m, d}, true);
       });
     }
   }
@@ -186,7 +246,10 @@ HWY_EXPORT(attention_forward_task);
 
 void attention_forward(const AttentionShape& shape, std::span<const AttentionSequence> sequences,
                        Arena& scratch, ComputeType compute_type) {
-  if (compute_type == ComputeType::kBf16 && microkernel())
+  const bool bf16 = compute_type == ComputeType::kBf16;
+  for (const AttentionSequence& s : sequences)
+    REFRAIN_CHECK(!bf16 || s.cache_type == CacheType::kFloat32);
+  if (bf16 && microkernel())
     return attention_forward_bf16(*microkernel(), shape, sequences, scratch);
   const int64_t d = shape.head_dim;
   share_forward(

@@ -27,6 +27,7 @@
 
 #include "refrain/base/arena.h"
 #include "refrain/base/tensor.h"
+#include "refrain/kernels/attention/kv_cache.h"
 #include "refrain/kernels/matmul/gemm.h"
 
 namespace refrain::kernels {
@@ -54,7 +55,7 @@ template <class T>
 struct AttentionKeys {
   struct Rows {  // no matrix view: two of them that always have one stride
     T *k = nullptr, *v = nullptr;
-    int64_t row = 0;  // floats from one to the next
+    int64_t row = 0;  // elements from one to the next
   };
   Rows own{};      // of the call's i-th token at row i
   Rows past{};     // of position p before them at row p % window, or p without a window
@@ -71,6 +72,11 @@ struct AttentionSequence {
   // the sum of 2^(score - highest).
   float* softmax;
   const uint64_t* row_ids = nullptr;  // [queries], for dropout only
+  // With another type than float32 the past and strided rows are those of `cached`, as kv_cache.h
+  // stores them; own rows have values of that type. For inference: products are in float32, and
+  // there is no backward.
+  CacheType cache_type = CacheType::kFloat32;
+  AttentionKeys<const std::byte> cached{};
 };
 
 // Writes o and softmax of every sequence. Takes scratch; does nothing else when it only counts.

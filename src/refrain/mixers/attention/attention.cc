@@ -119,7 +119,15 @@ size_t Attention::state_bytes(int64_t tokens) const {
   const int64_t stride = attention_.stride;
   const int64_t rows =
       stride > 0 && tokens >= stride ? attention_.window + tokens / stride : ring_rows(tokens);
-  return static_cast<size_t>(rows * kv_width()) * sizeof(float);
+  return static_cast<size_t>(rows * row_bytes());
+}
+
+std::vector<float> Attention::state_numbers(std::span<const std::byte> state) const {
+  const int64_t rows = std::ssize(state) / row_bytes();
+  std::vector<float> numbers(static_cast<size_t>(rows * kv_width()));
+  kernels::read_cache(shape_.cache_type, shape_.head_dim, state.data(),
+                      {numbers.data(), rows, kv_width()});
+  return numbers;
 }
 
 void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
@@ -133,18 +141,18 @@ void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
 
 template <class F>
 void Attention::each_kept(const RaggedBatch& w, const State& state, F&& f) const {
-  const int64_t window = attention_.window, stride = attention_.stride, width = kv_width();
+  const int64_t window = attention_.window, stride = attention_.stride, row = row_bytes();
   parallel_for(
       w.sequences(),
       [&](int64_t b) {
         const int64_t start = w.past_length(b), end = start + w.length(b);
-        float* to = state.row(b);
+        std::byte* to = state.bytes(b);
         for (int64_t p = end - std::min(w.length(b), ring_rows(end)); p < end; ++p)
-          f(w.first(b) + p - start, to + (window > 0 ? p % window : p) * width);
+          f(w.first(b) + p - start, to + (window > 0 ? p % window : p) * row);
         for (int64_t i = start / std::max<int64_t>(stride, 1); stride > 0 && i < end / stride; ++i)
-          f(w.first(b) + (i + 1) * stride - 1 - start, strided_rows(to) + i * width);
+          f(w.first(b) + (i + 1) * stride - 1 - start, strided_rows(to) + i * row);
       },
-      w.rows() * width);
+      w.rows() * kv_width());
 }
 
 std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& w,
@@ -167,9 +175,15 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& 
                                    s.softmax.data + 2 * w.first(b) * shape_.heads,
                                    w.row_id.data() + w.first(b)};
     one.keys.own = {k, k + width / 2, qkv_.out};
-    if (state) {
+    if (state && rounds_cache()) {
+      const int64_t row = row_bytes();
+      const std::byte *past = state->bytes(b), *strided = strided_rows(state->bytes(b));
+      one.cache_type = shape_.cache_type;
+      one.cached.past = {past, past + row / 2, row};
+      one.cached.strided = {strided, strided + row / 2, row};
+    } else if (state) {
       one.keys.past = {found, found + width / 2, width};
-      const float* strided = strided_rows(state->row(b));
+      const auto* strided = reinterpret_cast<const float*>(strided_rows(state->bytes(b)));
       one.keys.strided = {strided, strided + width / 2, width};
     }
     all.push_back(one);
@@ -177,22 +191,36 @@ std::vector<kernels::AttentionSequence> Attention::sequences(const RaggedBatch& 
   return all;
 }
 
+TensorOf<std::byte> Attention::round_keys_and_values(ExecutionContext& ctx, Tensor qkv) const {
+  if (!rounds_cache()) return {};
+  const TensorOf<std::byte> stored = ctx.scratch.take<std::byte>({qkv.rows(), row_bytes()});
+  if (ctx.planning()) return stored;
+  const auto rows = MatrixView<float>(qkv).col_range(q_width(), kv_width());
+  kernels::write_cache(shape_.cache_type, shape_.head_dim, rows, stored.data);
+  kernels::read_cache(shape_.cache_type, shape_.head_dim, stored.data, rows);
+  return stored;
+}
+
 void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor x, Tensor y,
                         const State* state, Arena* saved) const {
+  REFRAIN_CHECK(!saved || !rounds_cache());
   Arena::Frame frame(ctx.scratch);
   const bool keep_rings = saved && state && attention_.window > 0;
   const Activations s = layout(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.bf16_qkv);
+  const TensorOf<std::byte> rounded = round_keys_and_values(ctx, s.qkv);
   kernels::attention_forward(attention(ctx), sequences(w, s, state, false), ctx.scratch,
-                             ctx.compute_type);
+                             rounds_cache() ? kernels::ComputeType::kFloat32 : ctx.compute_type);
   if (state && !ctx.planning()) {
     float* ring = s.past.data;
     for (int64_t b = 0; b < w.sequences() && keep_rings; ++b)
       ring = std::copy_n(state->row(b), ring_rows(w.past_length(b)) * kv_width(), ring);
-    each_kept(w, *state, [&](int64_t row, float* to) {
-      std::copy_n(s.qkv.row(row) + q_width(), kv_width(), to);
+    each_kept(w, *state, [&](int64_t row, std::byte* to) {
+      const float* own = s.qkv.row(row) + q_width();
+      std::copy_n(rounded ? rounded.row(row) : reinterpret_cast<const std::byte*>(own), row_bytes(),
+                  to);
     });
   }
   if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.o, s.bf16_o);
@@ -218,8 +246,8 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   if (dstate && !ctx.planning()) {
     for (int64_t row = 0; row < w.rows(); ++row)
       std::fill_n(dqkv.row(row) + q_width(), width, 0.0f);
-    each_kept(w, *dstate, [&](int64_t row, float* from) {
-      float* to = dqkv.row(row) + q_width();
+    each_kept(w, *dstate, [&](int64_t row, std::byte* kept) {
+      float *to = dqkv.row(row) + q_width(), *from = reinterpret_cast<float*>(kept);
       for (int64_t j = 0; j < width; ++j) to[j] += from[j];
       std::fill_n(from, width, 0.0f);
     });
@@ -234,7 +262,8 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
                                     .keys = {.own = {dk, dk + width / 2, qkv_.out}},
                                     .add = dstate != nullptr};
     if (dstate) {
-      float *past = dstate->row(b), *strided = strided_rows(past);
+      float* past = dstate->row(b);
+      auto* strided = reinterpret_cast<float*>(strided_rows(dstate->bytes(b)));
       one.keys.past = {past, past + width / 2, width};
       one.keys.strided = {strided, strided + width / 2, width};
     }

@@ -7,9 +7,10 @@
 // The base of RoPE is AttentionConfig::rope_theta. With a window, a query sees the last `window`
 // positions only; with a stride as well, every stride-th position before them (Child et al., 2019).
 //
-// The state is the key/value cache: a row of 2 · kv_heads · head_dim floats per token, rotated keys
-// first. With a window it is a ring of so many rows, position p in row p % window. With a stride, a
-// row for every stride-th position follows the ring.
+// The state is the key/value cache: a row of 2 · kv_heads · head_dim numbers per token, rotated
+// keys first. They are floats or, in inference, of another type (kernels/attention/kv_cache.h).
+// With a window it is a ring of so many rows, position p in row p % window. With a stride, a row
+// for every stride-th position follows the ring.
 #pragma once
 #include <string>
 #include <vector>
@@ -54,6 +55,11 @@ class Attention final : public Mixer {
   void backward(ExecutionContext&, const RaggedBatch&, ConstTensor x, const State*,
                 const MixerGradients&, Arena& saved) const override;
   size_t state_bytes(int64_t tokens) const override;
+  bool set_cache_type(kernels::CacheType type) override {
+    shape_.cache_type = type;
+    return true;
+  }
+  std::vector<float> state_numbers(std::span<const std::byte> state) const override;
 
  private:
   struct Activations {
@@ -74,15 +80,25 @@ class Attention final : public Mixer {
   kernels::AttentionShape attention(const ExecutionContext&) const;
   kernels::RopeTable table() const;
   void rotate(ExecutionContext&, const RaggedBatch&, Tensor qkv, bool inverse) const;
+  // Rounds keys and values of qkv to the cache's type. Gives the rows as a state has them, in
+  // scratch; none if the type is float32.
+  TensorOf<std::byte> round_keys_and_values(ExecutionContext&, Tensor qkv) const;
 
-  // Floats of a token's key and value; where the first of them stands in a row of qkv.
+  // Floats of a token's key and value; where the first of them stands in a row of qkv; bytes that
+  // they take in a state.
   int64_t kv_width() const { return 2 * shape_.kv_heads * shape_.head_dim; }
   int64_t q_width() const { return shape_.heads * shape_.head_dim; }
+  int64_t row_bytes() const {
+    return 2 * shape_.kv_heads * kernels::cache_bytes(shape_.cache_type, shape_.head_dim);
+  }
+  bool rounds_cache() const { return shape_.cache_type != kernels::CacheType::kFloat32; }
   // Rows of a state after `tokens` tokens: of the ring, and of the stride behind it.
   int64_t ring_rows(int64_t tokens) const;
-  float* strided_rows(float* state) const { return state + attention_.window * kv_width(); }
+  std::byte* strided_rows(std::byte* state) const {
+    return state + attention_.window * row_bytes();
+  }
   // f(from, to) for the rows in `state` that hold tokens of the batch: `from` is the token's row,
-  // `to` its row in the state.
+  // `to` the bytes of its row in the state.
   template <class F>
   void each_kept(const RaggedBatch&, const State& state, F&& f) const;
 

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "refrain/kernels/attention/attention_ref.h"
+#include "refrain/kernels/attention/kv_cache_ref.h"
 #include "refrain/mixers/attention/attention.h"
 
 namespace refrain {
@@ -55,6 +57,9 @@ struct AttentionRef {
         }
       for (int64_t i = 0; i < q_width; ++i)
         queries[static_cast<size_t>(t * q_width + i)] = qkv[static_cast<size_t>(i)];
+      if constexpr (std::is_floating_point_v<T>)
+        for (int64_t h = 0; h < 2 * s.kv_heads; ++h)
+          kernels::round_to_cache_ref(s.cache_type, d, &qkv[static_cast<size_t>(q_width + h * d)]);
       for (auto* to : {&near, &far})
         std::copy_n(qkv.begin() + q_width, row, to->begin() + (start + t) * row);
     }
