@@ -8,7 +8,7 @@
 #include "cli/output.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/json.h"
-#include "refrain/text/pretokenize.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 
 namespace refrain::cli {
 namespace {

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "refrain/io/json.h"
-#include "refrain/text/byte_alphabet.h"
 #include "refrain/text/tokenizer.h"
+#include "refrain/text/tokenizer/byte_alphabet.h"
 
 namespace refrain::testing_files {
 

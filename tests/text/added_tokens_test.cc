@@ -1,4 +1,4 @@
-#include "refrain/text/added_tokens.h"
+#include "refrain/text/tokenizer/added_tokens.h"
 
 #include <gtest/gtest.h>
 

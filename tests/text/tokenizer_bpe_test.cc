@@ -9,8 +9,8 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/random.h"
-#include "refrain/text/bpe.h"
-#include "refrain/text/bpe_trainer.h"
+#include "refrain/text/tokenizer/bpe.h"
+#include "refrain/text/tokenizer/bpe_trainer.h"
 
 namespace refrain {
 namespace {

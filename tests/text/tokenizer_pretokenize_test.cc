@@ -8,8 +8,8 @@
 
 #include "refrain/base/random.h"
 #include "refrain/base/utf8.h"
-#include "refrain/text/byte_alphabet.h"
-#include "refrain/text/pretokenize.h"
+#include "refrain/text/tokenizer/byte_alphabet.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 
 namespace refrain {
 namespace {

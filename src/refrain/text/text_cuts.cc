@@ -4,8 +4,8 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/utf8.h"
-#include "refrain/text/pretokenize.h"
-#include "refrain/text/tokenizer_impl.h"
+#include "refrain/text/tokenizer/impl.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 #include "refrain/text/white_space.h"
 
 namespace refrain::text {

@@ -7,9 +7,9 @@
 
 #include "refrain/base/error.h"
 #include "refrain/base/utf8.h"
-#include "refrain/text/byte_alphabet.h"
-#include "refrain/text/pretokenize.h"
-#include "refrain/text/tokenizer_impl.h"
+#include "refrain/text/tokenizer/byte_alphabet.h"
+#include "refrain/text/tokenizer/impl.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 
 namespace refrain::text {
 namespace {

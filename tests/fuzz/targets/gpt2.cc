@@ -1,8 +1,8 @@
 // GPT-2's two files, encoder.json and, after the last NUL, vocab.bpe.
 #include "fuzz/target.h"
 #include "refrain/io/json.h"
-#include "refrain/text/byte_alphabet.h"
 #include "refrain/text/tokenizer.h"
+#include "refrain/text/tokenizer/byte_alphabet.h"
 
 namespace refrain::fuzz {
 namespace {

@@ -1,10 +1,10 @@
-#include "refrain/text/added_tokens.h"
+#include "refrain/text/tokenizer/added_tokens.h"
 
 #include <algorithm>
 #include <numeric>
 #include <utility>
 
-#include "refrain/text/pretokenize.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 
 namespace refrain::text {
 

@@ -8,9 +8,9 @@
 
 #include "refrain/base/notes.h"
 #include "refrain/io/json.h"
-#include "refrain/text/added_tokens.h"
-#include "refrain/text/bpe.h"
 #include "refrain/text/tokenizer.h"
+#include "refrain/text/tokenizer/added_tokens.h"
+#include "refrain/text/tokenizer/bpe.h"
 
 namespace refrain::text {
 

@@ -9,7 +9,7 @@
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json_part.h"
-#include "refrain/text/tokenizer_impl.h"
+#include "refrain/text/tokenizer/impl.h"
 
 namespace refrain::text {
 namespace {

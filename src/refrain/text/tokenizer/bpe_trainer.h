@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "refrain/text/bpe.h"
+#include "refrain/text/tokenizer/bpe.h"
 
 namespace refrain::text {
 

@@ -1,4 +1,4 @@
-#include "refrain/text/pretokenize.h"
+#include "refrain/text/tokenizer/pretokenize.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>

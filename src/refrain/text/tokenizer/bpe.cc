@@ -1,4 +1,4 @@
-#include "refrain/text/bpe.h"
+#include "refrain/text/tokenizer/bpe.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "refrain/text/bpe_trainer.h"
+#include "refrain/text/tokenizer/bpe_trainer.h"
 
 #include <queue>
 #include <unordered_map>

@@ -13,7 +13,7 @@
 #include <string_view>
 #include <vector>
 
-#include "refrain/text/bpe.h"
+#include "refrain/text/tokenizer/bpe.h"
 
 namespace refrain::text {
 

@@ -1,4 +1,4 @@
-#include "refrain/text/byte_alphabet.h"
+#include "refrain/text/tokenizer/byte_alphabet.h"
 
 #include <algorithm>
 #include <numeric>

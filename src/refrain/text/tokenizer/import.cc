@@ -7,7 +7,7 @@
 #include "refrain/base/utf8.h"
 #include "refrain/io/file.h"
 #include "refrain/io/text.h"
-#include "refrain/text/tokenizer_impl.h"
+#include "refrain/text/tokenizer/impl.h"
 
 namespace refrain::text {
 namespace {
