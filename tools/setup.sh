@@ -5,7 +5,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config python3 libfmt-dev libhwy-dev nlohmann-json3-dev
-  libpcre2-dev zlib1g-dev libtomlplusplus-dev libgtest-dev)
+  libpcre2-dev libutf8proc-dev zlib1g-dev libtomlplusplus-dev libgtest-dev)
 cmake_needed=3.25
 
 fail() {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -74,7 +75,7 @@ text::Tokenizer named_tokenizer(const CommandLine& line, const std::string& mode
 
 struct TokenizerEncode {
   std::string model, tokenizer_path, input = "-";
-  bool parse_special = false, lines = false;
+  bool parse_special = false, add_special_tokens = false, lines = false;
 
   template <class V>
   void visit(V&& v) {
@@ -82,25 +83,36 @@ struct TokenizerEncode {
     v("tokenizer", tokenizer_path, "another name of --model, as train calls it");
     v("input", input, "file of text; - is standard input");
     v("parse_special", parse_special, "text equal to a special token becomes that token");
+    v("add_special_tokens", add_special_tokens,
+      "what the file puts before and behind a text, such as <s>");
     v("lines", lines, "every line on its own: a line of ids for each");
   }
 
   int run(const CommandLine& line) {
     const text::Tokenizer tokenizer = named_tokenizer(line, model, tokenizer_path);
-    const auto print_ids = [&](const std::string& text, const char* before, const char* behind) {
-      const std::vector<int32_t> ids = tokenizer.encode(text, parse_special);
-      print(fmt::format("{}{}{}", ids.empty() ? "" : before, fmt::join(ids, " "), behind));
-      return !ids.empty();
+    std::span<const int32_t> first, last;
+    if (add_special_tokens) first = tokenizer.template_before(), last = tokenizer.template_after();
+    const char* between = "";
+    const auto print_ids = [&](std::span<const int32_t> ids) {
+      if (ids.empty()) return;
+      print(fmt::format("{}{}", between, fmt::join(ids, " ")));
+      between = " ";
     };
     io::TextReader reader(input);
     std::string text;
     if (lines) {
-      while (reader.line(text)) print_ids(text, "", "\n");
+      for (; reader.line(text); between = "") {
+        print_ids(first);
+        print_ids(tokenizer.encode(text, parse_special));
+        print_ids(last);
+        print("\n");
+      }
       return 0;
     }
+    print_ids(first);
     text::PieceReader pieces(std::move(reader), tokenizer.cuts(parse_special));
-    for (const char* before = ""; pieces.next(text);)
-      if (print_ids(text, before, "")) before = " ";
+    while (pieces.next(text)) print_ids(tokenizer.encode(text, parse_special));
+    print_ids(last);
     print("\n");
     return 0;
   }

@@ -293,11 +293,14 @@ const Change kChanges[] = {
        const Json parts = Json::array({{{"type", "A"}}, {{"type", "ByteLevel"}}});
        j["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", parts}};
      },
-     "pre_tokenizer: expected ByteLevel or WhitespaceSplit (or a model with byte_fallback), found "
-     "\"{\\\"type\\\":\\\"Sequence\\\",\\\"pretokenizers\\\":[{\\\"type\\\":\\\"A\\\"},{"
-     "\\\"type\\\":"
-     "\\\"ByteLevel\\\"}]}\""},
+     "pre_tokenizer: type: expected Digits, Punctuation or Split before ByteLevel, found \"A\""},
     {"normalizer", byte_bpe_file,
+     [](Json& j) {
+       j["normalizer"] = {{"type", "Nmt"}};
+     },
+     "normalizer: type: expected NFC, NFD, NFKC, NFKD, Lowercase, Strip, Replace or Prepend, found "
+     "\"Nmt\""},
+    {"normalizer_elsewhere", spaced_file,
      [](Json& j) {
        j["normalizer"] = {{"type", "NFC"}};
      },

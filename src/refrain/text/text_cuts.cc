@@ -29,6 +29,12 @@ std::string_view character_before(std::string_view text, size_t at) {
   return text.substr(begin, at - begin);
 }
 
+bool has_white_space(std::string_view text) {
+  for (; !text.empty(); text.remove_prefix(decode_utf8(text).bytes))
+    if (leading_space(text) > 0) return true;
+  return false;
+}
+
 bool starts_character(char c) { return (c & 0xC0) != 0x80; }
 bool is_white(std::string_view text) { return leading_space(text.substr(0, 4)) > 0; }
 
@@ -92,6 +98,8 @@ bool TextCuts::allows(std::string_view text, size_t at) const {
       return is_ascii_space(c) && behind_visible();
     case Rule::kBeforeSpace:
       return c == ' ' && behind_visible();
+    case Rule::kBetweenLines:
+      return c == ' ' ? behind_visible() : text[at - 1] == '\n' && starts_visible(text.substr(at));
     case Rule::kAtSpace:
       return c == ' ' && behind_visible() && starts_visible(text.substr(at + 1));
     case Rule::kNowhere:
@@ -177,6 +185,24 @@ TextCuts Tokenizer::cuts(bool parse_special) const {
       return false;
     });
   };
+  // The rule of a byte-bpe, which may change texts and split them in several steps.
+  const auto byte_bpe_rule = [&] {
+    const bool finds_changed = std::any_of(v.added.begin(), v.added.end(), [&](const auto& token) {
+      const std::string& content = v.tokens[static_cast<size_t>(token.id)];
+      return token.normalized && (token.lstrip || token.rstrip || has_white_space(content));
+    });
+    if (!v.normalizer.keeps_cuts() || (!v.normalizer.empty() && finds_changed))
+      return Rule::kNowhere;
+    const PreTokenizer& before = v.pre_tokenizer;
+    if (before.is_word_pattern()) return v.prefix_space ? Rule::kNowhere : Rule::kBetweenLines;
+    if (before.is_gpt2()) return v.prefix_space ? Rule::kNowhere : Rule::kBetweenWords;
+    if (before.only_digits() && v.split_words)
+      return v.prefix_space ? Rule::kBeforeSpace : Rule::kBeforeWhiteSpace;
+    if (!before.empty()) return Rule::kNowhere;
+    if (v.split_words) return v.prefix_space ? Rule::kBeforeSpace : Rule::kBetweenWords;
+    if (one_unknown || v.ignore_merges || reaches_over()) return Rule::kNowhere;
+    return v.prefix_space ? Rule::kBeforeSpace : Rule::kBeforeWhiteSpace;
+  };
   Rule rule = Rule::kNowhere;
   switch (v.kind) {
     case Kind::kChar:
@@ -187,10 +213,7 @@ TextCuts Tokenizer::cuts(bool parse_special) const {
       rule = Rule::kBesideWhiteSpace;
       break;
     case Kind::kByteBpe:
-      if (v.split_words)
-        rule = v.prefix_space ? Rule::kBeforeSpace : Rule::kBetweenWords;
-      else if (!one_unknown && !v.ignore_merges && !reaches_over())
-        rule = v.prefix_space ? Rule::kBeforeSpace : Rule::kBeforeWhiteSpace;
+      rule = byte_bpe_rule();
       break;
     case Kind::kLlama:
       if ((v.split_marks || impl_->marks_start_words()) && !marked)

@@ -12,7 +12,9 @@
 //             keeps that one for the next word. b is a letter or number of ASCII and c another
 //             class of ASCII. If it puts a space before text, only before spaces. If it does not
 //             split, only in front of white space, and only if no merge has it behind anything
-//             else.
+//             else. Where numbers are split off first, only in front of white space. In the words
+//             of a WordPattern, c is a space and b visible, or b is a line feed and c visible: line
+//             ends belong to the word before them. No place after other steps.
 //   llama     c is a space and b visible, if no merge has a space behind anything else. The space
 //             is dropped if the normalizer puts one before every text.
 #pragma once
@@ -35,6 +37,7 @@ class TextCuts {
     kBetweenWords,      // where words of GPT-2's pattern end
     kBeforeWhiteSpace,  // before white space of ASCII behind a visible character
     kBeforeSpace,       // before a space behind a visible character
+    kBetweenLines,      // the same, and behind a line feed before a visible character
     kAtSpace,           // at a space between visible characters, which is dropped
     kNowhere
   };

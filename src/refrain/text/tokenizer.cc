@@ -99,7 +99,8 @@ Tokenizer::Impl::Impl(Vocabulary from)
     const std::string& content = v.tokens[static_cast<size_t>(token.id)];
     special[static_cast<size_t>(token.id)] = token.special;
     if (token.normalized) {
-      normalized.push_back({normalize(content), token});
+      std::string changed;
+      normalized.push_back({std::string(normalize(content, changed)), token});
     } else {
       raw.push_back({content, token});
     }
@@ -126,10 +127,12 @@ Tokenizer::Impl::Impl(Vocabulary from)
   }
   // An added token decodes to what it is looked for in: the space that the normalizer put before it
   // is part of it.
-  if (v.kind == Kind::kLlama) {
+  if (v.kind == Kind::kLlama || !v.normalizer.empty())
     for (const AddedToken& token : v.added)
-      if (token.normalized)
-        texts_[static_cast<size_t>(token.id)] = normalize(v.tokens[static_cast<size_t>(token.id)]);
+      if (std::string changed; token.normalized)
+        texts_[static_cast<size_t>(token.id)] =
+            normalize(v.tokens[static_cast<size_t>(token.id)], changed);
+  if (v.kind == Kind::kLlama) {
     for (std::string& text : texts_) text = replace_all(text, kSpaceMark, " ");
   }
   if (v.kind == Kind::kBpe)
@@ -149,14 +152,16 @@ Tokenizer::Impl::Impl(Vocabulary from)
   }
   if (v.ignore_merges)
     for (int32_t id = 0; id < v.model_tokens; ++id)
-      whole_words_.emplace(texts_[static_cast<size_t>(id)], id);
+      if (bytes_of(v.tokens[static_cast<size_t>(id)]))
+        whole_words_.emplace(texts_[static_cast<size_t>(id)], id);
   marks_start_words_ = std::all_of(v.merges.begin(), v.merges.end(), [&](const Merge& merge) {
     const std::string& token = v.tokens[static_cast<size_t>(merge.merged)];
     size_t words = 0;
     for_each_marked_word(token, false, [&](std::string_view) { ++words; });
     return words <= 1;
   });
-  bos = v.template_bos != kNoToken ? v.template_bos : special_token({"<s>", "<|begin_of_text|>"});
+  bos = !v.template_before.empty() ? v.template_before[0]
+                                   : special_token({"<s>", "<|begin_of_text|>"});
   eos = special_token({"</s>", "<|endoftext|>", "<|end_of_text|>"});
   pad = special_token({"<pad>"});
 }
@@ -192,7 +197,8 @@ void Tokenizer::Impl::encode(std::string_view text, bool parse_special,
       text, parse_special,
       [&](std::string_view stretch) {
         const bool at_start = stretch.data() == text.data();
-        const std::string changed = normalize(stretch);
+        std::string storage;
+        const std::string_view changed = normalize(stretch, storage);
         normalized_.split(
             changed, parse_special,
             [&](std::string_view plain) {
@@ -215,19 +221,39 @@ std::vector<std::string_view> Tokenizer::Impl::without_added(std::string_view te
   return parts;
 }
 
-std::string Tokenizer::Impl::normalize(std::string_view text) const {
+std::string_view Tokenizer::Impl::normalize(std::string_view text, std::string& storage) const {
   const Vocabulary& v = vocabulary;
-  if (v.kind != Kind::kLlama || v.metaspace) return std::string(text);
+  if (v.kind != Kind::kLlama || v.metaspace) return v.normalizer.apply(text, storage);
   const std::string_view prefix = v.prefix == Vocabulary::Prefix::kAlways ? kSpaceMark : "";
-  return std::string(prefix) + replace_all(text, " ", kSpaceMark);
+  return storage = std::string(prefix) + replace_all(text, " ", kSpaceMark);
+}
+
+// Calls f(word) for the words of a byte-bpe. They are parts of the text or of `storage`.
+template <class F>
+void Tokenizer::Impl::for_each_byte_word(std::string_view text, std::string& storage, F&& f) const {
+  const Vocabulary& v = vocabulary;
+  const auto words = [&](std::string_view piece) {
+    if (v.split_words)
+      for_each_gpt2_word(piece, true, f);
+    else
+      f(piece);
+  };
+  if (!v.prefix_space) return v.pre_tokenizer.for_each(text, words);
+  std::vector<size_t> ends;
+  v.pre_tokenizer.for_each(text, [&](std::string_view piece) {
+    if (!piece.starts_with(' ')) storage += ' ';
+    storage += piece;
+    ends.push_back(storage.size());
+  });
+  size_t begin = 0;
+  for (const size_t end : ends)
+    words(std::string_view(storage).substr(std::exchange(begin, end), end - begin));
 }
 
 void Tokenizer::Impl::encode_plain(std::string_view text, bool at_start,
                                    std::vector<int32_t>& out) const {
   const Vocabulary& v = vocabulary;
   std::string changed;
-  if (v.kind == Kind::kByteBpe && v.prefix_space && !text.starts_with(' '))
-    text = changed = ' ' + std::string(text);
   if (v.metaspace) {
     const bool prefix = v.prefix == Vocabulary::Prefix::kAlways ||
                         (v.prefix == Vocabulary::Prefix::kFirst && at_start);
@@ -249,8 +275,8 @@ void Tokenizer::Impl::encode_plain(std::string_view text, bool at_start,
       for_each_run(text, push_word);
     else
       for_each_spaced_word(text, true, push_word);
-  } else if (v.kind == Kind::kByteBpe && v.split_words) {
-    for_each_gpt2_word(text, true, encode_once);
+  } else if (v.kind == Kind::kByteBpe) {
+    for_each_byte_word(text, changed, encode_once);
   } else if (v.kind == Kind::kLlama && (v.split_marks || marks_start_words_)) {
     for_each_marked_word(text, v.split_marks, encode_once);
   } else {
@@ -326,7 +352,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool parse_special
 
 std::vector<std::string_view> Tokenizer::without_added(std::string_view text,
                                                        bool parse_special) const {
-  REFRAIN_CHECK(impl_->vocabulary.kind != Kind::kLlama);
+  REFRAIN_CHECK(impl_->vocabulary.kind != Kind::kLlama && impl_->vocabulary.normalizer.empty());
   return impl_->without_added(text, parse_special);
 }
 
@@ -374,7 +400,13 @@ int32_t Tokenizer::unk() const { return impl_->vocabulary.unk; }
 int32_t Tokenizer::bos() const { return impl_->bos; }
 int32_t Tokenizer::eos() const { return impl_->eos; }
 int32_t Tokenizer::pad() const { return impl_->pad; }
-bool Tokenizer::adds_bos() const { return impl_->vocabulary.template_bos != kNoToken; }
+bool Tokenizer::adds_bos() const { return !template_before().empty(); }
+std::span<const int32_t> Tokenizer::template_before() const {
+  return impl_->vocabulary.template_before;
+}
+std::span<const int32_t> Tokenizer::template_after() const {
+  return impl_->vocabulary.template_after;
+}
 
 std::string StreamDecoder::feed(int32_t id) {
   const Tokenizer::Impl& impl = *tokenizer_.impl_;

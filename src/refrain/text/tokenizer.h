@@ -3,7 +3,8 @@
 //
 //   char      one token per Unicode code point seen in training; an unknown one is <unk>
 //   bpe       words split on white space, "</w>" ends a word; unknown characters are <unk>
-//   byte-bpe  GPT-2's byte-level BPE with its splitting pattern; lossless on any bytes
+//   byte-bpe  GPT-2's byte-level BPE with its splitting pattern, lossless on any bytes; files may
+//             split otherwise, and change texts before (Qwen, Llama 3)
 //   word      the most frequent words between white space, another one is <unk>; decoded with one
 //             space between them. The text of a special token is its word
 //   llama     sentencepiece-like BPE with byte fallback; read and converted, not trained
@@ -103,6 +104,9 @@ class Tokenizer {
   int32_t eos() const;    // "</s>", "<|endoftext|>" or "<|end_of_text|>", or kNoToken
   int32_t pad() const;    // "<pad>", or kNoToken
   bool adds_bos() const;  // the file asks for bos() before every text (encode leaves it to you)
+  // What the file puts before and behind every text where that is asked for; encode() does not.
+  std::span<const int32_t> template_before() const;
+  std::span<const int32_t> template_after() const;
 
  private:
   friend class StreamDecoder;

@@ -11,6 +11,8 @@
 #include "refrain/text/tokenizer.h"
 #include "refrain/text/tokenizer/added_tokens.h"
 #include "refrain/text/tokenizer/bpe.h"
+#include "refrain/text/tokenizer/normalizer.h"
+#include "refrain/text/tokenizer/pre_tokenizer.h"
 
 namespace refrain::text {
 
@@ -31,9 +33,13 @@ struct Vocabulary {
   int32_t unk = kNoToken;
   bool fuse_unk = false;  // unknown characters in a row are one token
 
-  // byte-bpe
+  // byte-bpe: the normalizer, the steps before ByteLevel, and ByteLevel's own settings. The JSON is
+  // what they were read from.
+  Normalizer normalizer;
+  PreTokenizer pre_tokenizer;
+  io::Json normalizer_json, pre_tokenizer_json;
   bool prefix_space = false;   // a space before text that has none
-  bool split_words = true;     // by GPT-2's pattern; otherwise all text is one word
+  bool split_words = true;     // by GPT-2's pattern; otherwise what is split so far are words
   bool ignore_merges = false;  // a word that is a token is that token
 
   // word: a word also ends between letters (what \w matches) and other characters.
@@ -47,8 +53,8 @@ struct Vocabulary {
   bool split_marks = false;  // Metaspace: a word begins at every mark
   bool strip_prefix = true;  // decoding drops one space at the start
 
-  io::Json post_processor;          // as it was read; null if there is none
-  int32_t template_bos = kNoToken;  // the token it puts before the text
+  io::Json post_processor;                               // as it was read; null if there is none
+  std::vector<int32_t> template_before, template_after;  // what it puts before and behind a text
 };
 
 // Reads a tokenizer.json; `name` is its name in errors and notes.
@@ -73,8 +79,11 @@ class Tokenizer::Impl {
 
  private:
   int32_t special_token(std::initializer_list<std::string_view> names) const;
-  std::string normalize(std::string_view text) const;
+  // `text` itself, or a view of `storage`.
+  std::string_view normalize(std::string_view text, std::string& storage) const;
   void encode_plain(std::string_view text, bool at_start, std::vector<int32_t>& out) const;
+  template <class F>
+  void for_each_byte_word(std::string_view text, std::string& storage, F&& f) const;
   void encode_word(std::string_view word, std::vector<int32_t>& out) const;
   void push_whole_word(std::string_view word, std::vector<int32_t>& out) const;
   void push_characters(std::string_view word, std::vector<int32_t>& out) const;

@@ -111,7 +111,7 @@ Tokenizer Tokenizer::from_scored_pieces(std::vector<std::string> pieces,
     }
   }
   v.model_tokens = static_cast<int32_t>(v.tokens.size());
-  v.template_bos = 1;
+  v.template_before = {1};
   v.post_processor = bos_template("<s>", 1);
   return Tokenizer(std::make_unique<Impl>(std::move(v)));
 }

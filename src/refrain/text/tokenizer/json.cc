@@ -1,5 +1,5 @@
-// tokenizer.json (docs/formats.md). What is read is checked whole, and whatever this tokenizer
-// would not do as the file says is refused by name.
+// Reads tokenizer.json (docs/formats.md). What is read is checked whole, and whatever this
+// tokenizer would not do as the file says is refused by name.
 #include <algorithm>
 #include <filesystem>
 #include <initializer_list>
@@ -199,9 +199,9 @@ class Reader {
     const std::vector<Part> decoders = flatten(top_.at("decoder"), "decoders");
     const bool byte_fallback = model_.flag("byte_fallback", false);
     std::string_view suffix;
-    if (are(splitters, {"ByteLevel"})) {
+    if (!splitters.empty() && splitters.back().text("type") == "ByteLevel") {
       v_.kind = Kind::kByteBpe;
-      read_byte_level(splitters[0], decoders);
+      read_byte_level(splitters, normalizers, decoders);
     } else if (are(splitters, {"WhitespaceSplit"})) {
       v_.kind = Kind::kBpe;
       suffix = kEndOfWord;
@@ -216,7 +216,8 @@ class Reader {
       top_.at("pre_tokenizer")
           .refuse("ByteLevel or WhitespaceSplit (or a model with byte_fallback)");
     }
-    if (v_.kind != Kind::kLlama && !normalizers.empty()) top_.at("normalizer").refuse("none");
+    if (v_.kind != Kind::kLlama && v_.kind != Kind::kByteBpe && !normalizers.empty())
+      top_.at("normalizer").refuse("none");
     if (v_.kind != Kind::kLlama && byte_fallback)
       throw_error("{}: byte_fallback: expected false with this pre_tokenizer", model_.where);
     if (const std::string found = model_.text("end_of_word_suffix", ""); found != suffix)
@@ -227,10 +228,23 @@ class Reader {
       throw_error("{}: ignore_merges: expected false with this pre_tokenizer", model_.where);
   }
 
-  void read_byte_level(const Part& splitter, const std::vector<Part>& decoders) {
-    splitter.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    v_.prefix_space = splitter.flag("add_prefix_space");
-    v_.split_words = splitter.flag("use_regex", true);
+  void read_byte_level(const std::vector<Part>& splitters, const std::vector<Part>& normalizers,
+                       const std::vector<Part>& decoders) {
+    for (size_t i = 0; i + 1 < splitters.size(); ++i) v_.pre_tokenizer.add(splitters[i]);
+    const Part& last = splitters.back();
+    last.only({"type", "add_prefix_space", "trim_offsets", "use_regex"});
+    v_.prefix_space = last.flag("add_prefix_space");
+    v_.split_words = last.flag("use_regex", true);
+    v_.pre_tokenizer_json = *top_.at("pre_tokenizer").json;
+    for (const Part& part : normalizers) v_.normalizer.add(part);
+    if (!normalizers.empty()) v_.normalizer_json = *top_.at("normalizer").json;
+    std::string changed;
+    for (const AddedToken& token : v_.added) {
+      const std::string& content = v_.tokens[static_cast<size_t>(token.id)];
+      if (token.normalized && v_.normalizer.apply(content, changed).empty())
+        throw_error("{}: added_tokens: token {}: the normalizer leaves nothing of it", top_.where,
+                    quote(content));
+    }
     if (!decoders.empty() && !are(decoders, {"ByteLevel"})) top_.at("decoder").refuse("ByteLevel");
   }
 
@@ -311,127 +325,52 @@ class Reader {
     return pattern.text("String") == from && part.text("content") == to;
   }
 
-  // Kept as it is; only the token it puts before a text is looked for.
+  // Kept as it is; only the tokens that it puts around a text are looked for.
   void read_post_processor() {
     const Part post = top_.at("post_processor");
     for (const Part& part : flatten(post, "processors")) {
       const std::string type = part.text("type");
       if (type == "ByteLevel") continue;  // about offsets, not ids
       if (type != "TemplateProcessing") part.refuse("TemplateProcessing or ByteLevel");
-      part.only({"type", "single", "pair", "special_tokens"});
-      const Json::array_t& single = part.list("single");
-      const Json* first = single.empty() ? nullptr : io::find(single[0], "SpecialToken");
-      if (!first) continue;
-      const std::string name = io::get_string(*first, "id", part.where);
-      const Part token = part.at("special_tokens").at(name);
-      if (!token.json) throw_error("{}: missing", token.where);
-      const Json::array_t& ids = token.list("ids");
-      const auto known = ids_.find(name);
-      if (ids.size() != 1 || known == ids_.end() || ids[0] != known->second)
-        throw_error("{}: ids: expected the id of {} in the vocabulary, found {}", token.where,
-                    quote(name), quote(io::to_line(ids)));
-      v_.template_bos = known->second;
+      read_template(part);
     }
     if (post.json) v_.post_processor = *post.json;
+  }
+
+  void read_template(const Part& part) {
+    part.only({"type", "single", "pair", "special_tokens"});
+    std::vector<int32_t> before, after;
+    bool has_text = false;
+    for (const Json& piece : part.list("single")) {
+      const Part at{&piece, part.where + ": single"};
+      at.only({"SpecialToken", "Sequence"});
+      if (const Json* token = io::find(piece, "SpecialToken")) {
+        (has_text ? after : before).push_back(template_token(part, *token));
+      } else if (at.at("Sequence").text("id") != "A" || std::exchange(has_text, true)) {
+        at.refuse("the text A once");
+      }
+    }
+    if (!has_text) throw_error("{}: single: expected the text A once, found none", part.where);
+    v_.template_before.insert(v_.template_before.begin(), before.begin(), before.end());
+    v_.template_after.insert(v_.template_after.end(), after.begin(), after.end());
+  }
+
+  int32_t template_token(const Part& part, const Json& token) const {
+    const std::string name = io::get_string(token, "id", part.where);
+    const Part special = part.at("special_tokens").at(name);
+    if (!special.json) throw_error("{}: missing", special.where);
+    const Json::array_t& ids = special.list("ids");
+    const auto known = ids_.find(name);
+    if (ids.size() != 1 || known == ids_.end() || ids[0] != known->second)
+      throw_error("{}: ids: expected the id of {} in the vocabulary, found {}", special.where,
+                  quote(name), quote(io::to_line(ids)));
+    return known->second;
   }
 
   Part top_, model_;
   Vocabulary v_;
   Ids ids_;  // of what the file says, whose text it views
 };
-
-Json sequence(const char* key, Json members) {
-  return {{"type", "Sequence"}, {key, std::move(members)}};
-}
-
-Json replace(std::string_view from, std::string_view to) {
-  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
-}
-
-Json byte_level(bool prefix_space, bool use_regex) {
-  return {{"type", "ByteLevel"},
-          {"add_prefix_space", prefix_space},
-          {"trim_offsets", true},
-          {"use_regex", use_regex}};
-}
-
-// The file's normalizer, pre_tokenizer and decoder.
-void write_kind(const Vocabulary& v, Json& root) {
-  Json& normalizer = root["normalizer"];
-  Json& splitter = root["pre_tokenizer"];
-  root["post_processor"] = v.post_processor;
-  Json& decoder = root["decoder"];
-  switch (v.kind) {
-    case Kind::kChar:
-      decoder = {{"type", "Fuse"}};
-      break;
-    case Kind::kBpe:
-      splitter = {{"type", "WhitespaceSplit"}};
-      decoder = {{"type", "BPEDecoder"}, {"suffix", kEndOfWord}};
-      break;
-    case Kind::kWord:
-      splitter = {{"type", v.split_punctuation ? "Whitespace" : "WhitespaceSplit"}};
-      break;
-    case Kind::kByteBpe:
-      splitter = byte_level(v.prefix_space, v.split_words);
-      decoder = byte_level(true, true);
-      break;
-    case Kind::kLlama: {
-      if (v.metaspace) {
-        const char* scheme = v.prefix == Vocabulary::Prefix::kAlways  ? "always"
-                             : v.prefix == Vocabulary::Prefix::kFirst ? "first"
-                                                                      : "never";
-        splitter = {{"type", "Metaspace"},
-                    {"replacement", kSpaceMark},
-                    {"prepend_scheme", scheme},
-                    {"split", v.split_marks}};
-      } else {
-        Json members = Json::array();
-        if (v.prefix == Vocabulary::Prefix::kAlways)
-          members.push_back({{"type", "Prepend"}, {"prepend", kSpaceMark}});
-        members.push_back(replace(" ", kSpaceMark));
-        normalizer = sequence("normalizers", std::move(members));
-      }
-      Json members =
-          Json::array({replace(kSpaceMark, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
-      if (v.strip_prefix)
-        members.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
-      decoder = sequence("decoders", std::move(members));
-      break;
-    }
-  }
-}
-
-Json write_model(const Vocabulary& v) {
-  Json vocab = Json::object();
-  Json::object_t::Container& members = vocab.get_ref<Json::object_t&>();
-  for (int32_t id = 0; id < v.model_tokens; ++id)
-    members.emplace_back(v.tokens[static_cast<size_t>(id)], id);
-  Json merges = Json::array();
-  for (const Merge& merge : v.merges)
-    merges.push_back(Json::array(
-        {v.tokens[static_cast<size_t>(merge.left)], v.tokens[static_cast<size_t>(merge.right)]}));
-  const auto text_or_null = [](bool present, std::string_view text) {
-    return present ? Json(text) : Json();
-  };
-  const bool has_unk = v.unk != kNoToken;
-  if (v.kind == Kind::kWord) {
-    Json model = {{"type", "WordLevel"}, {"vocab", std::move(vocab)}};
-    // The package wants a text there.
-    model["unk_token"] = has_unk ? v.tokens[static_cast<size_t>(v.unk)] : std::string();
-    return model;
-  }
-  return {{"type", "BPE"},
-          {"dropout", nullptr},
-          {"unk_token", text_or_null(has_unk, has_unk ? v.tokens[static_cast<size_t>(v.unk)] : "")},
-          {"continuing_subword_prefix", nullptr},
-          {"end_of_word_suffix", text_or_null(v.kind == Kind::kBpe, kEndOfWord)},
-          {"fuse_unk", v.fuse_unk},
-          {"byte_fallback", v.kind == Kind::kLlama},
-          {"ignore_merges", v.ignore_merges},
-          {"vocab", std::move(vocab)},
-          {"merges", std::move(merges)}};
-}
 
 }  // namespace
 
@@ -447,37 +386,6 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name, c
 Tokenizer Tokenizer::load(const std::string& path, const Notes& notes) {
   const std::string file = std::filesystem::is_directory(path) ? path + "/tokenizer.json" : path;
   return from_json(io::read_file(file, io::kMaxJsonBytes), file, notes);
-}
-
-std::string Tokenizer::to_json() const {
-  const Vocabulary& v = impl_->vocabulary;
-  Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}};
-  Json& added = root["added_tokens"] = Json::array();
-  for (const AddedToken& token : v.added)
-    added.push_back({{"id", token.id},
-                     {"content", v.tokens[static_cast<size_t>(token.id)]},
-                     {"single_word", token.single_word},
-                     {"lstrip", token.lstrip},
-                     {"rstrip", token.rstrip},
-                     {"normalized", token.normalized},
-                     {"special", token.special}});
-  write_kind(v, root);
-  root["model"] = write_model(v);
-  return io::to_text(root);
-}
-
-void Tokenizer::save(const std::string& directory) const {
-  io::write_file(directory + "/tokenizer.json", to_json());
-  Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"},
-                 {"clean_up_tokenization_spaces", false}};
-  const auto name = [&](const char* key, int32_t id) {
-    if (id != kNoToken) config[key] = token(id);
-  };
-  name("unk_token", unk());
-  name("bos_token", bos());
-  name("eos_token", eos());
-  name("pad_token", pad());
-  io::write_file(directory + "/tokenizer_config.json", io::to_text(config));
 }
 
 }  // namespace refrain::text

@@ -1,22 +1,20 @@
 #include "refrain/text/tokenizer/pretokenize.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "refrain/base/error.h"
 #include "refrain/base/utf8.h"
+#include "refrain/text/tokenizer/regex.h"
 
 namespace refrain::text {
 namespace {
 
-enum class Class : uint8_t { kOther, kLetter, kNumber, kSpace };
+enum class Class : uint8_t { kOther, kLetter, kNumber, kSpace, kMark };
 
 // Unicode's White_Space (which PCRE2's \s is not quite).
 bool is_white_space(char32_t c) {
@@ -25,64 +23,42 @@ bool is_white_space(char32_t c) {
          c == 0x3000;
 }
 
-// Letters and numbers lie below this: the planes above hold marks and private characters.
-constexpr char32_t kClassified = 0x40000;
-
-// Calls f(code point, group) for all below `end` that the pattern, a run of characters, matches:
-// one search over a text of them all. `group` tells which of the pattern's alternatives it was.
-template <class F>
-void for_each_match(const char* runs, char32_t end, F&& f) {
-  std::string all;
-  for (char32_t c = 0; c < end; ++c)
-    if (c < 0xD800 || c > 0xDFFF) append_utf8(all, c);
-  int error = 0;
-  PCRE2_SIZE error_at = 0;
-  const std::unique_ptr<pcre2_code, void (*)(pcre2_code*)> pattern(
-      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(runs), PCRE2_ZERO_TERMINATED,
-                    PCRE2_UTF | PCRE2_UCP, &error, &error_at, nullptr),
-      pcre2_code_free);
-  REFRAIN_CHECK(pattern);
-  pcre2_jit_compile(pattern.get(), PCRE2_JIT_COMPLETE);  // only speed depends on it
-  const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> match(
-      pcre2_match_data_create_from_pattern(pattern.get(), nullptr), pcre2_match_data_free);
-  REFRAIN_CHECK(match);
-  const auto* subject = reinterpret_cast<PCRE2_SPTR>(all.data());
-  const PCRE2_SIZE* range = pcre2_get_ovector_pointer(match.get());
-  size_t at = 0;
-  for (;;) {
-    const int groups = pcre2_match(pattern.get(), subject, all.size(), at, PCRE2_NO_UTF_CHECK,
-                                   match.get(), nullptr);
-    if (groups < 1) break;
-    std::string_view run = std::string_view(all).substr(range[0], range[1] - range[0]);
-    while (!run.empty()) {
-      const CodePoint c = decode_utf8(run);
-      f(c.code, groups - 1);
-      run.remove_prefix(c.bytes);
-    }
-    at = range[1];
-  }
-}
+// Letters, numbers and marks lie below this, but for the marks that select variants: those, and
+// characters for private use, are all there is in the planes above.
+constexpr char32_t kClassified = 0x40000, kFirstVariant = 0xE0100, kLastVariant = 0xE01EF;
 
 std::vector<Class> classify_all() {
   std::vector<Class> classes(kClassified, Class::kOther);
+  const auto set = [&](const char* characters, Class to) {
+    const std::vector<bool> chosen = characters_of(characters, kClassified);
+    for (char32_t c = 0; c < kClassified; ++c)
+      if (chosen[c]) classes[c] = to;
+  };
+  set("\\p{L}", Class::kLetter);
+  set("\\p{N}", Class::kNumber);
+  set("\\p{M}", Class::kMark);
   for (char32_t c = 0; c < kClassified; ++c)
     if (is_white_space(c)) classes[c] = Class::kSpace;
-  for_each_match("\\p{L}+|(\\p{N}+)", kClassified, [&](char32_t c, int group) {
-    classes[c] = group == 1 ? Class::kNumber : Class::kLetter;
-  });
   return classes;
 }
 
 // Unicode's annex on regular expressions says what \w is.
 bool is_of_words(char32_t c) {
   constexpr char32_t kEnd = 0xE0200;  // behind the last mark
-  static const std::vector<bool> of_words = [] {
-    std::vector<bool> all(kEnd);
-    for_each_match("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]+", kEnd,
-                   [&](char32_t code, int) { all[code] = true; });
+  static const std::vector<bool> of_words =
+      characters_of("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]", kEnd);
+  return c < kEnd && of_words[c];
+}
+
+bool is_punctuation(char32_t c) {
+  constexpr char32_t kEnd = 0x20000;
+  static const std::vector<bool> punctuation = [] {
+    std::vector<bool> all = characters_of("\\p{P}", kEnd);
+    for (const char of_ascii : std::string_view("$+<=>^`|~"))
+      all[static_cast<size_t>(of_ascii)] = true;
     return all;
   }();
-  return c < kEnd && of_words[c];
+  return c < kEnd && punctuation[c];
 }
 
 // The last character of `text`, which is not empty.
@@ -96,7 +72,8 @@ CodePoint last_character(std::string_view text) {
 
 Class class_of(char32_t c) {
   static const std::vector<Class> classes = classify_all();
-  return c < kClassified ? classes[c] : Class::kOther;
+  if (c < kClassified) return classes[c];
+  return c >= kFirstVariant && c <= kLastVariant ? Class::kMark : Class::kOther;
 }
 
 constexpr std::array<Class, 128> kAscii = [] {
@@ -114,18 +91,22 @@ struct Character {
   uint32_t bytes;
 };
 
-// The character that starts at `at`, which is inside of `text`.
+// The character that starts at `at`, which is inside of `text`. Marks are letters or nothing
+// special.
+template <Class kMarks>
 Character character_at(std::string_view text, size_t at) {
   const auto first = static_cast<uint8_t>(text[at]);
   if (first < 0x80) return {kAscii[first], 1};
   const CodePoint c = decode_utf8(text.substr(at));
-  return {c.valid ? class_of(c.code) : Class::kOther, c.bytes};
+  const Class kind = c.valid ? class_of(c.code) : Class::kOther;
+  return {kind == Class::kMark ? kMarks : kind, c.bytes};
 }
 
 // Where the run of `kind` ends that goes on at `at`.
+template <Class kMarks = Class::kOther>
 size_t run_end(std::string_view text, size_t at, Class kind) {
   while (at < text.size()) {
-    const Character next = character_at(text, at);
+    const Character next = character_at<kMarks>(text, at);
     if (next.kind != kind) break;
     at += next.bytes;
   }
@@ -154,26 +135,117 @@ bool space_at(std::string_view text, size_t at, uint32_t& bytes) {
   return c.valid && is_white_space(c.code);
 }
 
+// The same in any case. The long s counts: it is one of the cases of s.
+size_t any_contraction(std::string_view text) {
+  if (text[0] != '\'' || text.size() < 2) return 0;
+  const auto small = [&](size_t i) { return static_cast<char>(text[i] | 0x20); };
+  const char a = small(1);
+  const bool letter = static_cast<uint8_t>(text[1]) < 0x80;
+  if (letter && (a == 's' || a == 't' || a == 'm' || a == 'd')) return 2;
+  if (text.size() < 3) return 0;
+  if (text.substr(1).starts_with("\u017f")) return 3;
+  const char b = small(2);
+  return letter && (((a == 'r' || a == 'v') && b == 'e') || (a == 'l' && b == 'l')) ? 3 : 0;
+}
+
+bool is_line_end(char c) { return c == '\r' || c == '\n'; }
+
+// Others in a run, and the line ends behind them.
+template <Class kMarks>
+size_t others_end(std::string_view text, size_t at) {
+  at = run_end<kMarks>(text, at, Class::kOther);
+  while (at < text.size() && is_line_end(text[at])) ++at;
+  return at;
+}
+
+template <Class kMarks>
+size_t pattern_word(int digits, std::string_view text) {
+  if (const size_t bytes = any_contraction(text)) return bytes;
+  const Character first = character_at<kMarks>(text, 0);
+  if (first.kind == Class::kLetter) return run_end<kMarks>(text, first.bytes, Class::kLetter);
+  if (first.kind == Class::kNumber) {
+    size_t end = first.bytes;
+    for (int n = 1; n != digits && end < text.size(); ++n) {
+      const Character next = character_at<kMarks>(text, end);
+      if (next.kind != Class::kNumber) break;
+      end += next.bytes;
+    }
+    return end;
+  }
+  const Character second = first.bytes < text.size() ? character_at<kMarks>(text, first.bytes)
+                                                     : Character{Class::kSpace, 0};
+  // One other character may stand before letters, and a space before others.
+  if (second.kind == Class::kLetter && !is_line_end(text[0]))
+    return run_end<kMarks>(text, first.bytes + second.bytes, Class::kLetter);
+  if (first.kind == Class::kOther) return others_end<kMarks>(text, first.bytes);
+  if (second.kind == Class::kOther && text[0] == ' ')
+    return others_end<kMarks>(text, first.bytes + second.bytes);
+  // White space ends behind its last line end; without one it keeps its last character for the word
+  // that follows, if it has another one.
+  size_t end = 0, last = 0, line_end = 0;
+  while (end < text.size()) {
+    const Character next = character_at<kMarks>(text, end);
+    if (next.kind != Class::kSpace) break;
+    last = end;
+    end += next.bytes;
+    if (is_line_end(text[last])) line_end = end;
+  }
+  if (line_end > 0) return line_end;
+  return end == text.size() || last == 0 ? end : last;
+}
+
+// The next character that the predicate holds for.
+template <class Holds>
+Run next_of(std::string_view text, size_t at, Holds&& holds) {
+  while (at < text.size()) {
+    const CodePoint c = decode_utf8(text.substr(at));
+    if (c.valid && holds(c.code)) return {at, at + c.bytes};
+    at += c.bytes;
+  }
+  return {text.size(), text.size()};
+}
+
 }  // namespace
 
 size_t gpt2_word(std::string_view text) {
   if (const size_t bytes = contraction(text)) return bytes;
-  const Character first = character_at(text, 0);
+  const Character first = character_at<Class::kOther>(text, 0);
   if (first.kind != Class::kSpace) return run_end(text, first.bytes, first.kind);
   if (text[0] == ' ' && text.size() > 1) {
-    const Character second = character_at(text, 1);
+    const Character second = character_at<Class::kOther>(text, 1);
     if (second.kind != Class::kSpace) return run_end(text, 1 + second.bytes, second.kind);
   }
   // White space keeps its last character for the word that follows, if it has another one.
   size_t end = first.bytes, last = 0;
   while (end < text.size()) {
-    const Character next = character_at(text, end);
+    const Character next = character_at<Class::kOther>(text, end);
     if (next.kind != Class::kSpace) break;
     last = end;
     end += next.bytes;
   }
   return end == text.size() || last == 0 ? end : last;
 }
+
+std::string WordPattern::regex() const {
+  const char *letters = "\\p{L}+", *all = "\\p{L}\\p{N}";
+  if (marks) letters = "[\\p{L}\\p{M}]+", all = "\\p{L}\\p{M}\\p{N}";
+  const char* numbers = digits == 1 ? "\\p{N}" : digits == 3 ? "\\p{N}{1,3}" : "\\p{N}+";
+  return fmt::format(
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{{L}}\\p{{N}}]?{}|{}| "
+      "?[^\\s{}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+      letters, numbers, all);
+}
+
+size_t pattern_word(const WordPattern& pattern, std::string_view text) {
+  return pattern.marks ? pattern_word<Class::kLetter>(pattern.digits, text)
+                       : pattern_word<Class::kOther>(pattern.digits, text);
+}
+
+Run next_number(std::string_view text, size_t at) {
+  return next_of(text, at, [](char32_t c) { return class_of(c) == Class::kNumber; });
+}
+
+Run next_punctuation(std::string_view text, size_t at) { return next_of(text, at, is_punctuation); }
 
 size_t leading_space(std::string_view text) {
   size_t at = 0;

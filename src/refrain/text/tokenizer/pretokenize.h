@@ -2,20 +2,43 @@
 //
 //   white space  runs of characters without Unicode's White_Space property (the bpe kind)
 //   GPT-2        's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+//   WordPattern  (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+//                 ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+//                of GPT-4 and Llama 3; with one digit each, of Qwen 2; with marks, of Qwen 3.5
 //
-// The code scans the pattern by hand, one character class at a time. PCRE2's Unicode tables define
-// letters and numbers. Bytes that are not valid UTF-8 count as neither letter, number nor space.
+// The code scans the patterns by hand, one character class at a time. PCRE2's Unicode tables define
+// letters, numbers and marks. Bytes that are not valid UTF-8 count as neither letter, number nor
+// space.
 //
-// Both take text in parts. Unless a part is the `last`, words that more text could change are left
-// over, and the number of processed bytes is returned.
+// The first two take text in parts. Unless a part is the `last`, words that more text could change
+// are left over, and the number of processed bytes is returned.
 #pragma once
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace refrain::text {
 
 // Bytes of the first word of `text` by GPT-2's pattern; `text` is not empty.
 size_t gpt2_word(std::string_view text);
+
+struct WordPattern {
+  static constexpr const char* kGpt2 =
+      "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+  bool marks;  // [\p{L}\p{M}] are letters
+  int digits;  // at most so many together; 0 for any number
+  std::string regex() const;
+};
+// Bytes of the first word of `text`, which is not empty.
+size_t pattern_word(const WordPattern& pattern, std::string_view text);
+
+// The next such character from `at` on; empty and at the end if there is none.
+struct Run {
+  size_t begin, end;
+};
+Run next_number(std::string_view text, size_t at);       // \p{N}
+Run next_punctuation(std::string_view text, size_t at);  // \p{P}, and all of ASCII's
 
 // Bytes of white space at the start of `text`.
 size_t leading_space(std::string_view text);
