@@ -7,7 +7,11 @@ characters, spaces and special tokens, and both decode the ids: ids and decoded 
 Then tokens with random settings are added to those of the package, and both encode and decode short
 texts made of them, with and without special tokens.
 
-usage: tokenizer_compat.py REFRAIN TEXT... [--size 2000]
+The forms of published models (tokenizer_forms.py) are compared on some megabytes of many scripts, as
+the package wrote them and as refrain writes them again, with and without what a template adds, and
+with bytes that are not UTF-8.
+
+usage: tokenizer_compat.py REFRAIN TEXT... [--size 2000] [--megabytes 10] [--forms NAME...]
 """
 import argparse
 import json
@@ -19,6 +23,8 @@ import tempfile
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import processors, trainers
+
+import tokenizer_forms
 
 MARK = "\u2581"
 
@@ -201,6 +207,88 @@ def compare_added(program, directory, tokenizer, rng, texts=300):
     return bad
 
 
+def ids_of(program, directory, file, *flags):
+    output = run(program, "encode", "-m", directory, "--input", file, *flags)
+    return [int(i) for i in output.split()]
+
+
+def difference(found, expected):
+    at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), "the end")
+    return f"{len(found)} ids, not {len(expected)}; differ at {at}"
+
+
+def write_again(program, directory, work):
+    """The directory of what refrain writes of a tokenizer that it read."""
+    data = work / "one.txt"
+    data.write_text("a b\n" * 10)
+    command = [program, "prepare", "--data", data, "--tokenizer", directory, "--out", work / "one"]
+    done = subprocess.run([*map(str, command)], capture_output=True)
+    if done.returncode:
+        sys.exit(f"{command}: {done.stderr.decode()}")
+    return next(work.glob("one*.tokenizer"))
+
+
+def compare_form(program, directory, theirs, file, work):
+    """Differences of a form of tokenizer between refrain and the package, a line each."""
+    text = file.read_bytes().decode()
+    bad = []
+    expected = theirs.encode(text, add_special_tokens=False).ids
+    whole = theirs.encode(text).ids
+    theirs.encode_special_tokens = True
+    plain = theirs.encode(text, add_special_tokens=False).ids
+    for ids, *flags in ([expected, "--parse-special"], [plain],
+                        [whole, "--parse-special", "--add-special-tokens"]):
+        found = ids_of(program, directory, file, *flags)
+        if found != ids:
+            bad.append(f"{' '.join(flags) or 'plain'}: {difference(found, ids)}")
+    line = " ".join(map(str, expected)).encode()
+    for skip, *flags in ([True], [False, "--with-special"]):
+        decoded = run(program, "decode", "-m", directory, *flags, text=line)
+        if decoded != theirs.decode(expected, skip_special_tokens=skip).encode():
+            bad.append(f"decoded text differs {' '.join(flags)}")
+    again = write_again(program, directory, work)
+    read = Tokenizer.from_file(str(again / "tokenizer.json"))
+    if read.encode(text).ids != whole:
+        bad.append("the package reads otherwise what refrain wrote")
+    return bad
+
+
+def compare_broken(program, directory, theirs, file):
+    """Bytes that are not UTF-8 come back from a byte-level tokenizer without a normalizer."""
+    bytes_ = file.read_bytes()
+    decoded = run(program, "decode", "-m", directory, "--with-special",
+                  text=run(program, "encode", "-m", directory, "--input", file))
+    ids = ids_of(program, directory, file)
+    same = decoded == bytes_ and theirs.decode(ids, skip_special_tokens=False) == bytes_.decode(
+        errors="replace")
+    return [] if same else ["bytes that are not UTF-8 do not come back"]
+
+
+def compare_forms(program, texts, arguments, work):
+    rng = random.Random(2)
+    text = tokenizer_forms.mixed_text(arguments.megabytes, texts)
+    file, broken = work / "mixed.txt", work / "broken.txt"
+    file.write_bytes(text.encode())
+    broken.write_bytes(b"".join(
+        part.encode() + bytes(rng.randrange(128, 256) for _ in range(rng.randrange(3)))
+        for part in text[:200000].split(" ")))
+    sample = text[:2000000] + "".join(texts)
+    failures = 0
+    for name, make in tokenizer_forms.FORMS.items():
+        if arguments.forms and name not in arguments.forms:
+            continue
+        directory = work / "form"
+        directory.mkdir(exist_ok=True)
+        theirs = make(sample, arguments.size + 4000)
+        theirs.save(str(directory / "tokenizer.json"))
+        bad = compare_form(program, directory, theirs, file, work)
+        if name in tokenizer_forms.LOSSLESS:
+            bad += compare_broken(program, directory, theirs, broken)
+        failures += len(bad)
+        print(f"{name}: {len(text.encode()) / 1e6:.1f} MB:", "; ".join(bad) or "the same", flush=True)
+    return failures
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("refrain")
@@ -209,10 +297,18 @@ def main():
                         help="tokens beyond the alphabet, about")
     parser.add_argument("--rounds", type=int, default=30,
                         help="sets of added tokens for each text and kind")
+    parser.add_argument("--megabytes", type=float, default=10,
+                        help="of text for each form of published models")
+    parser.add_argument("--forms", nargs="+", choices=tokenizer_forms.FORMS,
+                        help="compare these forms alone")
     arguments = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
         work = pathlib.Path(temporary)
+        texts = [path.read_bytes().decode() for path in arguments.texts]
+        failures += compare_forms(arguments.refrain, texts, arguments, work)
+        if arguments.forms:
+            arguments.texts = []
         random_files = []
         for i, text in enumerate(random_texts(1)):
             random_files.append(work / f"random_{i}.txt")
