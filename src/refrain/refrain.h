@@ -19,6 +19,7 @@
 #include "refrain/model/language_model.h"
 #include "refrain/model/parameters/parameter_store.h"  // weights, and what is trained of them
 #include "refrain/model/workspace.h"                   // memory for a step
+#include "refrain/text/chat/chat_template.h"           // conversations as texts
 #include "refrain/text/source.h"                       // texts, pairs, objects
 #include "refrain/text/tokenizer.h"                    // tokenizer.json, and training tokenizers
 #include "refrain/train/language_model_task.h"
