@@ -13,7 +13,6 @@ environment is --python, or is made by setup.sh.
 """
 import argparse
 import dataclasses
-import datetime
 import fnmatch
 import json
 import os
@@ -24,13 +23,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 
 import rows
 import tokens
 
 HERE = pathlib.Path(__file__).resolve().parent
-MIB = 2**20
+sys.path.insert(1, str(HERE.parent))
+from common import MIB, Failed, command_line, machine, put_part, run, say
+
+TITLE = "Beside PyTorch"
 LOGITS = 256  # tokens whose logits are compared
 
 
@@ -41,49 +42,6 @@ SUMMARY = ("| work | refrain, tokens/s | PyTorch's best, tokens/s | ratio | floa
 
 def flags_of(precision):
     return [] if precision == "float32" else [f"--{precision}"]
-
-
-class Failed(Exception):
-    """What an engine said when it did not do its work."""
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def run(command, limit, env=None):
-    """Its standard output and largest resident set; Failed when it fails or takes longer than
-    `limit` seconds."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err, env=env,
-                                   start_new_session=True)
-        late = threading.Event()
-
-        def stop():
-            late.set()
-            os.killpg(process.pid, signal.SIGKILL)  # compilers that it started, too
-
-        timer = threading.Timer(limit, stop)
-        timer.start()
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            stop()
-            process.wait()
-            raise
-        finally:
-            timer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if late.is_set():
-            raise Failed(f"not done within {limit:,.0f} s")
-        if process.returncode:
-            err.seek(0)
-            lines = [line.strip() for line in err.read().splitlines() if line.strip()]
-            raise Failed(next((line for line in reversed(lines) if "Error" in line or
-                               line.startswith("refused")), lines[-1] if lines else
-                              f"exit status {process.returncode}"))
-        out.seek(0)
-        return out.read(), usage.ru_maxrss * 1024
 
 
 @dataclasses.dataclass
@@ -124,42 +82,24 @@ class Table:
     # -- the page
 
     def put(self, text):
-        """Text of a row: printed, and kept for the page, which is written anew."""
+        """Text of a row: printed, and kept for the page, whose part is written anew."""
         print(text, flush=True)
         self.details.append(text)
         if self.args.page:
-            pathlib.Path(self.args.page).write_text(self.page())
+            put_part(self.args.page, TITLE, self.page())
 
     def head(self):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        field = dict(line.split(":", 1) for line in lines if ":" in line)
-        name = next((v.strip() for k, v in field.items() if k.startswith("model name")), "unknown")
-        flags = next((v.split() for k, v in field.items() if k.startswith("flags")), [])
-        units = [label for label, flag in (("AVX-512", "avx512f"), ("VNNI", "avx512_vnni"),
-                                           ("AVX512-BF16", "avx512_bf16"), ("AMX", "amx_bf16"),
-                                           ("AVX2", "avx2")) if flag in flags]
-        version = self.refrain("--version")[0].strip()
         torch = run([self.args.python, "-c", "import torch; print(torch.__version__)"],
                     self.args.limit)[0].strip()
-        return (f"{name}, {os.cpu_count()} cores, {', '.join(units) or 'no known units'}; "
-                f"{version}, PyTorch {torch}; {datetime.date.today()}.")
+        return machine(self.refrain("--version")[0].strip(), f"PyTorch {torch}")
 
     def page(self):
-        return "\n".join(["# Beside PyTorch: " + pathlib.Path(self.args.page).stem, "", self.machine,
-                          "", "    " + self.command(), "", SUMMARY, *self.summary, "",
-                          *self.details]).rstrip("\n") + "\n"
+        return "\n".join([self.machine, "", "    " + self.command(), "", SUMMARY, *self.summary, "",
+                          *self.details])
 
     def command(self):
-        """As anybody would say it."""
-        words = ["bench/rivals/pytorch/table.py", "--refrain", "refrain", "--data", "input.txt"]
-        skip = {"--refrain", "--data", "--python"}
-        said = iter(sys.argv[1:])
-        for word in said:
-            if word in skip:
-                next(said)
-            else:
-                words.append(f"'{word}'" if set(word) & set("*, ") else word)
-        return " ".join(words)
+        return command_line(["bench/rivals/pytorch/table.py", "--refrain", "refrain", "--data",
+                             "input.txt"], sys.argv[1:], {"--refrain", "--data", "--python"})
 
     # -- refrain
 
@@ -455,8 +395,8 @@ def main():
     parser.add_argument("--float32", action="store_true",
                         help="leave bf16 out: without instructions for it, it is the slower one, "
                         "and refrain has int16")
-    parser.add_argument("--page", help="write all of it to this file, the summary first: the page of "
-                        "a machine, whose name the file has")
+    parser.add_argument("--page", help="write all of it to this file, the summary first: a part of "
+                        "the page of a machine, whose name the file has")
     parser.add_argument("--quick", action="store_true",
                         help="one round of one step, small batches, short windows: to try it")
     parser.add_argument("--plant", action="store_true",
