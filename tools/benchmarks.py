@@ -1,34 +1,42 @@
 #!/usr/bin/env python3
-"""Puts the summaries of the machines' pages (docs/benchmarks/*.md, made by
-bench/rivals/pytorch/table.py --page) into the table that docs/benchmarks.md opens with.
+"""Puts the summaries of the machines' pages (docs/benchmarks/*.md, made by `table.py --page` of
+bench/rivals/pytorch and of bench/rivals/llamacpp) into the tables that docs/benchmarks.md opens
+with.
 
 usage: benchmarks.py [--check]
 
---check writes nothing: it fails when the table is not what the pages make.
+--check writes nothing: it fails when a table is not what the pages make.
 """
 import argparse
 import re
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN, END = "<!-- tools/benchmarks.py -->\n", "<!-- end -->\n"
-HEAD = ("| work | machine | refrain, tokens/s | PyTorch's best, tokens/s | ratio | memory, of PyTorch's | "
-        "command |\n|---|---|---:|---:|---:|---:|---|\n")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(1, str(ROOT / "bench/rivals"))
+from common import parts
+
+END = "<!-- end -->\n"
+PYTORCH = ("| work | machine | refrain, tokens/s | PyTorch's best, tokens/s | ratio | memory, of PyTorch's | "
+           "command |\n|---|---|---:|---:|---:|---:|---|\n")
+LLAMACPP = ("Tokens generated one by one after a prompt of 512, by the same weights in Refrain and in llama.cpp, "
+            "of each type that\nthey are stored in:\n\n"
+            "| model, type | machine | refrain, tokens/s | llama.cpp, tokens/s | ratio | of the read bandwidth: "
+            "refrain, llama.cpp | prompt: ratio | memory, of llama.cpp's | command |\n"
+            "|---|---|---:|---:|---:|---:|---:|---:|---|\n")
 
 
-class Page:
-    """A machine's: its name, the command that made it, and (work, ours, theirs, ratio, memory)."""
+class Part:
+    """What a machine's page says beside one engine: the machine, and the cells of the summary."""
 
-    def __init__(self, path):
-        text = path.read_text()
+    def __init__(self, path, text):
         self.path = path
         self.machine = re.search(r"\n\n([^\n]*?), \d+ cores, ([^;]*);", text)
         self.rows = []
         for line in text.split("\n### ")[0].splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if len(cells) == 7 and re.match(r"[\d,]+ \(", cells[1]):
-                self.rows.append((cells[0], cells[1], cells[2], cells[3], cells[6]))
+            if len(cells) == 7 and re.match(r"\d", cells[1]):
+                self.rows.append(cells)
 
     def name(self):
         units = self.machine[2].split(", ")
@@ -36,14 +44,43 @@ class Page:
                     units[0])
         return f"{self.machine[1]}, {best}"
 
+    def link(self):
+        return f"[page](benchmarks/{self.path.name})"
 
-def table():
-    pages = [Page(path) for path in sorted((DOCS / "benchmarks").glob("*.md"))
-             if path.read_text().startswith("# Beside PyTorch")]
-    lines = [f"| {work} | {page.name()} | {ours} | {theirs} | **{ratio}** | {memory} | "
-             f"[page](benchmarks/{page.path.name}) |"
-             for page in pages for work, ours, theirs, ratio, memory in page.rows]
-    return HEAD + "\n".join(lines) + "\n"
+
+def line(cells):
+    return "| " + " | ".join(cells) + " |\n"
+
+
+def beside_pytorch(found):
+    rows = [line([work, part.name(), ours, theirs, f"**{ratio}**", memory, part.link()])
+            for part in found for work, ours, theirs, ratio, _, _, memory in part.rows]
+    return PYTORCH + "".join(rows)
+
+
+def beside_llamacpp(found):
+    rows = [line([work, part.name(), ours, theirs, f"**{ratio}**", *more, part.link()])
+            for part in found for work, ours, theirs, ratio, *more in part.rows]
+    return LLAMACPP + "".join(rows) if rows else ""
+
+
+# What a table begins with in docs/benchmarks.md, the title of its part of a page, what makes it.
+TABLES = (
+    ("<!-- tools/benchmarks.py -->\n", "Beside PyTorch", beside_pytorch),
+    ("<!-- tools/benchmarks.py: decoding -->\n", "Decoding, beside llama.cpp", beside_llamacpp),
+)
+
+
+def fill(text, folder):
+    """The text of docs/benchmarks.md with the tables of the pages in the folder."""
+    pages = [(path, parts(path.read_text())) for path in sorted(folder.glob("*.md"))]
+    for begin, wanted, table in TABLES:
+        before, rest = text.split(begin)
+        _, after = rest.split(END, 1)
+        found = [Part(path, part) for path, page in pages for title, part in page
+                 if title == wanted]
+        text = before + begin + table(found) + END + after
+    return text
 
 
 def main():
@@ -51,14 +88,12 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     options = parser.parse_args()
-    page = DOCS / "benchmarks.md"
+    page = ROOT / "docs/benchmarks.md"
     text = page.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    wanted = before + BEGIN + table() + END + after
+    wanted = fill(text, ROOT / "docs/benchmarks")
     if options.check:
         if wanted != text:
-            sys.exit(f"{page}: its table is not what the pages make: run tools/benchmarks.py")
+            sys.exit(f"{page}: a table is not what the pages make: run tools/benchmarks.py")
         return
     page.write_text(wanted)
 
