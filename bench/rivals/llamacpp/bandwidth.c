@@ -2,26 +2,29 @@
 //
 // usage: bandwidth THREADS MIB REPEATS
 //
-// Each thread sums a share of its own of MIB mebibytes, as one stream or as four. The figure is the
-// better of the two medians over the repeats.
+// Each thread sums a share of its own of MIB mebibytes, as 1, 2, 4 or 8 streams. The figure is the
+// best of the four medians over the repeats.
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
-enum { kLanes = 32, kMost = 64 };
+enum { kLanes = 32, kMost = 64, kMostStreams = 8, kHugePage = 1 << 21 };
 
 struct Share {
   const uint64_t* begin;
-  size_t count;  // a multiple of 4 * kLanes
+  size_t count;  // a multiple of kMostStreams * kLanes
   int streams;
   uint64_t sum;
 };
 
 static pthread_barrier_t barrier;
 
-static uint64_t sum_streams(const uint64_t* x, size_t count, int streams) {
+static inline __attribute__((always_inline)) uint64_t sum_streams(const uint64_t* x, size_t count,
+                                                                  int streams) {
   uint64_t lanes[kLanes] = {0};
   const size_t each = count / (size_t)streams;
   for (size_t i = 0; i < each; i += kLanes)
@@ -35,8 +38,11 @@ static uint64_t sum_streams(const uint64_t* x, size_t count, int streams) {
 static void* read_share(void* argument) {
   struct Share* share = argument;
   pthread_barrier_wait(&barrier);
-  share->sum = share->streams == 1 ? sum_streams(share->begin, share->count, 1)
-                                   : sum_streams(share->begin, share->count, 4);
+  // Numbers that the compiler knows.
+  share->sum = share->streams == 1   ? sum_streams(share->begin, share->count, 1)
+               : share->streams == 2 ? sum_streams(share->begin, share->count, 2)
+               : share->streams == 4 ? sum_streams(share->begin, share->count, 4)
+                                     : sum_streams(share->begin, share->count, kMostStreams);
   pthread_barrier_wait(&barrier);
   return NULL;
 }
@@ -84,19 +90,23 @@ int main(int argc, char** argv) {
     return 2;
   }
   const size_t all = ((size_t)mib << 20) / sizeof(uint64_t);
-  const size_t count = all / (size_t)threads / (4 * kLanes) * (4 * kLanes);
-  uint64_t* x = aligned_alloc(4096, (size_t)mib << 20);
+  const size_t unit = kMostStreams * kLanes, count = all / (size_t)threads / unit * unit;
+  uint64_t* x = aligned_alloc(kHugePage, (all * sizeof *x + kHugePage - 1) / kHugePage * kHugePage);
   if (!x || count == 0) {
     fprintf(stderr, "bandwidth: no memory of %d MiB for %d threads\n", mib, threads);
     return 1;
   }
+  madvise(x, all * sizeof *x, MADV_HUGEPAGE);  // where there are any
   for (size_t i = 0; i < all; ++i) x[i] = 3;
-  const double one = rate(x, count, threads, 1, repeats);
-  const double four = rate(x, count, threads, 4, repeats);
-  if (one == 0 || four == 0) {
-    fprintf(stderr, "bandwidth: the sums are not those of what was read\n");
-    return 1;
+  double best = 0;
+  for (int streams = 1; streams <= kMostStreams; streams *= 2) {
+    const double found = rate(x, count, threads, streams, repeats);
+    if (found == 0) {
+      fprintf(stderr, "bandwidth: the sums are not those of what was read\n");
+      return 1;
+    }
+    if (found > best) best = found;
   }
-  printf("%.0f\n", one > four ? one : four);
+  printf("%.0f\n", best);
   return 0;
 }
