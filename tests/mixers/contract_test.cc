@@ -146,6 +146,62 @@ TEST(MixerContract, FastActivations) {
   long_contract<Rnn, RnnRef>(fast(shape(16, 2, 2)), RnnConfig{});
 }
 
+// What Mixer::overwritten names is all that more tokens change: with that put back, a state is what
+// it was.
+template <class M, class Config>
+void rollback_contract(const MixerDims& dims, const Config& config) {
+  const int64_t D = dims.d_model;
+  MixerUnderTest<M> m(dims, config);
+  for (const int64_t before : {0, 1, 3, 8, 20, 45})
+    for (const int64_t after : {1, 2, 5, 30}) {
+      StateRows states(1, m.mixer.state_bytes(before + after));
+      const State state = states.state();
+      std::byte* row = state.rows[0];
+      const Floats x({before + after, D}, 0, 1);
+      Floats y({before + after, D});
+      RaggedBatchBuilder data;
+      const auto read = [&](int64_t first, int64_t n) {
+        const RaggedBatch w = data.set(std::vector<int32_t>{0, static_cast<int32_t>(n)},
+                                       std::vector<int32_t>{static_cast<int32_t>(first)});
+        m.forward(w, x.tensor().slice(first, n), y.tensor().slice(first, n), &state, false);
+      };
+      if (before > 0) read(0, before);
+      const std::vector<std::byte> want(row, row + m.mixer.state_bytes(before));
+      const auto ranges = m.mixer.overwritten(before, after);
+      std::vector<std::vector<std::byte>> saved;
+      for (const StateRange& r : ranges) {
+        ASSERT_LE(r.first + r.bytes, m.mixer.state_bytes(before + after));
+        saved.emplace_back(row + r.first, row + r.first + r.bytes);
+      }
+      read(before, after);
+      for (size_t i = 0; i < ranges.size(); ++i)
+        std::copy(saved[i].begin(), saved[i].end(), row + ranges[i].first);
+      EXPECT_TRUE(std::equal(want.begin(), want.end(), row)) << before << " and " << after;
+    }
+}
+TEST(MixerContract, RollingBack) {
+  for (const auto& [window, stride] :
+       {std::pair{0, 0}, {1, 0}, {4, 0}, {9, 0}, {40, 0}, {4, 3}, {2, 1}, {20, 2}})
+    rollback_contract<Attention>(shape(8, 2, 2), sparse(window, stride));
+  rollback_contract<AttentionRnn>(shape(8, 2, 2), AttentionRnnConfig{});
+  rollback_contract<Gla>(shape(8, 2, 2), GlaConfig{});
+  rollback_contract<Gla>(shape(8, 2, 2), convolved<GlaConfig>(4));
+  rollback_contract<Rnn>(shape(8, 2, 2), RnnConfig{9});
+  rollback_contract<Lstm>(shape(8, 2, 2), LstmConfig{9});
+  rollback_contract<Gru>(shape(8, 2, 2), GruConfig{9});
+  rollback_contract<MmRec>(shape(8, 2, 2), mm_rec(4, 3));
+}
+TEST(MixerContract, ACacheThatOnlyGrowsOverwritesNothing) {
+  const MixerDims dims = shape(8, 2, 1);
+  EXPECT_TRUE(Attention(dims, AttentionConfig{}).overwritten(100, 30).empty());
+  const Attention ring(dims, sparse(40, 0));
+  EXPECT_TRUE(ring.overwritten(10, 30).empty());
+  const size_t row = ring.state_bytes(1);
+  ASSERT_EQ(ring.overwritten(75, 8).size(), 2u);  // rows 35 to 39, 0 to 2
+  EXPECT_EQ(ring.overwritten(75, 8)[0].bytes, 5 * row);
+  EXPECT_EQ(ring.overwritten(75, 8)[1].bytes, 3 * row);
+}
+
 TEST(MixerContract, ChunksWithoutRows) {
   empty_chunks_contract<Attention>(shape(6, 1, 1, 6), sparse(3, 0));
   empty_chunks_contract<AttentionRnn>(shape(6, 2, 2), AttentionRnnConfig{});

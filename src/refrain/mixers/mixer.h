@@ -45,7 +45,14 @@ struct MixerTraits {
   bool keeps_states = false;
   bool grouped_queries = false;    // it reads MixerDims::kv_heads
   bool attention_dropout = false;  // and Dropout::attention_rate
+  // A sequence that is cut at multiples of this has the bits of the whole one.
+  int64_t cut_multiple = 1;
   std::span<const RecomputePart> recompute{};
+};
+
+// Bytes of a row of a state.
+struct StateRange {
+  size_t first, bytes;
 };
 
 // What backward is given and what it gives.
@@ -109,6 +116,14 @@ class Mixer {
     std::vector<float> numbers(state.size() / sizeof(float));
     if (!numbers.empty()) std::memcpy(numbers.data(), state.data(), numbers.size() * sizeof(float));
     return numbers;
+  }
+
+  // What of the state of `position` tokens the next `tokens` ones may overwrite. With these bytes
+  // put back it is that state again. A cache that only grows overwrites nothing: then the states of
+  // the tokens in between are still there as well. The default is everything.
+  virtual std::vector<StateRange> overwritten(int64_t position, int64_t tokens) const {
+    (void)tokens;
+    return {{0, state_bytes(position)}};
   }
 };
 

@@ -115,11 +115,13 @@ double Attention::mixing_flops(int64_t length) const {
          static_cast<double>(q_width());
 }
 
-size_t Attention::state_bytes(int64_t tokens) const {
+int64_t Attention::state_rows(int64_t tokens) const {
   const int64_t stride = attention_.stride;
-  const int64_t rows =
-      stride > 0 && tokens >= stride ? attention_.window + tokens / stride : ring_rows(tokens);
-  return static_cast<size_t>(rows * row_bytes());
+  return stride > 0 && tokens >= stride ? attention_.window + tokens / stride : ring_rows(tokens);
+}
+
+size_t Attention::state_bytes(int64_t tokens) const {
+  return static_cast<size_t>(state_rows(tokens) * row_bytes());
 }
 
 std::vector<float> Attention::state_numbers(std::span<const std::byte> state) const {
@@ -128,6 +130,24 @@ std::vector<float> Attention::state_numbers(std::span<const std::byte> state) co
   kernels::read_cache(shape_.cache_type, shape_.head_dim, state.data(),
                       {numbers.data(), rows, kv_width()});
   return numbers;
+}
+
+std::vector<StateRange> Attention::overwritten(int64_t position, int64_t tokens) const {
+  const int64_t window = attention_.window;
+  if (window == 0) return {};
+  // Position p overwrites that of p - window. More tokens than a ring has rows overwrite all. Where
+  // the rows of a stride follow, those of a ring that is not full are part of the state too.
+  const int64_t from = attention_.stride > 0 ? position : std::max(position, window);
+  const int64_t rows = std::min(position + tokens - from, window);
+  if (rows <= 0) return {};
+  const size_t row = state_bytes(window) / static_cast<size_t>(state_rows(window));
+  const auto range = [&](int64_t first, int64_t count) {
+    return StateRange{static_cast<size_t>(first) * row, static_cast<size_t>(count) * row};
+  };
+  const int64_t first = from % window, up_to_end = std::min(rows, window - first);
+  std::vector<StateRange> all = {range(first, up_to_end)};
+  if (rows > up_to_end) all.push_back(range(0, rows - up_to_end));
+  return all;
 }
 
 void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,

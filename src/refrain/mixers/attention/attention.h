@@ -60,6 +60,8 @@ class Attention final : public Mixer {
     return true;
   }
   std::vector<float> state_numbers(std::span<const std::byte> state) const override;
+  // Rows of a ring that has gone round.
+  std::vector<StateRange> overwritten(int64_t position, int64_t tokens) const override;
 
  private:
   struct Activations {
@@ -92,8 +94,9 @@ class Attention final : public Mixer {
     return 2 * shape_.kv_heads * kernels::cache_bytes(shape_.cache_type, shape_.head_dim);
   }
   bool rounds_cache() const { return shape_.cache_type != kernels::CacheType::kFloat32; }
-  // Rows of a state after `tokens` tokens: of the ring, and of the stride behind it.
+  // Rows of a state after `tokens` tokens: of the ring; with those of the stride behind it.
   int64_t ring_rows(int64_t tokens) const;
+  int64_t state_rows(int64_t tokens) const;
   std::byte* strided_rows(std::byte* state) const {
     return state + attention_.window * row_bytes();
   }

@@ -47,7 +47,7 @@ struct AttentionRnnConfig {
 
 class AttentionRnn final : public Mixer {
  public:
-  static constexpr MixerTraits kTraits{.keeps_states = true};
+  static constexpr MixerTraits kTraits{.keeps_states = true, .cut_multiple = kernels::kScanBlock};
 
   AttentionRnn(const MixerDims&, const AttentionRnnConfig&);
 
