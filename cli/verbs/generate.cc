@@ -17,8 +17,25 @@
 namespace refrain::cli {
 namespace {
 
+// How two tokenizers differ in what an id means, in words; empty if they do not.
+std::string difference(const text::Tokenizer& expected, const text::Tokenizer& found) {
+  if (found.vocab_size() != expected.vocab_size())
+    return fmt::format("expected {} tokens, found {}", expected.vocab_size(), found.vocab_size());
+  for (int64_t i = 0; i < expected.vocab_size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (found.token(id) != expected.token(id))
+      return fmt::format("token {}: expected {}, found {}", id, io::quote(expected.token(id)),
+                         io::quote(found.token(id)));
+    if (found.is_special(id) != expected.is_special(id))
+      return fmt::format("token {}, {}: expected {} special one, found {}", id,
+                         io::quote(found.token(id)), expected.is_special(id) ? "a" : "no",
+                         found.is_special(id) ? "one" : "none");
+  }
+  return "";
+}
+
 struct Generate {
-  std::string model, prompt, cache_type = "f32", state_in, state_out;
+  std::string model, prompt, cache_type = "f32", draft, state_in, state_out;
   std::vector<std::string> stop;
   GenerationRequest request;
   bool echo = true, json = false;
@@ -34,6 +51,11 @@ struct Generate {
       "tokens the model looks back at most; 0 = as many as it was trained on");
     v("cache_type", cache_type, kCacheTypeHelp);
     request.sampling.visit(v);
+    v("draft", draft,
+      "model directory of a small model with the same tokenizer that guesses tokens ahead: the "
+      "same "
+      "text, sooner");
+    v("draft_tokens", request.draft_tokens, "with --draft: tokens that it guesses ahead at most");
     v("stop", stop, "texts that end the generation; they are not printed");
     v("ignore_eos", request.ignore_eos, "go on behind the token that ends texts");
     v("state_in", state_in, "go on with the text whose state is in this file");
@@ -56,6 +78,8 @@ struct Generate {
     expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
     expect("--context", request.context, 0, kMost);
     expect("--logprobs", request.logprobs, 0, 100);
+    expect("--draft-tokens", request.draft_tokens, 1, GenerationRequest::kMostDraftTokens);
+    if (draft.empty()) refuse_given(line, "draft_tokens", "expected --draft with it, found none");
     if (request.logprobs > 0 && !json)
       throw_error("--logprobs: expected --json with it, found none");
     if (request.sampling.repeat_penalty == 1)
@@ -74,6 +98,9 @@ struct Generate {
     StopTexts stops(stop);
     const LoadedModel loaded = load_generator(model);
     set_cache_type(loaded, cache_type);
+    std::optional<LoadedModel> small;
+    if (!draft.empty()) small = load_draft(loaded);
+    Generator generator(*loaded.model, small ? small->model.get() : nullptr);
     if (prompt == "-") prompt = read_text(prompt);
     Sequence sequence =
         state_in.empty() ? Sequence(*loaded.model) : read_state(state_in, *loaded.model);
@@ -99,7 +126,7 @@ struct Generate {
       return stops.found() ? std::optional(StopReason::kStopText) : std::nullopt;
     };
     request.keep_choices = json;
-    GenerationResult result = Generator(*loaded.model).generate(request, sequence, on_token);
+    GenerationResult result = generator.generate(request, sequence, on_token);
     if (!stops.found()) {
       show_new(stops.feed(decoder.finish()));
       show_new(stops.finish());
@@ -111,14 +138,27 @@ struct Generate {
     else if (isatty(STDOUT_FILENO))
       print("\n");
     flush_output();  // what the note below is to stand behind
+    std::string guesses;
+    if (small)
+      guesses = fmt::format("; draft: {} of {} tokens accepted", result.draft_accepted,
+                            result.draft_proposed);
     note(fmt::format(
-        "prompt: {} tokens, {:.3f} s; generated: {} tokens, {:.3f} s, {:.0f} a second; stopped: {}",
+        "prompt: {} tokens, {:.3f} s; generated: {} tokens, {:.3f} s, {:.0f} a "
+        "second{}; stopped: {}",
         result.prompt_tokens, result.prompt_seconds, result.tokens, result.generation_seconds,
-        result.tokens_per_second(), to_text(result.reason)));
+        result.tokens_per_second(), guesses, to_text(result.reason)));
     return 0;
   }
 
  private:
+  // An Error unless both models mean the same by each id.
+  LoadedModel load_draft(const LoadedModel& loaded) const {
+    LoadedModel small = load_generator(draft);
+    const std::string what = difference(loaded.tokenizer, small.tokenizer);
+    if (!what.empty()) throw_error("--draft {}: not the tokenizer of {}: {}", draft, model, what);
+    return small;
+  }
+
   void set_prompt(const LoadedModel& loaded, bool at_start) {
     const int32_t bos = loaded.special.bos;
     request.prompt = encode_prompt(loaded, prompt);
@@ -159,13 +199,18 @@ struct Generate {
         token["top"].push_back({{"id", id}, {"token", name(id)}, {"logprob", logprob}});
       list.push_back(std::move(token));
     }
-    return {{"prompt", valid_utf8(prompt)},
-            {"text", valid_utf8(text)},
-            {"stop_reason", to_text(result.reason)},
-            {"prompt_tokens", result.prompt_tokens},
-            {"prompt_seconds", result.prompt_seconds},
-            {"generation_seconds", result.generation_seconds},
-            {"tokens", std::move(list)}};
+    io::Json all = {{"prompt", valid_utf8(prompt)},
+                    {"text", valid_utf8(text)},
+                    {"stop_reason", to_text(result.reason)},
+                    {"prompt_tokens", result.prompt_tokens},
+                    {"prompt_seconds", result.prompt_seconds},
+                    {"generation_seconds", result.generation_seconds}};
+    if (!draft.empty()) {
+      all["draft_proposed"] = result.draft_proposed;
+      all["draft_accepted"] = result.draft_accepted;
+    }
+    all["tokens"] = std::move(list);
+    return all;
   }
 };
 

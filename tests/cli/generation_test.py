@@ -97,6 +97,61 @@ class Generation(Case):
             self.fails(*verb, "-m", self.model, "--cache-type", "q4",
                        says="--cache-type: expected f32, bf16 or q8_0, found \"q4\"")
 
+    def draft(self, seed=2):
+        """A model with other weights and the same tokenizer."""
+        cli_test.write_model(self.dir / "small.bin", seed)
+        self.must("convert", "--from", "llama2c", "small.bin", "--tokenizer",
+                  self.made / "tok.bin", "--out", "small")
+        return self.dir / "small"
+
+    def test_drafts(self):
+        small = self.draft()
+        for options in (["--temp", 0], ["--temp", 1, "-s", 3], ["--temp", 1, "-s", 4, "-c", 9],
+                        ["--temp", 0, "--repeat-penalty", 1.3],
+                        ["--temp", 1, "--min-confidence", 0.9, "--patience-tokens", 3]):
+            generate = ["generate", "-m", self.model, "-p", "the cat", "-n", 40, *options]
+            plain = self.must(*generate, "--state-out", "a.state")
+            for draft in (small, self.model):
+                for more in ([], ["--draft-tokens", 1], ["--draft-tokens", 32]):
+                    self.assertEqual(self.must(*generate, "--draft", draft, *more,
+                                               "--state-out", "b.state"), plain)
+                    self.assertEqual((self.dir / "b.state").read_bytes(),
+                                     (self.dir / "a.state").read_bytes())
+
+    def test_drafts_are_told(self):
+        options = ["-p", "the", "--temp", 0, "--json", "-n", 40]
+        plain = json.loads(self.text(*options))
+        self.assertNotIn("draft_proposed", plain)
+        found = json.loads(self.text(*options, "--draft", self.model))
+        self.assertGreater(found["draft_proposed"], 10)
+        self.assertEqual(found["draft_accepted"], found["draft_proposed"])
+        self.assertEqual(found["tokens"], plain["tokens"])
+        done = self.call("generate", "-m", self.model, "-p", "the", "-n", 9, "--draft",
+                         self.draft())
+        self.assertRegex(done.stderr.decode(), r"; draft: \d+ of \d+ tokens accepted; stopped: ")
+
+    def test_bad_drafts(self):
+        generate = ("generate", "-m", self.model, "-p", "the")
+        self.fails(*generate, "--draft", "none", says="none")
+        small = self.draft()
+        self.fails(*generate, "--draft", small, "--draft-tokens", 0, says="--draft-tokens: ")
+        self.fails(*generate, "--draft", small, "--draft-tokens", 33, says="--draft-tokens: ")
+        self.fails(*generate, "--draft-tokens", 3,
+                   says="--draft-tokens: expected --draft with it, found none")
+        path = small / "tokenizer.json"
+        said = f"--draft {small}: not the tokenizer of {self.model}: "
+        written = path.read_text()
+        tokenizer = json.loads(written)
+        vocab = tokenizer["model"]["vocab"]
+        vocab["q"], vocab["z"] = vocab["z"], vocab["q"]
+        path.write_text(json.dumps(tokenizer))
+        self.fails(*generate, "--draft", small, says=[said, 'expected "q", found "z"'])
+        self.put("t.txt", "the cat sat\n" * 50)
+        self.must("train", "--data", "t.txt", "--out", "other", "--layers", 1, "--d-model", 16,
+                  "--heads", 2, "--context", 16, "--max-steps", 1)
+        self.fails(*generate, "--draft", "other",
+                   says=["--draft other: not the tokenizer", "tokens, found"])
+
     def test_context(self):
         long = self.text("-p", "the cat", "--temp", 0, "-n", 3 * SHAPE["context"])
         self.assertGreater(len(long), 3 * SHAPE["context"] // 4)

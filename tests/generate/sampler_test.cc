@@ -282,6 +282,47 @@ TEST(Sampler, SomeTokensAreNeverDrawn) {
             "the model's logits of all tokens that may be drawn are -inf: expected a number");
 }
 
+// What it would choose so many draws from now, without drawing.
+TEST(Sampler, GuessesWhatItWillChoose) {
+  std::vector<SamplingConfig> configs(7, plain());
+  configs[1].temp = 0;
+  configs[2] = SamplingConfig();
+  configs[3].repeat_penalty = 1.7;
+  configs[3].repeat_last_n = 3;
+  configs[4].top_p = 0.7;
+  configs[5].min_p = 0.3;
+  configs[6].temp = 0;
+  configs[6].repeat_penalty = 0.5;
+  Random random(3);
+  for (const SamplingConfig& config : configs) {
+    const std::vector<int32_t> never = {2, 30};
+    Sampler sampler(config, {.draws = 11}, never);
+    for (int round = 0; round < 100; ++round) {
+      std::vector<std::vector<float>> logits(4, std::vector<float>(12));
+      for (auto& row : logits)
+        for (float& logit : row) logit = static_cast<float>(2 * random.normal());
+      std::vector<int32_t> recent;
+      for (int i = 0; i < 6; ++i) recent.push_back(static_cast<int32_t>(random.below(12)));
+      std::vector<GuessedToken> guesses;
+      for (size_t i = 0; i < logits.size(); ++i)
+        guesses.push_back(*sampler.guess(logits[i], recent, i));
+      for (size_t i = 0; i < logits.size(); ++i) {
+        const SampledToken choice = sampler.choose(logits[i], recent, 0);
+        EXPECT_EQ(guesses[i].token, choice.token);
+        EXPECT_NEAR(guesses[i].probability, std::exp(choice.logprob), 1e-5);
+      }
+    }
+  }
+  // Where there is nothing to choose it guesses nothing.
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<int32_t> never = {1};
+  Sampler sampler(plain(), {}, never);
+  for (const std::vector<float>& logits :
+       {std::vector<float>{nan, 1, 2}, {1, kInfinity}, {-kInfinity, -kInfinity}, {-kInfinity, 5}})
+    EXPECT_FALSE(sampler.guess(logits, {}, 0));
+  EXPECT_EQ(sampler.guess(std::vector<float>{-kInfinity, 5, -3e38f}, {}, 0)->token, 2);
+}
+
 TEST(Sampler, APenaltyLeavesNumbers) {
   SamplingConfig config = plain();
   config.repeat_penalty = 100;

@@ -9,84 +9,34 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Where a prompt is cut does not depend on who shares the window: at multiples of kCut, where
-// mixers are the same to the bit (their blocks stand at multiples of it or of a divisor).
-constexpr size_t kCut = 64;
-// Rows that go through the model together at most: enough to fill the products.
-constexpr size_t kWindowRows = 512;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
 // Bound of the logits that exist at a time, in floats; but those of one row always do.
 constexpr int64_t kLogits = int64_t{1} << 23;
-
-void check(const GenerationRequest& request, int64_t vocab_size) {
-  const auto expect = [](const char* name, int64_t value, int64_t low, int64_t high) {
-    if (value < low || value > high)
-      throw_error("{}: expected {} to {}, found {}", name, low, high, value);
-  };
-  for (const int32_t token : request.prompt) expect("prompt token", token, 0, vocab_size - 1);
-  for (const int32_t token : request.never) expect("token not to draw", token, 0, vocab_size - 1);
-  expect("max_new_tokens", request.max_new_tokens, 0, kMaxTokens);
-  expect("context", request.context, 0, kMaxTokens);
-  expect("logprobs", request.logprobs, 0, kMaxTokens);
-}
-
-std::optional<StopReason> end_of(const GenerationRequest& request, int32_t token) {
-  if (request.ignore_eos) return {};
-  const auto& more = request.more_eos;
-  if (token == request.eos || std::find(more.begin(), more.end(), token) != more.end())
-    return StopReason::kEndToken;
-  if (token == request.pad) return StopReason::kPadToken;
-  return {};
-}
-
-// How much of what a sequence at `position` has not read goes into a window with `room` rows.
-size_t chunk_length(int64_t position, size_t pending, size_t room) {
-  if (pending <= room) return pending;
-  const size_t at = static_cast<size_t>(position), end = (at + room) / kCut * kCut;
-  return end > at ? end - at : 0;
-}
-
-double rate(int64_t n, double seconds) {
-  return n == 0 ? 0 : static_cast<double>(n) / std::max(seconds, 1e-9);
-}
+// Rows up to which a pass of those that generate takes little more time for one more: it reads the
+// weights anyway. Guesses are rows beside the requests' own.
+constexpr size_t kSpeculativeRows = 40;
 
 }  // namespace
 
-std::string_view to_text(StopReason reason) {
-  switch (reason) {
-    case StopReason::kLength:
-      return "length";
-    case StopReason::kEndToken:
-      return "eos";
-    case StopReason::kPadToken:
-      return "pad";
-    case StopReason::kStopText:
-      return "stop";
-    case StopReason::kUnsure:
-      return "unsure";
-    case StopReason::kCancelled:
-      return "cancelled";
-  }
-  return "";
-}
-
-double GenerationResult::prompt_tokens_per_second() const {
-  return rate(prompt_tokens, prompt_seconds);
-}
-
-double GenerationResult::tokens_per_second() const { return rate(steps, generation_seconds); }
-
 struct Engine::ActiveRequest {
-  ActiveRequest(const LanguageModel& model, GenerationRequest r, Sequence* goes_on, OnToken f)
+  ActiveRequest(const LanguageModel& model, const Draft* d, GenerationRequest r, Sequence* goes_on,
+                OnToken f)
       : request(std::move(r)),
         own(goes_on ? nullptr : std::make_unique<Sequence>(model)),
         sequence(goes_on ? *goes_on : *own),
         on_token(std::move(f)),
-        sampler(request.sampling, sequence.progress, request.never) {
+        sampler(request.sampling, sequence.progress, request.never),
+        // It guesses neither the first token nor the last one.
+        draft(request.draft_tokens > 0 && request.max_new_tokens > 2 ? d : nullptr) {
     if (request.prompt.empty() && sequence.pending().empty())
       throw_error("prompt: expected at least one token, found none");
     result.prompt_tokens = std::ssize(request.prompt);
     limit = context_limit(model, request.context);
     room = std::min(final_size(), limit);
+    if (draft) room += draft->extra_room(final_size(), request.context, room);
   }
 
   // How large the text will be at most.
@@ -96,8 +46,13 @@ struct Engine::ActiveRequest {
 
   // From here on it has a state.
   void enter() {
-    sequence.reserve(final_size(), limit);
+    const int64_t most = final_size();
+    sequence.reserve(most, limit);
     sequence.append(request.prompt);
+    if (draft)
+      draft_sequence = std::make_unique<DraftSequence>(draft->model(), sequence.tokens(),
+                                                       most - sequence.forgotten(),
+                                                       draft->context_limit(request.context));
     done = pending().empty();
   }
 
@@ -113,11 +68,61 @@ struct Engine::ActiveRequest {
     done = true;
   }
 
-  // Tokens of a sequence that its sampler may look at.
-  int64_t looks_back() const {
-    const SamplingConfig& sampling = request.sampling;
-    if (sampling.repeat_penalty == 1) return 0;
-    return sampling.repeat_last_n < 0 ? kMaxTokens : sampling.repeat_last_n;
+  // It has read its text but for the last token, and what it must read again.
+  bool generates() { return std::ssize(pending()) <= 1 + behind; }
+
+  // Tokens to guess where its window may have `rows`.
+  int64_t most_guesses(int64_t rows) {
+    // Instead of falling further behind, it catches up.
+    if (!draft_sequence || result.tokens == 0 || !generates() || behind > request.draft_tokens)
+      return 0;
+    const int64_t unread = std::ssize(pending());
+    return std::min({request.draft_tokens, request.max_new_tokens - result.tokens - 1,
+                     limit - sequence.state().position() - unread, rows - unread});
+  }
+
+  // From the logits of the chunk's last row and of the guesses behind it, as far as they are right.
+  void choose(const ForwardPass& pass, size_t row, Clock::time_point since) {
+    size_t right = 0;  // guesses that are the text
+    if (guesses.empty()) advance();
+    try {
+      while (true) {
+        SampledToken choice =
+            sampler.choose(pass.logits(row + right), sequence.tokens(), request.logprobs);
+        seconds += seconds_since(since);
+        if (done) break;  // cancelled by another one's on_token
+        const int32_t token = choice.token;
+        take(std::move(choice));
+        since = Clock::now();
+        if (right == guesses.size()) break;
+        const bool guessed = token == guesses[right];
+        result.draft_proposed += guessed ? 1 : std::ssize(guesses) - static_cast<int64_t>(right);
+        result.draft_accepted += guessed ? 1 : 0;
+        if (done || !guessed) break;
+        ++right;
+      }
+    } catch (...) {
+      error = std::current_exception();
+      done = true;
+    }
+    if (!guesses.empty()) accept(right);
+  }
+
+  // What was in the window has been read.
+  void advance() {
+    sequence.advance(static_cast<int64_t>(reading));
+    behind = std::max<int64_t>(0, behind - static_cast<int64_t>(reading));
+  }
+
+  // Likewise with guesses, the first `right` of which are the text.
+  void accept(size_t right) {
+    if (right == guesses.size() || rollback.trivial()) {
+      sequence.advance(static_cast<int64_t>(reading + right));
+      behind = 0;
+    } else {
+      rollback.restore(sequence.state());
+      behind = std::ssize(sequence.unread()) - 1;
+    }
   }
 
   void take(SampledToken choice) {
@@ -130,8 +135,9 @@ struct Engine::ActiveRequest {
     }
     sequence.append(choice.token);
     sequence.progress = sampler.progress();
-    sequence.trim(looks_back());
-    if (const auto end = end_of(request, choice.token)) return stop(*end);
+    sequence.trim(request.looks_back());
+    if (draft_sequence) draft_sequence->append(choice.token);
+    if (const auto end = request.ended_by(choice.token)) return stop(*end);
     ++result.tokens;
     const auto asked = on_token ? on_token(choice) : std::nullopt;
     if (request.keep_choices) result.choices.push_back(std::move(choice));
@@ -150,17 +156,25 @@ struct Engine::ActiveRequest {
   Sequence& sequence;
   OnToken on_token;
   Sampler sampler;
-  int64_t limit = 0, room = 0;  // tokens that its state may hold, and will
+  const Draft* draft;  // null: none guesses for it
+  std::unique_ptr<DraftSequence> draft_sequence{};
+  int64_t limit = 0, room = 0;  // tokens that its state may hold; what it counts as
   GenerationResult result{};
   std::exception_ptr error;
-  size_t reading = 0;     // tokens in the window
-  bool choosing = false;  // their last one's logits give the next token
-  double seconds = 0;     // since the last choice
+  size_t reading = 0;              // tokens in the window, without guesses
+  bool choosing = false;           // their last one's logits give the next token
+  std::vector<int32_t> guesses{};  // behind them in the window
+  Rollback rollback{};             // to before the window, with guesses in it
+  int64_t behind = 0;  // tokens that were read and are to be read again, after a wrong guess
+  double seconds = 0;  // since the last choice
   bool done = false;
 };
 
-Engine::Engine(const LanguageModel& model, int64_t max_tokens)
-    : model_(model), max_tokens_(max_tokens) {
+Engine::Engine(const LanguageModel& model, int64_t max_tokens, const LanguageModel* draft)
+    : model_(model),
+      max_tokens_(max_tokens),
+      pass_(model),
+      draft_(draft ? std::make_unique<Draft>(*draft, model) : nullptr) {
   if (max_tokens < 1) throw_error("max_tokens: expected 1 or more, found {}", max_tokens);
 }
 Engine::~Engine() = default;
@@ -175,7 +189,7 @@ RequestId Engine::submit(GenerationRequest request, Sequence& sequence, OnToken 
 }
 
 RequestId Engine::add(GenerationRequest request, Sequence* sequence, OnToken on_token) {
-  check(request, model_.config().vocab_size);
+  request.check(model_.config().vocab_size);
   if (sequence) {
     REFRAIN_CHECK(&sequence->model() == &model_);
     const auto has_it = [&](const auto& other) {
@@ -183,8 +197,8 @@ RequestId Engine::add(GenerationRequest request, Sequence* sequence, OnToken on_
     };
     REFRAIN_CHECK(std::ranges::none_of(waiting_, has_it) && std::ranges::none_of(active_, has_it));
   }
-  waiting_.push_back(
-      std::make_unique<ActiveRequest>(model_, std::move(request), sequence, std::move(on_token)));
+  waiting_.push_back(std::make_unique<ActiveRequest>(model_, draft_.get(), std::move(request),
+                                                     sequence, std::move(on_token)));
   return waiting_.back()->id = next_id_++;
 }
 
@@ -221,6 +235,7 @@ bool Engine::step() {
   } end{in_step_};
   admit();
   if (const auto requests = in_turn(); !requests.empty()) read(requests);
+  catch_up();
   retire();
   return !active_.empty() || !waiting_.empty();
 }
@@ -250,12 +265,14 @@ size_t Engine::most_choices() const {
 std::vector<Engine::ActiveRequest*> Engine::in_turn() {
   std::vector<ActiveRequest*> all, prompts;
   for (const auto& request : active_)
-    if (!request->done) (request->pending().size() == 1 ? all : prompts).push_back(request.get());
+    if (!request->done) (request->generates() ? all : prompts).push_back(request.get());
   // A window that cannot hold them all begins behind those that the one before has held; prompts
   // get a chunk of it, and a row of logits, nevertheless.
   const size_t choices = most_choices();
-  const size_t most = prompts.empty() ? std::min(kWindowRows, choices)
-                                      : std::clamp(choices - 1, size_t{1}, kWindowRows - kCut);
+  constexpr size_t kPromptRows = 64;
+  const size_t most = prompts.empty()
+                          ? std::min(ForwardPass::kRows, choices)
+                          : std::clamp(choices - 1, size_t{1}, ForwardPass::kRows - kPromptRows);
   if (all.size() > most) {
     turn_ %= all.size();
     std::rotate(all.begin(), all.begin() + static_cast<ptrdiff_t>(turn_), all.end());
@@ -266,55 +283,64 @@ std::vector<Engine::ActiveRequest*> Engine::in_turn() {
   return all;
 }
 
+// Lets the draft guess for those that generate.
+void Engine::guess(const std::vector<ActiveRequest*>& requests) {
+  for (ActiveRequest* request : requests) request->guesses.clear();
+  if (!draft_) return;
+  const auto n = static_cast<size_t>(
+      std::ranges::count_if(requests, [](ActiveRequest* request) { return request->generates(); }));
+  if (n == 0) return;
+  const size_t of_prompts = n < requests.size() ? 1 : 0;
+  const size_t rows = std::min(kSpeculativeRows, most_choices() - of_prompts) / n;
+  std::vector<Draft::Turn> turns;
+  std::vector<ActiveRequest*> guessed_for;
+  for (ActiveRequest* request : requests) {
+    const int64_t most = request->most_guesses(static_cast<int64_t>(rows));
+    if (most <= 0) continue;
+    turns.push_back({request->draft_sequence.get(), &request->sampler, &request->request, most});
+    guessed_for.push_back(request);
+  }
+  draft_->guess(turns);
+  for (ActiveRequest* request : guessed_for) {
+    const auto guesses = request->draft_sequence->guesses();
+    request->guesses.assign(guesses.begin(), guesses.end());
+  }
+}
+
 // Puts into one window what the requests have not read, as far as there is room; those that have
 // read all choose their next token.
 void Engine::read(const std::vector<ActiveRequest*>& requests) {
   const auto start = Clock::now();
-  const int64_t V = model_.config().vocab_size;
+  guess(requests);
+  pass_.clear();
   std::vector<ActiveRequest*> readers;
-  std::vector<SequenceState*> states;
-  std::vector<int32_t> tokens, offset = {0}, positions, rows;
   for (ActiveRequest* request : requests) {
     const auto pending = request->pending();
-    const int64_t position = request->sequence.state().position();
-    request->reading = chunk_length(position, pending.size(), kWindowRows - tokens.size());
+    SequenceState& state = request->sequence.state();
+    request->reading = ForwardPass::chunk_length(state.position(), pending.size(), pass_.room());
     request->choosing = request->reading == pending.size() && request->request.max_new_tokens > 0;
-    if (request->reading == 0 || (request->choosing && rows.size() == most_choices())) break;
-    const auto chunk = pending.first(request->reading);
-    tokens.insert(tokens.end(), chunk.begin(), chunk.end());
-    offset.push_back(static_cast<int32_t>(tokens.size()));
-    positions.push_back(static_cast<int32_t>(position));
-    states.push_back(&request->sequence.state());
-    if (request->choosing) rows.push_back(offset.back() - 1);
+    if (request->reading == 0 || (request->choosing && pass_.wanted() == most_choices())) break;
+    std::vector<int32_t>& guesses = request->guesses;
+    const size_t room = request->choosing ? std::min(pass_.room() - request->reading,
+                                                     most_choices() - pass_.wanted() - 1)
+                                          : 0;
+    guesses.resize(std::min(guesses.size(), room));
+    if (!guesses.empty())
+      request->rollback.save(model_, state, std::ssize(pending) + std::ssize(guesses));
+    pass_.add(state, pending.first(request->reading), guesses,
+              request->choosing ? 1 + guesses.size() : 0);
     readers.push_back(request);
   }
+  pass_.run();
 
-  const RaggedBatch batch = builder_.set(offset, positions);
-  const StateView view(states, model_.config().layers);
-  logits_.resize(std::max(logits_.size(), rows.size() * static_cast<size_t>(V)));
-  const Tensor logits(logits_.data(), {static_cast<int64_t>(rows.size()), V});
-  workspace_.run({}, [&](ExecutionContext& ctx, Arena&) {
-    model_.logits(ctx, batch, tokens, view.states(), rows, logits);
-  });
-
-  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-  const float* row = logits.data;
+  size_t row = 0;
   for (ActiveRequest* request : readers) {
-    request->sequence.advance(static_cast<int64_t>(request->reading));
     if (request->choosing) {
-      const std::span<const float> its(row, static_cast<size_t>(V));
-      row += V;
-      try {
-        SampledToken choice =
-            request->sampler.choose(its, request->sequence.tokens(), request->request.logprobs);
-        request->seconds += elapsed();
-        if (!request->done) request->take(std::move(choice));
-      } catch (...) {
-        request->error = std::current_exception();
-        request->done = true;
-      }
+      const size_t first = std::exchange(row, row + 1 + request->guesses.size());
+      request->choose(pass_, first, start);
     } else {
-      request->seconds += elapsed();
+      request->advance();
+      request->seconds += seconds_since(start);
       if (request->done) continue;  // cancelled by another one's on_token
       if (request->request.max_new_tokens == 0 && request->pending().empty()) {
         request->result.prompt_seconds = request->seconds;
@@ -322,6 +348,23 @@ void Engine::read(const std::vector<ActiveRequest*>& requests) {
       }
     }
   }
+}
+
+// Sequences of requests that ended with a wrong guess read what they have to read again: one that
+// goes on has the state that it has without a draft.
+void Engine::catch_up() {
+  std::vector<ActiveRequest*> readers;
+  pass_.clear();
+  for (const auto& request : active_) {
+    if (!request->done || request->own || request->behind == 0) continue;
+    const auto unread = request->sequence.unread();
+    pass_.add(request->sequence.state(), unread.first(unread.size() - 1), {}, 0);
+    readers.push_back(request.get());
+  }
+  if (readers.empty()) return;
+  pass_.run();
+  for (ActiveRequest* request : readers)
+    request->sequence.advance(std::exchange(request->behind, 0));
 }
 
 void Engine::retire() {

@@ -17,7 +17,8 @@ void run(Engine& engine) {
 
 }  // namespace
 
-Generator::Generator(const LanguageModel& model) : model_(model), engine_(model, kMaxTokens) {}
+Generator::Generator(const LanguageModel& model, const LanguageModel* draft)
+    : model_(model), draft_(draft), engine_(model, kMaxTokens, draft) {}
 
 GenerationResult Generator::generate(const GenerationRequest& request, const OnToken& on_token) {
   Sequence sequence(model_);
@@ -33,7 +34,7 @@ GenerationResult Generator::generate(const GenerationRequest& request, Sequence&
 
 std::vector<GenerationResult> Generator::generate_batch(std::span<const GenerationRequest> requests,
                                                         int64_t max_tokens) {
-  Engine engine(model_, max_tokens);
+  Engine engine(model_, max_tokens, draft_);
   std::vector<RequestId> ids;
   for (const GenerationRequest& request : requests) ids.push_back(engine.submit(request));
   run(engine);

@@ -15,7 +15,8 @@ namespace refrain {
 // An Engine whose requests are all known at the start. For one thread at a time.
 class Generator {
  public:
-  explicit Generator(const LanguageModel& model);  // which must outlive this
+  // They must outlive this. `draft` as in Engine.
+  explicit Generator(const LanguageModel& model, const LanguageModel* draft = nullptr);
 
   GenerationResult generate(const GenerationRequest& request, const OnToken& on_token = {});
 
@@ -31,6 +32,7 @@ class Generator {
 
  private:
   const LanguageModel& model_;
+  const LanguageModel* draft_;
   Engine engine_;
 };
 

@@ -23,6 +23,10 @@ bool before(const std::pair<float, int32_t>& a, const std::pair<float, int32_t>&
   return a.first > b.first || (a.first == b.first && a.second < b.second);
 }
 
+Random draws_of(const SamplingConfig& config, uint64_t position) {
+  return Random(mix_key(static_cast<uint64_t>(config.seed), "sample"), position);
+}
+
 }  // namespace
 
 LogSoftmax::LogSoftmax(std::span<const float> logits) {
@@ -60,7 +64,7 @@ void SamplingConfig::check() const {
 
 Sampler::Sampler(const SamplingConfig& config, SamplerProgress from, std::span<const int32_t> never)
     : config_(config),
-      random_(mix_key(static_cast<uint64_t>(config.seed), "sample"), from.draws),
+      random_(draws_of(config, from.draws)),
       low_confidence_streak_(from.low_confidence_streak) {
   config_.check();
   for (const int32_t token : never) {
@@ -75,17 +79,7 @@ SampledToken Sampler::choose(std::span<const float> logits, std::span<const int3
                              int64_t top_logprobs) {
   REFRAIN_CHECK(!logits.empty());
   const LogSoftmax log_p(logits);
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i)
-    candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
-  penalise(logits, recent);
-  float largest = -std::numeric_limits<float>::infinity();
-  std::erase_if(candidates_, [&](const Candidate& c) {
-    const auto id = static_cast<size_t>(c.second);
-    if (!may_draw(id)) return true;
-    largest = std::max(largest, logits[id]);
-    return false;
-  });
+  const float largest = collect(logits, recent);
   if (candidates_.empty()) throw_error("sampling: every token of the vocabulary is ruled out");
   if (largest < -kLargest)
     throw_error("the model's logits of all tokens that may be drawn are -inf: expected a number");
@@ -101,6 +95,39 @@ SampledToken Sampler::choose(std::span<const float> logits, std::span<const int3
   low_confidence_streak_ =
       choice.confidence < config_.least_confidence() ? low_confidence_streak_ + 1 : 0;
   return choice;
+}
+
+std::optional<GuessedToken> Sampler::guess(std::span<const float> logits,
+                                           std::span<const int32_t> recent, uint64_t ahead) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (const float logit : logits) {
+    if (!(logit <= kLargest)) return {};
+    largest = std::max(largest, logit);
+  }
+  if (!(collect(logits, recent) >= -kLargest)) return {};
+  const int32_t token = draw(draws_of(config_, random_.position() + ahead).uniform());
+
+  // Where all is small beside the largest, its exponential adds nothing worth the time.
+  constexpr float kSmall = -16;
+  float sum = 0;
+  for (const float logit : logits)
+    if (logit - largest > kSmall) sum += std::exp(logit - largest);
+  return GuessedToken{token, std::exp(logits[static_cast<size_t>(token)] - largest) / sum};
+}
+
+float Sampler::collect(std::span<const float> logits, std::span<const int32_t> recent) {
+  candidates_.clear();
+  for (size_t i = 0; i < logits.size(); ++i)
+    candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
+  penalise(logits, recent);
+  float largest = -std::numeric_limits<float>::infinity();
+  std::erase_if(candidates_, [&](const Candidate& c) {
+    const auto id = static_cast<size_t>(c.second);
+    if (!may_draw(id)) return true;
+    largest = std::max(largest, logits[id]);
+    return false;
+  });
+  return largest;
 }
 
 // With their logits.

@@ -6,6 +6,7 @@
 // stop_when_unsure, stands for the two: below 0.15 for 3 tokens in a row.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -71,6 +72,12 @@ struct SampledToken {
   std::vector<std::pair<int32_t, float>> top;  // the likeliest of these, if asked for
 };
 
+// What a sampler guesses that it will choose, and the model's probability of that.
+struct GuessedToken {
+  int32_t token;
+  float probability;  // of the unmodified model
+};
+
 // The progress of a sampler. Another sampler with the same settings continues from here.
 struct SamplerProgress {
   uint64_t draws = 0;                 // one a token, greedy or not
@@ -92,6 +99,11 @@ class Sampler {
   SampledToken choose(std::span<const float> logits, std::span<const int32_t> recent,
                       int64_t top_logprobs);
 
+  // The token that choose() gives `ahead` draws from now for these logits and tokens. It draws
+  // nothing. None if choose() would throw.
+  std::optional<GuessedToken> guess(std::span<const float> logits, std::span<const int32_t> recent,
+                                    uint64_t ahead);
+
   // True once confidence has been too low for too long.
   bool low_confidence() const { return low_confidence_streak_ >= config_.patience(); }
   SamplerProgress progress() const { return {random_.position(), low_confidence_streak_}; }
@@ -102,6 +114,8 @@ class Sampler {
   bool may_draw(size_t id) const { return id >= never_.size() || !never_[id]; }
   std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits,
                                                      int64_t n) const;
+  // Fills candidates_ with what may be drawn. Gives the largest of their logits, unpenalised.
+  float collect(std::span<const float> logits, std::span<const int32_t> recent);
   void penalise(std::span<const float> logits, std::span<const int32_t> recent);
   int32_t draw(double uniform);
 

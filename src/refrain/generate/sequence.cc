@@ -20,6 +20,7 @@ Sequence::Sequence(const LanguageModel& model, Progress from)
       tokens_(std::move(from.tokens)),
       forgotten_(from.forgotten),
       begin_(from.begin),
+      trimmed_(from.forgotten),
       state_(model, from.position) {
   state_.advance(from.position);
 }
@@ -27,11 +28,22 @@ Sequence::Sequence(const LanguageModel& model, Progress from)
 void Sequence::trim(int64_t keep) {
   constexpr int64_t kWorthMoving = 4096;
   if (limit_ < kMaxTokens) return;
-  const int64_t read = begin_ + state_.position() - forgotten_;
-  const int64_t may_go = std::min(read, static_cast<int64_t>(tokens_.size()) - keep);
-  if (may_go < kWorthMoving || may_go < keep) return;
+  // When they go depends on the text alone, not on how far the state is.
+  const int64_t may_go = size() - trimmed_ - std::max<int64_t>(keep, 1);
+  if (may_go >= kWorthMoving && may_go >= keep) trimmed_ += may_go;
+  drop_trimmed();
+}
+
+void Sequence::drop_trimmed() {
+  const int64_t may_go = std::min(trimmed_, begin_ + state_.position()) - forgotten_;
+  if (may_go <= 0) return;
   tokens_.erase(tokens_.begin(), tokens_.begin() + may_go);
   forgotten_ += may_go;
+}
+
+void Sequence::truncate(int64_t size) {
+  REFRAIN_CHECK(size <= this->size() && size >= begin_ + state_.position());
+  tokens_.resize(static_cast<size_t>(size - forgotten_));
 }
 
 void Sequence::reserve(int64_t tokens, int64_t limit) {
@@ -50,7 +62,7 @@ std::span<const int32_t> Sequence::pending() {
     begin_ += (size() - begin_ - limit_ + dropped - 1) / dropped * dropped;
     state_.reset();
   }
-  return tokens().subspan(static_cast<size_t>(begin_ + state_.position() - forgotten_));
+  return unread();
 }
 
 }  // namespace refrain

@@ -55,12 +55,20 @@ class Sequence {
   void reserve(int64_t tokens, int64_t limit);
 
   // The tokens that the state has not read; state().position() tokens precede them in the state.
-  // Drops the state's earlier half first, if the state has become too long.
+  std::span<const int32_t> unread() const {
+    return tokens().subspan(static_cast<size_t>(begin_ + state_.position() - forgotten_));
+  }
+  // The same, after dropping the state's earlier half if it would become too long.
   std::span<const int32_t> pending();
-  void advance(int64_t tokens) { state_.advance(tokens); }
-  // Drops tokens that have been read, except the last `keep`. Does nothing if tokens may have to be
-  // read again.
+  void advance(int64_t tokens) {
+    state_.advance(tokens);
+    drop_trimmed();
+  }
+  // Drops all tokens but the last one and the last `keep`, as soon as they have been read. Does
+  // nothing if tokens may have to be read again.
   void trim(int64_t keep);
+  // Drops the tokens behind the first `size`. The state must not have read them.
+  void truncate(int64_t size);
 
   int64_t begin() const { return begin_; }  // the first token of the state
   SequenceState& state() { return state_; }
@@ -68,9 +76,12 @@ class Sequence {
   SamplerProgress progress;
 
  private:
+  void drop_trimmed();
+
   const LanguageModel* model_;
   std::vector<int32_t> tokens_;
   int64_t forgotten_ = 0, begin_ = 0, limit_ = kMaxTokens;
+  int64_t trimmed_ = 0;  // the first tokens, which are to be forgotten once they are read
   SequenceState state_;
 };
 

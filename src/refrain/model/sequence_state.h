@@ -30,6 +30,11 @@ class SequenceState {
   void advance(int64_t tokens) { position_ += tokens; }
   // False when the model's cache type was set to another one since.
   bool fits_model() const { return cache_type_ == model_->cache_type(); }
+  // Goes back to an earlier position. Its bytes are the caller's affair (Mixer::overwritten).
+  void rewind(int64_t position) {
+    REFRAIN_CHECK(position >= 0 && position <= position_);
+    position_ = position;
+  }
 
   // Becomes a copy of `other`, a sequence of the same model.
   void fork_from(const SequenceState& other) {
