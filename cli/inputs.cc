@@ -326,4 +326,9 @@ void require_new_directory(const std::string& path) {
   if (error) refuse();
 }
 
+void make_parent(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).lexically_normal().parent_path();
+  if (!parent.empty()) io::make_directories(parent.string());
+}
+
 }  // namespace refrain::cli

@@ -107,5 +107,7 @@ std::string read_text(const std::string& path);
 
 // An Error when something is there that writing a directory of that name would replace.
 void require_new_directory(const std::string& path);
+// Makes the directory that one of that name goes into.
+void make_parent(const std::string& path);
 
 }  // namespace refrain::cli

@@ -84,6 +84,7 @@ struct Convert {
   }
 
   void write(LanguageModel& model, const SpecialTokens& special, const text::Tokenizer* tokens) {
+    make_parent(out);
     io::AtomicDirectory directory(out);
     if (tokens) tokens->save(directory.path());
     if (from[0] == "hf")

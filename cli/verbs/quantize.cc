@@ -44,6 +44,8 @@ struct Quantize {
     if (const Storage found = loaded.model->parameters().storage(); found != Storage::kFloat32)
       throw_error("{}: expected weights as they were trained, found a quantised model's ({})",
                   model, kernels::name_of(found));
+    make_parent(out);
+    io::AtomicDirectory directory(out);
     io::Json all = {{"type", type}, {"bytes", {{"f32", loaded.model->parameters().bytes()}}}};
     if (!data.empty()) all["scores"]["f32"] = scores_of(model, loaded, data);
     loaded.model.reset();  // before there is another
@@ -52,7 +54,6 @@ struct Quantize {
     all["bytes"][type] = parameters.bytes();
     put_tensors(parameters, to, all);
 
-    io::AtomicDirectory directory(out);
     loaded.tokenizer.save(directory.path());
     if (const auto task = data::read_task(model)) data::write_task(directory.path(), *task);
     save_packed_model(directory.path(), *loaded.model, loaded.special);
@@ -88,8 +89,7 @@ struct Quantize {
       for (const auto& [key, name, digits] : kScores) {
         const io::Json& scores = all["scores"];
         if (!scores.at("f32").contains(key)) continue;
-        const double before = scores["f32"].at(key).get<double>();
-        const double after = scores[type].at(key).get<double>();
+        const double before = number(scores["f32"].at(key)), after = number(scores[type].at(key));
         text += fmt::format("{:<16}{:>12.{}f}{:>12.{}f}   {:+.2f} %\n", name, before, digits, after,
                             digits, before == 0 ? 0 : 100 * (after / before - 1));
       }
@@ -100,6 +100,11 @@ struct Quantize {
       text += (i == 0 ? ": " : ", ") + kept[i].get<std::string>();
     if (kept.size() > kNamed) text += ", ... (--json names all)";
     return text + "\n";
+  }
+
+  // BLEU and chrF are objects, with how they were counted.
+  static double number(const io::Json& score) {
+    return (score.is_object() ? score.at("score") : score).get<double>();
   }
 
   struct Score {

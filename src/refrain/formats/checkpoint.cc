@@ -317,6 +317,9 @@ void save_model(const std::string& directory, const LanguageModel& model,
 void save_packed_model(const std::string& directory, const LanguageModel& model,
                        const SpecialTokens& special) {
   save_config(directory, model, special);
+  io::write_file(
+      directory + "/config.json",
+      io::to_text(with_storage(to_json({model.config(), special}), model.parameters().storage())));
   model.parameters().save_packed(directory + "/model.safetensors");
 }
 

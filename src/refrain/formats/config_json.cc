@@ -12,6 +12,14 @@ namespace refrain {
 
 using io::Json;
 
+namespace {
+
+// `transformers` refuses a model whose method it does not know.
+constexpr const char *kQuantisationKey = "quantization_config", *kMethodKey = "quant_method";
+constexpr const char* kOurMethod = "refrain";
+
+}  // namespace
+
 std::span<const Family> families() {
   // A new family adds one line here.
   static const std::array all = {kLlamaFamily, kMistralFamily, kNativeFamily};
@@ -31,6 +39,12 @@ Json to_json(const ModelDescription& description) {
   Json json = *family_of(config).write(config);
   put_special_tokens(description.special, json);
   return json;
+}
+
+Json with_storage(Json config, Storage storage) {
+  config[kQuantisationKey] = {{kMethodKey, kOurMethod},
+                              {"storage", std::string(kernels::name_of(storage))}};
+  return config;
 }
 
 Json to_json(const SpecialTokens& special) {
@@ -56,7 +70,14 @@ ModelDescription parse_model_config(const Json& json, const std::string& name, c
 
 ModelDescription read_model_config(const std::string& directory, const Notes& notes) {
   const std::string path = directory + "/config.json";
-  ModelDescription d = parse_model_config(io::read_json(path), path, notes);
+  Json json = io::read_json(path);
+  // Our own: what its weights are stored as, their file says.
+  if (json.is_object()) {
+    const Json* found = io::find(json, kQuantisationKey);
+    const Json* method = found && found->is_object() ? io::find(*found, kMethodKey) : nullptr;
+    if (method && *method == Json(kOurMethod)) json.erase(kQuantisationKey);
+  }
+  ModelDescription d = parse_model_config(json, path, notes);
   const std::string generation = directory + "/generation_config.json";
   if (!io::exists(generation)) return d;
   const Json ids = io::read_json(generation);

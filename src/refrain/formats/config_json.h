@@ -6,6 +6,7 @@
 #include "refrain/base/notes.h"
 #include "refrain/formats/special_tokens.h"
 #include "refrain/io/json.h"
+#include "refrain/kernels/matmul/storage/storage.h"
 #include "refrain/model/config.h"
 
 namespace refrain {
@@ -17,6 +18,9 @@ struct ModelDescription {
 
 // config.json in the form of the first family that computes the same.
 io::Json to_json(const ModelDescription& description);
+// The same of a model whose weights are packed: with a "quantization_config" that other programs
+// refuse by name. Here it says nothing that the file of the weights does not.
+io::Json with_storage(io::Json config, Storage storage);
 // generation_config.json
 io::Json to_json(const SpecialTokens& special);
 
