@@ -176,7 +176,8 @@ class Files(Folder):
         values, columns = self.logits(directory, [*self.IDS, *ids[:-1]])
         values = values[(len(self.IDS) - 1) * columns:]
         self.assertLess(compare.chosen_off(values, columns, ids, logprobs), 1e-4)
-        self.assertGreater(compare.chosen_off(values, columns, ids[::-1], logprobs), LOOSEST)
+        others = [(token + 1) % SHAPE.vocab for token in ids]
+        self.assertGreater(compare.chosen_off(values, columns, others, logprobs), LOOSEST)
         self.assertGreater(compare.chosen_off(values, columns, ids, [p - 3 for p in logprobs]),
                            LOOSEST)
         self.assertEqual(compare.chosen_off(values, columns, ids, [math.nan] * 5), math.inf)

@@ -8,8 +8,8 @@ usage: decode.py FILE --ids "1 2 3" --logits OUT     the logits of these ids, al
 
 The seconds are those within llama.cpp: choosing a token in Python is not counted. Before it is
 timed the same prompt and a few tokens are read once, so that every page of the file is there.
-The cache is float16, llama.cpp's default; for --logits it is float32, so that what is compared is
-the weights.
+The cache is float16, llama.cpp's default. For --logits it is float32, without flash attention, so
+that what is compared is the weights.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ except ImportError as error:
 import layout
 
 WARM_UP = 4
-F32 = 0  # GGML_TYPE_F32
+F32, NO_FLASH_ATTENTION = 0, 0  # GGML_TYPE_F32, LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 def memory(key):
@@ -60,6 +60,7 @@ class Model:
         params.n_threads = params.n_threads_batch = threads
         if exact:
             params.type_k = params.type_v = F32
+            params.flash_attn_type = NO_FLASH_ATTENTION  # which multiplies in float16
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit(f"decode.py: llama.cpp makes no context of {prompt + more} for {path}")

@@ -62,9 +62,8 @@ class Tensor:
 
 
 def tensors(shape):
-    """All tensors of a model. Queries and keys are larger than the rest, so that attention looks at
-    a few tokens only and a wrong rotation shows. A tied embedding is small beside what the blocks
-    add: else every token would be followed by itself."""
+    """All tensors of a model. A tied embedding is small beside what the blocks add: else every token
+    would be followed by itself."""
     s, head = shape, shape.width // shape.heads
     found = [Tensor("model.embed_tokens.weight", "token_embd", s.vocab, s.width, gain=3)]
     for i in range(s.layers):
@@ -72,8 +71,8 @@ def tensors(shape):
             found.append(Tensor(f"model.layers.{i}.{name}.weight", f"blk.{i}.{gguf}", rows, columns,
                                 **more))
         add("input_layernorm", "attn_norm", s.width)
-        add("self_attn.q_proj", "attn_q", s.heads * head, s.width, heads=s.heads, gain=1.5)
-        add("self_attn.k_proj", "attn_k", s.kv_heads * head, s.width, heads=s.kv_heads, gain=1.5)
+        add("self_attn.q_proj", "attn_q", s.heads * head, s.width, heads=s.heads)
+        add("self_attn.k_proj", "attn_k", s.kv_heads * head, s.width, heads=s.kv_heads)
         add("self_attn.v_proj", "attn_v", s.kv_heads * head, s.width)
         add("self_attn.o_proj", "attn_output", s.width, s.heads * head)
         add("post_attention_layernorm", "ffn_norm", s.width)
