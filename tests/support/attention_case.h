@@ -78,8 +78,6 @@ class AttentionCall {
 
   // Queries [first, first + count) of all; the others are not touched.
   void forward(int64_t first, int64_t count) {
-    Buffer<std::byte> memory(size_t{16} << 20);
-    Arena arena(memory.data(), memory.size());
     const int64_t start = c_.keys - c_.queries + first;
     Floats part({2 * c_.heads, count}), kept({2 * c_.keys + c_.window, width});
     each_kept(start, kv, kept, [&](float* from, float* to) { std::copy_n(from, width, to); });
@@ -92,10 +90,17 @@ class AttentionCall {
                                  row_ids.data() + first};
     std::vector<std::byte> stored;
     if (cache_type != kernels::CacheType::kFloat32) store(kept, stored, s);
-    if (kernel)
-      kernels::attention_forward_bf16(*kernel, shape(), {&s, 1}, arena);
-    else
-      kernels::attention_forward(shape(), {&s, 1}, arena);
+    const auto run = [&](Arena& arena) {
+      if (kernel)
+        kernels::attention_forward_bf16(*kernel, shape(), {&s, 1}, arena);
+      else
+        kernels::attention_forward(shape(), {&s, 1}, arena);
+    };
+    Arena dry;
+    run(dry);
+    Buffer<std::byte> memory(dry.peak() + 64);
+    Arena arena(memory.data(), memory.size());
+    run(arena);
     for (int64_t r = 0; r < 2 * c_.heads; ++r)
       std::copy_n(part.tensor().row(r), count, softmax.tensor().row(r) + first);
   }
