@@ -1,5 +1,6 @@
 // A model with its matrices stored in fewer bits.
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "cli/inputs.h"
@@ -53,13 +54,15 @@ struct Quantize {
     const ParameterStore& parameters = loaded.model->parameters();
     all["bytes"][type] = parameters.bytes();
     put_tensors(parameters, to, all);
+    expect_finite_weights(parameters);
 
     loaded.tokenizer.save(directory.path());
     if (const auto task = data::read_task(model)) data::write_task(directory.path(), *task);
     save_packed_model(directory.path(), *loaded.model, loaded.special);
     if (!data.empty()) all["scores"][type] = scores_of(out, loaded, data);
+    const std::string text = json ? io::to_text(all) : as_text(all);
     directory.commit();
-    print(json ? io::to_text(all) : as_text(all));
+    print(text);
     return 0;
   }
 
@@ -76,6 +79,23 @@ struct Quantize {
           "to store as {}",
           model, type);
     all["tensors"] = {{type, std::move(changed)}, {"f32", std::move(kept)}};
+  }
+
+  // Scales and minima are of float16: weights may be too large for them.
+  void expect_finite_weights(const ParameterStore& parameters) const {
+    std::vector<float> row;
+    for (const ParameterStore::Entry& entry : parameters.entries()) {
+      if (!entry.is_packed()) continue;
+      const int64_t columns = entry.spec.shape[1];
+      row.resize(static_cast<size_t>(columns));
+      for (int64_t r = 0; r < entry.spec.shape[0]; ++r) {
+        kernels::unpack_row(entry.param->packed, r, columns, row.data());
+        for (const float w : row)
+          if (!std::isfinite(w))
+            throw_error("{}: {}: expected weights that {} can hold, found one that it cannot",
+                        model, entry.spec.name, type);
+      }
+    }
   }
 
   std::string as_text(const io::Json& all) const {

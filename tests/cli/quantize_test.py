@@ -3,6 +3,7 @@
 
 usage: quantize_test.py REFRAIN [unittest's arguments: names of test classes, -v ...]
 """
+import array
 import json
 import pathlib
 import random
@@ -128,6 +129,48 @@ class Quantize(PlainCase):
             self.fails("generate", "-m", "q", "-p", "the", says="q/")
         file.write_bytes(whole[:-64])
         self.fails("generate", "-m", "q", "-p", "the", says="truncated")
+
+    def test_translators_are_scored_by_their_translations(self):
+        pairs = "".join(f"{a} {b}\t{b} {a}\n" for a in WORDS[:6] for b in WORDS[:6])
+        self.put("pairs.tsv", pairs)
+        self.must("train", "--task", "translate", "--data", "pairs.tsv", "--out", "runs/tr",
+                  "--layers", 1, "--d-model", 64, "--heads", 2, "--context", 64, "--max-steps", 2,
+                  "--tokenizer", "char", "--source-tag", "<a>", "--target-tag", "<b>")
+        said = self.must("quantize", "-m", "runs/tr", "-o", "small/tr-q8", "--data", "pairs.tsv")
+        self.assertRegex(said, r"BLEU +[\d.]+ +[\d.]+ ")
+        self.assertRegex(said, r"chrF +[\d.]+ +[\d.]+ ")
+        self.must("translate", "-m", "small/tr-q8", "--input", self.put("lines", "the old\n"))
+
+    def test_weights_that_the_type_cannot_hold(self):
+        shutil.copytree(self.made / "model", self.dir / "large")
+        file = self.dir / "large" / "model.safetensors"
+        whole = file.read_bytes()
+        length = struct.unpack("<Q", whole[:8])[0]
+        header = json.loads(whole[8:8 + length])
+        name = next(n for n in header if n.endswith("down_proj.weight"))
+        begin, end = (8 + length + at for at in header[name]["data_offsets"])
+        values = array.array("f", whole[begin:end])
+        large = array.array("f", (x * 1e8 for x in values)).tobytes()
+        file.write_bytes(whole[:begin] + large + whole[end:])
+        for type in ("f16", "q4"):
+            self.fails("quantize", "-m", "large", "-o", "out", "--type", type,
+                       says=["down_proj.weight", f"that {type} can hold"])
+        self.must("quantize", "-m", "large", "-o", "out", "--type", "bf16")
+
+    def test_shapes_are_those_of_the_settings(self):
+        self.must("quantize", "-m", self.made / "model", "-o", "q", "--type", "f16")
+        config = self.dir / "q" / "config.json"
+        settings = json.loads(config.read_text())
+        self.assertEqual(settings["quantization_config"],
+                         {"quant_method": "refrain", "storage": "f16"})
+        self.must("generate", "-m", "q", "-p", "the", "-n", 2)
+        settings["intermediate_size"] -= 1  # as many panels, whose rows would be others
+        config.write_text(json.dumps(settings))
+        self.fails("generate", "-m", "q", "-p", "the", says="expected shape")
+        settings["intermediate_size"] += 1
+        settings["quantization_config"]["quant_method"] = "another"
+        config.write_text(json.dumps(settings))
+        self.fails("generate", "-m", "q", "-p", "the", says="quantization_config")
 
     def test_models_with_nothing_to_quantise(self):
         self.must("train", "--data", self.text, "--out", "small", "--layers", 1, "--d-model", 16,

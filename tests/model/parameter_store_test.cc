@@ -203,7 +203,9 @@ TEST(ParameterStore, RefusesPackedFilesThatDoNotFit) {
   const std::vector<float> values(64);
   const std::vector<std::byte> bytes(6528);
   const std::map<std::string, std::string> metadata = {{"format", "refrain-panels-1"},
-                                                       {"storage", "q8_0"}};
+                                                       {"storage", "q8_0"},
+                                                       {"shape wide", "[70, 64]"},
+                                                       {"shape looked_up", "[64, 80]"}};
   const auto refusal = [&](const std::vector<io::TensorToWrite>& tensors,
                            const std::map<std::string, std::string>& of) {
     io::write_safetensors(folder / "other", tensors, of);
@@ -225,6 +227,14 @@ TEST(ParameterStore, RefusesPackedFilesThatDoNotFit) {
             "\"wide\": expected U8 [6528], found F32 [8, 8]");
   EXPECT_EQ(refusal({wide, looked_up, norm, {"more", {64}, values.data()}}, metadata),
             "expected 3 tensors, found 4");
+  // As many panels, with other rows in them.
+  auto other = metadata;
+  other["shape wide"] = "[71, 64]";
+  EXPECT_EQ(refusal({wide, looked_up, norm}, other),
+            "\"wide\": expected shape [70, 64], found \"[71, 64]\"");
+  other.erase("shape wide");
+  EXPECT_EQ(refusal({wide, looked_up, norm}, other),
+            "\"wide\": expected shape [70, 64], found \"none\"");
   EXPECT_EQ(refusal({wide, looked_up, norm}, {{"format", "refrain-panels-2"}, {"storage", "q8_0"}}),
             "format: expected refrain-panels-1, found \"refrain-panels-2\"");
   EXPECT_EQ(refusal({wide, looked_up, norm}, {{"format", "refrain-panels-1"}, {"storage", "q3"}}),

@@ -24,6 +24,12 @@ size_t room_of(const ParamSpec& spec) {
   return (bytes + kAlign - 1) / kAlign * kAlign / sizeof(float);
 }
 
+std::string to_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+// In the metadata: the shape of a matrix of which a file has the panels.
+std::string shape_key(const ParamSpec& spec) { return "shape " + spec.name; }
+
 // How a tensor is stored in a model for inference; nothing: as rows of float32.
 std::optional<Storage> stored_as(const ParamSpec& spec, Storage type) {
   // Smaller ones save nothing that could be noticed, and are often the most sensitive.
@@ -193,7 +199,10 @@ void ParameterStore::save(const std::string& path,
 void ParameterStore::save_packed(const std::string& path) const {
   REFRAIN_CHECK(is_packed());
   std::vector<io::TensorToWrite> tensors;
+  std::map<std::string, std::string> metadata = {
+      {kFormatKey, kPackedFormat}, {kStorageKey, std::string(kernels::name_of(storage_))}};
   for (const Entry& entry : entries_) {
+    if (entry.is_packed()) metadata[shape_key(entry.spec)] = to_text(entry.spec.shape);
     if (!entry.is_packed()) {
       tensors.push_back({entry.spec.name, entry.spec.shape, entry.param->w.data});
       continue;
@@ -205,9 +214,7 @@ void ParameterStore::save_packed(const std::string& path) const {
                        .dtype = "U8",
                        .bytes = entry.param->packed.data});
   }
-  io::write_safetensors(
-      path, tensors,
-      {{kFormatKey, kPackedFormat}, {kStorageKey, std::string(kernels::name_of(storage_))}});
+  io::write_safetensors(path, tensors, metadata);
 }
 
 std::optional<Storage> packed_storage_of(const io::Safetensors& file) {
@@ -233,6 +240,13 @@ void ParameterStore::load_packed(const io::Safetensors& file) {
     const auto stored = stored_as(entry.spec, type);
     std::vector<int64_t> shape = entry.spec.shape;
     if (stored) shape = {static_cast<int64_t>(kernels::packed_bytes(*stored, shape[0], shape[1]))};
+    if (stored) {  // panels of other shapes may have as many bytes
+      const auto found = file.metadata().find(shape_key(entry.spec));
+      const std::string of_file = found == file.metadata().end() ? "none" : found->second;
+      if (of_file != to_text(entry.spec.shape))
+        throw_error("{}: expected shape {}, found {}", where, to_text(entry.spec.shape),
+                    io::quote(of_file));
+    }
     const std::string_view dtype = stored ? "U8" : "F32";
     if (info->shape != shape || info->dtype != dtype)
       throw_error("{}: expected {} [{}], found {} [{}]", where, dtype, fmt::join(shape, ", "),
