@@ -63,7 +63,10 @@ class Ours:
         line = json.dumps({**case, "now": NOW}, ensure_ascii=False)
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"it ended with {self.process.wait()}: {case['template']!r}")
+        answer = json.loads(answer)
         if "error" in answer:
             return None, answer["error"]
         return (answer["text"], answer["generated"]), None

@@ -138,6 +138,9 @@ x' }}
 {% for x in items_ if x > 1 %}{{ loop.index }}{{ loop.last }}{{ loop.length }}:{{ x }};{% endfor %}
 {% set ns = namespace(stop=false) %}{% for x in items_ if not ns.stop %}{{ x }}{% set ns.stop = true %}{% endfor %}
 {% set ns = namespace(stop=false) %}{% for x in items_ if not ns.stop %}{{ x }}{{ loop.last }}{% set ns.stop = true %}{% endfor %}
+{% for x in items_ if x > 1 %}{% generation %}{{ x }}{{ loop.last }}{% endgeneration %}{% endfor %}
+{% macro m(l) %}{% set a = 1 %}{% set b = 2 %}{{ l.length }}{{ l.nextitem }}{{ l.last }};{% endmacro %}{% for x in items_ if x > 1 %}{{ m(loop) }}{% endfor %}
+{% macro m(l) %}{{ caller(l) }}{% endmacro %}{% for x in items_ if x > 1 %}{% call(l) m(loop) %}{{ l.last }}{{ x }}{{ loop.nextitem }}{% endcall %}{% endfor %}
 {% for x in [] %}{{ x }}{% else %}none{% endfor %}{% for x in [1] %}{{ x }}{% else %}none{% endfor %}
 {% for x in [1, 2] %}{% continue %}{% else %}else{% endfor %}
 {% for x in [1, 2] %}{% break %}{% else %}else{% endfor %}
@@ -367,9 +370,7 @@ unreal is undefined }}
 {{ [d, d][1].a }}{{ [[1, 2], [3]] | sum(start=[]) }}{{ [['a', 1]] | map('first') | list }}{{ ['ab', 'c'] | map('length') | list }}{{ [[1, 2]] | map('join', '-') | first }}
 {{ ['a'] | sum }}
 {{ d == {'a': 'two', 'b': 1, 'C': [1, 2], 'items': 'own'} }} {{ [1] == (1,) }} {{ [1, [2]] == [1, [2.0]] }} {{ d != {} }} {{ range(3) == range(0, 3, 1) }} {{ 'a' | safe == 'a' }}
-{{ lines }}
-a
-b{{ '\n' }}
+{{ lines }}{{ '\n' }}
 """
 
 

@@ -145,6 +145,15 @@ TEST(ChatTemplate, LazyFiltersAreIterators) {
             "1");
 }
 
+TEST(ChatTemplate, LoopsWithATestLookAheadFromWithinOtherBlocks) {
+  EXPECT_EQ(render("{% for x in range(9) if x % 3 == 1 %}{% generation %}{{ x }}{{ loop.last }} "
+                   "{% endgeneration %}{% endfor %}"),
+            "1False 4False 7True ");
+  EXPECT_EQ(render("{% macro m(l) %}{% set a = 1 %}{{ l.length }}{{ l.nextitem }} {% endmacro %}"
+                   "{% for x in 'abc' if x != 'b' %}{{ m(loop) }}{% endfor %}"),
+            "2c 2 ");
+}
+
 TEST(ChatTemplate, GenerationBlocksAreSpansOfBytes) {
   ChatInput input;
   input.messages = conversation();

@@ -53,6 +53,9 @@ std::vector<std::string> seeds() {
       "+ loop.index0 %}{% set ns.a = ns.a + [m.role | upper] %}{% break %}{% endfor %}{{ ns.a | "
       "tojson(indent=2) "
       "}}{{ ns }}{{ '%s %05.1f' % (ns.n, 2) }}{{ '{0:>4}'.format(ns.n) }}",
+      "{% macro m(l) %}{{ l.length }}{{ l.nextitem }}{% endmacro %}{% for x in range(9) if x % 3 "
+      "== 1 %}{% "
+      "generation %}{{ loop.last }}{{ m(loop) }}{% endgeneration %}{% endfor %}",
       "{# c #}{% raw %}{{ }}{% endraw %}{% generation %}{{ 'é'.split() | map('title') | join(',') "
       "}}"
       "{% endgeneration %}{% set b %}{{ strftime_now('%d %b') }}{% endset %}{{ b[1:-1] }}{% filter "

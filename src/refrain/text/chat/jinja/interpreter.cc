@@ -169,8 +169,11 @@ Interpreter::Flow Interpreter::run_for(const Statement& s) {
   rt_.line = s.line;
   Cursor cursor(rt_, source);
   bool entered = false;
+  const std::shared_ptr<Activation> home = here_;
   const auto pull = [&](Value& item) {
     if (!s.test) return cursor.next(item);
+    // A macro in the body may ask `loop` what follows.
+    const Inside inside(*this, home);
     if (!std::exchange(entered, true)) enter(s.test_frame);
     while (cursor.next(item)) {
       assign(*s.test_target, item);
