@@ -272,14 +272,14 @@ def compare_forms(program, texts, arguments, work):
     broken.write_bytes(b"".join(
         part.encode() + bytes(rng.randrange(128, 256) for _ in range(rng.randrange(3)))
         for part in text[:200000].split(" ")))
-    sample = text[:2000000] + "".join(texts)
+    sample = text[:400000] + "".join(t[:200000] for t in texts)
     failures = 0
     for name, make in tokenizer_forms.FORMS.items():
         if arguments.forms and name not in arguments.forms:
             continue
         directory = work / "form"
         directory.mkdir(exist_ok=True)
-        theirs = make(sample, arguments.size + 4000)
+        theirs = make(sample, arguments.size + 3000)
         theirs.save(str(directory / "tokenizer.json"))
         bad = compare_form(program, directory, theirs, file, work)
         if name in tokenizer_forms.LOSSLESS:

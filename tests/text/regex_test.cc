@@ -93,7 +93,10 @@ TEST(Regex, WhatIsReadDifferentlyIsRefusedByName) {
 
 TEST(Regex, BacktrackingWithoutEndIsAnError) {
   const std::string as(40000, 'a');
-  for (const char* pattern : {"(a+)+b", "(a|a)*b", "a+b", "(?:a*)*b", "(a?){40}a{40}b"}) {
+  // No character that a match needs and the text lacks: that would end the search at once.
+  const char* const patterns[] = {"(a+)+[bc]", "(a|a)*[bc]", "a+[bc]", "(?:a*)*[bc]",
+                                  "(a?){40}a{40}[bc]"};
+  for (const char* pattern : patterns) {
     const auto start = std::chrono::steady_clock::now();
     try {
       EXPECT_EQ(matches(pattern, as), Matches{});
@@ -104,7 +107,7 @@ TEST(Regex, BacktrackingWithoutEndIsAnError) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     EXPECT_LT(seconds.count(), 60) << pattern;  // of 3, on a machine that has other work
   }
-  EXPECT_NE(error_of([&] { matches("(a+)+b", as); }), "(no error)");
+  EXPECT_NE(error_of([&] { matches("(a+)+[bc]", as); }), "(no error)");
 }
 
 }  // namespace

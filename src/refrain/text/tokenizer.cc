@@ -150,10 +150,12 @@ Tokenizer::Impl::Impl(Vocabulary from)
       texts_[static_cast<size_t>(bytes_[b])] = static_cast<char>(byte);
     }
   }
-  if (v.ignore_merges)
+  if (v.ignore_merges) {
+    whole_words_ = TextTable(static_cast<size_t>(v.model_tokens));
     for (int32_t id = 0; id < v.model_tokens; ++id)
       if (bytes_of(v.tokens[static_cast<size_t>(id)]))
-        whole_words_.emplace(texts_[static_cast<size_t>(id)], id);
+        whole_words_.insert(texts_[static_cast<size_t>(id)], id);
+  }
   marks_start_words_ = std::all_of(v.merges.begin(), v.merges.end(), [&](const Merge& merge) {
     const std::string& token = v.tokens[static_cast<size_t>(merge.merged)];
     size_t words = 0;
@@ -286,8 +288,9 @@ void Tokenizer::Impl::encode_plain(std::string_view text, bool at_start,
 
 void Tokenizer::Impl::encode_word(std::string_view word, std::vector<int32_t>& out) const {
   if (vocabulary.ignore_merges) {
-    if (const auto whole = whole_words_.find(word); whole != whole_words_.end()) {
-      out.push_back(whole->second);
+    const auto text = [&](int32_t id) { return std::string_view(texts_[static_cast<size_t>(id)]); };
+    if (const int32_t whole = whole_words_.find(word, text); whole != kNoToken) {
+      out.push_back(whole);
       return;
     }
   }

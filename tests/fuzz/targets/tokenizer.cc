@@ -46,6 +46,19 @@ std::vector<std::string> seeds() {
   TokenizerFile more = llama_file();
   more.add_special("sat", {{"special", false}, {"normalized", true}});
   add(more, "ab sat a");
+  for (const char* splitter :
+       {R"({"type": "Digits", "individual_digits": true})",
+        R"({"type": "Split", "pattern": {"Regex": "\\p{L}+|\\s"}, "behavior": "Isolated"})",
+        R"({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithNext"})"}) {
+    more = byte_bpe_file();
+    more.json["normalizer"] = {{"type", "NFC"}};
+    const io::Json bytes = more.json["pre_tokenizer"];
+    more.json["pre_tokenizer"] = {{"type", "Sequence"}};
+    more.json["pre_tokenizer"]["pretokenizers"] = {io::parse_json(splitter, "step"), bytes};
+    more.json["model"]["ignore_merges"] = true;
+    more.add_special("Ze\u0301", {{"special", false}, {"normalized", true}, {"lstrip", true}});
+    add(more, "hello  12 Z\u00e9Ze\u0301 e\u0301<|endoftext|>\xff");
+  }
   return all;
 }
 

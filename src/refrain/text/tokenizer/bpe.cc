@@ -11,8 +11,9 @@
 namespace refrain::text {
 namespace {
 
-// Words of up to this many ids are scanned whole for each merge; longer ones keep a heap.
-constexpr size_t kShort = 48;
+// Words of up to this many ids are scanned in blocks for each merge; longer ones keep a heap.
+constexpr size_t kPlaceBits = 8, kShort = size_t{1} << kPlaceBits;
+constexpr size_t kMostRanks = size_t{1} << (32 - kPlaceBits);  // of those that are scanned
 
 constexpr uint32_t kNoRank = PairTable::kAbsent;
 
@@ -71,6 +72,16 @@ void PairTable::rebuild(size_t slots) {
   }
 }
 
+TextTable::TextTable(size_t texts)
+    : slots_(std::bit_ceil(2 * texts + 1)), seed_(random_bits()), mask_(slots_.size() - 1) {}
+
+void TextTable::insert(std::string_view text, int32_t id) {
+  const uint64_t hash = hash_bytes(text, seed_);
+  size_t i = hash & mask_;
+  while (slots_[i].id >= 0) i = (i + 1) & mask_;
+  slots_[i] = {static_cast<uint32_t>(hash >> 32), id};
+}
+
 MergeTable::MergeTable(const std::vector<Merge>& merges) : ranks_(merges.size()) {
   for (const Merge& merge : merges) {
     const auto rank = static_cast<uint32_t>(merged_.size());
@@ -82,26 +93,52 @@ MergeTable::MergeTable(const std::vector<Merge>& merges) : ranks_(merges.size())
 void MergeTable::apply(std::vector<int32_t>& ids, size_t from) const {
   const size_t n = ids.size() - from;
   int32_t* first = ids.data() + from;
-  ids.resize(from + (n <= kShort ? apply_short(first, n) : apply_long(first, n)));
+  ids.resize(from + (n <= kShort && merged_.size() < kMostRanks ? apply_short(first, n)
+                                                                : apply_long(first, n)));
 }
 
 size_t MergeTable::apply_short(int32_t* ids, size_t n) const {
   if (n < 2) return n;
-  uint32_t rank[kShort];  // of the pair that starts here
-  for (size_t i = 0; i + 1 < n; ++i) rank[i] = ranks_.find(ids[i], ids[i + 1]);
-  while (n > 1) {
-    const size_t best = static_cast<size_t>(std::min_element(rank, rank + n - 1) - rank);
-    if (rank[best] == kNoRank) break;
-    ids[best] = merged_[rank[best]];
-    --n;
-    std::copy(ids + best + 2, ids + n + 1, ids + best + 1);
-    if (best + 1 < n) {
-      std::copy(rank + best + 2, rank + n, rank + best + 1);
-      rank[best] = ranks_.find(ids[best], ids[best + 1]);
-    }
-    if (best > 0) rank[best - 1] = ranks_.find(ids[best - 1], ids[best]);
+  // Of the pair that starts at a place: its rank, then the place, so that the least key says which
+  // merge is next. A place that was merged into its left stays, without a key.
+  constexpr uint32_t kNoKey = UINT32_MAX;
+  constexpr size_t kBlock = 16;
+  uint32_t keys[kShort], least[kShort / kBlock];  // least: of each block
+  uint16_t before[kShort], behind[kShort];
+  const auto key = [&](size_t at) {
+    const uint32_t rank = behind[at] < n ? ranks_.find(ids[at], ids[behind[at]]) : kNoRank;
+    return rank == kNoRank ? kNoKey : static_cast<uint32_t>(rank << kPlaceBits | at);
+  };
+  const auto update_block = [&](size_t block) {
+    const uint32_t* of_block = keys + block * kBlock;
+    least[block] = *std::min_element(of_block, of_block + kBlock);
+  };
+  const size_t blocks = (n + kBlock - 1) / kBlock;
+  for (size_t i = 0; i < n; ++i) {
+    before[i] = static_cast<uint16_t>(i - 1);
+    behind[i] = static_cast<uint16_t>(i + 1);
+    keys[i] = key(i);
   }
-  return n;
+  std::fill(keys + n, keys + blocks * kBlock, kNoKey);
+  for (size_t i = 0; i < blocks; ++i) update_block(i);
+  for (;;) {
+    const uint32_t best = *std::min_element(least, least + blocks);
+    if (best == kNoKey) break;
+    const size_t at = best & (kShort - 1), gone = behind[at];
+    ids[at] = merged_[best >> kPlaceBits];
+    behind[at] = behind[gone];
+    if (behind[at] < n) before[behind[at]] = static_cast<uint16_t>(at);
+    keys[gone] = kNoKey;
+    keys[at] = key(at);
+    update_block(at / kBlock);
+    if (gone / kBlock != at / kBlock) update_block(gone / kBlock);
+    if (at == 0) continue;
+    keys[before[at]] = key(before[at]);
+    update_block(before[at] / kBlock);
+  }
+  size_t kept = 0;
+  for (size_t at = 0; at < n; at = behind[at]) ids[kept++] = ids[at];
+  return kept;
 }
 
 size_t MergeTable::apply_long(int32_t* ids, size_t n) const {

@@ -21,10 +21,10 @@ inline uint64_t mix_bits(uint64_t x) {
   return x ^ x >> 32;
 }
 
-inline uint64_t hash_bytes(std::string_view bytes) {
+inline uint64_t hash_bytes(std::string_view bytes, uint64_t seed = 0) {
   const char* at = bytes.data();
   size_t left = bytes.size();
-  uint64_t hash = left, eight = 0;
+  uint64_t hash = left ^ seed, eight = 0;
   for (; left >= 8; left -= 8, at += 8) {
     std::memcpy(&eight, at, 8);
     hash = mix_bits(hash ^ eight);
@@ -65,6 +65,34 @@ class PairTable {
   std::vector<Slot> slots_;
   uint64_t seed_ = 0;
   size_t mask_ = 0, size_ = 0;
+};
+
+// A hash table from texts to ids, of which it holds neither: the texts are those of the ids. Nobody
+// knows the order in advance, so nobody can choose texts that collide.
+class TextTable {
+ public:
+  // At most so many texts.
+  explicit TextTable(size_t texts = 0);
+
+  // `text_of(id)` gives a text. The id of the text, or -1.
+  template <class TextOf>
+  int32_t find(std::string_view text, TextOf&& text_of) const {
+    const uint64_t hash = hash_bytes(text, seed_);
+    const auto tag = static_cast<uint32_t>(hash >> 32);
+    for (size_t i = hash & mask_; slots_[i].id >= 0; i = (i + 1) & mask_)
+      if (slots_[i].tag == tag && text_of(slots_[i].id) == text) return slots_[i].id;
+    return -1;
+  }
+  void insert(std::string_view text, int32_t id);  // a text that is not there yet
+
+ private:
+  struct Slot {
+    uint32_t tag = 0;
+    int32_t id = -1;
+  };
+  std::vector<Slot> slots_;
+  uint64_t seed_;
+  size_t mask_;
 };
 
 class MergeTable {

@@ -95,8 +95,7 @@ class Tokenizer::Impl {
   MergeTable merges_;
   std::vector<int32_t> characters_, last_characters_;  // ids by code point; bpe: the word's last
   std::array<int32_t, 256> bytes_;                     // ids by byte
-  std::unordered_map<std::string_view, int32_t>
-      whole_words_;                 // ignore_merges: by what they decode to
+  TextTable whole_words_;                              // ignore_merges: by what they decode to
   bool marks_start_words_ = false;  // llama: no merge has a mark behind anything but marks
   AddedTokenFinder raw_, normalized_;
 };

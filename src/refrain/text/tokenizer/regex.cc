@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "refrain/base/error.h"
 #include "refrain/base/utf8.h"
@@ -32,12 +33,12 @@ using JitStack = Owned<pcre2_jit_stack, pcre2_jit_stack_free>;
 PCRE2_SPTR bytes_of(std::string_view text) { return reinterpret_cast<PCRE2_SPTR>(text.data()); }
 
 // Null when it cannot be compiled; `error` and `at` then say why and where.
-CodePointer compile(std::string_view pattern, int& error, PCRE2_SIZE& at) {
+CodePointer compile(std::string_view pattern, uint32_t options, int& error, PCRE2_SIZE& at) {
   const CompileContext context(pcre2_compile_context_create(nullptr));
   REFRAIN_CHECK(context);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   CodePointer code(pcre2_compile(bytes_of(pattern), pattern.size(),
-                                 PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &at,
+                                 options | PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error, &at,
                                  context.get()));
   if (code) pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // only speed depends on it
   return code;
@@ -55,11 +56,12 @@ double processor_seconds() {
 struct Regex::Code {
   CodePointer code;
   std::string pattern, where;
-  const uint8_t* first_bytes = nullptr;  // a bit for each byte that a match may begin with
+  std::optional<std::array<uint8_t, 32>> first_bytes{};  // a bit for each that a match begins with
+  bool is_jit = false;
 
   bool may_begin(char c) const {
     const auto byte = static_cast<uint8_t>(c);
-    return !first_bytes || (first_bytes[byte / 8] >> (byte % 8) & 1) != 0;
+    return !first_bytes || ((*first_bytes)[byte / 8] >> (byte % 8) & 1) != 0;
   }
 };
 
@@ -70,7 +72,8 @@ Regex::Regex(std::string_view pattern, const std::string& where) {
   const std::string translated = to_pcre2(pattern, where);
   int error = 0;
   PCRE2_SIZE at = 0;
-  CodePointer code = compile(translated, error, at);
+  // A match is tried at one place at a time, which PCRE2's machine code cannot be told later.
+  CodePointer code = compile(translated, PCRE2_ANCHORED, error, at);
   if (!code) {
     std::array<PCRE2_UCHAR, 256> message{};
     pcre2_get_error_message(error, message.data(), message.size());
@@ -78,7 +81,14 @@ Regex::Regex(std::string_view pattern, const std::string& where) {
                 reinterpret_cast<const char*>(message.data()));
   }
   code_.reset(new Code{std::move(code), std::string(pattern), where});
-  pcre2_pattern_info(code_->code.get(), PCRE2_INFO_FIRSTBITMAP, &code_->first_bytes);
+  size_t machine_code = 0;
+  pcre2_pattern_info(code_->code.get(), PCRE2_INFO_JITSIZE, &machine_code);
+  code_->is_jit = machine_code > 0;
+  // Only those that may match elsewhere know how a match begins.
+  const uint8_t* first = nullptr;
+  if (const CodePointer loose = compile(translated, 0, error, at); loose)
+    if (pcre2_pattern_info(loose.get(), PCRE2_INFO_FIRSTBITMAP, &first) == 0 && first)
+      std::copy_n(first, 32, code_->first_bytes.emplace().begin());
 }
 
 Regex::Regex(Regex&&) noexcept = default;
@@ -153,9 +163,9 @@ bool RegexSearch::next_in_part() {
 bool RegexSearch::match(size_t at) {
   constexpr size_t kAttempts = 64;  // between two looks at the clock
   if (++attempts_ % kAttempts == 0) check_time();
-  const int found = pcre2_match(code_.code.get(), bytes_of(part_), part_.size(), at,
-                                PCRE2_NO_UTF_CHECK | PCRE2_ANCHORED, memory_->match.get(),
-                                memory_->context.get());
+  const auto run = code_.is_jit ? pcre2_jit_match : pcre2_match;
+  const int found = run(code_.code.get(), bytes_of(part_), part_.size(), at, PCRE2_NO_UTF_CHECK,
+                        memory_->match.get(), memory_->context.get());
   if (found == PCRE2_ERROR_NOMATCH) return false;
   if (found < 0) give_up();
   const PCRE2_SIZE* range = pcre2_get_ovector_pointer(memory_->match.get());
@@ -180,7 +190,7 @@ std::vector<bool> characters_of(const std::string& character_class, char32_t end
     if (c < 0xD800 || c > 0xDFFF) append_utf8(all, c);
   int error = 0;
   PCRE2_SIZE error_at = 0;
-  const CodePointer code = compile(character_class + "+", error, error_at);
+  const CodePointer code = compile(character_class + "+", 0, error, error_at);
   REFRAIN_CHECK(code);
   const MatchData match(pcre2_match_data_create(1, nullptr));
   REFRAIN_CHECK(match);
