@@ -17,6 +17,7 @@ import argparse
 import json
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -218,14 +219,16 @@ def difference(found, expected):
 
 
 def write_again(program, directory, work):
-    """The directory of what refrain writes of a tokenizer that it read."""
-    data = work / "one.txt"
-    data.write_text("a b\n" * 10)
-    command = [program, "prepare", "--data", data, "--tokenizer", directory, "--out", work / "one"]
+    """The directory of a tiny model that refrain trains with a tokenizer: it has a copy of that."""
+    data, out = work / "one.txt", work / "copy"
+    data.write_text("a b c d e f g h\n" * 40)
+    shutil.rmtree(out, ignore_errors=True)
+    command = [program, "train", "--data", data, "--tokenizer", directory, "--out", out, "--layers",
+               1, "--heads", 1, "--d-model", 8, "--context", 8, "--batch-size", 1, "--max-steps", 1]
     done = subprocess.run([*map(str, command)], capture_output=True)
     if done.returncode:
         sys.exit(f"{command}: {done.stderr.decode()}")
-    return next(work.glob("one*.tokenizer"))
+    return out
 
 
 def compare_form(program, directory, theirs, file, work):
