@@ -1,7 +1,6 @@
 // A model with its matrices stored in fewer bits.
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "cli/inputs.h"
 #include "cli/output.h"

@@ -83,11 +83,12 @@ void AttentionRnn::prepare_inference(ExecutionContext& ctx) {
   const Linear map = scores(ctx);
   if (ctx.planning()) return;
   Linear kept = map;
-  scores_memory_ = Buffer<float>(static_cast<size_t>(map.w.w.size() + map.out));
-  kept.w = {{scores_memory_.data(), {map.out, map.in}}, {}};
-  std::copy(map.w.w.begin(), map.w.w.end(), kept.w.w.data);
+  const int64_t packed = kernels::packed_size(map.out, map.in);
+  scores_memory_ = Buffer<float>(static_cast<size_t>(packed + map.out));
+  kept.w = {{nowhere(), {map.out, map.in}}, {}, scores_memory_.data()};
+  kernels::pack_weight(map.w.w, scores_memory_.data());
   if (map.bias) {
-    kept.b = {{kept.w.w.end(), {map.out}}, {}};
+    kept.b = {{scores_memory_.data() + packed, {map.out}}, {}};
     std::copy(map.b.w.begin(), map.b.w.end(), kept.b.w.data);
   }
   prepared_scores_ = kept;

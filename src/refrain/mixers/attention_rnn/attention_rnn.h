@@ -91,7 +91,7 @@ class AttentionRnn final : public Mixer {
   Tensor sums_, bias_sums_;  // [heads, D], or of keys [heads, heads d]; [heads]
   // What scores() gives, once weights do not change any more.
   std::optional<Linear> prepared_scores_;
-  Buffer<float> scores_memory_;  // its weight and its bias
+  Buffer<float> scores_memory_;  // its weight, packed, and its bias
 };
 
 }  // namespace refrain
