@@ -44,19 +44,22 @@ struct Panel {
 
 // Rows of x from i0 on, up to kRowsTogether, and one panel, a stretch of K at a time: it comes from
 // far with the first tile of rows and is near for the others, while they ask for the next panel's.
+// One tile alone reads all of it in the order of memory, which prefetchers follow best.
 HWY_INLINE void skinny_panel(const SkinnyWeights& w, MatrixView<const float> x,
                              const SkinnyOutput& out, int64_t i0, const Panel& panel) {
   // A longer stretch asks for more lines at once than a core waits for without stopping.
   constexpr int64_t kStretch = 32, kLine = 64 / sizeof(float);
   const int64_t n = std::min(kRowsTogether, x.rows - i0), j = panel.j, cols = panel.cols;
   const int64_t NR = tile_cols(), tiles = (n + kTileRows - 1) / kTileRows;
+  const int64_t stretch = tiles == 1 ? w.K : kStretch;
   HWY_ALIGN float p[kRowsTogether * kMaxPanel];
   for (int64_t i = 0; i < n && out.add; ++i) std::copy_n(out.y.row(i0 + i) + j, cols, p + i * NR);
-  for (int64_t k = 0; k < w.K; k += kStretch) {
-    const int64_t depth = std::min(kStretch, w.K - k);
+  for (int64_t k = 0; k < w.K; k += stretch) {
+    const int64_t depth = std::min(stretch, w.K - k);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = n * t / tiles, rows = n * (t + 1) / tiles - first;
-      for (int64_t r = depth * t / tiles; panel.next && r < depth * (t + 1) / tiles; ++r)
+      for (int64_t r = depth * t / tiles; panel.next && tiles > 1 && r < depth * (t + 1) / tiles;
+           ++r)
         for (int64_t line = 0; line < NR; line += kLine)
           hwy::Prefetch(panel.next + (k + r) * kWeightPanel + line);
       tile_of<Rows::kApart>(x.row_range(i0 + first, rows).col_range(k, depth),
