@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -96,6 +97,38 @@ TEST(Sampler, StepsComeInTheirOrder) {
   // The temperature comes last: it changes shares, not who is in.
   config.temp = 1000;
   expect_distribution(config, logs(p), {0, 0.5, 0, 0.5, 0});
+}
+
+// Against a sort of all: many equal logits, some tokens ruled out, some penalised.
+TEST(Sampler, MostLikelyOfALargeVocabulary) {
+  constexpr size_t kVocabulary = 3000;
+  std::vector<float> logits(kVocabulary);
+  for (size_t i = 0; i < kVocabulary; ++i) logits[i] = static_cast<float>(i * 7919 % 211) / 8;
+  const std::vector<int32_t> never = {1, 63, 210, 2999};
+  const std::vector<int32_t> recent = {50, 50, 2800, 63, 421};
+  for (const int64_t k : {1, 2, 40, 300}) {
+    SamplingConfig config = plain();
+    config.top_k = k;
+    config.temp = 1e6;
+    config.repeat_penalty = 1.25;
+    std::vector<std::pair<float, size_t>> all;  // to sort: the largest logit, the smallest id
+    for (size_t i = 0; i < kVocabulary; ++i) {
+      const auto is = [&](int32_t id) { return id == static_cast<int32_t>(i); };
+      const bool again = std::ranges::any_of(recent, is);
+      if (!std::ranges::any_of(never, is))
+        all.emplace_back(again ? -logits[i] / 1.25f : -logits[i], i);
+    }
+    std::sort(all.begin(), all.end());
+    std::set<size_t> expected, found;
+    for (size_t i = 0; i < static_cast<size_t>(k); ++i) expected.insert(all[i].second);
+    Sampler sampler(config, {}, never);
+    for (int64_t i = 0; i < 20 * k + 100; ++i)
+      found.insert(static_cast<size_t>(sampler.choose(logits, recent, 0).token));
+    EXPECT_EQ(found, expected) << k;
+    config.temp = 0;
+    EXPECT_EQ(static_cast<size_t>(Sampler(config, {}, never).choose(logits, recent, 0).token),
+              all[0].second);
+  }
 }
 
 TEST(Sampler, Edges) {

@@ -147,6 +147,32 @@ TEST(CrossEntropy, ColdSoftmaxIsTheMaximum) {
   });
 }
 
+TEST(CrossEntropy, LargestLogitAndSumOfExponentials) {
+  for_each_target([&] {
+    for (int64_t n : {1, 3, 16, 37, 5000}) {
+      Floats x({n}, 7, 3);
+      const int64_t at = n * 2 / 3;
+      x[at] = x[n - 1] = 9;  // twice, where there are several
+      const auto found = kernels::largest_logit(x.span());
+      EXPECT_TRUE(found.all_numbers);
+      EXPECT_EQ(found.value, 9);
+      EXPECT_EQ(found.index, at);
+      double sum = 0;
+      for (const float v : x.span()) sum += std::exp(double{v} - 9);
+      EXPECT_NEAR(kernels::exp_sum(x.span(), 9) / sum, 1, 1e-6);
+      x[n / 2] = -std::numeric_limits<float>::infinity();
+      EXPECT_TRUE(kernels::largest_logit(x.span()).all_numbers);
+      for (const float wrong :
+           {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+        for (const int64_t place : {int64_t{0}, n / 2, n - 1}) {
+          Floats y({n}, 7, 3);
+          y[place] = wrong;
+          EXPECT_FALSE(kernels::largest_logit(y.span()).all_numbers) << wrong << " at " << place;
+        }
+    }
+  });
+}
+
 TEST(CrossEntropy, ThreadsAndCallsDoNotChangeABit) {
   constexpr int64_t kMany = 203, n = 307;
   const Floats logits({kMany, n}, 1, 1, 3.0);

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "refrain/base/error.h"
+#include "refrain/kernels/loss/cross_entropy.h"
 
 namespace refrain {
 namespace {
@@ -30,22 +31,15 @@ Random draws_of(const SamplingConfig& config, uint64_t position) {
 }  // namespace
 
 LogSoftmax::LogSoftmax(std::span<const float> logits) {
-  float largest = -std::numeric_limits<float>::infinity();
-  size_t likeliest = 0;
-  for (size_t i = 0; i < logits.size(); ++i) {
+  const kernels::LargestLogit largest = kernels::largest_logit(logits);
+  for (size_t i = 0; i < logits.size() && !largest.all_numbers; ++i)
     if (!(logits[i] <= kLargest))
       throw_error("the model's logit of token {} is {}: expected a number", i, logits[i]);
-    if (logits[i] > largest) {
-      largest = logits[i];
-      likeliest = i;
-    }
-  }
-  if (largest < -kLargest) throw_error("the model's logits are all -inf: expected a number");
-  largest_ = largest;
-  double others = 0;
-  for (const float logit : logits.first(likeliest)) others += std::exp(logit - largest_);
-  for (const float logit : logits.subspan(likeliest + 1)) others += std::exp(logit - largest_);
-  log_sum_ = std::log1p(others);
+  if (largest.value < -kLargest) throw_error("the model's logits are all -inf: expected a number");
+  largest_ = largest.value;
+  likeliest_ = static_cast<size_t>(largest.index);
+  log_sum_ = std::log1p(kernels::exp_sum(logits.first(likeliest_), largest.value) +
+                        kernels::exp_sum(logits.subspan(likeliest_ + 1), largest.value));
 }
 
 void SamplingConfig::check() const {
@@ -79,7 +73,8 @@ SampledToken Sampler::choose(std::span<const float> logits, std::span<const int3
                              int64_t top_logprobs) {
   REFRAIN_CHECK(!logits.empty());
   const LogSoftmax log_p(logits);
-  const float largest = collect(logits, recent);
+  const float largest = largest_drawn(logits, log_p.likeliest());
+  collect(logits, recent);
   if (candidates_.empty()) throw_error("sampling: every token of the vocabulary is ruled out");
   if (largest < -kLargest)
     throw_error("the model's logits of all tokens that may be drawn are -inf: expected a number");
@@ -99,12 +94,10 @@ SampledToken Sampler::choose(std::span<const float> logits, std::span<const int3
 
 std::optional<GuessedToken> Sampler::guess(std::span<const float> logits,
                                            std::span<const int32_t> recent, uint64_t ahead) {
-  float largest = -std::numeric_limits<float>::infinity();
-  for (const float logit : logits) {
-    if (!(logit <= kLargest)) return {};
-    largest = std::max(largest, logit);
-  }
-  if (!(collect(logits, recent) >= -kLargest)) return {};
+  const auto [largest, likeliest, all_numbers] = kernels::largest_logit(logits);
+  if (!all_numbers || logits.empty()) return {};
+  if (!(largest_drawn(logits, static_cast<size_t>(likeliest)) >= -kLargest)) return {};
+  collect(logits, recent);
   const int32_t token = draw(draws_of(config_, random_.position() + ahead).uniform());
 
   // Where all is small beside the largest, its exponential adds nothing worth the time.
@@ -115,19 +108,58 @@ std::optional<GuessedToken> Sampler::guess(std::span<const float> logits,
   return GuessedToken{token, std::exp(logits[static_cast<size_t>(token)] - largest) / sum};
 }
 
-float Sampler::collect(std::span<const float> logits, std::span<const int32_t> recent) {
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i)
-    candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
-  penalise(logits, recent);
+float Sampler::largest_drawn(std::span<const float> logits, size_t likeliest) const {
+  if (may_draw(likeliest)) return logits[likeliest];
   float largest = -std::numeric_limits<float>::infinity();
-  std::erase_if(candidates_, [&](const Candidate& c) {
-    const auto id = static_cast<size_t>(c.second);
-    if (!may_draw(id)) return true;
-    largest = std::max(largest, logits[id]);
-    return false;
-  });
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (may_draw(id)) largest = std::max(largest, logits[id]);
   return largest;
+}
+
+void Sampler::collect(std::span<const float> logits, std::span<const int32_t> recent) {
+  penalise(logits, recent);
+  candidates_.clear();
+  const auto most = static_cast<size_t>(config_.temp == 0 ? 1 : config_.top_k);
+  if (most > 0 && most < logits.size()) return collect_most_likely(logits, most);
+  auto changed = penalised_.begin();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    const bool is_changed = changed != penalised_.end() && changed->second == id;
+    const float logit = is_changed ? (changed++)->first : logits[i];
+    if (may_draw(i)) candidates_.emplace_back(logit, id);
+  }
+}
+
+// One pass, in which few tokens are more than a comparison with the least of the best so far.
+void Sampler::collect_most_likely(std::span<const float> logits, size_t most) {
+  constexpr size_t kSpare = 256;
+  const auto best = [&] { return candidates_.begin() + static_cast<std::ptrdiff_t>(most); };
+  const auto keep_best = [&] {
+    if (candidates_.size() <= most) return;
+    std::nth_element(candidates_.begin(), best() - 1, candidates_.end(), before);
+    candidates_.erase(best(), candidates_.end());
+  };
+  const auto is_penalised = [&](int32_t id) {
+    const auto at = std::lower_bound(penalised_.begin(), penalised_.end(), id,
+                                     [](const Candidate& c, int32_t i) { return c.second < i; });
+    return at != penalised_.end() && at->second == id;
+  };
+  bool is_full = false;  // then what is not above `least` comes behind `most` others
+  float least = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (is_full && !(logits[i] > least)) continue;
+    const auto id = static_cast<int32_t>(i);
+    if (!may_draw(i) || is_penalised(id)) continue;
+    candidates_.emplace_back(logits[i], id);
+    if (candidates_.size() < most + kSpare) continue;
+    keep_best();
+    is_full = true;
+    least = candidates_.back().first;
+  }
+  for (const Candidate& c : penalised_)
+    if (may_draw(static_cast<size_t>(c.second))) candidates_.push_back(c);
+  keep_best();
+  std::sort(candidates_.begin(), candidates_.end(), before);
 }
 
 // With their logits.
@@ -145,6 +177,7 @@ std::vector<std::pair<int32_t, float>> Sampler::most_likely(std::span<const floa
 
 // Once, however often a token was there.
 void Sampler::penalise(std::span<const float> logits, std::span<const int32_t> recent) {
+  penalised_.clear();
   if (config_.repeat_penalty == 1) return;
   if (config_.repeat_last_n >= 0)
     recent = recent.last(std::min(recent.size(), static_cast<size_t>(config_.repeat_last_n)));
@@ -154,9 +187,13 @@ void Sampler::penalise(std::span<const float> logits, std::span<const int32_t> r
     REFRAIN_CHECK(id < logits.size());
     const float logit = logits[id];
     if (logit < -kLargest) continue;
-    candidates_[id].first =
-        std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargest, kLargest);
+    penalised_.emplace_back(
+        std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargest, kLargest), token);
   }
+  const auto by_id = [](const Candidate& c) { return c.second; };
+  std::ranges::sort(penalised_, {}, by_id);
+  const auto again = std::ranges::unique(penalised_, {}, by_id);
+  penalised_.erase(again.begin(), again.end());
 }
 
 int32_t Sampler::draw(double uniform) {
@@ -166,12 +203,6 @@ int32_t Sampler::draw(double uniform) {
     return static_cast<double>(c.first) - static_cast<double>(best.first);
   };
 
-  const bool few = config_.top_k > 0 && config_.top_k < static_cast<int64_t>(candidates_.size());
-  if (few) {
-    const auto end = candidates_.begin() + config_.top_k;
-    std::partial_sort(candidates_.begin(), end, candidates_.end(), before);
-    candidates_.erase(end, candidates_.end());
-  }
   double total = 0;  // what top-p's share is of
   for (const Candidate& c : candidates_) total += std::exp(relative(c));
   // Top-p and min-p each keep a beginning of the sorted candidates, so their order is free: min-p
@@ -179,7 +210,8 @@ int32_t Sampler::draw(double uniform) {
   const double least = std::log(config_.min_p);
   std::erase_if(candidates_, [&](const Candidate& c) { return relative(c) < least; });
   if (config_.top_p < 1) {
-    if (!few) std::sort(candidates_.begin(), candidates_.end(), before);
+    if (!std::is_sorted(candidates_.begin(), candidates_.end(), before))
+      std::sort(candidates_.begin(), candidates_.end(), before);
     double sum = 0;
     size_t n = 0;
     do sum += std::exp(relative(candidates_[n++]));

@@ -60,9 +60,11 @@ class LogSoftmax {
   // An Error if a logit is NaN or infinitely large, or all are infinitely small.
   explicit LogSoftmax(std::span<const float> logits);
   double operator()(float logit) const { return (logit - largest_) - log_sum_; }
+  size_t likeliest() const { return likeliest_; }  // of equals the first
 
  private:
   double largest_ = 0, log_sum_ = 0;  // of exp(logit - largest)
+  size_t likeliest_ = 0;
 };
 
 struct SampledToken {
@@ -114,16 +116,20 @@ class Sampler {
   bool may_draw(size_t id) const { return id >= never_.size() || !never_[id]; }
   std::vector<std::pair<int32_t, float>> most_likely(std::span<const float> logits,
                                                      int64_t n) const;
-  // Fills candidates_ with what may be drawn. Gives the largest of their logits, unpenalised.
-  float collect(std::span<const float> logits, std::span<const int32_t> recent);
+  // Fills candidates_ with what may be drawn: all of it, or the most likely ones that the settings
+  // let pass, sorted.
+  void collect(std::span<const float> logits, std::span<const int32_t> recent);
+  void collect_most_likely(std::span<const float> logits, size_t most);
+  // The unpenalised logit of the likeliest token that may be drawn; -infinity if there is none.
+  float largest_drawn(std::span<const float> logits, size_t likeliest) const;
   void penalise(std::span<const float> logits, std::span<const int32_t> recent);
   int32_t draw(double uniform);
 
   SamplingConfig config_;
   Random random_;
   int64_t low_confidence_streak_;
-  std::vector<bool> never_;  // by id, up to the last one
-  std::vector<Candidate> candidates_;
+  std::vector<bool> never_;                        // by id, up to the last one
+  std::vector<Candidate> candidates_, penalised_;  // the latter by id
   std::vector<double> weights_;
 };
 

@@ -1,5 +1,6 @@
 #include "refrain/kernels/loss/cross_entropy.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -114,6 +115,25 @@ void log_softmax_rows(Tensor logits) {
   });
 }
 
+LargestLogit largest_logit(const float* x, int64_t n) {
+  const FloatTag d;
+  const auto lowest = hn::Set(d, -std::numeric_limits<float>::infinity());
+  const auto most = hn::Set(d, std::numeric_limits<float>::max());
+  auto wrong = hn::Zero(d), top = lowest;
+  each(n, [&](auto at, int64_t i) HWY_ATTR {
+    const auto v = at.load(x + i);
+    wrong = hn::Or(wrong, hn::IfThenZeroElse(hn::Le(v, most), hn::Set(d, 1)));
+    top = hn::Max(top, at.fill(v, lowest));
+  });
+  if (hn::GetLane(hn::MaxOfLanes(d, wrong)) != 0) return {0, 0, false};
+  const float largest = hn::GetLane(hn::MaxOfLanes(d, top));
+  return {largest, std::find(x, x + n, largest) - x, true};
+}
+
+double exp_sum_of(std::span<const float> logits, float top) {
+  return exp_sum(logits.data(), top, 1, std::ssize(logits), nullptr);
+}
+
 }  // namespace refrain::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -123,6 +143,8 @@ HWY_EXPORT(cross_entropy_forward);
 HWY_EXPORT(softmax_cross_entropy);
 HWY_EXPORT(softmax_rows);
 HWY_EXPORT(log_softmax_rows);
+HWY_EXPORT(largest_logit);
+HWY_EXPORT(exp_sum_of);
 
 namespace {
 void check(ConstTensor logits, std::span<const int32_t> targets, ConstTensor losses) {
@@ -147,6 +169,12 @@ void softmax_rows(Tensor logits, float temperature) {
   HWY_DYNAMIC_DISPATCH(softmax_rows)(logits, temperature);
 }
 void log_softmax_rows(Tensor logits) { HWY_DYNAMIC_DISPATCH(log_softmax_rows)(logits); }
+LargestLogit largest_logit(std::span<const float> logits) {
+  return HWY_DYNAMIC_DISPATCH(largest_logit)(logits.data(), std::ssize(logits));
+}
+double exp_sum(std::span<const float> logits, float top) {
+  return HWY_DYNAMIC_DISPATCH(exp_sum_of)(logits, top);
+}
 
 }  // namespace refrain::kernels
 #endif  // HWY_ONCE

@@ -34,4 +34,15 @@ void softmax_rows(Tensor logits, float temperature);
 // Each row becomes log p.
 void log_softmax_rows(Tensor logits);
 
+// The largest of some logits and its place, the first where there are several.
+struct LargestLogit {
+  float value;  // -infinity if there is none
+  int64_t index;
+  bool all_numbers;  // false where NaN or +infinity is among them; the others then mean nothing
+};
+LargestLogit largest_logit(std::span<const float> logits);
+
+// sum of e^(x - top), in the order of its `logits` for any number of threads.
+double exp_sum(std::span<const float> logits, float top);
+
 }  // namespace refrain::kernels
