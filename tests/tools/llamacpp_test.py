@@ -283,7 +283,7 @@ class Tables(Folder):
         page = self.folder / "machine.md"
         args = argparse.Namespace(refrain=REFRAIN, python=None, models=["*"], types=[types],
                                   rounds=2, prompt=table.CHECKED, new_tokens=3, threads=1, limit=100,
-                                  page=page, plant=plant)
+                                  page=page, plant=plant, cache_type="bf16")
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             found = FakeTable(args, self.folder)
             found.plant_text = plant_text

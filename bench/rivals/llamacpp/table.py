@@ -102,6 +102,7 @@ class Table:
     def page(self):
         return "\n".join([self.machine, "", "    " + self.command(), "",
                           f"{self.args.new_tokens} tokens after a prompt of {self.args.prompt}, "
+                          f"keys and values in {self.args.cache_type} (llama.cpp: f16), "
                           f"{self.args.threads} threads, {self.args.rounds} rounds. Memory is read "
                           f"at {self.bandwidth / 1e9:.1f} GB/s. {self.features}".rstrip(), "",
                           SUMMARY, *self.summary, "", *self.details])
@@ -253,7 +254,7 @@ class Table:
             out, peak = self.refrain(
                 "generate", "-m", result.weights, "-p", layout.text_of(prompt), "--max-new-tokens",
                 self.args.new_tokens, "--temp", 0, "--ignore-eos", "--json", "--threads",
-                self.args.threads)
+                self.args.threads, "--cache-type", self.args.cache_type)
             found = json.loads(out)
             if found["prompt_tokens"] != len(prompt):
                 raise Failed(f"a prompt of {found['prompt_tokens']:,} tokens, expected "
@@ -311,7 +312,8 @@ class Table:
         after = self.args.prompt + self.args.new_tokens // 2
         lines = [f"### {model.title}", "",
                  f"{layout.parameters(shape):,} parameters, vocabulary {shape.vocab:,}; keys and "
-                 f"values of {after} tokens are {4 * state * after / MIB:.0f} MiB in float32", "",
+                 f"values of {after} tokens are {4 * state * after / MIB:.0f} MiB in float32, half of that "
+                 "in 16 bits", "",
                  "| engine, type | tokens/s | of the read bandwidth | prompt, tokens/s | peak "
                  "memory, MiB | weights, MiB | logits off by |", "|---|---:|---:|---:|---:|---:|---:|"]
         for r in results:
@@ -361,6 +363,8 @@ def main():
     parser.add_argument("--prompt", type=int, default=512, help="tokens before the first [512]")
     parser.add_argument("--new-tokens", type=int, help="[128]")
     parser.add_argument("--threads", type=int, default=2, help="[2]")
+    parser.add_argument("--cache-type", default="bf16", choices=("f32", "bf16", "q8_0"),
+                        help="of refrain's keys and values; llama.cpp's are float16 [bf16]")
     parser.add_argument("--limit", type=float, default=600,
                         help="seconds of a process, then it is ended [600]")
     parser.add_argument("--page", help="write all of it to this file, the summary first: a part of "
