@@ -10,6 +10,7 @@
 
 #include "cli/inputs.h"
 #include "cli/output.h"
+#include "refrain/formats/native.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/language_model.h"
 #include "refrain/train/plan.h"
@@ -113,7 +114,8 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
   });
   if (model.bare())
     for (const char* name : {"d_ff", "feed_forward", "feed_forward_bias", "norm", "rms_norm_eps"})
-      refuse_given(line, name, "has a meaning with --block pre_norm only");
+      if (std::string_view(name) != "rms_norm_eps" || !has_setting(model, name))
+        refuse_given(line, name, "has a meaning with --block pre_norm only");
   if (training.attention_dropout > 0)
     check_trait(kinds, &MixerTraits::attention_dropout, [&](const std::string& able) {
       throw_error("--attention-dropout: expected a block with the mixer {}, found {}", able, stack);

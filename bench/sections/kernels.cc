@@ -168,8 +168,9 @@ void Kernels::rope() {
   Buffer<float> x = uniform(R * row, 1), cosines(static_cast<size_t>(kPositions * d / 2)),
                 sines(cosines.size());
   const Tensor cos(cosines.data(), {kPositions, d / 2}), sin(sines.data(), {kPositions, d / 2});
-  kernels::rope_table(kTheta, cos, sin);
-  const kernels::RopeTable table{cos, sin, kTheta};
+  const std::vector<double> frequencies = kernels::rope_frequencies(kTheta, d);
+  kernels::rope_table(frequencies, cos, sin);
+  const kernels::RopeTable table{cos, sin, frequencies};
   std::vector<int32_t> positions(static_cast<size_t>(R));
   for (size_t i = 0; i < positions.size(); ++i)
     positions[i] = static_cast<int32_t>(i % static_cast<size_t>(kPositions));

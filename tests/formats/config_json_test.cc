@@ -65,7 +65,10 @@ constexpr const char* kRefrain = R"({
   "feed_forward_bias": false,
   "norm": "rms_norm",
   "activation_precision": "accurate",
-  "attention": {"rope_pairing": "adjacent", "rope_theta": 500000.0, "stride": 8, "window": 32},
+  "attention": {"output_bias": true, "qk_norm": true, "qkv_bias": true, "rope": true,
+    "rope_factor": 4.5, "rope_high_freq_factor": 3, "rope_low_freq_factor": 1,
+    "rope_original_context": 512, "rope_pairing": "adjacent", "rope_scaling": "llama3",
+    "rope_theta": 500000.0, "stride": 8, "window": 32},
   "bos_token_id": 1,
   "eos_token_id": 2,
   "pad_token_id": null

@@ -6,6 +6,7 @@
 #include "refrain/mixers/lstm/ref.h"
 #include "refrain/mixers/mm_rec/ref.h"
 #include "refrain/mixers/rnn/ref.h"
+#include "support/error_of.h"
 #include "support/mixer_contract.h"
 
 namespace refrain {
@@ -36,9 +37,37 @@ TEST(MixerContract, SparseAttention) {
       contract<Attention, AttentionRef>(shape(12, 3, 1), sparse(window, stride), found);
     }
 }
+// What other families' attention has: biases, normed queries and keys, scaled angles or none.
+std::vector<AttentionConfig> of_families() {
+  AttentionConfig biased, normed, linear, llama3, plain, all = sparse(4, 3);
+  biased.qkv_bias = true;
+  normed.qk_norm = true;
+  linear.rope_scaling = "linear";
+  linear.rope_factor = 4;
+  llama3.rope_scaling = "llama3";
+  llama3.rope_theta = 100;  // some pairs of every kind
+  llama3.rope_factor = 8;
+  llama3.rope_original_context = 40;
+  plain.rope = false;
+  plain.qkv_bias = plain.output_bias = true;
+  all.qkv_bias = all.output_bias = all.qk_norm = true;
+  all.rope_pairing = "adjacent";
+  return {biased, normed, linear, llama3, plain, all};
+}
+TEST(MixerContract, AttentionOfFamilies) {
+  for (const AttentionConfig& config : of_families())
+    for (int64_t found : {0, 11}) {
+      contract<Attention, AttentionRef>(shape(8, 2, 2), config, found);
+      contract<Attention, AttentionRef>(shape(6, 4, 2, 8), config, found);
+    }
+  AttentionConfig odd;
+  odd.rope = false;
+  contract<Attention, AttentionRef>(shape(9, 3, 1), odd, 3);
+}
 TEST(MixerContract, AttentionTraining) {
-  for (const auto& config : {AttentionConfig{}, sparse(20, 0), sparse(9, 4)})
-    training_contract<Attention>(shape(32, 4, 2), config);
+  std::vector<AttentionConfig> configs = of_families();
+  configs.insert(configs.end(), {AttentionConfig{}, sparse(20, 0), sparse(9, 4)});
+  for (const auto& config : configs) training_contract<Attention>(shape(32, 4, 2), config);
 }
 
 TEST(MixerContract, AttentionRnn) {
@@ -252,6 +281,24 @@ TEST(AttentionMixer, RefusesWhatItCannotBe) {
   for (const auto& config :
        {sparse(-1, 0), sparse(4, -2), sparse(0, 4), sparse(int64_t{1} << 31, 0)})
     EXPECT_THROW(Attention(shape(8, 2, 2), config), Error);
+  const auto refused = [](auto&& change) {
+    AttentionConfig config;
+    change(config);
+    return error_of([&] { Attention(shape(8, 2, 2), config); });
+  };
+  using C = AttentionConfig;
+  EXPECT_EQ(refused([](C& c) { c.rope_scaling = "yarn"; }),
+            "attention.rope_scaling: expected linear, llama3 or nothing, found 'yarn'");
+  EXPECT_EQ(refused([](C& c) { c.rope_factor = 2; }),
+            "attention.rope_factor: has a meaning with attention.rope_scaling only");
+  EXPECT_EQ(refused([](C& c) { c.rope = false, c.rope_scaling = "linear"; }),
+            "attention.rope_scaling: has a meaning with attention.rope true only");
+  EXPECT_EQ(refused([](C& c) { c.rope_scaling = "linear", c.rope_original_context = 7; }),
+            "attention.rope_original_context: has a meaning with attention.rope_scaling llama3 "
+            "only");
+  EXPECT_NE(refused([](C& c) { c.rope_scaling = "linear", c.rope_factor = 0; }), "");
+  EXPECT_NE(refused([](C& c) { c.rope_scaling = "llama3", c.rope_low_freq_factor = 4; }), "");
+  EXPECT_NE(refused([](C& c) { c.rope_scaling = "llama3", c.rope_original_context = 0; }), "");
 }
 
 // One window after another, each `chunk` tokens long, the state carried.

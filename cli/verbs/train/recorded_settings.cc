@@ -15,7 +15,9 @@ const std::vector<std::set<std::string>>& later_settings() {
       {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
       {"feed_forward_bias", "norm", "activation_precision", ".query"},
       {"init"},
-      {"autoencoder.window", "autoencoder.stride"}};
+      {"autoencoder.window", "autoencoder.stride"},
+      {".qkv_bias", ".output_bias", ".qk_norm", ".rope", ".rope_scaling", ".rope_factor",
+       ".rope_low_freq_factor", ".rope_high_freq_factor", ".rope_original_context"}};
   return groups;
 }
 

@@ -155,7 +155,22 @@ std::optional<Json> write(const ModelConfig& config) {
 
 }  // namespace
 
+namespace {
+
+// Whether some mixer norms queries and keys.
+bool norms_within(const ModelConfig& config) {
+  return std::ranges::any_of(config.mixers, [](const MixerConfig& mixer) {
+    SettingMap settings;
+    put_mixer_settings(mixer, settings);
+    const auto found = settings.values().find(mixer.kind() + ".qk_norm");
+    return found != settings.values().end() && found->second == SettingMap::text(true);
+  });
+}
+
+}  // namespace
+
 bool has_setting(const ModelConfig& config, std::string_view setting) {
+  if (setting == "rms_norm_eps" && norms_within(config)) return true;
   for (const std::string_view of_blocks : {"d_ff", "feed_forward", "rms_norm_eps"})
     if (setting == of_blocks) return !config.bare();
   if (setting != "kv_heads") return true;

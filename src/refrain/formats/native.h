@@ -12,7 +12,8 @@ namespace refrain {
 extern const Family kNativeFamily;
 
 // Whether a stack reads this setting of ModelConfig: a bare one has no feed-forward layer and no
-// norm, and only some mixers share keys between heads. Others are not written.
+// norm, unless a mixer has one, and only some mixers share keys between heads. Others are not
+// written.
 bool has_setting(const ModelConfig&, std::string_view setting);
 
 }  // namespace refrain

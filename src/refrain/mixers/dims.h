@@ -17,6 +17,7 @@ struct MixerDims {
   int64_t index = 0;  // of its block in the stack: keys its dropout masks
   kernels::ActivationPrecision activation_precision = kernels::ActivationPrecision::kAccurate;
   kernels::CacheType cache_type = kernels::CacheType::kFloat32;  // Mixer::set_cache_type
+  double norm_eps = 1e-5;                                        // of norms within a mixer
 };
 
 }  // namespace refrain

@@ -78,7 +78,14 @@ struct ModelConfig {
     return kernels::activation_precision_named(activation_precision).value();
   }
   MixerDims mixer_dims() const {
-    return {d_model, heads, kv_heads, head_dim, context, layers, 0, precision()};
+    return {.d_model = d_model,
+            .heads = heads,
+            .kv_heads = kv_heads,
+            .head_dim = head_dim,
+            .context = context,
+            .blocks = layers,
+            .activation_precision = precision(),
+            .norm_eps = rms_norm_eps};
   }
 };
 

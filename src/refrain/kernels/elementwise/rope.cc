@@ -1,6 +1,7 @@
 #include "refrain/kernels/elementwise/rope.h"
 
 #include <cmath>
+#include <numbers>
 
 #include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
@@ -17,11 +18,11 @@ namespace refrain::kernels {
 constexpr int64_t kMaxPairs = 2048;  // of a head
 
 // Of one position; in double, rounded once.
-inline void angles(double rope_theta, int64_t m, int64_t pairs, float* cos, float* sin) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    const double step = std::pow(rope_theta, -static_cast<double>(i) / static_cast<double>(pairs));
-    cos[i] = static_cast<float>(std::cos(static_cast<double>(m) * step));
-    sin[i] = static_cast<float>(std::sin(static_cast<double>(m) * step));
+inline void angles(std::span<const double> frequencies, int64_t m, float* cos, float* sin) {
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const double angle = static_cast<double>(m) * frequencies[i];
+    cos[i] = static_cast<float>(std::cos(angle));
+    sin[i] = static_cast<float>(std::sin(angle));
   }
 }
 }  // namespace refrain::kernels
@@ -88,7 +89,7 @@ void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const R
       cos = table.cos.row(m);
       sin = table.sin.row(m);
     } else {
-      angles(table.rope_theta, m, head_dim / 2, late_cos, late_sin);
+      angles(table.frequencies, m, late_cos, late_sin);
     }
     if (pairing == RopePairing::kHalf)
       rotate_row<RopePairing::kHalf>(at, heads, head_dim, cos, sin, direction);
@@ -104,10 +105,31 @@ HWY_AFTER_NAMESPACE();
 namespace refrain::kernels {
 HWY_EXPORT(rope_apply);
 
-void rope_table(double rope_theta, Tensor cos, Tensor sin) {
+std::vector<double> rope_frequencies(double rope_theta, int64_t head_dim,
+                                     const RopeScaling& scaling) {
+  using Kind = RopeScaling::Kind;
+  const int64_t pairs = head_dim / 2;
+  std::vector<double> frequencies(static_cast<size_t>(pairs));
+  for (int64_t i = 0; i < pairs; ++i) {
+    double& f = frequencies[static_cast<size_t>(i)];
+    f = std::pow(rope_theta, -static_cast<double>(i) / static_cast<double>(pairs));
+    if (scaling.kind == Kind::kNone) continue;
+    double share = 0;  // of the frequency as it is
+    if (scaling.kind == Kind::kLlama3) {
+      const double turns = scaling.original_context * f / (2 * std::numbers::pi);
+      const double low = scaling.low_freq_factor, high = scaling.high_freq_factor;
+      share = turns < low ? 0 : turns > high ? 1 : (turns - low) / (high - low);
+    }
+    f = share == 1 ? f : share * f + (1 - share) * f / scaling.factor;
+  }
+  return frequencies;
+}
+
+void rope_table(std::span<const double> frequencies, Tensor cos, Tensor sin) {
   REFRAIN_CHECK(cos.rows() == sin.rows() && cos.cols() == sin.cols());
+  REFRAIN_CHECK(std::ssize(frequencies) == cos.cols());
   parallel_ranges(cos.rows(), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) angles(rope_theta, m, cos.cols(), cos.row(m), sin.row(m));
+    for (int64_t m = begin; m < end; ++m) angles(frequencies, m, cos.row(m), sin.row(m));
   });
 }
 
@@ -116,6 +138,7 @@ void rope_apply(MatrixView<float> x, std::span<const int32_t> positions, const R
   const int64_t pairs = table.cos.cols();
   REFRAIN_CHECK(x.rows == static_cast<int64_t>(positions.size()) && x.cols % (2 * pairs) == 0);
   REFRAIN_CHECK(table.sin.cols() == pairs && pairs <= kMaxPairs);
+  REFRAIN_CHECK(std::ssize(table.frequencies) == pairs);
   REFRAIN_CHECK(table.cos.rows() == table.sin.rows());
   for (int32_t m : positions) REFRAIN_CHECK(m >= 0);
   HWY_DYNAMIC_DISPATCH(rope_apply)(x, positions, table, pairing, inverse);

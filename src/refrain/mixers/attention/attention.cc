@@ -9,22 +9,60 @@
 
 namespace refrain {
 
+kernels::RopeScaling AttentionConfig::scaling() const {
+  using Kind = kernels::RopeScaling::Kind;
+  if (rope_scaling != "" && rope_scaling != "linear" && rope_scaling != "llama3")
+    throw_error("attention.rope_scaling: expected linear, llama3 or nothing, found '{}'",
+                rope_scaling);
+  const AttentionConfig plain;
+  const bool scales = rope_scaling != "", by_wavelength = rope_scaling == "llama3";
+  const auto check = [&](const char* name, bool differs, bool has_meaning, const char* where) {
+    if (differs && !has_meaning)
+      throw_error("attention.{}: has a meaning with attention.{} only", name, where);
+  };
+  check("rope_scaling", scales, rope, "rope true");
+  check("rope_factor", rope_factor != plain.rope_factor, scales, "rope_scaling");
+  check("rope_low_freq_factor", rope_low_freq_factor != plain.rope_low_freq_factor, by_wavelength,
+        "rope_scaling llama3");
+  check("rope_high_freq_factor", rope_high_freq_factor != plain.rope_high_freq_factor,
+        by_wavelength, "rope_scaling llama3");
+  check("rope_original_context", rope_original_context != plain.rope_original_context,
+        by_wavelength, "rope_scaling llama3");
+  if (!(rope_factor > 0))
+    throw_error("attention.rope_factor: expected a number above 0, found {}", rope_factor);
+  if (!(rope_low_freq_factor > 0 && rope_high_freq_factor > rope_low_freq_factor))
+    throw_error(
+        "attention.rope_high_freq_factor: expected a number above attention.rope_low_freq_factor, "
+        "and both above 0, found {} and {}",
+        rope_high_freq_factor, rope_low_freq_factor);
+  if (rope_original_context < 1)
+    throw_error("attention.rope_original_context: expected 1 or more, found {}",
+                rope_original_context);
+  return {!scales         ? Kind::kNone
+          : by_wavelength ? Kind::kLlama3
+                          : Kind::kLinear,
+          rope_factor, rope_low_freq_factor, rope_high_freq_factor,
+          static_cast<double>(rope_original_context)};
+}
+
 Attention::Attention(const MixerDims& s, const AttentionConfig& c)
     : shape_(s),
-      rope_theta_(c.rope_theta),
+      qk_norm_(c.qk_norm),
+      rope_(c.rope),
       pairing_(c.rope_pairing == "half" ? kernels::RopePairing::kHalf
                                         : kernels::RopePairing::kAdjacent),
-      qkv_{s.d_model, (s.heads + 2 * s.kv_heads) * s.head_dim},
-      o_{s.heads * s.head_dim, s.d_model} {
+      qkv_{s.d_model, (s.heads + 2 * s.kv_heads) * s.head_dim, c.qkv_bias},
+      o_{s.heads * s.head_dim, s.d_model, c.output_bias} {
   if (c.rope_pairing != "half" && c.rope_pairing != "adjacent")
     throw_error("attention.rope_pairing: expected half or adjacent, found '{}'", c.rope_pairing);
   if (!(c.rope_theta > 1))
     throw_error("attention.rope_theta: expected a number above 1, found {}", c.rope_theta);
   if (s.heads < 1 || s.kv_heads < 1 || s.heads % s.kv_heads != 0)
     throw_error("kv_heads: expected a divisor of heads = {}, found {}", s.heads, s.kv_heads);
-  if (s.head_dim < 2 || s.head_dim > 4096 || s.head_dim % 2 != 0)
+  if (c.rope && (s.head_dim < 2 || s.head_dim > 4096 || s.head_dim % 2 != 0))
     throw_error("head_dim: expected an even number up to 4096 for rotary positions, found {}",
                 s.head_dim);
+  const kernels::RopeScaling scaling = c.scaling();
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (c.window < 0 || c.window > kMost)
     throw_error("attention.window: expected 0 (all positions) or up to {}, found {}", kMost,
@@ -40,6 +78,8 @@ Attention::Attention(const MixerDims& s, const AttentionConfig& c)
                 s.head_dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.head_dim))),
                 qkv_.out,   o_.in,
                 c.window,   c.stride};
+  if (!rope_) return;
+  frequencies_ = kernels::rope_frequencies(c.rope_theta, s.head_dim, scaling);
   // The table is bounded, and so are those of all blocks together, since a context is said without
   // a weight behind it; positions beyond it cost a few sines each.
   constexpr int64_t kTableFloats = int64_t{1} << 18, kOfAllBlocks = int64_t{1} << 25;
@@ -47,14 +87,14 @@ Attention::Attention(const MixerDims& s, const AttentionConfig& c)
   table_rows_ = std::clamp<int64_t>(s.context, 1, std::max<int64_t>(floats / s.head_dim, 1));
   cos_.resize(static_cast<size_t>(table_rows_ * s.head_dim / 2));
   sin_.resize(cos_.size());
-  kernels::rope_table(rope_theta_, {cos_.data(), {table_rows_, s.head_dim / 2}},
+  kernels::rope_table(frequencies_, {cos_.data(), {table_rows_, s.head_dim / 2}},
                       {sin_.data(), {table_rows_, s.head_dim / 2}});
 }
 
 kernels::RopeTable Attention::table() const {
   return {{cos_.data(), {table_rows_, shape_.head_dim / 2}},
           {sin_.data(), {table_rows_, shape_.head_dim / 2}},
-          rope_theta_};
+          frequencies_};
 }
 
 kernels::AttentionShape Attention::attention(const ExecutionContext& ctx) const {
@@ -71,6 +111,10 @@ void Attention::visit(const ParamVisitor& v) {
              {{"q_proj.weight", shape_.heads * d},
               {"k_proj.weight", shape_.kv_heads * d},
               {"v_proj.weight", shape_.kv_heads * d}});
+  if (qk_norm_) {
+    v({"q_norm.weight", {d}, Init::constant(1), false}, q_norm_);
+    v({"k_norm.weight", {d}, Init::constant(1), false}, k_norm_);
+  }
   o_.visit(v, "o_proj.weight", Init::output(o_.in, shape_.blocks));
 }
 
@@ -91,6 +135,11 @@ Attention::Activations Attention::layout(ExecutionContext& ctx, Arena& a, const 
   }
   s.softmax = a.take({2 * rows * shape_.heads});
   s.past = a.take({past, kv_width()});
+  if (qk_norm_) {
+    s.raw = a.take({rows, q_width() + k_width()});
+    s.q_reciprocals = a.take({rows, shape_.heads});
+    s.k_reciprocals = a.take({rows, shape_.kv_heads});
+  }
   return s;
 }
 
@@ -152,11 +201,30 @@ std::vector<StateRange> Attention::overwritten(int64_t position, int64_t tokens)
 
 void Attention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor qkv,
                        bool inverse) const {
-  if (ctx.planning()) return;
+  if (!rope_ || ctx.planning()) return;
   // q's heads and then k's lie at the front of each row.
-  const int64_t rotated = (shape_.heads + shape_.kv_heads) * shape_.head_dim;
-  kernels::rope_apply(MatrixView<float>(qkv).col_range(0, rotated), w.position, table(), pairing_,
-                      inverse);
+  kernels::rope_apply(MatrixView<float>(qkv).col_range(0, q_width() + k_width()), w.position,
+                      table(), pairing_, inverse);
+}
+
+void Attention::norm(const Activations& s) const {
+  const auto eps = static_cast<float>(shape_.norm_eps);
+  const MatrixView<float> qkv(s.qkv), raw(s.raw);
+  parallel_for(
+      s.raw.rows(), [&](int64_t row) { std::copy_n(s.qkv.row(row), raw.cols, raw.row(row)); },
+      s.raw.size());
+  kernels::head_norm_forward(raw.col_range(0, q_width()), {q_norm_.w, eps},
+                             qkv.col_range(0, q_width()), s.q_reciprocals);
+  kernels::head_norm_forward(raw.col_range(q_width(), k_width()), {k_norm_.w, eps},
+                             qkv.col_range(q_width(), k_width()), s.k_reciprocals);
+}
+
+void Attention::norm_backward(const Activations& s, Tensor dqkv) const {
+  const MatrixView<float> d(dqkv), raw(s.raw);
+  kernels::head_norm_backward(raw.col_range(0, q_width()), q_norm_.w, s.q_reciprocals,
+                              d.col_range(0, q_width()), q_norm_.g);
+  kernels::head_norm_backward(raw.col_range(q_width(), k_width()), k_norm_.w, s.k_reciprocals,
+                              d.col_range(q_width(), k_width()), k_norm_.g);
 }
 
 template <class F>
@@ -228,6 +296,7 @@ void Attention::forward(ExecutionContext& ctx, const RaggedBatch& w, ConstTensor
   const bool keep_rings = saved && state && attention_.window > 0;
   const Activations s = layout(ctx, saved ? *saved : ctx.scratch, w, keep_rings);
   qkv_.forward(ctx, x, s.qkv);
+  if (qk_norm_ && !ctx.planning()) norm(s);
   rotate(ctx, w, s.qkv, false);
   if (ctx.bf16() && !ctx.planning()) kernels::round_to_bf16(s.qkv, s.bf16_qkv);
   const TensorOf<std::byte> rounded = round_keys_and_values(ctx, s.qkv);
@@ -292,6 +361,7 @@ void Attention::backward(ExecutionContext& ctx, const RaggedBatch& w, ConstTenso
   kernels::attention_backward(attention(ctx), sequences(w, s, state, rings), gradients, ctx.scratch,
                               ctx.compute_type);
   rotate(ctx, w, dqkv, true);
+  if (qk_norm_ && !ctx.planning()) norm_backward(s, dqkv);
   qkv_.backward(ctx, x, dqkv, dx);
 }
 

@@ -10,6 +10,8 @@
 
 #include "refrain/kernels/attention/attention_ref.h"
 #include "refrain/kernels/attention/kv_cache_ref.h"
+#include "refrain/kernels/elementwise/rms_norm_ref.h"
+#include "refrain/kernels/elementwise/rope_ref.h"
 #include "refrain/mixers/attention/attention.h"
 
 namespace refrain {
@@ -27,6 +29,13 @@ struct AttentionRef {
     const int64_t D = s.d_model, d = s.head_dim, q_width = s.heads * d, kv = s.kv_heads * d;
     const int64_t row = 2 * kv;
     const int64_t keys = start + tokens;
+    size_t next = 0;
+    const std::vector<T> none,
+        &w_qkv = weights[next++], &b_qkv = c.qkv_bias ? weights[next++] : none,
+        &q_norm = c.qk_norm ? weights[next++] : none, &k_norm = c.qk_norm ? weights[next++] : none,
+        &w_o = weights[next++], &b_o = c.output_bias ? weights[next++] : none;
+    const auto pairing =
+        c.rope_pairing == "half" ? kernels::RopePairing::kHalf : kernels::RopePairing::kAdjacent;
     std::vector<T> queries(static_cast<size_t>(tokens * q_width)), out(queries.size());
     // Rows by position, as a query sees them inside and outside of its window; rows that are not in
     // the state are not seen.
@@ -42,19 +51,19 @@ struct AttentionRef {
       std::vector<T> qkv(static_cast<size_t>(q_width + row), T(0));
       for (size_t i = 0; i < qkv.size(); ++i)
         for (int64_t j = 0; j < D; ++j)
-          qkv[i] += weights[0][i * static_cast<size_t>(D) + static_cast<size_t>(j)] * x[t * D + j];
-      for (int64_t h = 0; h < s.heads + s.kv_heads; ++h)
-        for (int64_t i = 0; i < d / 2; ++i) {
-          const double angle =
-              static_cast<double>(start + t) *
-              std::pow(c.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-          const bool half = c.rope_pairing == "half";
-          T& a = qkv[static_cast<size_t>(h * d + (half ? i : 2 * i))];
-          T& b = qkv[static_cast<size_t>(h * d + (half ? i + d / 2 : 2 * i + 1))];
-          const T a0 = a;
-          a = a0 * std::cos(angle) - b * std::sin(angle);
-          b = a0 * std::sin(angle) + b * std::cos(angle);
+          qkv[i] += w_qkv[i * static_cast<size_t>(D) + static_cast<size_t>(j)] * x[t * D + j];
+      for (size_t i = 0; i < b_qkv.size(); ++i) qkv[i] += b_qkv[i];
+      for (int64_t h = 0; h < s.heads + s.kv_heads; ++h) {
+        T* const head = &qkv[static_cast<size_t>(h * d)];
+        if (c.qk_norm) {
+          T r = 0;
+          auto* w = const_cast<T*>((h < s.heads ? q_norm : k_norm).data());
+          kernels::rms_norm_ref<T>({head, {1, d}}, {w, {d}}, s.norm_eps, {head, {1, d}}, {&r, {1}});
         }
+        if (c.rope)
+          kernels::rope_ref(head, d, c.rope_theta, static_cast<double>(start + t), pairing,
+                            c.scaling());
+      }
       for (int64_t i = 0; i < q_width; ++i)
         queries[static_cast<size_t>(t * q_width + i)] = qkv[static_cast<size_t>(i)];
       if constexpr (std::is_floating_point_v<T>)
@@ -83,9 +92,9 @@ struct AttentionRef {
       for (int64_t i = 0; i < D; ++i) {
         T sum = 0;
         for (int64_t j = 0; j < q_width; ++j)
-          sum += weights[1][static_cast<size_t>(i * q_width + j)] *
-                 out[static_cast<size_t>(t * q_width + j)];
-        y[t * D + i] = sum;
+          sum +=
+              w_o[static_cast<size_t>(i * q_width + j)] * out[static_cast<size_t>(t * q_width + j)];
+        y[t * D + i] = c.output_bias ? sum + b_o[static_cast<size_t>(i)] : sum;
       }
     each_held(keys, [&](const T* from, T* to) { std::copy_n(from, row, to); });
   }

@@ -10,6 +10,7 @@ TokenAttention::TokenAttention(const MixerDims& s, bool bias, float scale)
     : shape_{s.heads, s.head_dim, scale},
       blocks_(s.blocks),
       table_rows_(s.context),
+      frequencies_(kernels::rope_frequencies(kRopeTheta, s.head_dim)),
       cos_(static_cast<size_t>(s.context * s.head_dim / 2)),
       sin_(cos_.size()),
       q_{s.d_model, shape_.width(), bias},
@@ -18,7 +19,7 @@ TokenAttention::TokenAttention(const MixerDims& s, bool bias, float scale)
       o_{shape_.width(), s.d_model, bias} {
   if (s.head_dim % 2 != 0)
     throw_error("head_dim: expected an even number for rotary positions, found {}", s.head_dim);
-  kernels::rope_table(kRopeTheta, {cos_.data(), {table_rows_, s.head_dim / 2}},
+  kernels::rope_table(frequencies_, {cos_.data(), {table_rows_, s.head_dim / 2}},
                       {sin_.data(), {table_rows_, s.head_dim / 2}});
 }
 
@@ -39,7 +40,7 @@ void TokenAttention::rotate(ExecutionContext& ctx, const RaggedBatch& w, Tensor 
   if (ctx.planning()) return;
   const int64_t half = shape_.head_dim / 2;
   const kernels::RopeTable table{
-      {cos_.data(), {table_rows_, half}}, {sin_.data(), {table_rows_, half}}, kRopeTheta};
+      {cos_.data(), {table_rows_, half}}, {sin_.data(), {table_rows_, half}}, frequencies_};
   kernels::rope_apply(rows, w.position, table, kernels::RopePairing::kHalf, inverse);
 }
 

@@ -45,7 +45,8 @@ class TokenAttention {
 
   kernels::CrossShape shape_;
   int64_t blocks_, table_rows_;
-  std::vector<float> cos_, sin_;  // [table_rows_, head_dim / 2]
+  std::vector<double> frequencies_;  // [head_dim / 2]
+  std::vector<float> cos_, sin_;     // [table_rows_, head_dim / 2]
   Linear q_, k_, v_, o_;
 };
 
