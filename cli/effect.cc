@@ -43,6 +43,7 @@ std::string stack_text(const ModelConfig& model) {
 
 // No block's state grows with the sequence: what chunks, and their states on disk, need.
 bool has_bounded_state(const ModelConfig& model) {
+  if (model.learned_positions) return false;
   constexpr int64_t kLong = int64_t{1} << 30;
   return std::ranges::all_of(model.mixers, [&](const MixerConfig& config) {
     const std::unique_ptr<Mixer> mixer = make_mixer(config, model.mixer_dims());

@@ -65,6 +65,7 @@ constexpr const char* kRefrain = R"({
   "feed_forward_bias": false,
   "norm": "rms_norm",
   "activation_precision": "accurate",
+  "learned_positions": false,
   "attention": {"output_bias": true, "qk_norm": true, "qkv_bias": true, "rope": true,
     "rope_factor": 4.5, "rope_high_freq_factor": 3, "rope_low_freq_factor": 1,
     "rope_original_context": 512, "rope_pairing": "adjacent", "rope_scaling": "llama3",

@@ -16,8 +16,9 @@ const std::vector<std::set<std::string>>& later_settings() {
       {"feed_forward_bias", "norm", "activation_precision", ".query"},
       {"init"},
       {"autoencoder.window", "autoencoder.stride"},
-      {".qkv_bias", ".output_bias", ".qk_norm", ".rope", ".rope_scaling", ".rope_factor",
-       ".rope_low_freq_factor", ".rope_high_freq_factor", ".rope_original_context"}};
+      {"learned_positions", ".qkv_bias", ".output_bias", ".qk_norm", ".rope", ".rope_scaling",
+       ".rope_factor", ".rope_low_freq_factor", ".rope_high_freq_factor",
+       ".rope_original_context"}};
   return groups;
 }
 

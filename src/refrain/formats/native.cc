@@ -18,7 +18,7 @@ using io::Json;
 
 // Our own settings that came after the first files: there, absent is the default.
 constexpr std::string_view kLater[] = {"block", "feed_forward", "feed_forward_bias", "norm",
-                                       "activation_precision"};
+                                       "activation_precision", "learned_positions"};
 
 // Those that some stacks do not have (has_setting).
 constexpr std::string_view kOfSome[] = {"d_ff", "rms_norm_eps", "kv_heads"};

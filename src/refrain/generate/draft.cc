@@ -55,7 +55,8 @@ Draft::Draft(const LanguageModel& draft, const LanguageModel& model)
 
 int64_t Draft::context_limit(int64_t context) const {
   const int64_t trained = draft_.config().context;
-  const bool follows = context <= trained || trained >= model_.config().context;
+  const bool follows = context <= trained ||
+                       (trained >= model_.config().context && !draft_.config().learned_positions);
   return refrain::context_limit(draft_, follows ? context : trained);
 }
 

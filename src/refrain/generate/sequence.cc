@@ -3,10 +3,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "refrain/base/error.h"
+
 namespace refrain {
 
 int64_t context_limit(const LanguageModel& model, int64_t context) {
-  const int64_t limit = context > 0 ? context : model.config().context;
+  const ModelConfig& config = model.config();
+  const int64_t limit = context > 0 ? context : config.context;
+  if (config.learned_positions && limit > config.context)
+    throw_error("context: expected at most {}, because positions are learned, found {}",
+                config.context, limit);
+  if (config.learned_positions) return limit;
   for (int64_t l = 0; l < model.config().layers; ++l)
     if (model.state_bytes(l, kMaxTokens) > model.state_bytes(l, limit)) return limit;
   return kMaxTokens;

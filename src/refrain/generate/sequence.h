@@ -22,7 +22,7 @@ namespace refrain {
 inline constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 
 // Tokens that a state of the model may hold: `context`, or what the model was trained on if that is
-// 0; kMaxTokens if states do not grow.
+// 0; kMaxTokens if states do not grow. An Error if its learned positions are fewer.
 int64_t context_limit(const LanguageModel& model, int64_t context);
 
 class Sequence {

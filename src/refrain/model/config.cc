@@ -85,10 +85,11 @@ void ModelConfig::resolve(const SettingMap& settings) {
   if (kv_heads == 0) kv_heads = heads;
   if (heads % kv_heads != 0)
     throw_error("kv_heads: expected a divisor of heads = {}, found {}", heads, kv_heads);
-  if (feed_forward != "swiglu" && feed_forward != "gelu" && feed_forward != "relu")
-    throw_error("feed_forward: expected swiglu, gelu or relu, found '{}'", feed_forward);
+  if (!gated() && !plain_activation())
+    throw_error("feed_forward: expected swiglu, gelu, gelu_tanh or relu, found '{}'", feed_forward);
   if (feed_forward_bias && gated())
-    throw_error("feed_forward_bias: expected --feed-forward gelu or relu with it, found swiglu");
+    throw_error(
+        "feed_forward_bias: expected --feed-forward gelu, gelu_tanh or relu with it, found swiglu");
   if (norm != "rms_norm" && norm != "layer_norm")
     throw_error("norm: expected rms_norm or layer_norm, found '{}'", norm);
   if (d_ff == 0) d_ff = gated() ? (8 * d_model / 3 + 31) / 32 * 32 : 4 * d_model;
@@ -102,10 +103,14 @@ void ModelConfig::resolve(const SettingMap& settings) {
 }
 
 FeedForward::Options ModelConfig::feed_forward_options() const {
-  FeedForward::Options options{.bias = feed_forward_bias, .precision = precision()};
-  if (feed_forward == "gelu") options.activation = kernels::Activation::kGelu;
-  if (feed_forward == "relu") options.activation = kernels::Activation::kRelu;
-  return options;
+  return {.activation = plain_activation(), .bias = feed_forward_bias, .precision = precision()};
+}
+
+std::optional<kernels::Activation> ModelConfig::plain_activation() const {
+  if (feed_forward == "gelu") return kernels::Activation::kGelu;
+  if (feed_forward == "gelu_tanh") return kernels::Activation::kGeluTanh;
+  if (feed_forward == "relu") return kernels::Activation::kRelu;
+  return std::nullopt;
 }
 
 std::vector<std::string> ModelConfig::mixer_kinds() const {

@@ -1,6 +1,7 @@
 // The configuration of a decoder language model, apart from its weights.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct ModelConfig {
   bool feed_forward_bias = false;
   std::string norm = "rms_norm";
   std::string activation_precision = "accurate";
+  bool learned_positions = false;
 
   // The mixer of each block with its settings. If empty, resolve() fills it from `pattern`.
   std::vector<MixerConfig> mixers{};
@@ -53,12 +55,15 @@ struct ModelConfig {
       "pre_norm: norm, mixer, norm, feed-forward, both halves residual; bare: the mixer alone, no "
       "norm before the output, whose matrix has a bias");
     v("feed_forward", feed_forward,
-      "swiglu: gated by silu; gelu or relu: one map, this function, another");
-    v("feed_forward_bias", feed_forward_bias, "biases in both maps of gelu or relu");
+      "swiglu: gated by silu; gelu, gelu_tanh (GPT-2's) or relu: one map, this function, another");
+    v("feed_forward_bias", feed_forward_bias, "biases in both maps, without a gate");
     v("norm", norm, "rms_norm, or layer_norm, with a mean and a bias; both add rms_norm_eps");
     v("activation_precision", activation_precision,
       "of tanh, sigmoid and silu: accurate; fast: a rational tanh, off by up to 0.0235, and an "
       "exponential clamped to +-88");
+    v("learned_positions", learned_positions,
+      "a learned vector for each of the first `context` positions is added to the embedding; no "
+      "sequence may be longer");
   }
 
   // Replaces 0 by the value that it stands for, and checks the rest; an Error names the setting.
@@ -67,6 +72,7 @@ struct ModelConfig {
   bool bare() const { return block == "bare"; }
   bool gated() const { return feed_forward == "swiglu"; }
   bool centred() const { return norm == "layer_norm"; }
+  std::optional<kernels::Activation> plain_activation() const;  // without a gate
   FeedForward::Options feed_forward_options() const;
   std::vector<std::string> mixer_kinds() const;  // one per block
 

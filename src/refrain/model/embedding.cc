@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "refrain/base/error.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/elementwise/embedding.h"
 #include "refrain/kernels/elementwise/reduce.h"
@@ -22,15 +23,34 @@ void Embedding::visit(const ParamVisitor& v) {
      {},
      tied_ ? ReadBy::kProducts : ReadBy::kEither},
     table_);
+  if (positions_ > 0)
+    v({"position_embedding.weight", {positions_, width_}, Init::embedding(), false},
+      position_table_);
 }
 
 void Embedding::forward(const ExecutionContext& ctx, const RaggedBatch& batch,
                         std::span<const int32_t> tokens, Tensor x) const {
+  if (positions_ > 0)
+    for (const int32_t position : batch.position)
+      if (position >= positions_)
+        throw_error(
+            "context: expected sequences of at most {} tokens, because positions are learned, "
+            "found "
+            "a token behind {} others",
+            positions_, position);
   if (!ctx.planning()) {
     if (table_.packed)
       kernels::unpack_rows(table_.packed, tokens, x);
     else
       kernels::embedding_forward(tokens, table_.w, x);
+  }
+  if (positions_ > 0) {
+    const Arena::Frame frame(ctx.scratch);
+    const Tensor p = ctx.scratch.take({x.rows(), width_});
+    if (!ctx.planning()) {
+      kernels::embedding_forward(batch.position, position_table_.w, p);
+      kernels::add(x, p, x);
+    }
   }
   apply_dropout(ctx, batch, x, kDropoutSite);
 }
@@ -38,7 +58,9 @@ void Embedding::forward(const ExecutionContext& ctx, const RaggedBatch& batch,
 void Embedding::backward(const ExecutionContext& ctx, const RaggedBatch& batch,
                          std::span<const int32_t> tokens, Tensor d) {
   apply_dropout(ctx, batch, d, kDropoutSite);
-  if (!ctx.planning()) kernels::embedding_backward(tokens, d, lookup_gradient());
+  if (ctx.planning()) return;
+  kernels::embedding_backward(tokens, d, lookup_gradient());
+  if (positions_ > 0) kernels::embedding_backward(batch.position, d, position_table_.g);
 }
 
 size_t Embedding::gradient_bytes() const {

@@ -1,5 +1,5 @@
-// The embedding, tokens as vectors: x = E[token], with dropout if the execution context asks for
-// it.
+// The embedding, tokens as vectors: x = E[token], or E[token] + P[position] with learned positions
+// (Radford et al., 2019), with dropout if the execution context asks for it.
 //
 // A tied table is also the matrix of the head, and has two chains of gradients, as input and as
 // output. The gradient as input is stored here until finish_gradients() adds it to the other. So
@@ -17,13 +17,14 @@ namespace refrain {
 
 class Embedding {
  public:
-  Embedding(int64_t vocab_size, int64_t width, bool tied)
-      : vocab_size_(vocab_size), width_(width), tied_(tied) {}
+  // `positions`: rows of P; 0: there is none.
+  Embedding(int64_t vocab_size, int64_t width, bool tied, int64_t positions)
+      : vocab_size_(vocab_size), width_(width), positions_(positions), tied_(tied) {}
 
   void visit(const ParamVisitor&);
   const Param& table() const { return table_; }  // [V, D]
 
-  // x [R, D].
+  // x [R, D]. An Error where P has no row for a position.
   void forward(const ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                Tensor x) const;
   // d [R, D] = dL/dx; it is overwritten.
@@ -40,9 +41,9 @@ class Embedding {
   bool has_own_gradient() const { return tied_ && table_.trainable; }
   Tensor lookup_gradient();
 
-  int64_t vocab_size_, width_;
+  int64_t vocab_size_, width_, positions_;
   bool tied_;
-  Param table_;
+  Param table_, position_table_;
   Buffer<float> lookup_gradient_;  // [V, D], when it has its own
 };
 

@@ -14,7 +14,8 @@ ModelConfig resolved(ModelConfig config) {
 
 LanguageModel::LanguageModel(ModelConfig config, Memory memory)
     : config_(resolved(std::move(config))),
-      embedding_(config_.vocab_size, config_.d_model, config_.tie_embeddings),
+      embedding_(config_.vocab_size, config_.d_model, config_.tie_embeddings,
+                 config_.learned_positions ? config_.context : 0),
       stack_(config_),
       head_(config_, config_.tie_embeddings ? &embedding_.table() : nullptr) {
   parameters_.declare([this](const ParamVisitor& v) {

@@ -2,6 +2,7 @@
 //
 //   x = E[token];  x = block_l(x) for every block;  logits = rms_norm(x) Wᵀ,  W = E when tied
 //
+// With learned positions x = E[token] + P[position].
 // A stack of bare blocks has no norm before its output, which has a bias: logits = x Wᵀ + b.
 //
 // The model owns its weights and, for training, their gradients (parameter_store.h). Memory for
@@ -75,7 +76,8 @@ class LanguageModel {
   size_t state_bytes(int64_t block, int64_t tokens) const {
     return stack_.state_bytes(static_cast<size_t>(block), tokens);
   }
-  bool bounded_state() const { return stack_.bounded_state(); }
+  // No block's state grows with the sequence, and nothing else ends it.
+  bool bounded_state() const { return !config_.learned_positions && stack_.bounded_state(); }
 
  private:
   struct Chunk;

@@ -119,9 +119,8 @@ std::vector<T> ReferenceModel<T>::feed_forward(const Vector& x, const std::strin
   if (!config_.gated()) {
     const bool bias = config_.feed_forward_bias;
     if (bias) up = plus(std::move(up), prefix + "up_proj.bias");
-    const auto f =
-        config_.feed_forward == "relu" ? kernels::Activation::kRelu : kernels::Activation::kGelu;
-    for (T& value : up) value = kernels::activation_ref(f, value);
+    const kernels::Activation f = config_.plain_activation().value();
+    for (T& value : up) value = kernels::activation_ref(f, value, config_.precision());
     Vector down = linear(up, prefix + "down_proj.weight", config_.d_ff);
     return bias ? plus(std::move(down), prefix + "down_proj.bias") : down;
   }
@@ -138,6 +137,10 @@ std::vector<T> ReferenceModel<T>::logits(std::span<const int32_t> tokens,
   const int64_t D = config_.d_model;
   Vector x(tokens.size() * static_cast<size_t>(D));
   kernels::embedding_ref(tokens, view(weight("embedding.weight"), D), view(x, D));
+  if (config_.learned_positions) {
+    const Vector& positions = weight("position_embedding.weight");
+    for (size_t i = 0; i < x.size(); ++i) x[i] += positions[i];
+  }
   if (states) states->resize(static_cast<size_t>(config_.layers));
   for (size_t l = 0; l < mixer_weights_.size(); ++l) {
     const std::string block = block_name(l);
