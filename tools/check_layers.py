@@ -46,7 +46,7 @@ FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort
 
 # Where a kind of mixer may be named, besides its own folder and the registry.
 KINDS_MAY_STAND = {
-    "formats/llama.cc": "a Llama's files are a stack of attention",
+    "formats/families/": "the files of other programs' families are stacks of attention",
     "formats/llama2c.cc": "and so are llama2.c's",
     "kernels/sequence/recurrent.h": "cells of recurrent layers have the names of their mixers",
     "bench": "each section is about a kind",

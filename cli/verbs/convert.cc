@@ -7,6 +7,7 @@
 #include "cli/inputs.h"
 #include "cli/output.h"
 #include "cli/verbs.h"
+#include "refrain/base/bytes.h"
 #include "refrain/formats/llama2c.h"
 #include "refrain/formats/torch_cells.h"
 #include "refrain/io/file.h"
@@ -22,12 +23,17 @@ constexpr std::array<std::string_view, 5> kKinds = {"llama2c", "hf", "torch-rnn"
 struct Convert {
   std::vector<std::string> from;
   std::string tokenizer, out;
+  std::string type = WeightFormat().type;
+  std::string max_shard_size = std::to_string(WeightFormat().largest_file);
 
   template <class V>
   void visit(V&& v) {
     v("from", from, "kind and place: llama2c MODEL.bin, hf DIR, or torch-lstm FILE.safetensors");
     v("tokenizer", tokenizer, "llama2c: the tokenizer's .bin; torch-*: a directory with one");
     v("out", out, "model directory to write; must be new or empty");
+    v("type", type, "of the weights that are written: f32, bf16 or f16");
+    v("max_shard_size", max_shard_size,
+      "bytes of weights in a file (5G, 200M); a larger model has several and an index");
   }
 
   void check(const CommandLine&) const {
@@ -45,6 +51,7 @@ struct Convert {
   int run(const CommandLine& line) {
     line.require({"from", "out"});
     check(line);
+    format();  // an Error now, not after the work
     require_new_directory(out);
     if (from[0] == "llama2c") {
       line.require({"tokenizer"});
@@ -83,13 +90,20 @@ struct Convert {
     return 0;
   }
 
+  WeightFormat format() const {
+    if (type != "f32" && type != "bf16" && type != "f16")
+      throw_error("--type: expected f32, bf16 or f16, found {}", io::quote(type));
+    const size_t bytes = parse_bytes("--max-shard-size", max_shard_size);
+    return {type, static_cast<int64_t>(std::min<size_t>(bytes, INT64_MAX))};
+  }
+
   void write(LanguageModel& model, const SpecialTokens& special, const text::Tokenizer* tokens) {
     make_parent(out);
     io::AtomicDirectory directory(out);
     if (tokens) tokens->save(directory.path());
     if (from[0] == "hf")
       if (const auto task = data::read_task(from[1])) data::write_task(directory.path(), *task);
-    save_model(directory.path(), model, special);
+    save_model(directory.path(), model, special, format());
     directory.commit();
     note(fmt::format("{}: {} parameters", out, model.parameters().count()));
   }
@@ -102,7 +116,9 @@ Verb convert_verb() {
       "convert", "write a model of another program as a model directory",
       "--from llama2c MODEL.bin --tokenizer TOK.bin --out DIR",
       "llama2c     karpathy/llama2.c's model and tokenizer files\n"
-      "hf          a Hugging Face directory: its weights in one file, in float32\n"
+      "hf          a Hugging Face directory of a family that is known (docs/formats.md), to one "
+      "of\n"
+      "            --type and --max-shard-size\n"
       "torch-lstm  PyTorch's state_dict of an embedding (emb.weight), an nn.LSTM and an output\n"
       "            (decoder.weight, decoder.bias), as safetensors; torch-gru and torch-rnn "
       "likewise");

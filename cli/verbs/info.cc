@@ -56,6 +56,7 @@ struct Info {
 
   io::Json describe(LanguageModel& loaded) const {
     io::Json all;
+    all["model_type"] = io::read_json(model + "/config.json").at("model_type");
     io::Json& config = all["config"];
     ModelConfig shape = loaded.config();
     shape.pattern = shape.full_pattern();

@@ -26,8 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import families
 import hf_check
-import hf_make_llama
+import hf_make_model
 import torch_cells
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -36,9 +37,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 READ = {
     "untied": {},
     "tied": dict(tied=True),
-    "bf16": dict(bf16=True),
-    "sharded": dict(sharded=True),
-    "sharded, tied, bf16": dict(sharded=True, tied=True, bf16=True),
+    "bf16": dict(dtype="bfloat16"),
+    "sharded": dict(shard_size="30KB"),
+    "sharded, tied, bf16": dict(shard_size="30KB", tied=True, dtype="bfloat16"),
     "config of transformers 4": dict(old_config=True),
     "one key-value head": dict(num_key_value_heads=1),
     "no grouping": dict(num_key_value_heads=4),
@@ -77,9 +78,9 @@ REWRITTEN = {
     "settings that change nothing": ({}, put_settings(
         unk_token_id=0, _model_name_or_path="x", max_sequence_length=2048, do_sample=True,
         _flash_attn_2_enabled=True, final_logit_softcapping=None, sliding_window=None)),
-    "a Mistral with odd settings": (dict(mistral=True, sliding_window=16), put_settings(
+    "a Mistral with odd settings": (dict(family="mistral", sliding_window=16), put_settings(
         unk_token_id=0, rope_theta=1e4, max_sequence_length=2048)),
-    "a Mistral without a window": (dict(mistral=True, sliding_window=None), put_settings()),
+    "a Mistral without a window": (dict(family="mistral", sliding_window=None), put_settings()),
     "rotary tables": ({}, rewrite_weights(lambda t: t.update(
         {f"model.{where}rotary_emb.inv_freq": torch.ones(4)
          for where in ("", "layers.0.self_attn.", "layers.1.self_attn.")}))),
@@ -140,13 +141,13 @@ class Run:
 
     def read(self, name, settings):
         model = self.new_directory("hf " + name)
-        hf_make_llama.make(model, **settings)
+        hf_make_model.make(model, **settings)
         self.must("info", "-m", model)
         return self.compare_logits(model, hf_check.IDS)
 
     def rewritten(self, name, settings, rewrite):
         model, changed = (self.new_directory("hf " + name + end) for end in ("", " rewritten"))
-        hf_make_llama.make(model, **settings)
+        hf_make_model.make(model, **settings)
         shutil.copytree(model, changed)
         rewrite(changed)
         out = self.directory / "rewritten.safetensors"
@@ -157,7 +158,7 @@ class Run:
 
     def right_or_refused(self, name, settings):
         model = self.new_directory("hf " + name)
-        hf_make_llama.make(model, **settings)
+        hf_make_model.make(model, **settings)
         ids = hf_check.IDS
         done = self.call("logits", "-m", model, "--ids", " ".join(map(str, ids)), "--out",
                          model.parent / (model.name + ".logits.safetensors"))
@@ -219,6 +220,8 @@ def main():
             run.check(f"rewritten: {name}", lambda: run.rewritten(name, settings, rewrite))
         for name, settings in RIGHT_OR_REFUSED.items():
             run.check(f"right or refused: {name}", lambda: run.right_or_refused(name, settings))
+        for name, function in families.checks(run):
+            run.check(name, function)
         for name, arguments in TRAINED.items():
             run.check(f"trained here, {name}", lambda: run.trained(name, arguments))
         for name, function in torch_cells.checks(args.refrain, directory):

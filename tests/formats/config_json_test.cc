@@ -195,7 +195,6 @@ TEST(LlamaConfig, ReadsRopeInEverySpelling) {
 
 TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
   const std::vector<std::pair<std::string, std::pair<std::string, std::string>>> cases = {
-      {"attention_bias", {"true", "attention_bias: expected false, found true"}},
       {"mlp_bias", {"true", "mlp_bias: expected false, found true"}},
       {"hidden_act", {"\"gelu\"", "hidden_act: expected \"silu\", found \"gelu\""}},
       {"architectures",
@@ -207,10 +206,29 @@ TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
       {"is_encoder_decoder", {"true", "is_encoder_decoder: expected false, found true"}},
       {"rope_scaling",
        {R"({"factor": 2.0, "type": "linear"})",
-        "rope_scaling: type: expected \"default\", found \"linear\""}},
+        "rope_scaling: expected the scaling of rope_parameters, found another"}},
       {"rope_parameters",
        {R"({"rope_theta": 1e4, "rope_type": "llama3", "factor": 8})",
-        "rope_parameters: rope_type: expected \"default\", found \"llama3\""}},
+        "rope_parameters: low_freq_factor: missing"}},
+      {"rope_parameters",
+       {R"({"rope_theta": 1e4, "rope_type": "yarn", "factor": 8})",
+        "rope_parameters: rope_type: expected default, linear or llama3, found \"yarn\""}},
+      {"rope_parameters",
+       {R"({"rope_type": "dynamic", "factor": 8})",
+        "rope_parameters: rope_type: expected default, linear or llama3, found \"dynamic\""}},
+      {"rope_parameters",
+       {R"({"type": "longrope"})",
+        "rope_parameters: type: expected default, linear or llama3, found \"longrope\""}},
+      {"rope_parameters",
+       {R"({"rope_type": "linear", "factor": 2, "low_freq_factor": 1})",
+        "rope_parameters: \"low_freq_factor\": expected no setting of this name, found 1"}},
+      {"rope_parameters",
+       {R"({"rope_type": "linear", "factor": -1})",
+        "rope_parameters: factor: expected a number above 0, found -1"}},
+      {"rope_parameters",
+       {R"({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
+           "original_max_position_embeddings": 512})",
+        "rope_parameters: high_freq_factor: expected a number above 4, found 4"}},
       {"rope_parameters",
        {R"({"rope_theta": 1e4, "factor": 8})",
         "rope_parameters: \"factor\": expected no setting of this name, found 8"}},
@@ -247,7 +265,9 @@ TEST(LlamaConfig, RefusesByNameWhatItCannotHonour) {
         "\"full_attention\""}},
       {"layer_types", {"[]", "layer_types: expected 2 words, one for each layer, found 0"}},
       {"model_type",
-       {"\"qwen2\"", "model_type: expected llama, mistral or refrain, found \"qwen2\""}},
+       {"\"bert\"",
+        "model_type: expected llama, mistral, ministral, qwen2, qwen3, smollm3, gpt2 or refrain, "
+        "found \"bert\""}},
   };
   for (const auto& [key, rest] : cases)
     EXPECT_EQ(error_with(key, rest.first), "config.json: " + rest.second);

@@ -1,9 +1,11 @@
 #include "refrain/formats/checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <deque>
+#include <functional>
 #include <map>
+#include <numeric>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -12,11 +14,11 @@
 #include "refrain/base/buffer.h"
 #include "refrain/base/error.h"
 #include "refrain/formats/family.h"
+#include "refrain/formats/weight_files.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/mixers/registry.h"
 #include "refrain/model/block.h"
-#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 namespace {
@@ -26,147 +28,8 @@ using io::Json;
 constexpr const char* kEmbedding = "embedding.weight";
 constexpr const char* kHead = "head.weight";
 
-// Of the index of a large model's files: many times what the deepest have.
-constexpr size_t kMaxIndexBytes = size_t{1} << 22;
-constexpr size_t kMaxIndexValues = size_t{1} << 16;  // tensors that it names
-
 std::string to_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
-bool is_readable(const std::string_view dtype) {
-  return dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64";
-}
-
-// The tensors of a directory, whether they lie in one file or in several.
-class WeightFiles {
- public:
-  struct Entry {
-    const io::Safetensors* file = nullptr;
-    const io::TensorInfo* info = nullptr;
-  };
-
-  explicit WeightFiles(const std::string& directory) {
-    path_ = directory + "/model.safetensors";
-    if (io::exists(path_)) {
-      add(path_);
-    } else {
-      const std::string index = path_ + ".index.json";
-      if (!io::exists(index))
-        throw_error("{}: expected model.safetensors or model.safetensors.index.json, found neither",
-                    directory);
-      path_ = index;
-      read_index(directory);
-    }
-    each([&](const Entry& entry) {
-      is_stack_ &= !entry.info->name.starts_with(kStack);
-      is_ours_ |= entry.info->name == kEmbedding || entry.info->name == kHead;
-    });
-  }
-
-  const std::string& path() const { return path_; }
-
-  // What one of our names is in these files, of a whole model. Files of our own of former versions
-  // have the names of Llamas.
-  std::string name_of(std::string_view ours) const {
-    return is_ours_ ? std::string(ours) : llama_name(ours);
-  }
-
-  // `transformers` leaves out "model." where it saves the stack alone. `info` is null when it is
-  // absent.
-  Entry find(std::string_view ours) const {
-    const std::string name = name_of(ours);
-    const bool shorter = is_stack_ && name.starts_with(kStack);
-    const std::string in_file = shorter ? name.substr(kStack.size()) : name;
-    for (const io::Safetensors& file : files_)
-      if (const io::TensorInfo* info = file.find(in_file)) return {&file, info};
-    return {};
-  }
-
-  template <class F>
-  void each(F&& f) const {
-    for (const io::Safetensors& file : files_)
-      for (const io::TensorInfo& info : file.tensors()) f(Entry{&file, &info});
-  }
-
-  // The file, if its weights are packed.
-  const io::Safetensors* packed() const {
-    return files_.size() == 1 && packed_storage_of(files_.front()) ? &files_.front() : nullptr;
-  }
-
-  // The numbers that can be weights; of packed ones, as many as their bytes could be at most.
-  int64_t weights() const {
-    const int64_t of_byte = packed() ? 2 : 0;
-    int64_t sum = 0;
-    each([&](const Entry& entry) {
-      if (is_readable(entry.info->dtype)) sum += entry.info->size();
-      if (entry.info->dtype == "U8") sum += of_byte * entry.info->size();
-    });
-    return sum;
-  }
-
- private:
-  static constexpr std::string_view kStack = "model.";
-
-  const io::Safetensors& add(const std::string& path) { return files_.emplace_back(path); }
-
-  // The index maps every tensor to the file it is in.
-  void read_index(const std::string& directory) {
-    Json index = Json::object();
-    io::each_member(io::read_file(path_, kMaxIndexBytes), path_, kMaxIndexValues,
-                    [&](const std::string& key, Json&& value) {
-                      if (key != "weight_map") return;
-                      if (index.contains(key))
-                        throw_error("{}: key {} twice in one object", path_, io::quote(key));
-                      index[key] = std::move(value);
-                    });
-    const Json& map = io::member(index, "weight_map", path_);
-    if (!map.is_object())
-      throw_error("{}: weight_map: expected an object, found {}", path_, io::describe(map));
-    std::map<std::string, std::set<std::string>> listed;  // tensors by file
-    for (const auto& [tensor, file] : map.items()) {
-      const std::string name = file.is_string() ? file.get<std::string>() : "";
-      // A name, not a way out of the directory.
-      if (!name.ends_with(".safetensors") || name.find('/') != name.npos ||
-          name.find('\0') != name.npos)
-        throw_error("{}: weight_map: {}: expected the name of a .safetensors file, found {}", path_,
-                    io::quote(tensor), io::describe(file));
-      listed[name].insert(tensor);
-    }
-    for (const auto& [name, tensors] : listed) {
-      const io::Safetensors& file = add(directory + "/" + name);
-      for (const std::string& tensor : tensors)
-        if (!file.find(tensor))
-          throw_error("{}: {}: missing; {} says that it is here", file.path(), io::quote(tensor),
-                      path_);
-      for (const io::TensorInfo& info : file.tensors())
-        if (!tensors.contains(info.name))
-          throw_error("{}: {}: {} does not say that it is here", file.path(), io::quote(info.name),
-                      path_);
-    }
-  }
-
-  std::string path_;
-  std::deque<io::Safetensors> files_;  // entries point into them
-  bool is_stack_ = true;               // no name begins with "model."
-  bool is_ours_ = false;               // names are ours
-};
-
-// "model.rotary_emb.inv_freq" or "model.layers.<number>.self_attn.rotary_emb.inv_freq": versions of
-// transformers saved what follows from rope_theta.
-bool is_rotary_table(std::string_view name) {
-  constexpr std::string_view kStack = "model.", kLayers = "layers.", kAttention = ".self_attn.";
-  constexpr std::string_view kTable = "rotary_emb.inv_freq";
-  if (name.starts_with(kStack)) name.remove_prefix(kStack.size());
-  if (name == kTable) return true;
-  if (!name.ends_with(kTable)) return false;
-  name.remove_suffix(kTable.size());
-  if (name.size() <= kLayers.size() + kAttention.size() || !name.starts_with(kLayers) ||
-      !name.ends_with(kAttention))
-    return false;
-  name.remove_prefix(kLayers.size());
-  name.remove_suffix(kAttention.size());
-  return name.find_first_not_of("0123456789") == name.npos;
 }
 
 void check(const WeightFiles::Entry& entry, const std::vector<int64_t>& shape) {
@@ -178,37 +41,48 @@ void check(const WeightFiles::Entry& entry, const std::vector<int64_t>& shape) {
     throw_error("{}: expected F32, BF16, F16 or F64, found {}", where, entry.info->dtype);
 }
 
-// Where each of a model's tensors is in the files, in the order of ParameterStore::file_tensors().
+// Where each of a model's parameters is in the files.
 struct Places {
-  std::vector<WeightFiles::Entry> tensors;
-  WeightFiles::Entry second;  // a tied model's head, beside its embedding
+  struct Part {
+    WeightFiles::Entry entry;
+    bool transposed;
+  };
+  std::vector<std::vector<Part>> parameters;  // in the order of the model's; the parts of each
+  WeightFiles::Entry second;                  // a tied model's head, beside its embedding
 };
 
 // The model's shapes suffice: it need not have taken memory.
 Places find_tensors(const WeightFiles& files, const LanguageModel& model) {
   Places places;
   std::set<const io::TensorInfo*> used;
-  const bool tied = model.config().tie_embeddings;
-  for (const auto& [name, shape, w, g] : model.parameters().file_tensors()) {
-    WeightFiles::Entry entry = files.find(name);
-    if (name == kEmbedding && tied) {
-      // Either stands for both.
-      const WeightFiles::Entry head = files.find(kHead);
-      if (head.info) {
-        check(head, shape);
-        used.insert(head.info);
-        (entry.info ? places.second : entry) = head;
-      }
+  const TensorLayout& layout = files.layout();
+  const auto find = [&](const FileTensor& tensor) {
+    const WeightFiles::Entry entry = files.find(tensor.name);
+    if (entry.info) {
+      check(entry, tensor.shape);
+      used.insert(entry.info);
     }
-    if (!entry.info)
-      throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(),
-                  io::quote(files.name_of(name)), to_text(shape));
-    check(entry, shape);
-    used.insert(entry.info);
-    places.tensors.push_back(entry);
+    return entry;
+  };
+  for (const auto& [spec, param, offset, gradient] : model.parameters().entries()) {
+    std::vector<Places::Part>& parts = places.parameters.emplace_back();
+    for (const FileTensor& tensor : layout.tensors_of(spec)) {
+      WeightFiles::Entry entry = find(tensor);
+      if (spec.name == kEmbedding && model.config().tie_embeddings) {
+        // Either stands for both.
+        ParamSpec of_head = spec;
+        of_head.name = kHead;
+        const WeightFiles::Entry head = find(layout.tensors_of(of_head).front());
+        if (head.info) (entry.info ? places.second : entry) = head;
+      }
+      if (!entry.info)
+        throw_error("{}: {}: missing, expected a tensor of shape {}", files.path(),
+                    io::quote(tensor.name), to_text(tensor.shape));
+      parts.push_back({entry, tensor.transposed});
+    }
   }
   files.each([&](const WeightFiles::Entry& entry) {
-    if (!used.contains(entry.info) && !is_rotary_table(entry.info->name))
+    if (!used.contains(entry.info) && !layout.is_redundant(entry.info->name))
       throw_error("{}: {}: expected no tensor of this name", entry.file->path(),
                   io::quote(entry.info->name));
   });
@@ -233,45 +107,93 @@ void check_equal(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
 
 // Entries [first, first + to.dim[0]) of the first dimension of a tensor whose parts are those of
 // `parts`, one after another.
-void read_rows(std::span<const WeightFiles::Entry> parts, int64_t first, Tensor to) {
+void read_rows(std::span<const Places::Part> parts, int64_t first, Tensor to) {
   int64_t done = 0;
   const int64_t wanted = to.dim[0], width = to.size() / std::max<int64_t>(1, wanted);
-  for (const auto& [file, info] : parts) {
-    const int64_t rows = info->shape[0];
+  for (const auto& [entry, transposed] : parts) {
+    const int64_t rows = entry.info->shape[0];
     if (first < rows && done < wanted) {
       const Tensor some = to.slice(done, std::min(rows - first, wanted - done));
-      file->read(*info, first * width, {some.data, static_cast<size_t>(some.size())});
+      entry.file->read(*entry.info, first * width, {some.data, static_cast<size_t>(some.size())});
       done += some.dim[0];
     }
     first = std::max<int64_t>(0, first - rows);
   }
 }
 
+// to [out, in] from a tensor [in, out].
+void read_transposed(const WeightFiles::Entry& entry, Tensor to) {
+  const int64_t in = entry.info->shape[0], out = entry.info->shape[1];
+  const int64_t step = std::max<int64_t>(1, kPart / std::max<int64_t>(1, out));
+  std::vector<float> some;
+  for (int64_t first = 0; first < in; first += step) {
+    const int64_t n = std::min(step, in - first);
+    some.resize(static_cast<size_t>(n * out));
+    entry.file->read(*entry.info, first * out, some);
+    for (int64_t o = 0; o < out; ++o)
+      for (int64_t i = 0; i < n; ++i) to.row(o)[first + i] = some[static_cast<size_t>(i * out + o)];
+  }
+}
+
+void read_packed(ParameterStore& store, const ParameterStore::Entry& entry,
+                 std::span<const Places::Part> parts) {
+  const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
+  const int64_t panels = std::max<int64_t>(1, kPart / columns / kernels::kWeightPanel);
+  const bool transposed = parts.front().transposed;  // then it is read whole
+  const int64_t step = transposed ? rows : panels * kernels::kWeightPanel;
+  std::vector<float> some;
+  for (int64_t first = 0; first < rows; first += step) {
+    const int64_t n = std::min(step, rows - first);
+    some.resize(static_cast<size_t>(n * columns));
+    const Tensor to(some.data(), {n, columns});
+    transposed ? read_transposed(parts.front().entry, to) : read_rows(parts, first, to);
+    store.set_rows(entry, first, to);
+  }
+}
+
 void read(const Places& places, LanguageModel& model) {
   ParameterStore& store = model.parameters();
   size_t next = 0;
-  std::vector<float> some;
   for (const ParameterStore::Entry& entry : store.entries()) {
-    const size_t count = std::max<size_t>(1, entry.spec.parts.size());
-    const auto parts = std::span(places.tensors).subspan(next, count);
-    next += count;
+    const std::span<const Places::Part> parts = places.parameters[next++];
     if (entry.spec.name == kEmbedding && places.second.info)
-      check_equal(parts.front(), places.second);
-    if (!entry.is_packed()) {
+      check_equal(parts.front().entry, places.second);
+    if (entry.is_packed())
+      read_packed(store, entry, parts);
+    else if (parts.front().transposed)
+      read_transposed(parts.front().entry, entry.param->w);
+    else
       read_rows(parts, 0, entry.param->w);
-      continue;
-    }
-    const int64_t rows = entry.spec.shape[0], columns = entry.spec.shape[1];
-    const int64_t panels = std::max<int64_t>(1, kPart / columns / kernels::kWeightPanel);
-    const int64_t step = panels * kernels::kWeightPanel;
-    for (int64_t first = 0; first < rows; first += step) {
-      const int64_t n = std::min(step, rows - first);
-      some.resize(static_cast<size_t>(n * columns));
-      const Tensor to(some.data(), {n, columns});
-      read_rows(parts, first, to);
-      store.set_rows(entry, first, to);
+  }
+}
+
+// As a file of the family has them. The model must outlive them.
+std::vector<io::TensorToWrite> tensors_to_write(const LanguageModel& model,
+                                                std::string_view dtype) {
+  const TensorLayout& layout = *family_of(model.config()).tensors;
+  std::vector<io::TensorToWrite> all;
+  for (const ParameterStore::Entry& entry : model.parameters().entries()) {
+    const ConstTensor w = entry.param->w;
+    const float* rows = w.data;
+    for (const FileTensor& tensor : layout.tensors_of(entry.spec)) {
+      io::TensorToWrite to{.name = tensor.name, .shape = tensor.shape, .dtype = dtype};
+      if (tensor.transposed) {
+        to.make = [w] {
+          std::vector<float> numbers(static_cast<size_t>(w.size()));
+          auto at = numbers.begin();
+          for (int64_t i = 0; i < w.cols(); ++i)
+            for (int64_t o = 0; o < w.rows(); ++o) *at++ = w.row(o)[i];
+          return numbers;
+        };
+      } else {
+        to.data = rows;
+        rows += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1},
+                                std::multiplies<>());
+      }
+      all.push_back(std::move(to));
     }
   }
+  return all;
 }
 
 }  // namespace
@@ -279,6 +201,7 @@ void read(const Places& places, LanguageModel& model) {
 int64_t count_weights(const ModelConfig& config) {
   const int64_t matrices = config.tie_embeddings ? 1 : 2;
   int64_t sum = matrices * config.vocab_size * config.d_model;
+  if (config.learned_positions) sum += config.context * config.d_model;
   MixerDims dims = config.mixer_dims();
   dims.context = 1;                      // weights do not depend on it, tables that mixers make do
   std::map<std::string, int64_t> known;  // by the mixer as text: a deep stack has many alike
@@ -298,8 +221,7 @@ int64_t count_weights(const ModelConfig& config) {
 }
 
 void save_weights(const std::string& path, const LanguageModel& model) {
-  model.parameters().save(path, {{"format", "pt"}},  // transformers insists on it
-                          family_of(model.config()).tensor_name);
+  io::write_safetensors(path, tensors_to_write(model, "F32"), {{"format", "pt"}});
 }
 
 void save_config(const std::string& directory, const LanguageModel& model,
@@ -309,9 +231,21 @@ void save_config(const std::string& directory, const LanguageModel& model,
 }
 
 void save_model(const std::string& directory, const LanguageModel& model,
-                const SpecialTokens& special) {
-  save_config(directory, model, special);
-  save_weights(directory + "/model.safetensors", model);
+                const SpecialTokens& special, const WeightFormat& format) {
+  constexpr std::array<std::array<const char*, 3>, 3> kTypes = {
+      {{"f32", "F32", "float32"}, {"bf16", "BF16", "bfloat16"}, {"f16", "F16", "float16"}}};
+  const auto type =
+      std::ranges::find_if(kTypes, [&](const auto& names) { return names[0] == format.type; });
+  if (type == kTypes.end())
+    throw_error("type: expected f32, bf16 or f16, found {}", io::quote(format.type));
+  if (format.largest_file < 1)
+    throw_error("largest_file: expected 1 byte or more, found {}", format.largest_file);
+  Json config = to_json({model.config(), special});
+  // Other programs take the type from here. Ours do from the file of the weights.
+  if (config.contains("dtype")) config["dtype"] = (*type)[2];
+  io::write_file(directory + "/config.json", io::to_text(config));
+  io::write_file(directory + "/generation_config.json", io::to_text(to_json(special)));
+  write_weight_files(directory, tensors_to_write(model, (*type)[1]), format.largest_file);
 }
 
 void save_packed_model(const std::string& directory, const LanguageModel& model,

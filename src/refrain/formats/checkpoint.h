@@ -1,7 +1,7 @@
 // A model directory is a Hugging Face directory: config.json, generation_config.json,
-// model.safetensors (the tokenizer's files are text/tokenizer.h's). A Llama goes both ways between
-// here and `transformers`; see config_json.h for what is one. Weights in several files
-// (model.safetensors.index.json) load too.
+// model.safetensors (the tokenizer's files are text/tokenizer.h's). Models of some families
+// (formats/families) go both ways between here and `transformers`. Large ones have their weights in
+// several files (model.safetensors.index.json).
 #pragma once
 #include <memory>
 #include <string>
@@ -14,10 +14,15 @@ namespace refrain {
 // What a model of this config has of weights, nearly all. Takes no memory for them.
 int64_t count_weights(const ModelConfig&);
 
+struct WeightFormat {
+  std::string type = "f32";              // of the weights: f32, bf16 or f16
+  int64_t largest_file = 5'000'000'000;  // bytes of weights in a file; more are several files
+};
+
 // Writes the three files into a directory that exists, each atomically, the weights last.
 // The same model gives the same bytes.
 void save_model(const std::string& directory, const LanguageModel& model,
-                const SpecialTokens& special);
+                const SpecialTokens& special, const WeightFormat& format = {});
 void save_config(const std::string& directory, const LanguageModel& model,
                  const SpecialTokens& special);  // all but the weights
 void save_weights(const std::string& path, const LanguageModel& model);

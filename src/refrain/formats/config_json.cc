@@ -1,10 +1,11 @@
 #include "refrain/formats/config_json.h"
 
-#include <array>
+#include <vector>
 
 #include "refrain/base/error.h"
+#include "refrain/formats/families/gpt2.h"
+#include "refrain/formats/families/llama.h"
 #include "refrain/formats/family.h"
-#include "refrain/formats/llama.h"
 #include "refrain/formats/native.h"
 #include "refrain/io/file.h"
 
@@ -22,7 +23,12 @@ constexpr const char* kOurMethod = "refrain";
 
 std::span<const Family> families() {
   // A new family adds one line here.
-  static const std::array all = {kLlamaFamily, kMistralFamily, kNativeFamily};
+  static const std::vector<Family> all = [] {
+    std::vector<Family> list(llama_families().begin(), llama_families().end());
+    list.push_back(kGpt2Family);
+    list.push_back(kNativeFamily);
+    return list;
+  }();
   return all;
 }
 

@@ -1,5 +1,5 @@
-// Families of checkpoints, selected by "model_type" in config.json. Each family has a file of its
-// own.
+// Families of checkpoints, selected by "model_type" in config.json. Each has a file in families/,
+// or is ours (native.h).
 #pragma once
 #include <optional>
 #include <span>
@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "refrain/base/notes.h"
+#include "refrain/formats/tensor_layout.h"
 #include "refrain/io/json.h"
 #include "refrain/model/config.h"
 
@@ -19,9 +20,7 @@ struct Family {
   ModelConfig (*parse)(const io::Json&, const std::string& name, const Notes&);
   // Writes a resolved config; nothing if the family does not compute the same.
   std::optional<io::Json> (*write)(const ModelConfig&);
-  // The name of a tensor in files of the family; null: the same as here
-  // (model/parameters/tensor_names.h).
-  std::string (*tensor_name)(std::string_view ours) = nullptr;
+  const TensorLayout* tensors;
 };
 
 // All families, in the order in which they are asked to write. The last, our own, writes every

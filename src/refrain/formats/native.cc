@@ -17,8 +17,8 @@ namespace {
 using io::Json;
 
 // Our own settings that came after the first files: there, absent is the default.
-constexpr std::string_view kLater[] = {"block", "feed_forward", "feed_forward_bias", "norm",
-                                       "activation_precision", "learned_positions"};
+constexpr std::string_view kLater[] = {"block", "feed_forward",         "feed_forward_bias",
+                                       "norm",  "activation_precision", "learned_positions"};
 
 // Those that some stacks do not have (has_setting).
 constexpr std::string_view kOfSome[] = {"d_ff", "rms_norm_eps", "kv_heads"};
@@ -179,6 +179,6 @@ bool has_setting(const ModelConfig& config, std::string_view setting) {
       kinds, [](const std::string& kind) { return mixer_traits(kind).grouped_queries; });
 }
 
-const Family kNativeFamily = {"refrain", parse, write};
+const Family kNativeFamily = {"refrain", parse, write, &kOurTensors};
 
 }  // namespace refrain

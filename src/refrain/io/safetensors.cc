@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -89,13 +90,44 @@ TensorInfo read_entry(const std::string& name, const Json& entry, const std::str
   return info;
 }
 
-std::span<const std::byte> data_of(const TensorToWrite& tensor) {
+uint16_t to_bf16(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  if (std::isnan(x)) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+void write_rounded(const std::string& path, AtomicFile& file, const TensorToWrite& tensor,
+                   std::span<const float> from) {
+  constexpr size_t kPart = size_t{1} << 18;
+  std::vector<uint16_t> part(std::min(kPart, from.size()));
+  const bool half = tensor.dtype == "F16";
+  for (size_t at = 0; at < from.size(); at += kPart) {
+    const size_t count = std::min(kPart, from.size() - at);
+    for (size_t i = 0; i < count; ++i) {
+      const float x = from[at + i];
+      part[i] = half ? Float16::of(x).bits : to_bf16(x);
+      if (half && std::isfinite(x) && !std::isfinite(from_f16(part[i])))
+        throw_error("{}: {}: expected numbers up to 65504 for F16, found {}", path,
+                    quote(tensor.name), x);
+    }
+    file.write(std::as_bytes(std::span(part).first(count)));
+  }
+}
+
+void write_tensor(const std::string& path, AtomicFile& file, const TensorToWrite& tensor) {
+  if (tensor.bytes) {
+    file.write(std::span(tensor.bytes, static_cast<size_t>(tensor_bytes(tensor))));
+    return;
+  }
   const auto count = static_cast<size_t>(product(tensor.shape));
-  if (tensor.dtype == "F32") return std::as_bytes(std::span(tensor.data, count));
-  const auto type =
-      std::ranges::find(kTypeBytes, tensor.dtype, &std::pair<std::string_view, int64_t>::first);
-  REFRAIN_CHECK(type != std::end(kTypeBytes));
-  return {tensor.bytes, count * static_cast<size_t>(type->second)};
+  std::vector<float> made;
+  if (tensor.make) made = tensor.make();
+  const std::span<const float> numbers = tensor.make ? made : std::span(tensor.data, count);
+  REFRAIN_CHECK(numbers.size() == count);
+  if (tensor.dtype == "F32")
+    file.write(std::as_bytes(numbers));
+  else
+    write_rounded(path, file, tensor, numbers);
 }
 
 [[noreturn]] void throw_twice(const std::string& path, const std::string& key) {
@@ -105,6 +137,13 @@ std::span<const std::byte> data_of(const TensorToWrite& tensor) {
 }  // namespace
 
 int64_t TensorInfo::size() const { return product(shape); }
+
+int64_t tensor_bytes(const TensorToWrite& tensor) {
+  const auto type =
+      std::ranges::find(kTypeBytes, tensor.dtype, &std::pair<std::string_view, int64_t>::first);
+  REFRAIN_CHECK(type != std::end(kTypeBytes));
+  return product(tensor.shape) * type->second;
+}
 
 Safetensors::Safetensors(const std::string& path) : file_(path) {
   uint64_t length = 0;
@@ -223,7 +262,7 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   size_t end = 0;
   for (const TensorToWrite& tensor : tensors) {
     REFRAIN_CHECK(tensor.name != kMetadata && !header.contains(tensor.name));
-    const size_t bytes = data_of(tensor).size();
+    const auto bytes = static_cast<size_t>(tensor_bytes(tensor));
     header[tensor.name] = {
         {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {end, end + bytes}}};
     end += bytes;
@@ -237,7 +276,7 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   const uint64_t length = text.size();
   file.write(std::as_bytes(std::span(&length, 1)));
   file.write(text);
-  for (const TensorToWrite& tensor : tensors) file.write(data_of(tensor));
+  for (const TensorToWrite& tensor : tensors) write_tensor(path, file, tensor);
   file.commit();
 }
 

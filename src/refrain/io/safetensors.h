@@ -7,6 +7,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -52,14 +53,18 @@ class Safetensors {
   size_t data_ = 0;  // where tensor bytes start in the file
 };
 
-// A tensor to be written, of float32, or of another type as bytes.
+// A tensor to be written: float32 as F32 or rounded to BF16 or F16, or bytes as any type. An Error
+// where a number is not in F16's range.
 struct TensorToWrite {
   std::string name;
   std::vector<int64_t> shape;
-  const float* data;
+  const float* data = nullptr;
   std::string_view dtype = "F32";
   const std::byte* bytes = nullptr;
+  // In the place of data: makes the numbers when they are written, one tensor after another.
+  std::function<std::vector<float>()> make{};
 };
+int64_t tensor_bytes(const TensorToWrite&);  // in the file
 
 // Writes tensors in the order given; the same tensors and metadata give the same bytes.
 // Data starts 64-byte aligned (header padded with spaces). Durable and atomic (AtomicFile).

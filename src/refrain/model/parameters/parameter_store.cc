@@ -188,11 +188,10 @@ std::vector<ParameterStore::FileTensor> ParameterStore::file_tensors() const {
 }
 
 void ParameterStore::save(const std::string& path,
-                          const std::map<std::string, std::string>& metadata,
-                          std::string (*name_of)(std::string_view)) const {
+                          const std::map<std::string, std::string>& metadata) const {
   std::vector<io::TensorToWrite> tensors;
   for (const FileTensor& t : file_tensors())
-    tensors.push_back({name_of ? name_of(t.name) : t.name, t.shape, t.w.data});
+    tensors.push_back({t.name, t.shape, t.w.data});
   io::write_safetensors(path, tensors, metadata);
 }
 

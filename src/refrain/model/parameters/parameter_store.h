@@ -92,11 +92,10 @@ class ParameterStore {
   };
   std::vector<FileTensor> file_tensors() const;
 
-  // Safetensors in that order, under our names or those that `name_of` makes of them. To be loaded,
+  // Safetensors in that order, under our names. To be loaded,
   // every tensor must be there with its shape, and no other; names and shapes are checked before
   // anything changes, and before memory is allocated, if none was yet.
-  void save(const std::string& path, const std::map<std::string, std::string>& metadata = {},
-            std::string (*name_of)(std::string_view ours) = nullptr) const;
+  void save(const std::string& path, const std::map<std::string, std::string>& metadata = {}) const;
   void load(const std::string& path);
 
   // The same of a packed store, as it stands in memory: safetensors whose metadata name the storage

@@ -2,7 +2,6 @@
 // unknown: it is ignored with a note, since real files have many that change nothing
 // (docs/formats.md).
 #pragma once
-#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -216,10 +215,5 @@ inline constexpr auto kRopeRefused = std::to_array<std::string_view>({
     "short_factor",
     "sliding_attention",
 });
-
-template <class Range>
-bool contains(const Range& range, std::string_view key) {
-  return std::find(std::begin(range), std::end(range), key) != std::end(range);
-}
 
 }  // namespace refrain
