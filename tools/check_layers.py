@@ -22,7 +22,7 @@ MAY_SEE = {
     "data": ["base", "io", "text"],
     "eval": ["base", "io"],
     "model": ["base", "kernels", "layers", "mixers", "io"],
-    "formats": ["base", "kernels", "layers", "mixers", "io", "model"],
+    "formats": ["base", "kernels", "layers", "mixers", "io", "text", "model"],
     "train": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model", "formats"],
     "autoencoder": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model", "formats", "train"],
     "generate": ["base", "kernels", "layers", "mixers", "io", "text", "data", "model"],

@@ -94,18 +94,22 @@ ChatTemplate ChatTemplate::parse(std::string_view source, std::string name) {
   return made;
 }
 
-std::optional<ChatTemplate> ChatTemplate::read(const std::string& directory, bool with_tools) {
+std::optional<ChatTemplateSource> find_chat_template(const std::string& directory,
+                                                     bool with_tools) {
   const std::string file = directory + "/chat_template.jinja";
   const std::string for_tools = directory + "/additional_chat_templates/tool_use.jinja";
-  if (with_tools && io::exists(for_tools)) return parse(read_text(for_tools), for_tools);
-  if (io::exists(file)) return parse(read_text(file), file);
+  const auto whole = [](const std::string& path) {
+    return ChatTemplateSource{read_text(path), path};
+  };
+  if (with_tools && io::exists(for_tools)) return whole(for_tools);
+  if (io::exists(file)) return whole(file);
   const std::string config = directory + "/tokenizer_config.json";
   if (!io::exists(config)) return {};
   const Json json = io::read_json(config, kMaxConfigBytes);
   const Json* found = io::find(json, "chat_template");
   if (!found) return {};
   const std::string name = config + ": chat_template";
-  if (found->is_string()) return parse(found->get_ref<const std::string&>(), name);
+  if (found->is_string()) return ChatTemplateSource{found->get<std::string>(), name};
   if (!found->is_array())
     throw_error("{}: expected a string or a list, found {}", name, io::describe(*found));
   const Json* chosen = nullptr;
@@ -119,8 +123,14 @@ std::optional<ChatTemplate> ChatTemplate::read(const std::string& directory, boo
   if (!chosen)
     throw_error("{}: expected one called \"default\", found {}", name,
                 known.empty() ? "none" : known);
-  return parse(io::get_string(*chosen, "template", name),
-               name + ": " + io::get_string(*chosen, "name", name));
+  return ChatTemplateSource{io::get_string(*chosen, "template", name),
+                            name + ": " + io::get_string(*chosen, "name", name)};
+}
+
+std::optional<ChatTemplate> ChatTemplate::read(const std::string& directory, bool with_tools) {
+  auto found = find_chat_template(directory, with_tools);
+  if (!found) return {};
+  return parse(found->text, std::move(found->name));
 }
 
 Rendered ChatTemplate::render(const ChatInput& input) const {

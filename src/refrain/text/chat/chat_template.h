@@ -31,15 +31,24 @@ struct ChatInput {
 // The text, and what of it the assistant wrote, if the template marks that with {% generation %}.
 using Rendered = jinja::Output;
 
+// A chat template as a model's files have it, and its name in errors.
+struct ChatTemplateSource {
+  std::string text, name;
+};
+
+// The template of a model directory: chat_template.jinja, or `chat_template` in
+// tokenizer_config.json. Where there are several, the one for tools if there are tools, and
+// "default" otherwise. Nothing if the directory has none. The text is not checked.
+std::optional<ChatTemplateSource> find_chat_template(const std::string& directory,
+                                                     bool with_tools = false);
+
 class ChatTemplate {
  public:
   // `name` stands in errors.
   static constexpr size_t kMaxBytes = size_t{512} << 10;
   static ChatTemplate parse(std::string_view source, std::string name);
 
-  // The template of a model directory: chat_template.jinja, or `chat_template` in
-  // tokenizer_config.json. Where there are several, the one for tools if there are tools, and
-  // "default" otherwise. Nothing if the directory has none.
+  // What find_chat_template() finds.
   static std::optional<ChatTemplate> read(const std::string& directory, bool with_tools = false);
 
   Rendered render(const ChatInput& input) const;
