@@ -82,11 +82,14 @@ size_t ParameterStore::bytes() const {
   return sum;
 }
 
-void ParameterStore::allocate_packed(Storage type) {
+void ParameterStore::allocate_packed(Storage type, const TypeOf& type_of) {
   REFRAIN_CHECK(gradients_.size() == 0);
+  const auto stored_here = [&](const ParamSpec& spec) {
+    return stored_as(spec, type_of ? type_of(spec) : type);
+  };
   size_t floats = 0, bytes = 0;
   for (Entry& entry : entries_) {
-    const auto stored = stored_as(entry.spec, type);
+    const auto stored = stored_here(entry.spec);
     entry.offset = stored ? bytes : floats;
     if (stored)
       bytes += kernels::packed_bytes(*stored, entry.spec.shape[0], entry.spec.shape[1]);
@@ -98,7 +101,7 @@ void ParameterStore::allocate_packed(Storage type) {
   weights_ = Buffer<float>(floats);
   packed_ = Buffer<std::byte>(bytes);
   for (const Entry& entry : entries_) {
-    const auto stored = stored_as(entry.spec, type);
+    const auto stored = stored_here(entry.spec);
     entry.param->trainable = false;
     shape_param(entry.spec, *entry.param);
     if (stored)
@@ -127,10 +130,14 @@ void ParameterStore::set_rows(const Entry& entry, int64_t first, ConstTensor row
     std::copy(rows.begin(), rows.end(), param.w.data + first * rows.cols());
     return;
   }
-  REFRAIN_CHECK(first % kernels::kWeightPanel == 0);
-  const size_t at = static_cast<size_t>(first / kernels::kWeightPanel) *
-                    kernels::panel_bytes(param.packed.type, rows.cols());
-  kernels::pack(param.packed.type, rows, packed_.data() + entry.offset + at);
+  kernels::pack(param.packed.type, rows, panels_from(entry, first));
+}
+
+std::byte* ParameterStore::panels_from(const Entry& entry, int64_t row) {
+  REFRAIN_CHECK(entry.is_packed() && row % kernels::kWeightPanel == 0);
+  const size_t at = static_cast<size_t>(row / kernels::kWeightPanel) *
+                    kernels::panel_bytes(entry.param->packed.type, entry.spec.shape[1]);
+  return packed_.data() + entry.offset + at;
 }
 
 void ParameterStore::read_rows(const Entry& entry, Tensor to) const {
@@ -201,7 +208,10 @@ void ParameterStore::save_packed(const std::string& path) const {
   std::map<std::string, std::string> metadata = {
       {kFormatKey, kPackedFormat}, {kStorageKey, std::string(kernels::name_of(storage_))}};
   for (const Entry& entry : entries_) {
-    if (entry.is_packed()) metadata[shape_key(entry.spec)] = to_text(entry.spec.shape);
+    if (entry.is_packed()) {
+      REFRAIN_CHECK(entry.param->packed.type == stored_as(entry.spec, storage_));
+      metadata[shape_key(entry.spec)] = to_text(entry.spec.shape);
+    }
     if (!entry.is_packed()) {
       tensors.push_back({entry.spec.name, entry.spec.shape, entry.param->w.data});
       continue;

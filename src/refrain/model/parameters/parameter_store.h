@@ -46,8 +46,10 @@ class ParameterStore {
   // Memory for the weights: zeros until they are initialised or loaded.
   void allocate();
   // The same for inference. Matrices that products read get panels: of `type`, or of float32 where
-  // that is what it is, or where a matrix is small. Use set_rows() for them.
-  void allocate_packed(Storage type);
+  // that is what it is, or where a matrix is small. Use set_rows() for them. With `type_of`, a
+  // tensor may have another type than most have.
+  using TypeOf = std::function<Storage(const ParamSpec&)>;
+  void allocate_packed(Storage type, const TypeOf& type_of = {});
 
   // Selects the tensors that are trained; at first all. The others are frozen: they have no
   // gradients, and no step changes them. Call it before gradients are allocated.
@@ -62,11 +64,14 @@ class ParameterStore {
   // From allocate() to allocate_packed(), with the weights.
   void pack(Storage type);
   bool is_packed() const { return packed_.size() > 0; }
-  // Of the matrices that are packed; of a store that is not, float32.
+  // Of the matrices that are packed, or of most; of a store that is not, float32.
   Storage storage() const { return storage_; }
   // Rows of a tensor from `first` on, as float32, to where it is stored. Of a packed one, `first`
   // begins a panel, and the rows end with a panel or with the tensor.
   void set_rows(const Entry&, int64_t first, ConstTensor rows);
+  // Where the panel stands that begins with a row of a packed tensor, for rows that are in its
+  // storage type already (kernels/matmul/storage/blocks.h).
+  std::byte* panels_from(const Entry&, int64_t row);
   // The tensor as it is stored, as float32, to [rows, cols].
   void read_rows(const Entry&, Tensor to) const;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "refrain/base/error.h"
 #include "refrain/base/float16.h"
 #include "refrain/base/parallel.h"
 #include "refrain/kernels/matmul/bf16.h"
@@ -30,8 +31,7 @@ void unpack_halves(int64_t row, const std::byte* group, int64_t n, float* to) {
   for (int64_t k = 0; k < n; ++k) to[k] = static_cast<float>(from[place_of_half(row, k)]);
 }
 
-void pack_q8_0(int64_t row, BlockOfFloats x, std::byte* group) {
-  const Q8Block block = quantise_q8_0(x);
+void put_block(int64_t row, const Q8Block& block, std::byte* group) {
   reinterpret_cast<Float16*>(group)[row] = block.d;
   auto* q = reinterpret_cast<uint8_t*>(group + 2 * kWeightPanel) + row * 4;
   for (size_t i = 0; i < kWeightGroup; ++i)
@@ -44,8 +44,7 @@ void unpack_q8_0(int64_t row, const std::byte* group, int64_t n, float* to) {
     to[i] = d * static_cast<float>(q[i / 4 * 4 * kWeightPanel + i % 4] - 128);
 }
 
-void pack_q4(int64_t row, BlockOfFloats x, std::byte* group) {
-  const Q4Block block = quantise_q4(x);
+void put_block(int64_t row, const Q4Block& block, std::byte* group) {
   auto* scales = reinterpret_cast<Float16*>(group);
   scales[row] = block.d;
   scales[kWeightPanel + row] = block.m;
@@ -72,7 +71,8 @@ void pack_group(Storage type, int64_t row, const float* x, int64_t n, std::byte*
   std::copy_n(x, n, block.data());
   // Of q4, zeros would move the minimum of those that are there.
   if (type == Storage::kQ4) std::fill(block.begin() + n, block.end(), x[0]);
-  type == Storage::kQ8_0 ? pack_q8_0(row, block, group) : pack_q4(row, block, group);
+  type == Storage::kQ8_0 ? put_block(row, quantise_q8_0(block), group)
+                         : put_block(row, quantise_q4(block), group);
 }
 void unpack_group(Storage type, int64_t row, const std::byte* group, int64_t n, float* to) {
   switch (type) {
@@ -91,11 +91,9 @@ void unpack_group(Storage type, int64_t row, const std::byte* group, int64_t n, 
   }
 }
 
-}  // namespace
-
-void pack(Storage type, ConstTensor rows, std::byte* to) {
-  if (type == Storage::kFloat32) return pack_weight(rows, reinterpret_cast<float*>(to));
-  const int64_t N = rows.rows(), K = rows.cols();
+// Rows [N, K] into panels; put_group(row, k, group) puts those of a row from k on.
+template <class F>
+void fill_panels(Storage type, int64_t N, int64_t K, std::byte* to, F&& put_group) {
   const size_t bytes = panel_bytes(type, K);
   constexpr int64_t kCost = 64;  // operations that a number takes
   parallel_for(
@@ -105,10 +103,37 @@ void pack(Storage type, ConstTensor rows, std::byte* to) {
         std::memset(panel, 0, bytes);
         const int64_t first = p * kWeightPanel, n = std::min(kWeightPanel, N - first);
         for (int64_t k = 0; k < K; k += kWeightGroup, panel += group_bytes(type))
-          for (int64_t row = 0; row < n; ++row)
-            pack_group(type, row, rows.row(first + row) + k, std::min(kWeightGroup, K - k), panel);
+          for (int64_t row = 0; row < n; ++row) put_group(first + row, k, panel);
       },
       kCost * N * K);
+}
+
+template <class Block>
+void fill_with_blocks(Storage type, std::span<const Block> blocks, int64_t K, std::byte* to) {
+  const int64_t groups = K / kWeightGroup;
+  REFRAIN_CHECK(K % kWeightGroup == 0 && std::ssize(blocks) % groups == 0);
+  fill_panels(type, std::ssize(blocks) / groups, K, to,
+              [&](int64_t row, int64_t k, std::byte* group) {
+                put_block(row % kWeightPanel,
+                          blocks[static_cast<size_t>(row * groups + k / kWeightGroup)], group);
+              });
+}
+
+}  // namespace
+
+void pack(Storage type, ConstTensor rows, std::byte* to) {
+  if (type == Storage::kFloat32) return pack_weight(rows, reinterpret_cast<float*>(to));
+  const int64_t K = rows.cols();
+  fill_panels(type, rows.rows(), K, to, [&](int64_t row, int64_t k, std::byte* group) {
+    pack_group(type, row % kWeightPanel, rows.row(row) + k, std::min(kWeightGroup, K - k), group);
+  });
+}
+
+void pack_blocks(std::span<const Q8Block> blocks, int64_t K, std::byte* to) {
+  fill_with_blocks(Storage::kQ8_0, blocks, K, to);
+}
+void pack_blocks(std::span<const Q4Block> blocks, int64_t K, std::byte* to) {
+  fill_with_blocks(Storage::kQ4, blocks, K, to);
 }
 
 void unpack_row(PackedWeights w, int64_t row, int64_t K, float* to) {

@@ -8,6 +8,7 @@
 #include <span>
 
 #include "refrain/base/float16.h"
+#include "refrain/kernels/matmul/storage/blocks.h"
 #include "refrain/kernels/matmul/storage/storage.h"
 
 namespace refrain::kernels {
@@ -28,11 +29,6 @@ inline float size_of(BlockOfFloats x) {
 
 // x ~ d q, q in -127 .. 127. As GGML's q8_0: the scale is rounded when it is stored, after numbers
 // were divided by it.
-struct Q8Block {
-  Float16 d;
-  std::array<int8_t, kWeightGroup> q;
-};
-
 inline Q8Block quantise_q8_0(BlockOfFloats x) {
   const float d = size_of(x) / 127, inverse = d > 0 ? 1 / d : 0;
   Q8Block block{Float16::of(d), {}};
@@ -40,12 +36,6 @@ inline Q8Block quantise_q8_0(BlockOfFloats x) {
     block.q[i] = static_cast<int8_t>(std::clamp(std::round(x[i] * inverse), -127.0f, 127.0f));
   return block;
 }
-
-// x ~ d q + m, q in 0 .. 15.
-struct Q4Block {
-  Float16 d, m;
-  std::array<uint8_t, kWeightGroup> q;
-};
 
 // The nearest q for a scale and a minimum as they are stored, and the squared error.
 inline float fit_q4(BlockOfFloats x, Q4Block& block) {
