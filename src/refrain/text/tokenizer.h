@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "refrain/base/notes.h"
+#include "refrain/io/gguf/gguf.h"
 
 namespace refrain::text {
 
@@ -62,7 +63,8 @@ class Tokenizer {
   static TokenizerTraining parse_spec(const std::string& what);
   // All but byte-bpe: text that is not valid UTF-8 is an Error that names the byte offset.
   static Tokenizer train(const TokenizerTraining& training, const TextSource& source);
-  // A tokenizer.json, or a directory with one. `notes` gets the fields that are ignored.
+  // A tokenizer.json, a directory with one, or a GGUF file. `notes` gets the fields that are
+  // ignored.
   static Tokenizer load(const std::string& path, const Notes& notes = {});
   // The text of a tokenizer.json; `name` is its name in errors.
   static Tokenizer from_json(std::string_view text, const std::string& name,
@@ -77,7 +79,13 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
+  // What a GGUF file's keys tell, with the ids of llama.cpp: a byte-bpe, a llama, or a char.
+  static Tokenizer from_gguf(const io::Gguf& file, const Notes& notes = {});
+
   std::string to_json() const;  // the text of tokenizer.json
+  // The keys from which llama.cpp makes the same ids, for a model of so many. An Error that says
+  // why if it has no such tokenizer; `notes` gets what is special.
+  io::GgufKeys to_gguf(int64_t vocab_size, const Notes& notes = {}) const;
   // tokenizer.json and tokenizer_config.json into a directory that exists.
   void save(const std::string& directory) const;
 

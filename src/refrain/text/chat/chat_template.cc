@@ -4,6 +4,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
+#include "refrain/io/gguf/gguf.h"
 #include "refrain/text/chat/globals.h"
 #include "refrain/text/chat/jinja/parser.h"
 
@@ -96,6 +97,14 @@ ChatTemplate ChatTemplate::parse(std::string_view source, std::string name) {
 
 std::optional<ChatTemplateSource> find_chat_template(const std::string& directory,
                                                      bool with_tools) {
+  if (io::is_gguf(directory)) {
+    const std::string key = "tokenizer.chat_template";
+    const io::Gguf gguf(directory);
+    if (!gguf.find(key)) return {};
+    const std::string name = directory + ": " + key, tools = key + ".tool_use";
+    if (with_tools && gguf.find(tools)) return ChatTemplateSource{gguf.get_string(tools), name};
+    return ChatTemplateSource{gguf.get_string(key), name};
+  }
   const std::string file = directory + "/chat_template.jinja";
   const std::string for_tools = directory + "/additional_chat_templates/tool_use.jinja";
   const auto whole = [](const std::string& path) {
@@ -162,6 +171,19 @@ Rendered ChatTemplate::render(const ChatInput& input) const {
 
 io::Json special_token_texts(const std::string& directory) {
   Json made = Json::object();
+  if (io::is_gguf(directory)) {
+    const io::Gguf gguf(directory);
+    const std::vector<std::string>* tokens = gguf.find_strings("tokenizer.ggml.tokens");
+    for (const auto& [key, name] :
+         {std::pair("bos", "bos_token"), std::pair("eos", "eos_token"),
+          std::pair("unknown", "unk_token"), std::pair("padding", "pad_token")}) {
+      const int64_t id =
+          gguf.get_int(fmt::format("tokenizer.ggml.{}_token_id", key), INT64_MIN, INT64_MAX, -1);
+      if (tokens && id >= 0 && std::cmp_less(id, tokens->size()))
+        made[name] = (*tokens)[static_cast<size_t>(id)];
+    }
+    return made;
+  }
   const std::string config = directory + "/tokenizer_config.json";
   if (!io::exists(config)) return made;
   const Json json = io::read_json(config, kMaxConfigBytes);

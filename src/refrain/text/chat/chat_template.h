@@ -38,7 +38,8 @@ struct ChatTemplateSource {
 
 // The template of a model directory: chat_template.jinja, or `chat_template` in
 // tokenizer_config.json. Where there are several, the one for tools if there are tools, and
-// "default" otherwise. Nothing if the directory has none. The text is not checked.
+// "default" otherwise. Or tokenizer.chat_template of a GGUF file. Nothing if there is none. The
+// text is not checked.
 std::optional<ChatTemplateSource> find_chat_template(const std::string& directory,
                                                      bool with_tools = false);
 
@@ -64,8 +65,8 @@ class ChatTemplate {
   std::shared_ptr<const jinja::Template> tree_;
 };
 
-// The special tokens of tokenizer_config.json by name ("bos_token": "<s>"), as variables for a
-// template. An empty object if the directory has no such file.
+// The special tokens of tokenizer_config.json, or of a GGUF file, by name ("bos_token": "<s>"), as
+// variables for a template. An empty object if the directory has no such file.
 io::Json special_token_texts(const std::string& directory);
 
 }  // namespace refrain::text

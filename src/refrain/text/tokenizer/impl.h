@@ -1,6 +1,7 @@
 // The inside of a tokenizer: the content of its file, and the tables made from that.
 #pragma once
 #include <array>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -56,6 +57,13 @@ struct Vocabulary {
   io::Json post_processor;                               // as it was read; null if there is none
   std::vector<int32_t> template_before, template_after;  // what it puts before and behind a text
 };
+
+// The merges of sentencepiece's order: `pieces` are ids, and higher scores merge first, of equal
+// ones the one that stands first. A piece is merged from any two others that make it.
+std::vector<Merge> merges_by_score(const std::vector<std::string>& tokens,
+                                   std::vector<int32_t> pieces, std::span<const float> scores);
+// The post_processor that puts a token before every text.
+io::Json bos_template(const std::string& bos, int32_t id);
 
 // Reads a tokenizer.json; `name` is its name in errors and notes.
 Vocabulary read_vocabulary(const io::Json& root, const std::string& name, const Notes& notes = {});

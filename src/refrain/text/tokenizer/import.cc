@@ -14,7 +14,20 @@ namespace {
 
 constexpr size_t kSpecialPieces = 3, kBytePieces = 256;
 
-// Puts <s> before every text, as Llama's tokenizers do.
+std::string mark_spaces(std::string_view piece) {
+  std::string marked;
+  for (const char c : piece) {
+    if (c == ' ') {
+      marked += kSpaceMark;
+    } else {
+      marked += c;
+    }
+  }
+  return marked;
+}
+
+}  // namespace
+
 io::Json bos_template(const std::string& bos, int32_t id) {
   const auto text = [](const char* name, int type) {
     return io::Json{{"Sequence", {{"id", name}, {"type_id", type}}}};
@@ -30,19 +43,23 @@ io::Json bos_template(const std::string& bos, int32_t id) {
           {"special_tokens", std::move(tokens)}};
 }
 
-std::string mark_spaces(std::string_view piece) {
-  std::string marked;
-  for (const char c : piece) {
-    if (c == ' ') {
-      marked += kSpaceMark;
-    } else {
-      marked += c;
+std::vector<Merge> merges_by_score(const std::vector<std::string>& tokens,
+                                   std::vector<int32_t> pieces, std::span<const float> scores) {
+  std::unordered_map<std::string_view, int32_t> ids;
+  for (size_t i = 0; i < tokens.size(); ++i) ids.emplace(tokens[i], static_cast<int32_t>(i));
+  std::ranges::stable_sort(pieces, std::ranges::greater(),
+                           [&](int32_t id) { return scores[static_cast<size_t>(id)]; });
+  std::vector<Merge> merges;
+  for (const int32_t id : pieces) {
+    const std::string_view whole = tokens[static_cast<size_t>(id)];
+    for (size_t cut = 1; cut < whole.size(); ++cut) {
+      const auto left = ids.find(whole.substr(0, cut)), right = ids.find(whole.substr(cut));
+      if (left != ids.end() && right != ids.end())
+        merges.push_back({left->second, right->second, id});
     }
   }
-  return marked;
+  return merges;
 }
-
-}  // namespace
 
 Tokenizer Tokenizer::from_gpt2(const std::string& vocab_json, const std::string& merges) {
   using io::Json;
@@ -96,20 +113,11 @@ Tokenizer Tokenizer::from_scored_pieces(std::vector<std::string> pieces,
       throw_error("tokenizer: pieces {} and {} are the same: {}", known->second, i,
                   io::quote(pieces[i]));
   }
-  // A piece can be merged from any two others that make it; its score says when. All places where
-  // it may be cut are tried, which is why pieces are no longer than kLongestPiece.
-  std::vector<size_t> by_score;
-  for (size_t i = kSpecialPieces + kBytePieces; i < pieces.size(); ++i) by_score.push_back(i);
-  std::stable_sort(by_score.begin(), by_score.end(),
-                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
-  for (const size_t i : by_score) {
-    const std::string& whole = v.tokens[i];
-    for (size_t cut = 1; cut < whole.size(); ++cut) {
-      const auto left = ids.find(whole.substr(0, cut)), right = ids.find(whole.substr(cut));
-      if (left != ids.end() && right != ids.end())
-        v.merges.push_back({left->second, right->second, static_cast<int32_t>(i)});
-    }
-  }
+  // All places where a piece may be cut are tried, which is why none is longer than kLongestPiece.
+  std::vector<int32_t> merged;
+  for (size_t i = kSpecialPieces + kBytePieces; i < pieces.size(); ++i)
+    merged.push_back(static_cast<int32_t>(i));
+  v.merges = merges_by_score(v.tokens, std::move(merged), scores);
   v.model_tokens = static_cast<int32_t>(v.tokens.size());
   v.template_before = {1};
   v.post_processor = bos_template("<s>", 1);

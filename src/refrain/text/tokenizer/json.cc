@@ -384,6 +384,7 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& name, c
 }
 
 Tokenizer Tokenizer::load(const std::string& path, const Notes& notes) {
+  if (io::is_gguf(path)) return from_gguf(io::Gguf(path), notes);
   const std::string file = std::filesystem::is_directory(path) ? path + "/tokenizer.json" : path;
   return from_json(io::read_file(file, io::kMaxJsonBytes), file, notes);
 }
