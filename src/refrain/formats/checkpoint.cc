@@ -14,6 +14,7 @@
 #include "refrain/base/buffer.h"
 #include "refrain/base/error.h"
 #include "refrain/formats/family.h"
+#include "refrain/formats/gguf/gguf.h"
 #include "refrain/formats/weight_files.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
@@ -272,6 +273,7 @@ namespace {
 // `pack`: in what type of storage, if it is not packed already; nothing: as rows.
 std::unique_ptr<LanguageModel> load(const std::string& directory, SpecialTokens* special,
                                     const Notes& notes, std::optional<Storage> pack) {
+  if (io::is_gguf(directory)) return load_gguf(directory, special, notes, pack);
   const ModelDescription d = read_model_config(directory, notes);
   const WeightFiles files(directory);
   const io::Safetensors* packed = files.packed();

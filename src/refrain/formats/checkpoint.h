@@ -31,13 +31,15 @@ void save_weights(const std::string& path, const LanguageModel& model);
 void save_packed_model(const std::string& directory, const LanguageModel& model,
                        const SpecialTokens& special);
 
-// Memory is allocated only if the files of the directory contain the whole model. `notes` gets the
-// settings that are ignored. A model whose file says that it is packed (save_packed) is loaded so.
+// A directory, or a GGUF file (gguf/gguf.h). Memory is allocated only if the files contain the
+// whole model. `notes` gets the settings that are ignored. A model whose file says that it is
+// packed (save_packed) is loaded so; what a GGUF file has in blocks becomes rows of float32.
 std::unique_ptr<LanguageModel> load_model(const std::string& directory,
                                           SpecialTokens* special = nullptr,
                                           const Notes& notes = {});
 // For inference: packed as of LanguageModel::pack_weights(), in the type of its file, or in `type`
-// if that has float32 rows. Each number takes memory once.
+// if that has float32 rows. Each number takes memory once. A GGUF file is packed in its own types
+// if `type` is float32, and otherwise in that.
 std::unique_ptr<LanguageModel> load_packed_model(const std::string& directory,
                                                  SpecialTokens* special = nullptr,
                                                  const Notes& notes = {},
