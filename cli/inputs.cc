@@ -11,6 +11,7 @@
 #include "refrain/autoencoder/autoencoder.h"
 #include "refrain/base/error.h"
 #include "refrain/io/file.h"
+#include "refrain/io/gguf/gguf.h"
 #include "refrain/io/json.h"
 #include "refrain/io/temporary_directory.h"
 #include "refrain/io/text.h"
@@ -37,8 +38,8 @@ std::vector<std::string> without_repetitions(const std::vector<std::string>& all
 
 void require_model_directory(const std::string& path) {
   std::error_code ignored;
-  if (io::exists(path) && !std::filesystem::is_directory(path, ignored))
-    throw_error("{}: expected a model directory, found a file", path);
+  if (io::exists(path) && !std::filesystem::is_directory(path, ignored) && !io::is_gguf(path))
+    throw_error("{}: expected a model directory or a GGUF file, found another file", path);
 }
 
 void require_language_model(const std::string& directory) {
@@ -54,6 +55,17 @@ text::Tokenizer load_tokenizer(const std::string& path) {
   if (Autoencoder::is_model(path))
     throw_error("{}: expected a tokenizer, found a sequence autoencoder, which has words", path);
   return text::Tokenizer::load(path, [](const std::string& line) { note(line); });
+}
+
+bool has_tokenizer(const std::string& model) {
+  if (!io::is_gguf(model)) return io::exists(model + "/tokenizer.json");
+  return io::Gguf(model).find("tokenizer.ggml.tokens") != nullptr;
+}
+
+std::unique_ptr<LanguageModel> load_as_stored(const std::string& model) {
+  require_language_model(model);
+  return io::is_gguf(model) ? load_packed_model(model, nullptr, note)
+                            : load_model(model, nullptr, note);
 }
 
 LoadedModel load_with_tokenizer(const std::string& directory, Storage type) {

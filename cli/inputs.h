@@ -19,7 +19,10 @@
 
 namespace refrain::cli {
 
-// A model directory opened for use.
+// Of flags that take a model.
+inline constexpr const char* kModelHelp = "model directory, or GGUF file";
+
+// A model directory, or a GGUF file, opened for use.
 struct LoadedModel {
   std::unique_ptr<LanguageModel> model;
   text::Tokenizer tokenizer;
@@ -28,6 +31,8 @@ struct LoadedModel {
 };
 // Packed, in the type of its file or, if that has rows of float32, in `type`.
 LoadedModel load_with_tokenizer(const std::string& directory, Storage type = Storage::kFloat32);
+// The model alone: as its files have it, of a GGUF file packed in its types.
+std::unique_ptr<LanguageModel> load_as_stored(const std::string& model);
 // One that writes a text token by token; an Error of one that reads sequences whole.
 LoadedModel load_generator(const std::string& directory);
 
@@ -39,14 +44,16 @@ inline constexpr const char* kCacheTypeHelp =
 // Before states are made; an Error if the model has no such cache.
 void set_cache_type(const LoadedModel& loaded, const std::string& cache_type);
 
-// An Error when a file is named where a verb takes a model.
+// An Error when a file that is no GGUF file is named where a verb takes a model.
 void require_model_directory(const std::string& path);
 
 // An Error for another model, which says what it is and which verbs read it.
 void require_language_model(const std::string& directory);
 
-// A tokenizer.json, or a directory with one; what is left aside of it is told on standard error.
+// A tokenizer.json, a directory with one, or a GGUF file; what is left aside of it is told on
+// standard error.
 text::Tokenizer load_tokenizer(const std::string& path);
+bool has_tokenizer(const std::string& model);
 
 // An Error for what is no task.
 void check_task(const std::string& task);

@@ -48,6 +48,7 @@ FORBIDDEN = re.compile(r"\b(std::cout|std::cerr|printf\s*\(|std::exit\s*\(|abort
 KINDS_MAY_STAND = {
     "formats/families/": "the files of other programs' families are stacks of attention",
     "formats/llama2c.cc": "and so are llama2.c's",
+    "formats/gguf/names.cc": "and llama.cpp's, whose keys have the word in their names",
     "kernels/sequence/recurrent.h": "cells of recurrent layers have the names of their mixers",
     "bench": "each section is about a kind",
     "cli/verbs/bench.cc": "and the verb says which",

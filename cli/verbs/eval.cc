@@ -41,7 +41,7 @@ struct Eval {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("data", data,
       "lm: files of text or a token file; translate: source lines and target lines, or one .tsv, "
       ".jsonl or .json; probe: one .jsonl or a token file");

@@ -42,7 +42,7 @@ struct Generate {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("prompt", prompt,
       "text to continue; - is standard input (at most 64 MiB); may be empty if the model has a "
       "token that begins texts");

@@ -19,7 +19,7 @@ struct Info {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("json", json, "print JSON");
   }
 
@@ -29,8 +29,7 @@ struct Info {
     if (Autoencoder::is_model(model)) {
       description = describe(WordAutoencoder::load(model));
     } else {
-      require_language_model(model);
-      description = describe(*load_model(model, nullptr, note));
+      description = describe(*load_as_stored(model));
     }
     print(json ? io::to_text(description) : as_text(description));
     return 0;
@@ -88,7 +87,7 @@ struct Info {
     all["state_bytes_per_token"] = (state_bytes(2 * shape.context) - state_bytes(shape.context)) /
                                    static_cast<size_t>(shape.context);
     all["state_bytes_at_context"] = state_bytes(shape.context);
-    if (io::exists(model + "/tokenizer.json")) {
+    if (has_tokenizer(model)) {
       const text::Tokenizer tokenizer = load_tokenizer(model);
       all["tokenizer"] = {{"kind", tokenizer.kind()}, {"tokens", tokenizer.vocab_size()}};
     }

@@ -17,7 +17,7 @@ struct Logits {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("ids", ids, "token ids: \"1 403 407\"");
     v("out", out, "safetensors file to write; its tensor \"logits\" is [ids, vocabulary]");
   }
@@ -28,8 +28,7 @@ struct Logits {
     line.require({"model", "ids", "out"});
     check_target("--out", out, {model});
     const std::vector<int32_t> tokens = parse_ids(ids, "--ids");
-    require_language_model(model);
-    const auto loaded = load_model(model, nullptr, note);
+    const auto loaded = load_as_stored(model);
     const int64_t V = loaded->config().vocab_size, T = static_cast<int64_t>(tokens.size());
     for (const int32_t id : tokens)
       if (id >= V) throw_error("--ids: expected ids of 0 to {}, found {}", V - 1, id);

@@ -6,6 +6,7 @@
 #include "cli/output.h"
 #include "cli/verbs.h"
 #include "cli/verbs/eval.h"
+#include "refrain/formats/chat_template.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
 
@@ -19,7 +20,7 @@ struct Quantize {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory, with its weights as they were trained");
+    v("model", model, "model directory, with its weights as they were trained, or GGUF file");
     v("out", out, "model directory to write; must be new or empty");
     v("type", type,
       "how matrices are stored: bf16, f16, q8_0 (8.5 bits a weight) or q4 (5 bits a weight)");
@@ -57,6 +58,8 @@ struct Quantize {
 
     loaded.tokenizer.save(directory.path());
     if (const auto task = data::read_task(model)) data::write_task(directory.path(), *task);
+    if (const auto chat = read_chat_template(model))
+      io::write_file(directory.path() + "/chat_template.jinja", *chat);
     save_packed_model(directory.path(), *loaded.model, loaded.special);
     if (!data.empty()) all["scores"][type] = scores_of(out, loaded, data);
     const std::string text = json ? io::to_text(all) : as_text(all);

@@ -12,6 +12,7 @@
 #include "cli/verbs.h"
 #include "refrain/base/utf8.h"
 #include "refrain/io/file.h"
+#include "refrain/io/gguf/gguf.h"
 
 namespace refrain::cli {
 namespace {
@@ -99,7 +100,7 @@ struct Reconstruct {
     check(line);
     check_target("--attention-map", attention_map, {model, input});
     require_model_directory(model);
-    if (io::exists(model + "/config.json") && !Autoencoder::is_model(model))
+    if (io::is_gguf(model) || (io::exists(model + "/config.json") && !Autoencoder::is_model(model)))
       throw_error(
           "{}: expected a sequence autoencoder (train --task reconstruct), found a language model "
           "(refrain generate and translate continue text with it, refrain eval scores it)",

@@ -79,7 +79,7 @@ struct TokenizerEncode {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "directory with a tokenizer.json, or that file");
+    v("model", model, "directory with a tokenizer.json, that file, or a GGUF file");
     v("tokenizer", tokenizer_path, "another name of --model, as train calls it");
     v("input", input, "file of text; - is standard input");
     v("parse_special", parse_special, "text equal to a special token becomes that token");
@@ -124,7 +124,7 @@ struct TokenizerDecode {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "directory with a tokenizer.json, or that file");
+    v("model", model, "directory with a tokenizer.json, that file, or a GGUF file");
     v("tokenizer", tokenizer_path, "another name of --model, as train calls it");
     v("input", input, "file of ids, white space between them; - is standard input");
     v("with_special", with_special, "print special tokens too");

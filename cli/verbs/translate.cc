@@ -24,7 +24,7 @@ struct Translate {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("input", input, "file of source lines; - is standard input");
     v("output", output, "file for the translations, a line each; empty = standard output");
     translation.visit(v);

@@ -29,7 +29,7 @@ struct Verify {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
     v("data", data, "files of text; none = a paragraph of English");
     v("tokens", tokens, "tokens of the text to run");
     v("gradient_tokens", gradient_tokens, "how many of them gradients are taken over; 0 = none");

@@ -99,6 +99,63 @@ class Settings(FormatsCase):
         self.assertIn("expected a regular file", done.stderr)
 
 
+class Gguf(FormatsCase):
+    """Files of llama.cpp, where verbs take a model."""
+
+    def gguf(self, name="m.gguf", *arguments):
+        self.must("convert", "--to", "gguf", "-m", self.model, "--out", name, *arguments)
+        return self.dir / name
+
+    def test_a_file_is_the_model_that_it_was_made_of(self):
+        file = self.gguf()
+        self.must("convert", "--from", "gguf", file, "--out", "back")
+        for name in ("model.safetensors", "config.json", "generation_config.json"):
+            self.assertEqual((self.dir / "back" / name).read_bytes(), (self.model / name).read_bytes())
+        for verb in (["generate", "-p", "the ", "-n", 20, "--temp", 0], ["verify"],
+                     ["tokenizer", "encode", "--input", self.put("t.txt", "the cat")]):
+            texts = {self.must(*verb, "-m", model) for model in (self.model, file, "back")}
+            self.assertEqual(len(texts), 1, verb)
+        scores = [json.loads(self.must("eval", "--data", "t.txt", "--json", "-m", model))["loss"]
+                  for model in (self.model, file)]
+        self.assertEqual(scores[0], scores[1])
+        ids = ["logits", "--ids", "3 4 5", "--out"]
+        self.must(*ids, "a", "-m", self.model)
+        self.must(*ids, "b", "-m", file)
+        self.assertEqual((self.dir / "a").read_bytes(), (self.dir / "b").read_bytes())
+        again = self.gguf("again.gguf")
+        self.assertEqual(again.read_bytes(), file.read_bytes())
+
+    def test_templates_are_handed_on(self):
+        model = self.broken_model(chat_template__jinja="{{ messages }}\n")
+        self.must("convert", "--to", "gguf", "-m", model, "--out", "t.gguf")
+        for kind, place, out in ("gguf", "t.gguf", "g"), ("hf", model, "h"):
+            self.must("convert", "--from", kind, place, "--out", out)
+            self.assertEqual((self.dir / out / "chat_template.jinja").read_text(), "{{ messages }}\n")
+
+    def test_what_is_not_possible_is_refused_in_a_line(self):
+        file = self.gguf()
+        data = file.read_bytes()
+        for bad, says in ((b"GGUF", "not a GGUF file"), (data[:-1], "bytes of data"),
+                          (data[:100], "follow"), (data[:16] + b"\xff" * 8 + data[24:], "of them")):
+            (self.dir / "bad.gguf").write_bytes(bad)
+            for verb in (["info"], ["generate", "-p", "the"], ["verify"], ["logits", "--ids", "1", "--out", "o"]):
+                self.fails(*verb, "-m", "bad.gguf", says=["bad.gguf", says])
+            self.fails("convert", "--from", "gguf", "bad.gguf", "--out", "o", says=says)
+        self.assertFalse((self.dir / "o").exists())
+        self.fails("info", "-m", self.put("x.txt", "x"), says="expected a model directory or a GGUF file")
+        self.fails("convert", "--from", "gguf", self.model, "--out", "o", says="expected a GGUF file")
+        self.fails("convert", "--to", "gguf", "-m", self.model, "--out", file, "--type", "q5", says="--type")
+        self.fails("convert", "--to", "onnx", "-m", self.model, "--out", "o", says="--to: expected gguf")
+        self.fails("convert", "--to", "gguf", "-m", file, "--out", file, says="expected another file")
+        self.fails("convert", "--to", "gguf", "-m", self.model, "--out", self.model / "config.json",
+                   says="expected another file")
+        self.fails("convert", "--from", "hf", self.model, "--out", "o", "--type", "q8_0", says="--type")
+        self.fails("convert", "--from", "hf", self.model, "--out", "o", "--without-tokenizer",
+                   says="--to gguf")
+        self.fails("reconstruct", "-m", file, says="found a language model")
+        self.assertEqual(file.read_bytes(), data)
+
+
 class Pipes(FormatsCase):
     """A pipe that nobody writes to, where a directory has a file."""
 

@@ -375,7 +375,7 @@ class Origins(SettingsCase):
                             ("eval", "--data", "t.txt"), ("logits", "--ids", "1", "--out", "l.st"),
                             ("reconstruct", "--input", "t.txt")):
             self.fails(verb, "-m", "poem.txt", *rest, input="",
-                       says="poem.txt: expected a model directory, found a file")
+                       says="poem.txt: expected a model directory or a GGUF file, found another file")
 
     def test_a_tokenizer_by_the_name_of_the_flag_of_train(self):
         self.must("tokenizer", "train", "--tokenizer", "char", "--data", "t.txt", "--out", "tok")
