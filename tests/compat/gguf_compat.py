@@ -5,7 +5,8 @@ Small models of every tokenizer kind and of the shapes that llama.cpp computes a
 and run in both programs; with --model, a published model is read from its GGUF file and from the
 directory that transformers makes of it.
 
-usage: gguf_compat.py --refrain build/release/refrain [--model FILE.gguf] [--texts FILE...] [--work DIR]
+usage: gguf_compat.py --refrain build/release/refrain [--model FILE.gguf] [--llama2c MODEL.bin TOK.bin]
+                      [--texts FILE...] [--work DIR]
 
 Needs llama-cpp-python, gguf, numpy and safetensors; with --model, torch and transformers (with
 accelerate) as well. Exits 1 if anything differs that should not.
@@ -218,8 +219,23 @@ def own_models(refrain, text_path):
                 compare_quantised(refrain, what, run, f32, ids)
 
 
+def scored_pieces(refrain, model, tokenizer, texts):
+    """llama2.c's stories260K: a Llama whose tokenizer has scores."""
+    run, f32 = refrain.work / "llama2c", refrain.work / "llama2c.gguf"
+    refrain.run("convert", "--from", "llama2c", model, "--tokenizer", tokenizer, "--out", run)
+    refrain.run("convert", "--to", "gguf", "-m", run, "--out", f32)
+    theirs = LlamaCpp(f32, 512)
+    for place in (run, f32):
+        compare_texts(f"llama, {place.name}", lambda t, m=place: refrain.encode(m, t),
+                      {"llama.cpp": theirs.encode}, texts + SENTENCES)
+    ids = refrain.encode(run, "Once upon a time")
+    n, figure = same(refrain.greedy(run, "Once upon a time", 256), theirs.greedy([1, *ids], 256))
+    check("llama, llama2c: 256 greedy tokens of llama.cpp at F32", n == 256, figure)
+
+
 def published_model(refrain, path, texts):
     import torch
+    from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
     torch.manual_seed(0)
     name = path.name
@@ -230,6 +246,10 @@ def published_model(refrain, path, texts):
     theirs.load_state_dict(read.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     directory, converted, f32 = refrain.work / "transformers", refrain.work / "converted", refrain.work / "f32.gguf"
+    # transformers does not read how texts are split (tokenizer.ggml.pre).
+    if GGUFReader(path).fields["tokenizer.ggml.pre"].contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     theirs.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     refrain.run("convert", "--from", "gguf", path, "--out", converted)
@@ -238,10 +258,12 @@ def published_model(refrain, path, texts):
     llama, exact = LlamaCpp(path), LlamaCpp(f32)
 
     contents = [p.read_text(errors="replace") for p in texts] + SENTENCES
-    for model in (path, directory, converted):
-        compare_texts(f"{model.name}", lambda t, m=model: refrain.encode(m, t),
-                      {"llama.cpp": llama.encode,
-                       "transformers": lambda t: tokenizer(t, add_special_tokens=False)["input_ids"]}, contents)
+    oracles = {"llama.cpp": llama.encode,
+               "transformers": lambda t: tokenizer(t, add_special_tokens=False)["input_ids"]}
+    for name_of, oracle in oracles.items():
+        known = {text: oracle(text) for text in contents}
+        for model in (path, directory, converted):
+            compare_texts(f"{model.name}", lambda t, m=model: refrain.encode(m, t), {name_of: known.get}, contents)
     conversation = tokenizer.apply_chat_template([{"role": "user", "content": "Hi <b>"}], tokenize=False,
                                                  add_generation_prompt=True)
     check("ids of a conversation equal llama.cpp's",
@@ -277,6 +299,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--refrain", required=True)
     parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--llama2c", nargs=2)
     parser.add_argument("--texts", nargs="*", type=pathlib.Path, default=[])
     parser.add_argument("--work", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -290,7 +313,9 @@ def main() -> int:
         rng = np.random.default_rng(1)
         lines = [" ".join(rng.choice(words, 8)) + rng.choice([" .", " ?", " !", "."]) for _ in range(3000)]
         text.write_text("\n".join(lines + SENTENCES[:2] + SENTENCES[3:]))
-        if not arguments.model or not arguments.texts:
+        if arguments.llama2c:
+            scored_pieces(refrain, *arguments.llama2c, [p.read_text(errors="replace") for p in arguments.texts])
+        if not arguments.model and not arguments.llama2c:
             own_models(refrain, text)
         if arguments.model:
             published_model(refrain, arguments.model, arguments.texts)
