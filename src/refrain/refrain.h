@@ -10,6 +10,7 @@
 #include "refrain/data/dataset.h"        // token files
 #include "refrain/formats/checkpoint.h"  // model directories
 #include "refrain/generate/beam.h"       // translations
+#include "refrain/generate/conversation.h"
 #include "refrain/generate/engine.h"     // requests that come and go
 #include "refrain/generate/generator.h"  // prompts in, tokens out
 #include "refrain/generate/state_file.h"

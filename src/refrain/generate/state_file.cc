@@ -50,7 +50,7 @@ uint64_t fingerprint(LanguageModel& model) {
 
 }  // namespace
 
-void write_state(const std::string& path, LanguageModel& model, Sequence& sequence) {
+std::string state_to_bytes(LanguageModel& model, Sequence& sequence) {
   SequenceState& state = sequence.state();
   REFRAIN_CHECK(sequence.begin() + state.position() < sequence.size());
   Header header{{},
@@ -74,31 +74,38 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
     put(state.row(static_cast<size_t>(l)), model.state_bytes(l, state.position()));
   const uint64_t sum = checksum(bytes);
   put(&sum, sizeof(sum));
-  io::write_file(path, bytes);
+  return bytes;
+}
+
+void write_state(const std::string& path, LanguageModel& model, Sequence& sequence) {
+  io::write_file(path, state_to_bytes(model, sequence));
 }
 
 Sequence read_state(const std::string& path, LanguageModel& model) {
   const io::InputFile file(path);
   std::string content(file.size(), '\0');
   file.read(0, std::as_writable_bytes(std::span(content)));
-  std::string_view bytes = content;
-  if (!bytes.starts_with(kMagic)) throw_error("{}: not a state file", path);
+  return state_from_bytes(content, path, model);
+}
+
+Sequence state_from_bytes(std::string_view bytes, const std::string& name, LanguageModel& model) {
+  if (!bytes.starts_with(kMagic)) throw_error("{}: not a state file", name);
   Header header;
   uint64_t sum;
-  const auto damaged = [&](const char* what) { throw_error("{}: damaged: {}", path, what); };
+  const auto damaged = [&](const char* what) { throw_error("{}: damaged: {}", name, what); };
   if (bytes.size() < sizeof(header) + sizeof(sum)) damaged("it is too short");
   std::memcpy(&header, bytes.data(), sizeof(header));
   if (header.version != kVersion)
-    throw_error("{}: expected version {} of state files, found {}", path, kVersion, header.version);
+    throw_error("{}: expected version {} of state files, found {}", name, kVersion, header.version);
   std::memcpy(&sum, bytes.end() - sizeof(sum), sizeof(sum));
   bytes.remove_suffix(sizeof(sum));
   if (sum != checksum(bytes)) damaged("its checksum is wrong");
   if (header.model != fingerprint(model))
-    throw_error("{}: the state of another model, or of another checkpoint of this one", path);
+    throw_error("{}: the state of another model, or of another checkpoint of this one", name);
   if (header.cache_type > static_cast<uint32_t>(CacheType::kQ8_0))
     damaged("the type of its cache cannot be");
   if (const auto type = static_cast<CacheType>(header.cache_type); type != model.cache_type())
-    throw_error("{}: expected a state with a cache in {}, found one in {} (cache_type)", path,
+    throw_error("{}: expected a state with a cache in {}, found one in {} (cache_type)", name,
                 kernels::name_of(model.cache_type()), kernels::name_of(type));
 
   bytes.remove_prefix(sizeof(header));

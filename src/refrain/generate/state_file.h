@@ -13,6 +13,7 @@
 // Numbers are little-endian.
 #pragma once
 #include <string>
+#include <string_view>
 
 #include "refrain/generate/sequence.h"
 
@@ -24,5 +25,9 @@ void write_state(const std::string& path, LanguageModel& model, Sequence& sequen
 // The file is checked whole before it is used. It is an Error if it is no state file, is damaged,
 // belongs to another model, or has a cache of another type than the model's is set to.
 Sequence read_state(const std::string& path, LanguageModel& model);
+
+// The same, of the bytes of such a file; `name` stands in errors.
+std::string state_to_bytes(LanguageModel& model, Sequence& sequence);
+Sequence state_from_bytes(std::string_view bytes, const std::string& name, LanguageModel& model);
 
 }  // namespace refrain
