@@ -172,6 +172,17 @@ void check_training_effect(const CommandLine& line, const TrainConfig& training)
     refuse_given(line, "max_grad_norm", "expected --clip-mode norm or value with it, found none");
 }
 
+void check_sampling(const CommandLine& line, const SamplingConfig& sampling) {
+  sampling.check();
+  if (sampling.repeat_penalty == 1)
+    refuse_given(line, "repeat_last_n",
+                 "expected a --repeat-penalty other than 1 with it, found 1");
+  if (sampling.stop_when_unsure)
+    refuse_given(line, "patience_tokens", "expected it or --stop-when-unsure, found both");
+  else if (sampling.min_confidence == 0)
+    refuse_given(line, "patience_tokens", "expected --min-confidence with it, found none");
+}
+
 void check_task_effect(const CommandLine& line, std::string_view task) {
   if (task != "lm")
     refuse_given(line, "carry_state",

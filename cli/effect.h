@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "refrain/generate/sampler.h"
 #include "refrain/model/config.h"
 #include "refrain/train/config.h"
 
@@ -29,6 +30,9 @@ void check_training_effect(const CommandLine&, const TrainConfig&);
 // `task`: of a training. A stack that reads later tokens can learn probes only.
 void check_stack(const CommandLine&, ModelConfig, const TrainConfig&, const SettingMap& mixers,
                  std::string_view task = "probe");
+
+// Of sampling; what is out of range is an Error too.
+void check_sampling(const CommandLine&, const SamplingConfig&);
 
 // What only other tasks than `task` have: tags, --skip-long, --buckets, as far as the verb has
 // them.

@@ -13,26 +13,10 @@
 #include "refrain/generate/state_file.h"
 #include "refrain/generate/stop_texts.h"
 #include "refrain/io/json.h"
+#include "refrain/text/tokenizer_difference.h"
 
 namespace refrain::cli {
 namespace {
-
-// How two tokenizers differ in what an id means, in words; empty if they do not.
-std::string difference(const text::Tokenizer& expected, const text::Tokenizer& found) {
-  if (found.vocab_size() != expected.vocab_size())
-    return fmt::format("expected {} tokens, found {}", expected.vocab_size(), found.vocab_size());
-  for (int64_t i = 0; i < expected.vocab_size(); ++i) {
-    const auto id = static_cast<int32_t>(i);
-    if (found.token(id) != expected.token(id))
-      return fmt::format("token {}: expected {}, found {}", id, io::quote(expected.token(id)),
-                         io::quote(found.token(id)));
-    if (found.is_special(id) != expected.is_special(id))
-      return fmt::format("token {}, {}: expected {} special one, found {}", id,
-                         io::quote(found.token(id)), expected.is_special(id) ? "a" : "no",
-                         found.is_special(id) ? "one" : "none");
-  }
-  return "";
-}
 
 struct Generate {
   std::string model, prompt, cache_type = "f32", draft, state_in, state_out;
@@ -74,7 +58,6 @@ struct Generate {
     };
     StopTexts{stop};
     parse_cache_type(cache_type);
-    request.sampling.check();
     expect("--max-new-tokens", request.max_new_tokens, 0, kMost);
     expect("--context", request.context, 0, kMost);
     expect("--logprobs", request.logprobs, 0, 100);
@@ -82,13 +65,7 @@ struct Generate {
     if (draft.empty()) refuse_given(line, "draft_tokens", "expected --draft with it, found none");
     if (request.logprobs > 0 && !json)
       throw_error("--logprobs: expected --json with it, found none");
-    if (request.sampling.repeat_penalty == 1)
-      refuse_given(line, "repeat_last_n",
-                   "expected a --repeat-penalty other than 1 with it, found 1");
-    if (request.sampling.stop_when_unsure)
-      refuse_given(line, "patience_tokens", "expected it or --stop-when-unsure, found both");
-    else if (request.sampling.min_confidence == 0)
-      refuse_given(line, "patience_tokens", "expected --min-confidence with it, found none");
+    check_sampling(line, request.sampling);
   }
 
   int run(const CommandLine& line) {
@@ -154,7 +131,7 @@ struct Generate {
   // An Error unless both models mean the same by each id.
   LoadedModel load_draft(const LoadedModel& loaded) const {
     LoadedModel small = load_generator(draft);
-    const std::string what = difference(loaded.tokenizer, small.tokenizer);
+    const std::string what = text::difference(loaded.tokenizer, small.tokenizer);
     if (!what.empty()) throw_error("--draft {}: not the tokenizer of {}: {}", draft, model, what);
     return small;
   }
