@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
       prepare_verb(),
       eval_verb(),
       generate_verb(),
+      chat_verb(),
       translate_verb(),
       reconstruct_verb(),
       score_verb(),

@@ -28,6 +28,8 @@ void flush_output() {
   if (std::fflush(stdout) != 0) output_failed();
 }
 
+void show_prompt(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
 void note(std::string_view line) {
   const std::string text = one_line(line) + "\n";
   std::fwrite(text.data(), 1, text.size(), stderr);

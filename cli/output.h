@@ -15,6 +15,9 @@ struct OutputClosed {};
 void print(std::string_view text);
 void flush_output();
 
+// On standard error, at once: what asks a user to type.
+void show_prompt(std::string_view text);
+
 // A line on standard error, whatever characters are in it.
 void note(std::string_view line);
 

@@ -19,6 +19,7 @@ Verb sample_forecast_verb();
 Verb prepare_verb();
 Verb eval_verb();
 Verb generate_verb();
+Verb chat_verb();
 Verb translate_verb();
 Verb reconstruct_verb();
 Verb score_verb();
