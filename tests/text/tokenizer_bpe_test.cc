@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -179,6 +181,114 @@ TEST(WordCounts, CountsAndKeepsItsLimit) {
   }
   words.add("word7");
   EXPECT_THROW(words.add("one more"), Error);
+}
+
+// A vocabulary of the 256 bytes and random merges of tokens of the first `letters` of them.
+struct RandomMerges {
+  RandomMerges(Random& random, uint64_t letters, size_t n, bool in_order) {
+    std::map<std::string, int32_t> ids;
+    for (int b = 0; b < 256; ++b) {
+      bytes[static_cast<size_t>(b)] = b;
+      texts.emplace_back(1, static_cast<char>(b));
+      ids[texts.back()] = b;
+    }
+    std::vector<int32_t> parts;
+    for (uint64_t b = 0; b < letters; ++b) parts.push_back(static_cast<int32_t>('a' + b));
+    while (merges.size() < n) {
+      const int32_t left = parts[random.below(parts.size())],
+                    right = parts[random.below(parts.size())];
+      const std::string text = texts[static_cast<size_t>(left)] + texts[static_cast<size_t>(right)];
+      const auto [at, is_new] = ids.emplace(text, static_cast<int32_t>(texts.size()));
+      if (is_new) {
+        texts.push_back(text);
+        parts.push_back(at->second);
+      }
+      merges.push_back({left, right, at->second});
+    }
+    if (in_order) return;
+    for (size_t i = 0; i + 1 < n; ++i)
+      if (random.below(4) == 0) std::swap(merges[i], merges[i + 1]);
+  }
+  std::vector<Merge> merges;
+  std::array<int32_t, 256> bytes{};
+  std::vector<std::string> texts;
+};
+
+TEST(WordSearch, FindsWhatMergesGive) {
+  Random random(1);
+  int usable = 0, found = 0;
+  for (int round = 0; round < 600; ++round) {
+    const uint64_t letters = 1 + random.below(4);
+    const RandomMerges given(random, letters, 1 + random.below(40), round % 3 != 0);
+    const MergeTable table(given.merges);
+    const text::WordSearch search(table, given.merges, given.bytes, given.texts);
+    if (!search.usable()) continue;
+    ++usable;
+    for (int i = 0; i < 20; ++i) {
+      std::string word;
+      Ids ids = {-1}, expected;
+      for (uint64_t n = random.below(i == 0 ? 700 : 40); n > 0; --n)
+        word += static_cast<char>('a' + random.below(letters + 1));
+      for (const char byte : word) expected.push_back(static_cast<uint8_t>(byte));
+      if (!search.encode(word, ids)) continue;
+      ++found;
+      EXPECT_EQ(ids[0], -1);
+      ids.erase(ids.begin());
+      ASSERT_EQ(ids, apply_plainly(given.merges, expected)) << round << " " << word;
+    }
+  }
+  EXPECT_GT(usable, 300);
+  EXPECT_GT(found, 19 * usable);
+}
+
+// ba is made before a is merged with what follows, whatever the search would like better.
+TEST(WordSearch, KnowsWhichMergeComesFirst) {
+  std::array<int32_t, 256> bytes{};
+  std::vector<std::string> texts;
+  for (int b = 0; b < 256; ++b) {
+    bytes[static_cast<size_t>(b)] = b;
+    texts.emplace_back(1, static_cast<char>(b));
+  }
+  texts.insert(texts.end(), {"ba", "an", "nan", "ban"});
+  std::vector<Merge> merges = {{'b', 'a', 256}, {'a', 'n', 257}, {'n', 257, 258}, {'b', 257, 259}};
+  const auto encoded = [&](std::string_view word) {
+    const MergeTable table(merges);
+    const text::WordSearch search(table, merges, bytes, texts);
+    Ids ids;
+    EXPECT_TRUE(search.usable() && search.encode(word, ids));
+    return ids;
+  };
+  EXPECT_EQ(encoded("banan"), (Ids{256, 258}));
+  EXPECT_EQ(encoded("ban"), (Ids{256, 'n'}));  // nothing gives the token of all three
+  EXPECT_EQ(encoded(""), Ids());
+  std::swap(merges[0], merges[3]);  // it has a lower rank than what makes its part
+  const MergeTable table(merges);
+  EXPECT_FALSE(text::WordSearch(table, merges, bytes, texts).usable());
+  bytes['q'] = -1;
+  EXPECT_FALSE(text::WordSearch(table, {}, bytes, texts).usable());
+}
+
+// Nobody can make it slow: words of one letter, and tokens of all its lengths.
+TEST(WordSearch, GivesUpInTime) {
+  std::array<int32_t, 256> bytes{};
+  std::vector<std::string> texts;
+  for (int b = 0; b < 256; ++b) {
+    bytes[static_cast<size_t>(b)] = b;
+    texts.emplace_back(1, static_cast<char>(b));
+  }
+  std::vector<Merge> merges;
+  for (int32_t n = 2; n <= 2000; ++n) {
+    texts.push_back(std::string(static_cast<size_t>(n), 'a'));
+    merges.push_back({n == 2 ? 'a' : 254 + n - 1, 'a', 254 + n});
+  }
+  const MergeTable table(merges);
+  const text::WordSearch search(table, merges, bytes, texts);
+  const std::string word(1'000'000, 'a');
+  const std::clock_t start = std::clock();
+  Ids ids;
+  const bool done = search.encode(word, ids);
+  EXPECT_EQ(ids.empty(), !done);
+  EXPECT_LT(std::clock() - start, 10 * CLOCKS_PER_SEC);
 }
 
 }  // namespace

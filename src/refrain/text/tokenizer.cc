@@ -150,11 +150,22 @@ Tokenizer::Impl::Impl(Vocabulary from)
       texts_[static_cast<size_t>(bytes_[b])] = static_cast<char>(byte);
     }
   }
+  if (v.kind == Kind::kByteBpe) {
+    // A special token, too, stands here for the bytes that are merged to it.
+    std::vector<std::string> bytes;
+    for (const std::string& token : v.tokens) bytes.push_back(bytes_of(token).value_or(""));
+    search_ = WordSearch(merges_, v.merges, bytes_, bytes);
+  }
   if (v.ignore_merges) {
     whole_words_ = TextTable(static_cast<size_t>(v.model_tokens));
     for (int32_t id = 0; id < v.model_tokens; ++id)
-      if (bytes_of(v.tokens[static_cast<size_t>(id)]))
-        whole_words_.insert(texts_[static_cast<size_t>(id)], id);
+      if (bytes_of(v.tokens[static_cast<size_t>(id)])) {
+        const std::string& text = texts_[static_cast<size_t>(id)];
+        std::vector<int32_t> merged;  // most are what merges give anyway
+        if (search_.usable() && search_.encode(text, merged) && merged == std::vector{id}) continue;
+        whole_words_.insert(text, id);
+        longest_whole_word_ = std::max(longest_whole_word_, text.size());
+      }
   }
   marks_start_words_ = std::all_of(v.merges.begin(), v.merges.end(), [&](const Merge& merge) {
     const std::string& token = v.tokens[static_cast<size_t>(merge.merged)];
@@ -287,13 +298,14 @@ void Tokenizer::Impl::encode_plain(std::string_view text, bool at_start,
 }
 
 void Tokenizer::Impl::encode_word(std::string_view word, std::vector<int32_t>& out) const {
-  if (vocabulary.ignore_merges) {
+  if (word.size() <= longest_whole_word_) {
     const auto text = [&](int32_t id) { return std::string_view(texts_[static_cast<size_t>(id)]); };
     if (const int32_t whole = whole_words_.find(word, text); whole != kNoToken) {
       out.push_back(whole);
       return;
     }
   }
+  if (search_.usable() && search_.encode(word, out)) return;
   const size_t from = out.size();
   if (vocabulary.kind == Kind::kByteBpe) {
     push_bytes(word, out);

@@ -17,6 +17,9 @@ constexpr size_t kMostRanks = size_t{1} << (32 - kPlaceBits);  // of those that 
 
 constexpr uint32_t kNoRank = PairTable::kAbsent;
 
+// Of a tree of tokens, at most. Real ones have some million bytes.
+constexpr size_t kMostNodes = size_t{1} << 26;
+
 // Places that a pair is looked for at. Chance alone leaves millions of pairs within a hundred.
 constexpr size_t kFarthest = 512;
 
@@ -180,6 +183,218 @@ size_t MergeTable::apply_long(int32_t* ids, size_t n) const {
   size_t kept = 0;
   for (uint32_t at = 0; at != kEnd; at = symbols[at].next) ids[kept++] = ids[at];
   return kept;
+}
+
+// The tree of tokens while it is made: the children of each node by byte.
+class WordSearch::Tree {
+ public:
+  Tree() : nodes_(1) {}
+
+  // Gives the longest token that the text begins with, which must be here before it.
+  int32_t add(int32_t id, std::string_view text) {
+    int32_t shorter = kNone;
+    size_t node = 0;
+    for (const char c : text) {
+      if (nodes_[node].token != kNone) shorter = nodes_[node].token;
+      const auto byte = static_cast<uint8_t>(c);
+      auto& children = nodes_[node].children;
+      const auto at = std::ranges::lower_bound(children, byte, {}, &Child::byte);
+      if (at != children.end() && at->byte == byte) {
+        node = at->node;
+      } else {
+        children.insert(at, {byte, static_cast<uint32_t>(nodes_.size())});
+        node = nodes_.size();
+        nodes_.emplace_back();
+      }
+    }
+    nodes_[node].token = id;
+    return shorter;
+  }
+
+  std::vector<Node> packed() const {
+    std::vector<Node> made(kBytes + 1);
+    std::vector<std::pair<uint32_t, int32_t>> open = {{0, 0}};  // node here, its place there
+    made[0] = {0, 0, nodes_[0].token};
+    size_t first_free = 1;
+    for (size_t next = 0; next < open.size(); ++next) {
+      const auto [node, place] = open[next];
+      const auto& children = nodes_[node].children;
+      if (children.empty()) continue;
+      while (first_free < made.size() && made[first_free].parent != kNone) ++first_free;
+      const size_t base = room_for(children, made, first_free);
+      if (base + kBytes > made.size()) made.resize(base + kBytes);
+      made[static_cast<size_t>(place)].base = static_cast<int32_t>(base);
+      for (const Child& child : children) {
+        made[base + child.byte] = {place, 0, nodes_[child.node].token};
+        open.emplace_back(child.node, static_cast<int32_t>(base + child.byte));
+      }
+    }
+    return made;
+  }
+
+ private:
+  static constexpr size_t kBytes = 256;
+  struct Child {
+    uint8_t byte;
+    uint32_t node;
+  };
+  struct Growing {
+    std::vector<Child> children;  // by byte
+    int32_t token = kNone;
+  };
+
+  // A base that has free places for all children.
+  static size_t room_for(const std::vector<Child>& children, const std::vector<Node>& made,
+                         size_t first_free) {
+    constexpr int kTries = 64;
+    int tries = 0;
+    for (size_t at = first_free; at < made.size() && tries < kTries; ++at) {
+      if (made[at].parent != kNone) continue;
+      ++tries;
+      const size_t first = children[0].byte;
+      if (at <= first) continue;
+      const auto is_free = [&](const Child& child) {
+        const size_t place = at - first + child.byte;
+        return place >= made.size() || made[place].parent == kNone;
+      };
+      if (std::ranges::all_of(children, is_free)) return at - first;
+    }
+    return made.size();
+  }
+
+  std::vector<Growing> nodes_;
+};
+
+WordSearch::WordSearch(const MergeTable& table, const std::vector<Merge>& merges,
+                       const std::array<int32_t, 256>& bytes, const std::vector<std::string>& texts)
+    : tokens_(texts.size()) {
+  size_t nodes = 1 + bytes.size();
+  for (const int32_t id : bytes) {
+    if (id < 0) return;
+    Token& token = tokens_[static_cast<size_t>(id)];
+    token.made = 0;
+    token.size = 1;
+  }
+  const auto is_made = [&](int32_t id) { return tokens_[static_cast<size_t>(id)].made != kNever; };
+  pairs_.resize(std::bit_ceil(merges.size() / 4 + 1));
+  pair_mask_ = pairs_.size() * 64 - 1;
+  for (const Merge& merge : merges) {
+    const size_t bit = mix_bits(pair_key(merge.left, merge.right)) & pair_mask_;
+    pairs_[bit / 64] |= uint64_t{1} << bit % 64;
+  }
+  std::vector<int32_t> found;
+  for (uint32_t rank = 0; rank < merges.size(); ++rank) {
+    const Merge& merge = merges[rank];
+    if (table.rank(merge.left, merge.right) != rank || is_made(merge.merged)) continue;
+    if (!is_made(merge.left) || !is_made(merge.right)) continue;
+    int64_t any = INT64_MAX;
+    table_ = &table;
+    if (!neighbours(merge.left, merge.right, rank, any)) continue;
+    const size_t size = tokens_[static_cast<size_t>(merge.left)].size +
+                        tokens_[static_cast<size_t>(merge.right)].size;
+    tokens_[static_cast<size_t>(merge.merged)] = {merge.left, merge.right, rank + 1, kNone,
+                                                  static_cast<uint32_t>(size)};
+    found.push_back(merge.merged);
+    nodes += size;
+  }
+  table_ = nullptr;
+  // Only then merges come in the order of their ranks.
+  for (uint32_t rank = 0; rank < merges.size(); ++rank) {
+    const Merge& merge = merges[rank];
+    for (const int32_t part : {merge.left, merge.right})
+      if (is_made(merge.left) && is_made(merge.right) &&
+          tokens_[static_cast<size_t>(part)].made > rank)
+        return;
+  }
+  if (nodes > kMostNodes) return;
+  Tree tree;
+  for (size_t byte = 0; byte < bytes.size(); ++byte)
+    tree.add(bytes[byte], std::string(1, static_cast<char>(byte)));
+  // Shorter ones first, so that those which others begin with are there.
+  const auto size_of = [&](int32_t id) { return tokens_[static_cast<size_t>(id)].size; };
+  std::ranges::stable_sort(found, {}, size_of);
+  for (const int32_t id : found) {
+    const std::string& text = texts[static_cast<size_t>(id)];
+    REFRAIN_CHECK(text.size() == size_of(id));
+    tokens_[static_cast<size_t>(id)].shorter = tree.add(id, text);
+  }
+  nodes_ = tree.packed();
+  table_ = &table;
+}
+
+// Whether no merge joins the end of `left` with the start of `right` before both are made. Time
+// goes backwards here, from the two tokens to their bytes.
+bool WordSearch::neighbours(int32_t left, int32_t right, uint32_t ignored_rank,
+                            int64_t& steps) const {
+  // When the merges of the token's own take what stands there. Of equal ranks the leftmost merge
+  // comes first.
+  uint32_t left_taken = kNever, right_taken = kNever;
+  for (;; --steps) {
+    const size_t bit = mix_bits(pair_key(left, right)) & pair_mask_;
+    const bool may_merge = pairs_[bit / 64] >> bit % 64 & 1;
+    const uint32_t rank = may_merge ? table_->rank(left, right) : kNoRank;
+    if (rank < left_taken && rank <= right_taken && rank != ignored_rank) return false;
+    const Token &a = tokens_[static_cast<size_t>(left)], &b = tokens_[static_cast<size_t>(right)];
+    if (a.made > b.made) {
+      left_taken = a.made - 1;
+      left = a.right;
+    } else if (b.made > 0) {
+      right_taken = b.made - 1;
+      right = b.left;
+    } else {
+      return true;
+    }
+  }
+}
+
+int32_t WordSearch::longest(std::string_view text, int64_t& steps) const {
+  int32_t node = 0, best = kNone;
+  size_t at = 0;
+  for (; at < text.size(); ++at) {
+    const int32_t next = nodes_[static_cast<size_t>(node)].base + static_cast<uint8_t>(text[at]);
+    const Node& child = nodes_[static_cast<size_t>(next)];
+    if (child.parent != node) break;
+    node = next;
+    if (child.token != kNone) best = child.token;
+  }
+  steps -= static_cast<int64_t>(at);
+  return best;
+}
+
+bool WordSearch::encode(std::string_view word, std::vector<int32_t>& ids) const {
+  constexpr size_t kBits = 64, kShortWords = 8;
+  constexpr int64_t kStepsOfByte = 64;
+  uint64_t of_short[kShortWords] = {};
+  std::vector<uint64_t> of_long(word.size() / kBits >= kShortWords ? word.size() / kBits + 1 : 0);
+  uint64_t* dead = of_long.empty() ? of_short : of_long.data();  // places that lead nowhere
+  int64_t steps = kStepsOfByte * static_cast<int64_t>(word.size() + 1);
+  const size_t from = ids.size();
+  size_t at = 0;
+  int32_t token = longest(word, steps);
+  while (at < word.size()) {
+    const int32_t last = ids.size() > from ? ids.back() : kNone;
+    for (;; token = tokens_[static_cast<size_t>(token)].shorter) {
+      if (--steps < 0 || (token == kNone && last == kNone)) {
+        ids.resize(from);
+        return false;
+      }
+      if (token == kNone) {
+        dead[at / kBits] |= uint64_t{1} << at % kBits;
+        ids.pop_back();
+        at -= tokens_[static_cast<size_t>(last)].size;
+        token = tokens_[static_cast<size_t>(last)].shorter;
+        break;
+      }
+      const size_t end = at + tokens_[static_cast<size_t>(token)].size;
+      if (dead[end / kBits] >> end % kBits & 1) continue;
+      if (last != kNone && !neighbours(last, token, kNever - 1, steps)) continue;
+      ids.push_back(token);
+      at = end;
+      token = longest(word.substr(at), steps);
+      break;
+    }
+  }
+  return true;
 }
 
 }  // namespace refrain::text

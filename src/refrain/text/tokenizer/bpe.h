@@ -1,7 +1,9 @@
 // The two tables of byte-pair encoding: pairs of ids to numbers, and merges by rank.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -104,12 +106,67 @@ class MergeTable {
   // of equals. O(n log n) for n ids.
   void apply(std::vector<int32_t>& ids, size_t from) const;
 
+  // The rank of the merge of two ids; PairTable::kAbsent if there is none.
+  uint32_t rank(int32_t left, int32_t right) const { return ranks_.find(left, right); }
+
  private:
   size_t apply_short(int32_t* ids, size_t n) const;
   size_t apply_long(int32_t* ids, size_t n) const;
 
   PairTable ranks_;
   std::vector<int32_t> merged_;  // by rank
+};
+
+// Finds the ids that merges give to words of bytes, without applying them one by one.
+//
+// Tokens t1 t2 ... are what merges give if and only if each of them is what its own bytes give, and
+// each two neighbours are what the bytes of the two give: as long as no merge crosses the end of a
+// token, tokens do not see each other, and the first that would cross one would do so with the two
+// neighbours alone. So the search puts the longest token behind those that it has, a shorter one if
+// the two are no such neighbours, and goes back where none fits. A start of a word has one such row
+// of tokens only; so a place that nothing leads on from is tried once. (The same was found by van
+// Antwerpen and Neubeck, the crate `bpe`.)
+class WordSearch {
+ public:
+  WordSearch() = default;
+  // `bytes`: the id of each byte. `texts`: the bytes of each id that a merge gives. It must outlive
+  // this, and so must `table`, which has the merges.
+  WordSearch(const MergeTable& table, const std::vector<Merge>& merges,
+             const std::array<int32_t, 256>& bytes, const std::vector<std::string>& texts);
+
+  // False if ids of bytes are missing, or a merge has a lower rank than one that makes its parts.
+  bool usable() const { return table_ != nullptr; }
+
+  // Appends the ids of a word; false, and nothing, if that takes too many steps (only tokens that
+  // somebody has contrived need so many).
+  bool encode(std::string_view word, std::vector<int32_t>& ids) const;
+
+ private:
+  static constexpr int32_t kNone = -1;
+  static constexpr uint32_t kNever = UINT32_MAX;
+  struct Token {
+    int32_t left = kNone, right = kNone;  // what the last merge of its bytes joins
+    uint32_t made = kNever;               // the rank of that merge and 1; 0: a byte
+    int32_t shorter = kNone;              // the longest token that it begins with
+    uint32_t size = 0;
+  };
+  // A node of the tree of tokens. The child for a byte is at base + byte, if its parent is the node
+  // (a double array; Aoe, 1989).
+  struct Node {
+    int32_t parent = kNone, base = 0;
+    int32_t token = kNone;  // that ends here
+  };
+  class Tree;
+
+  bool neighbours(int32_t left, int32_t right, uint32_t ignored_rank, int64_t& steps) const;
+  int32_t longest(std::string_view text, int64_t& steps) const;
+
+  const MergeTable* table_ = nullptr;
+  std::vector<Token> tokens_;  // by id
+  std::vector<Node> nodes_;    // the root is the first
+  // Bits by the hash of a pair: where there is none, there is no merge.
+  std::vector<uint64_t> pairs_;
+  size_t pair_mask_ = 0;
 };
 
 }  // namespace refrain::text

@@ -101,9 +101,11 @@ class Tokenizer::Impl {
 
   std::vector<std::string> texts_;  // by id
   MergeTable merges_;
+  WordSearch search_;                                  // byte-bpe
   std::vector<int32_t> characters_, last_characters_;  // ids by code point; bpe: the word's last
   std::array<int32_t, 256> bytes_;                     // ids by byte
   TextTable whole_words_;                              // ignore_merges: by what they decode to
+  size_t longest_whole_word_ = 0;
   bool marks_start_words_ = false;  // llama: no merge has a mark behind anything but marks
   AddedTokenFinder raw_, normalized_;
 };

@@ -59,6 +59,7 @@ void PreTokenizer::add(const io::Part& part) {
     steps_.push_back({.by = By::kPunctuation, .behavior = read_behavior(part, "Isolated")});
   } else if (type == "Split") {
     steps_.push_back(read_split(part));
+    has_regex_ = has_regex_ || steps_.back().by == By::kRegex;
   } else {
     throw_error("{}: type: expected Digits, Punctuation or Split before ByteLevel, found {}",
                 part.where, io::quote(type));

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "refrain/base/utf8.h"
 #include "refrain/io/json_part.h"
 #include "refrain/text/tokenizer/pretokenize.h"
 #include "refrain/text/tokenizer/regex.h"
@@ -85,7 +86,9 @@ class PreTokenizer {
   template <class F>
   void for_each(std::string_view text, F&& f) const {
     std::vector<std::unique_ptr<RegexSearch>> searches(steps_.size());
-    split(0, text, {searches, text.size()}, f);
+    // Words end where characters do: what they are words of is looked at once.
+    const bool is_utf8 = has_regex_ && !find_invalid_utf8(text);
+    split(0, text, {searches, text.size(), is_utf8}, f);
   }
 
  private:
@@ -101,6 +104,7 @@ class PreTokenizer {
   struct Running {
     std::vector<std::unique_ptr<RegexSearch>>& searches;  // of the steps
     size_t bytes;                                         // of the whole text
+    bool is_utf8;                                         // known of it
   };
 
   static Step read_split(const io::Part& part);
@@ -135,7 +139,7 @@ class PreTokenizer {
                              std::unique_ptr<RegexSearch>& search, F&& f) {
     if (step.by == By::kRegex) {
       if (!search) search = std::make_unique<RegexSearch>(*step.regex, running.bytes);
-      for (search->start(text); search->next();) f(search->begin(), search->end());
+      for (search->start(text, running.is_utf8); search->next();) f(search->begin(), search->end());
     } else if (step.by == By::kText) {
       for (size_t at = 0; (at = text.find(step.text, at)) != text.npos; at += step.text.size())
         f(at, at + step.text.size());
@@ -147,6 +151,7 @@ class PreTokenizer {
   }
 
   std::vector<Step> steps_;
+  bool has_regex_ = false;
 };
 
 // {"String": ...} or {"Regex": ...}: what Split and Replace look for.

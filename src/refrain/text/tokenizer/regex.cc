@@ -121,15 +121,16 @@ RegexSearch::RegexSearch(const Regex& regex, size_t bytes)
 
 RegexSearch::~RegexSearch() = default;
 
-void RegexSearch::start(std::string_view text) {
+void RegexSearch::start(std::string_view text, bool is_utf8) {
   text_ = text;
+  is_utf8_ = is_utf8;
   begin_part(0);
 }
 
 void RegexSearch::begin_part(size_t at) {
   part_begin_ = at;
   part_ = text_.substr(at);
-  part_ = part_.substr(0, find_invalid_utf8(part_).value_or(part_.size()));
+  if (!is_utf8_) part_ = part_.substr(0, find_invalid_utf8(part_).value_or(part_.size()));
   at_ = last_end_ = 0;
   matched_ = false;
 }

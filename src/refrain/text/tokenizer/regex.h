@@ -42,7 +42,8 @@ class RegexSearch {
   RegexSearch& operator=(const RegexSearch&) = delete;
   ~RegexSearch();
 
-  void start(std::string_view text);
+  // `is_utf8`: all of it is known to be.
+  void start(std::string_view text, bool is_utf8 = false);
   bool next();  // false when there is no further match
   size_t begin() const { return begin_; }
   size_t end() const { return end_; }
@@ -60,6 +61,7 @@ class RegexSearch {
   double started_, allowed_;  // seconds
   size_t attempts_ = 0;
   std::string_view text_, part_;  // part_: a part of the text that is UTF-8
+  bool is_utf8_ = false;
   size_t part_begin_ = 0;         // in the text
   size_t at_ = 0, last_end_ = 0;  // in the part; where the last match ended
   bool matched_ = false;          // there is a last match
