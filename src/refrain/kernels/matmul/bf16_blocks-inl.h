@@ -8,12 +8,14 @@
 #endif
 
 #include <algorithm>
+#include <cstring>
 #include <span>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "refrain/kernels/matmul/bf16_pairs-inl.h"
 #include "refrain/kernels/matmul/bf16_product.h"
+#include "refrain/kernels/matmul/storage/unpack-inl.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -101,11 +103,13 @@ class Bf16Blocks final : public BlockedProduct {
 
   TaskCount packing_b(const Block& block) const override {
     if (x_.packed) return {0, 0};
-    return {k_contiguous() ? block.panels * Sink::kWidth : groups(block),
+    return {x_.stored || k_contiguous() ? block.panels * Sink::kWidth : groups(block),
             kPackingCost * block.panels * Sink::kWidth * groups(block) * kGroupPairs};
   }
   void pack_b(const Block& block, int64_t task) const override {
-    if (x_.b16)
+    if (x_.stored)
+      unpack_b(block, task);
+    else if (x_.b16)
       pack_b(columns16_, block, task);
     else
       pack_b(columns_, block, task);
@@ -175,6 +179,27 @@ class Bf16Blocks final : public BlockedProduct {
     } else if constexpr (Sink::kWidth == 1) {
       pack_k_strided<true>(group(rows_of(columns, block.panel, block.panels), block, task),
                            x_.packed_b + task * kGroupPairs, step);
+    }
+  }
+
+  void unpack_b(const Block& block, int64_t task) const {
+    HWY_ALIGN float floats[kWeightPanel * kWeightGroup];
+    const int64_t column = sink_.column(block.panel + task / Sink::kWidth, task % Sink::kWidth);
+    const int64_t at = column / kBf16Block;
+    float* to = x_.packed_b + task * groups(block) * kGroupPairs;
+    for (int64_t g = first(block); g < first(block) + groups(block); ++g, to += kGroupPairs) {
+      if (x_.stored_is_b) {
+        constexpr int32_t kWhole[] = {0, kReductionGroup};
+        unpack_group(x_.stored, group_at(x_.stored, {g, at}, x_.b.cols), floats);
+        pack_k_contiguous_transposed(
+            MatrixView<const float>(floats, kWeightGroup, kWeightPanel, kWeightPanel), kWhole, to);
+      } else if (x_.stored.type == Storage::kBf16) {  // the same layout
+        std::memcpy(to, group_at(x_.stored, {at, g}, x_.a.cols), group_bytes(Storage::kBf16));
+      } else {
+        unpack_group(x_.stored, group_at(x_.stored, {at, g}, x_.a.cols), floats);
+        pack_k_strided<true>(
+            MatrixView<const float>(floats, kWeightPanel, kWeightGroup, 1, kWeightPanel), to, 0);
+      }
     }
   }
 

@@ -30,6 +30,9 @@ struct Product {
   std::span<const int32_t> cu_seqlens;
   bool add;
   MatrixView<const BFloat16> a16{}, b16{};
+  // Or bᵀ, and with `stored_is_b` b itself, as numbers in any storage that packing b unpacks.
+  PackedWeights stored{};
+  bool stored_is_b = false;
 
   bool is_empty() const { return a.rows == 0 || b.cols == 0 || a.cols == 0; }
 };

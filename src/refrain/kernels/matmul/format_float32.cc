@@ -10,6 +10,7 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 #include "refrain/kernels/matmul/storage/halves-inl.h"
+#include "refrain/kernels/matmul/storage/unpack-inl.h"
 #include "refrain/kernels/matmul/tile-inl.h"
 
 #ifndef REFRAIN_KERNELS_FORMAT_FLOAT32_ONCE
@@ -87,7 +88,7 @@ class Float32Blocks final : public BlockedProduct {
   explicit Float32Blocks(const Float32Product& x)
       : x_(x),
         width_(even_block(x.b.cols, kWidth / NR_ * NR_, NR_)),
-        depth_(even_block(x.a.cols, kDepth, x.packed ? kWeightGroup : 1)),
+        depth_(even_block(x.a.cols, kDepth, x.packed || x.stored ? kWeightGroup : 1)),
         tiles_(blocks_of(x.a.rows, tile_rows<V>())) {}
 
   Blocking blocking() const {
@@ -104,8 +105,11 @@ class Float32Blocks final : public BlockedProduct {
     if (x_.packed)
       return unpack_columns(x_.packed.panels_from(j / kWeightPanel, x_.a.cols), first(block), depth,
                             {to, NR_, j % kWeightPanel});
-    pack_panel(x_.b.row_range(first(block), depth).col_range(j, std::min(NR_, x_.b.cols - j)), to,
-               NR_);
+    if (x_.stored)
+      unpack_b(first(block), depth, j, to);
+    else
+      pack_panel(x_.b.row_range(first(block), depth).col_range(j, std::min(NR_, x_.b.cols - j)), to,
+                 NR_);
     if (x_.rounded) round_floats(to, depth * NR_);
   }
 
@@ -160,6 +164,22 @@ class Float32Blocks final : public BlockedProduct {
   }
 
  private:
+  // The columns [j, j + NR_) of a panel, which divides 32, of rows [first, first + depth).
+  void unpack_b(int64_t first, int64_t depth, int64_t j, float* to) const {
+    HWY_ALIGN float group[kWeightPanel * kWeightGroup];
+    const int64_t from = j % kWeightPanel;
+    for (int64_t k = 0; k < depth; k += kWeightGroup, to += kWeightGroup * NR_) {
+      const int64_t rows = std::min(kWeightGroup, depth - k), at = (first + k) / kWeightGroup;
+      if (x_.stored_is_b) {
+        unpack_group(x_.stored, group_at(x_.stored, {at, j / kWeightGroup}, x_.b.cols), group);
+        transpose(group + from * kWeightPanel, kWeightPanel, NR_, rows, to, NR_);
+      } else {
+        unpack_group(x_.stored, group_at(x_.stored, {j / kWeightPanel, at}, x_.a.cols), group);
+        for (int64_t row = 0; row < rows; ++row)
+          std::copy_n(group + row * kWeightPanel + from, NR_, to + row * NR_);
+      }
+    }
+  }
   int64_t first(const Block& block) const { return block.part * depth_; }
   int64_t depth(const Block& block) const { return std::min(depth_, x_.a.cols - first(block)); }
   int64_t width(const Block& block) const {
@@ -184,7 +204,7 @@ void multiply(const Float32Product& x) {
 #else
   constexpr int kVectors = 2;
 #endif
-  if (x.packed || x.a.rows == 1)
+  if (x.packed || x.stored || x.a.rows == 1)
     multiply_by_panels<2>(x);
   else
     multiply_by_panels<kVectors>(x);

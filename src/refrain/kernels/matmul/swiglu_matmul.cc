@@ -105,38 +105,43 @@ bool can_fuse_swiglu(int64_t features) {
   return microkernel() != nullptr && features % kBf16Block == 0;
 }
 
-void swiglu_linear_forward(MatrixView<const float> x, MatrixView<const float> w,
+void swiglu_linear_forward(MatrixView<const float> x, const SwigluWeights& weights,
                            const SwigluRows& to, const Microkernel& kernel, Arena& scratch) {
+  const MatrixView<const float>& w = weights.rows;
   const int64_t features = w.rows / 2;
   REFRAIN_CHECK(x.cols == w.cols && w.col_stride == 1 && features % kBf16Block == 0);
   REFRAIN_CHECK(to.gate_up.cols() == w.rows && to.gate_up.rows() == x.rows);
   Arena::Frame frame(scratch);
   Product product{x, w.transposed(), {}, nullptr, {}, false};
+  product.stored = weights.stored;
   product.c = partial_sums(product, scratch);
   const Bf16Product bf16(product, kernel, features / kBf16Block, 2, scratch);
   if (!scratch.planning() && !product.is_empty()) HWY_DYNAMIC_DISPATCH(forward)(bf16, to);
 }
 
-void swiglu_linear_backward(MatrixView<const float> dy, MatrixView<const float> w,
+void swiglu_linear_backward(MatrixView<const float> dy, const SwigluWeights& weights,
                             const SwigluRows& rows, const Microkernel& kernel, Arena& scratch) {
+  const MatrixView<const float>& w = weights.rows;
   const int64_t features = w.cols;
   REFRAIN_CHECK(dy.cols == w.rows && features % kBf16Block == 0);
   REFRAIN_CHECK(rows.gate_up.cols() == 2 * features && rows.a.cols() == features);
   REFRAIN_CHECK(rows.gate_up.rows() == dy.rows && rows.a.rows() == dy.rows);
   Arena::Frame frame(scratch);
   Product product{dy, w, {}, nullptr, {}, false};
+  product.stored = weights.stored;
+  product.stored_is_b = true;
   product.c = partial_sums(product, scratch);
   const Bf16Product bf16(product, kernel, features / kBf16Block, 1, scratch);
   if (!scratch.planning() && !product.is_empty()) HWY_DYNAMIC_DISPATCH(backward)(bf16, rows);
 }
 
-void swiglu_linear_forward(MatrixView<const float> x, MatrixView<const float> w,
+void swiglu_linear_forward(MatrixView<const float> x, const SwigluWeights& weights,
                            const SwigluRows& to, Arena& scratch) {
-  swiglu_linear_forward(x, w, to, *microkernel(), scratch);
+  swiglu_linear_forward(x, weights, to, *microkernel(), scratch);
 }
-void swiglu_linear_backward(MatrixView<const float> dy, MatrixView<const float> w,
+void swiglu_linear_backward(MatrixView<const float> dy, const SwigluWeights& weights,
                             const SwigluRows& rows, Arena& scratch) {
-  swiglu_linear_backward(dy, w, rows, *microkernel(), scratch);
+  swiglu_linear_backward(dy, weights, rows, *microkernel(), scratch);
 }
 
 }  // namespace refrain::kernels

@@ -22,21 +22,33 @@ struct SwigluRows {
   ActivationPrecision precision = ActivationPrecision::kAccurate;
 };
 
+// A matrix as rows, or as it is stored (stored_product.h); then the rows have sizes alone.
+struct SwigluWeights {
+  MatrixView<const float> rows;
+  PackedWeights stored{};
+
+  template <class T>
+  requires std::is_constructible_v < MatrixView<const float>,
+  const T& > SwigluWeights(const T& rows_, PackedWeights stored_ = {})
+      : rows(rows_),
+  stored(stored_) {}
+};
+
 // There are units for it, and F divides into blocks.
 bool can_fuse_swiglu(int64_t features);
 
 // gate_up = x wᵀ and a of it, of x [R, D] and w [2F, D].
-void swiglu_linear_forward(MatrixView<const float> x, MatrixView<const float> w,
-                           const SwigluRows& to, Arena& scratch);
+void swiglu_linear_forward(MatrixView<const float> x, const SwigluWeights& w, const SwigluRows& to,
+                           Arena& scratch);
 // a of gate_up, and the gradient of gate_up in its place, of dy [R, D], the gradient of y, and the
 // w [D, F] that a meets.
-void swiglu_linear_backward(MatrixView<const float> dy, MatrixView<const float> w,
+void swiglu_linear_backward(MatrixView<const float> dy, const SwigluWeights& w,
                             const SwigluRows& rows, Arena& scratch);
 
 // The same by this kernel: for tests.
-void swiglu_linear_forward(MatrixView<const float> x, MatrixView<const float> w,
-                           const SwigluRows& to, const Microkernel&, Arena& scratch);
-void swiglu_linear_backward(MatrixView<const float> dy, MatrixView<const float> w,
+void swiglu_linear_forward(MatrixView<const float> x, const SwigluWeights& w, const SwigluRows& to,
+                           const Microkernel&, Arena& scratch);
+void swiglu_linear_backward(MatrixView<const float> dy, const SwigluWeights& w,
                             const SwigluRows& rows, const Microkernel&, Arena& scratch);
 
 }  // namespace refrain::kernels
