@@ -12,6 +12,8 @@
 
 namespace refrain {
 
+class AdapterSet;
+
 // Dropout of this step; rate 0 = none. A mask is a function of (key, site, row_id, column).
 struct Dropout {
   float rate = 0;            // on the embedding and on what each half of a block adds
@@ -34,6 +36,14 @@ struct ExecutionContext {
   // Of the rows that backward is given (RaggedBatch::offset): products over rows are cut between
   // them.
   std::span<const int32_t> cu_seqlens{};
+  // Backward follows: packed weights (Param::packed), which are frozen then, enter products as the
+  // numbers that they stand for, in compute_type; not in the arithmetic that inference has for
+  // them.
+  bool training = false;
+  // What is added to linear maps, or null; in training, what their dropout is a function of:
+  // RaggedBatch::row_id of the rows.
+  const AdapterSet* adapters = nullptr;
+  std::span<const uint64_t> row_ids{};
 
   kernels::MatmulOptions over_features(bool add = false) const { return {compute_type, {}, add}; }
   kernels::MatmulOptions over_rows() const { return {compute_type, cu_seqlens}; }

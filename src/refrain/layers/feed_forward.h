@@ -46,7 +46,7 @@ class FeedForward {
     TensorOf<BFloat16> bf16;
   };
   Activations layout(const ExecutionContext& ctx, Arena& a, int64_t rows) const {
-    const int64_t n = slices(), columns = gate_up_.out / n;
+    const int64_t n = slices(ctx), columns = gate_up_.out / n;
     if (ctx.bf16()) return {{}, a.take<BFloat16>({n * rows, columns})};
     return {a.take({n * rows, columns}), {}};
   }
@@ -59,7 +59,7 @@ class FeedForward {
       gate_up_.forward_swiglu(ctx, x, rows);
       return down_.forward(ctx, rows.a, y);
     }
-    for (int64_t i = 0; i < slices(); ++i) {
+    for (int64_t i = 0; i < slices(ctx); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
       const Tensor a = ctx.scratch.take({x.rows(), part.width});
@@ -80,7 +80,7 @@ class FeedForward {
   // Fills s again, for backward, from forward's x.
   void recompute(ExecutionContext& ctx, ConstTensor x, const Activations& s) const {
     if (is_fused(ctx)) return gate_up_.forward_swiglu(ctx, x, {s.bf16, {}, precision_});
-    for (int64_t i = 0; i < slices(); ++i) {
+    for (int64_t i = 0; i < slices(ctx); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
       part.map.forward(ctx, x, part.gate_up);
@@ -99,7 +99,7 @@ class FeedForward {
       return gate_up_.backward(ctx, x, rows.gate_up, dx);
     }
     if (down_.bias && !ctx.planning()) kernels::column_sum_add(dy, down_.b.g);
-    for (int64_t i = 0; i < slices(); ++i) {
+    for (int64_t i = 0; i < slices(ctx); ++i) {
       Arena::Frame frame(ctx.scratch);
       const Slice part = slice(ctx, s, i, x.rows());
       const Tensor a = ctx.scratch.take({x.rows(), part.width}), gate_up = part.gate_up;
@@ -130,7 +130,11 @@ class FeedForward {
  private:
   // Products and activation are one, and what passes between products is rounded where it is made.
   bool is_fused(const ExecutionContext& ctx) const {
-    return ctx.bf16() && gated() && !gate_up_.w.packed && kernels::can_fuse_swiglu(down_.in);
+    return ctx.bf16() && gated() && (ctx.training || !gate_up_.w.packed) && !has_adapters(ctx) &&
+           kernels::can_fuse_swiglu(down_.in);
+  }
+  bool has_adapters(const ExecutionContext& ctx) const {
+    return gate_up_.adapter(ctx) || down_.adapter(ctx);
   }
   kernels::SwigluRows swiglu_rows(ExecutionContext& ctx, const Activations& s) const {
     return {s.bf16, ctx.scratch.take<BFloat16>({s.bf16.rows(), down_.in}), precision_};
@@ -138,10 +142,11 @@ class FeedForward {
 
   // The plain layer goes through its inner features in slices, so that what is there only between
   // two products takes little memory. They are cut at multiples of every product's groups of
-  // features, which changes no bit. Packed weights are whole.
-  int64_t slices() const {
+  // features, which changes no bit. Packed weights are whole, and maps with adapters.
+  int64_t slices(const ExecutionContext& ctx) const {
     constexpr int64_t kSlices = 4;
-    const bool cut = !gated() && !down_.w.packed && down_.in % (kSlices * kFeatures) == 0;
+    const bool cut =
+        !gated() && !down_.w.packed && !has_adapters(ctx) && down_.in % (kSlices * kFeatures) == 0;
     return cut ? kSlices : 1;
   }
   struct Slice {
@@ -152,7 +157,7 @@ class FeedForward {
     TensorOf<BFloat16> bf16;  // what is saved of them, in bfloat16
   };
   Slice slice(ExecutionContext& ctx, const Activations& s, int64_t i, int64_t rows) const {
-    const int64_t n = slices(), columns = gate_up_.out / n, width = down_.in / n;
+    const int64_t n = slices(ctx), columns = gate_up_.out / n, width = down_.in / n;
     Slice part{n > 1 ? gate_up_.outputs(i * columns, columns) : gate_up_, i * width, width, {}, {}};
     if (ctx.bf16()) {
       part.gate_up = ctx.scratch.take({rows, columns});

@@ -21,6 +21,7 @@ struct Param {
   // place of w, which has its shape alone then.
   kernels::PackedWeights packed{};
   bool trainable = true;  // or frozen: no step changes it, and g is null
+  int32_t index = -1;     // among those of its model, in visiting order
 };
 
 // What reads a tensor in inference, and so, how it may be stored there.

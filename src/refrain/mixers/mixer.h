@@ -45,6 +45,9 @@ struct MixerTraits {
   bool keeps_states = false;
   bool grouped_queries = false;    // it reads MixerDims::kv_heads
   bool attention_dropout = false;  // and Dropout::attention_rate
+  // All its products with learned matrices are Linear's, forward and backward: they may have
+  // adapters, and be packed in training.
+  bool linear_maps = false;
   // A sequence that is cut at multiples of this has the bits of the whole one.
   int64_t cut_multiple = 1;
   std::span<const RecomputePart> recompute{};

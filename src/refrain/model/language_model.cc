@@ -48,17 +48,30 @@ void LanguageModel::set_cache_type(kernels::CacheType type) {
   cache_type_ = type;
 }
 
+void LanguageModel::adapt(Lora* lora) {
+  lora_ = lora;
+  if (lora && !parameters_.is_packed())
+    parameters_.set_trainable([](const ParamSpec&) { return false; });
+}
+
+ExecutionContext LanguageModel::with_adapters(const ExecutionContext& context) const {
+  ExecutionContext ctx = context;
+  if (!ctx.adapters && lora_) ctx.adapters = &lora_->adapters();
+  return ctx;
+}
+
 void LanguageModel::allocate_gradients() {
-  parameters_.allocate_gradients();
+  trained().allocate_gradients();
   embedding_.allocate_gradient();
 }
 
 size_t LanguageModel::training_bytes(int moments) const {
-  return parameters_.training_bytes(moments) + embedding_.gradient_bytes();
+  return parameters_.training_bytes(moments) +
+         (lora_ ? lora_->parameters().training_bytes(moments) : 0) + embedding_.gradient_bytes();
 }
 
 void LanguageModel::clear_gradients() {
-  parameters_.clear_gradients();
+  trained().clear_gradients();
   embedding_.clear_gradient();
 }
 
@@ -70,7 +83,7 @@ void LanguageModel::finish_gradients() {
 Stack::Pass LanguageModel::run(const ExecutionContext& context, const RaggedBatch& batch,
                                std::span<const int32_t> tokens, std::span<const State> states,
                                Stack::Pass pass) const {
-  ExecutionContext ctx = context;
+  ExecutionContext ctx = with_adapters(context);
   embedding_.forward(ctx, batch, tokens, pass.x.front());
   stack_.forward(ctx, batch, pass, states);
   return pass;

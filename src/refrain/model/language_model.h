@@ -15,6 +15,7 @@
 #include "refrain/model/config.h"
 #include "refrain/model/embedding.h"
 #include "refrain/model/head.h"
+#include "refrain/model/parameters/lora.h"
 #include "refrain/model/parameters/parameter_store.h"
 #include "refrain/model/stack.h"
 #include "refrain/model/training_batch.h"
@@ -44,7 +45,15 @@ class LanguageModel {
   // The last part of that, for weights that were loaded so.
   void prepare_inference();
 
-  // Those of parameters(), and a tied embedding's second gradient.
+  // From here on these adapters, which live as long, are part of what the model computes, unless an
+  // ExecutionContext has others; null: none. To train them, the model's own weights freeze.
+  void adapt(Lora*);
+  Lora* lora() const { return lora_; }
+  // What steps change: the adapters, if there are any.
+  ParameterStore& trained() { return lora_ ? lora_->parameters() : parameters_; }
+  const ParameterStore& trained() const { return lora_ ? lora_->parameters() : parameters_; }
+
+  // Those of trained(), and a tied embedding's second gradient.
   void allocate_gradients();
   size_t training_bytes(int moments = 2) const;  // as of ParameterStore
   void clear_gradients();
@@ -81,6 +90,9 @@ class LanguageModel {
 
  private:
   struct Chunk;
+  // The lowest block that backward comes to: below it nothing learns, nor does the embedding.
+  size_t first_learning_block() const;
+  ExecutionContext with_adapters(const ExecutionContext&) const;
   // Embedding and blocks; `pass` says whether for training.
   Stack::Pass run(const ExecutionContext&, const RaggedBatch&, std::span<const int32_t> tokens,
                   std::span<const State> states, Stack::Pass pass) const;
@@ -97,6 +109,7 @@ class LanguageModel {
   Stack stack_;
   Head head_;
   ParameterStore parameters_;
+  Lora* lora_ = nullptr;
   kernels::CacheType cache_type_ = kernels::CacheType::kFloat32;
 };
 

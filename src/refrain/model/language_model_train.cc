@@ -6,6 +6,7 @@
 
 #include "refrain/io/scratch_file.h"
 #include "refrain/model/language_model.h"
+#include "refrain/model/parameters/tensor_names.h"
 
 namespace refrain {
 namespace {
@@ -146,7 +147,8 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& ba
                           Tensor losses, Arena& saved) {
   if (cache_type_ != kernels::CacheType::kFloat32)
     throw_error("cache_type: expected f32 in training, found {}", kernels::name_of(cache_type_));
-  ExecutionContext ctx = context;
+  ExecutionContext ctx = with_adapters(context);
+  ctx.training = true;
   ctx.checkpoint_interval = options.recompute.checkpoint_interval;
   ctx.recompute = options.recompute.parts;
   ctx.compute_type = options.compute_type;
@@ -173,11 +175,25 @@ void LanguageModel::train(const ExecutionContext& context, const RaggedBatch& ba
   }
 }
 
+size_t LanguageModel::first_learning_block() const {
+  if (embedding_.table().trainable) return 0;
+  auto first = static_cast<size_t>(config_.layers);
+  for (const ParameterStore::Entry& entry : trained().entries())
+    if (entry.param->trainable) first = std::min(first, block_of(entry.spec.name).value_or(first));
+  return first;
+}
+
 Stack::Pass LanguageModel::forward(const ExecutionContext& ctx, const Chunk& chunk,
                                    std::span<const State> states, const TrainingOptions& options,
                                    bool is_last, Arena& saved) const {
-  return run(ctx, chunk.batch, chunk.tokens, states,
-             stack_.training_pass(chunk.batch.rows(), options.recompute, is_last, saved));
+  ExecutionContext own = ctx;
+  own.row_ids = chunk.batch.row_id;
+  return run(
+      own, chunk.batch, chunk.tokens, states,
+      stack_.training_pass(
+          chunk.batch.rows(),
+          {.recompute = options.recompute, .first = first_learning_block(), .is_last = is_last},
+          saved));
 }
 
 void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk,
@@ -185,11 +201,12 @@ void LanguageModel::backward(const ExecutionContext& context, const Chunk& chunk
                              const Stack::Pass& pass) {
   ExecutionContext ctx = context;
   ctx.cu_seqlens = chunk.batch.cu_seqlens;
+  ctx.row_ids = chunk.batch.row_id;
   const Tensor d = pass.x.back();  // which only the head reads
   head_.train(ctx, chunk.batch, pass.x.back(), chunk.targets, options, {chunk.losses, d});
   stack_.backward(ctx, chunk.batch, pass, states, d,
                   [&](Tensor x) { embedding_.forward(ctx, chunk.batch, chunk.tokens, x); });
-  embedding_.backward(ctx, chunk.batch, chunk.tokens, d);
+  if (embedding_.table().trainable) embedding_.backward(ctx, chunk.batch, chunk.tokens, d);
 }
 
 // Forward from the first chunk to the last, backward from the last to the first.
@@ -236,7 +253,9 @@ void LanguageModel::train_chunks(const ExecutionContext& ctx, const Chunk& all, 
     for (size_t j = 0; j + 1 < N; ++j) {
       checkpoints.put(j, *states);
       Arena::Frame frame(ctx.scratch);
-      run(ctx, chunks[j].batch, chunks[j].tokens, states->states(),
+      ExecutionContext own = ctx;
+      own.row_ids = chunks[j].batch.row_id;
+      run(own, chunks[j].batch, chunks[j].tokens, states->states(),
           stack_.inference_pass(chunks[j].batch.rows(), ctx.scratch));
     }
     checkpoints.put(N - 1, *states);

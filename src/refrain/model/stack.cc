@@ -41,11 +41,14 @@ bool Stack::bounded_state() const {
   return state_bytes(kLong) == state_bytes(2 * kLong);
 }
 
-Stack::Pass Stack::training_pass(int64_t rows, const Recompute& recompute, bool is_last,
-                                 Arena& saved) const {
-  Pass pass{.saved = &saved, .recompute = &recompute, .is_last = is_last};
-  while (pass.x.size() < blocks_.size()) pass.x.push_back(saved.take({rows, width_}));
-  pass.x.push_back(makes_input_again(recompute) ? pass.x.front() : saved.take({rows, width_}));
+Stack::Pass Stack::training_pass(int64_t rows, const TrainingPass& of, Arena& saved) const {
+  Pass pass{.saved = &saved, .recompute = &of.recompute, .first = of.first, .is_last = of.is_last};
+  const auto take = [&] { return saved.take({rows, width_}); };
+  // Below the first, two take turns; what it reads is neither.
+  while (pass.x.size() < std::min<size_t>(of.first, 2)) pass.x.push_back(take());
+  while (pass.x.size() < of.first) pass.x.push_back(pass.x[pass.x.size() - 2]);
+  while (pass.x.size() < blocks_.size()) pass.x.push_back(take());
+  pass.x.push_back(makes_input_again(of.recompute, of.first) ? pass.x.front() : take());
   return pass;
 }
 
@@ -68,20 +71,23 @@ void Stack::forward(ExecutionContext& ctx, const RaggedBatch& batch, Pass& pass,
                     std::span<const State> states) const {
   for (size_t l = 0; l < blocks_.size(); ++l) {
     if (pass.saved) pass.marks.push_back(pass.saved->mark());
+    const SaveOptions save =
+        l < pass.first ? SaveOptions() : SaveOptions{pass.saved, recompute_of(pass, l)};
     blocks_[l].forward(ctx, batch, pass.x[l], pass.x[l + 1], states.empty() ? nullptr : &states[l],
-                       {pass.saved, recompute_of(pass, l)});
+                       save);
   }
 }
 
 void Stack::backward(ExecutionContext& ctx, const RaggedBatch& batch, const Pass& pass,
                      const StackStates& states, Tensor d,
                      const std::function<void(Tensor)>& make_input) const {
-  for (size_t l = blocks_.size(); l-- > 0;) {
+  for (size_t l = blocks_.size(); l-- > pass.first;) {
     pass.saved->rewind(pass.marks[l]);
     const BlockStates its{states.values.empty() ? nullptr : &states.values[l],
                           states.gradients.empty() ? nullptr : &states.gradients[l]};
     Tensor x = pass.x[l];
-    if (l == 0 && makes_input_again(*pass.recompute)) make_input(x = pass.x[1]);  // unused by now
+    if (l == 0 && makes_input_again(*pass.recompute, pass.first))
+      make_input(x = pass.x[1]);  // unused by now
     blocks_[l].backward(ctx, batch, x, d, its, {pass.saved, recompute_of(pass, l)});
   }
 }

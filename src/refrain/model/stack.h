@@ -43,19 +43,25 @@ class Stack {
     Arena* saved = nullptr;                // what backward will read; null in inference
     std::vector<size_t> marks{};           // [L]: where in `saved` block l's part begins
     const Recompute* recompute = nullptr;  // what is not saved
+    size_t first = 0;  // block that backward goes down to: those below save nothing
     // Its backward comes next: the last block's activations are saved, for they are read before
     // there is anything else in their place.
     bool is_last = false;
   };
-  // A pass that saves every block's input for backward. `is_last`: no other pass comes between its
-  // forward and its backward.
-  Pass training_pass(int64_t rows, const Recompute&, bool is_last, Arena& saved) const;
+  // A pass that saves for backward the input of every block from `first` on. `is_last`: no other
+  // pass comes between its forward and its backward.
+  struct TrainingPass {
+    const Recompute& recompute;
+    size_t first = 0;
+    bool is_last = false;
+  };
+  Pass training_pass(int64_t rows, const TrainingPass&, Arena& saved) const;
   // A pass with two alternating buffers.
   Pass inference_pass(int64_t rows, Arena& scratch) const;
 
   // From x.front(), which is filled, to x.back().
   void forward(ExecutionContext&, const RaggedBatch&, Pass&, std::span<const State> states) const;
-  // d [R, D]: dL/d x.back() in, dL/d x.front() out. It may be x.back(). make_input(x) fills x [R,
+  // d [R, D]: dL/d x.back() in, dL/d x[first] out. It may be x.back(). make_input(x) fills x [R,
   // D] with x.front() again.
   void backward(ExecutionContext&, const RaggedBatch&, const Pass&, const StackStates&, Tensor d,
                 const std::function<void(Tensor)>& make_input) const;
@@ -63,7 +69,9 @@ class Stack {
 
  private:
   BlockRecompute recompute_of(const Pass&, size_t block) const;
-  bool makes_input_again(const Recompute& r) const { return r.blocks > 0 && blocks_.size() > 1; }
+  bool makes_input_again(const Recompute& r, size_t first) const {
+    return first == 0 && r.blocks > 0 && blocks_.size() > 1;
+  }
 
   int64_t width_;
   std::vector<Block> blocks_;

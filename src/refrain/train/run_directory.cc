@@ -18,7 +18,8 @@ namespace {
 constexpr const char* kSettings = "training_args.json";
 constexpr const char* kState = "trainer_state.json";
 constexpr const char* kMetrics = "metrics.jsonl";
-constexpr const char* kWeights = "model.safetensors";
+// A checkpoint has one of them.
+constexpr const char* kWeights[] = {TrainingTask::kModelWeights, TrainingTask::kAdapterWeights};
 constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kLock = ".refrain.lock";
 constexpr const char* kOfFileSystem = "lost+found";  // in the root of an ext4 that is empty
@@ -55,8 +56,10 @@ std::optional<int64_t> step_of(std::string_view name) {
 std::string missing_of_checkpoint(const std::string& path) {
   std::error_code error;
   if (!fs::is_directory(path, error)) return "a file";
-  for (const char* name : {kWeights, kOptimizer, kState})
-    if (!fs::is_regular_file(path + "/" + name, error)) return fmt::format("no {} in it", name);
+  const auto has = [&](const char* name) { return fs::is_regular_file(path + "/" + name, error); };
+  if (std::ranges::none_of(kWeights, has)) return fmt::format("no {} in it", kWeights[0]);
+  for (const char* name : {kOptimizer, kState})
+    if (!has(name)) return fmt::format("no {} in it", name);
   return "";
 }
 
@@ -271,7 +274,7 @@ void RunDirectory::save(const TrainingTask& task, const Optimizer& optimizer,
   writing([&] {
     io::AtomicDirectory directory(checkpoint(state.step));
     task.write_model_files(directory.path());
-    task.write_weights(directory.path() + "/" + kWeights);
+    task.write_weights(directory.path() + "/" + task.weights_file());
     optimizer.save(directory.path() + "/" + kOptimizer);
     task.save_progress(directory.path());
     io::Json json = to_json(state);
@@ -287,7 +290,9 @@ void RunDirectory::save(const TrainingTask& task, const Optimizer& optimizer,
 
 // The run's own weights and state become the checkpoint's.
 void RunDirectory::publish(int64_t step) const {
-  io::copy_file(checkpoint(step) + "/" + kWeights, output(kWeights));
+  for (const char* weights : kWeights)
+    if (io::exists(checkpoint(step) + "/" + weights))
+      io::copy_file(checkpoint(step) + "/" + weights, output(weights));
   io::copy_file(checkpoint(step) + "/" + kState, output(kState));
 }
 
@@ -306,7 +311,7 @@ void RunDirectory::save_best(const TrainingTask& task) const {
   writing([&] {
     io::AtomicDirectory directory(output("best"));
     task.write_model_files(directory.path());
-    task.write_weights(directory.path() + "/" + kWeights);
+    task.write_weights(directory.path() + "/" + task.weights_file());
     keep_others(output("best"), directory.path());
     directory.commit();
   });
@@ -354,7 +359,7 @@ void RunDirectory::check_room(int64_t step, int64_t last) const {
 // What stands where a run writes is found before it has worked, not when it wants to save.
 void RunDirectory::check_outputs() const {
   std::error_code error;
-  for (const char* name : {kMetrics, kWeights, kState, kPlan}) {
+  for (const char* name : {kMetrics, kWeights[0], kWeights[1], kState, kPlan}) {
     const fs::file_status found = fs::status(file(name), error);
     if (fs::exists(found) && !fs::is_regular_file(found) && !fs::is_character_file(found))
       throw_error("{}: expected a file, or nothing, where the run writes one; found {}", file(name),
@@ -390,7 +395,8 @@ void RunDirectory::check_hashes(const io::Json& state, int64_t step, int64_t bef
                   io::quote(name));
     check(checkpoint(step) + "/" + name, expected);
     // What is never trained (vectors of words) is read from the run's own file.
-    if (name != kWeights && name != kOptimizer && name != TrainingTask::kStreams)
+    if (std::ranges::count(kWeights, name) == 0 && name != kOptimizer &&
+        name != TrainingTask::kStreams)
       check(file(name), expected);
   }
 }
@@ -414,7 +420,7 @@ std::optional<TrainerState> RunDirectory::load_newest(TrainingTask& task,
   optimizer.load(from + "/" + kOptimizer, state.step);
   task.load_progress(from);
   // A crash may have come between a checkpoint and what the run shows of it.
-  if (!io::exists(file(kWeights)) || !io::exists(file(kState)) ||
+  if (!io::exists(file(task.weights_file())) || !io::exists(file(kState)) ||
       io::read_file(file(kState)) != io::read_file(name))
     publish(state.step);
   cut_metrics(state);

@@ -2,7 +2,8 @@
 // own files:
 //
 //   config.json generation_config.json tokenizer.json tokenizer_config.json refrain.json
-//   model.safetensors         the newest saved weights
+//   model.safetensors         the newest saved weights; of adapters, adapter_model.safetensors
+//                             with adapter_config.json
 //   training_args.json        every setting of the run, as --dump-config prints them
 //   trainer_state.json        the progress at the newest checkpoint
 //   metrics.jsonl             one record per line

@@ -43,6 +43,8 @@ class TrainingTask {
  public:
   static constexpr int64_t kEndless = int64_t{1} << 40;
   static constexpr const char* kStreams = "streams.safetensors";
+  static constexpr const char* kModelWeights = "model.safetensors";
+  static constexpr const char* kAdapterWeights = "adapter_model.safetensors";
 
   virtual ~TrainingTask() = default;
 
@@ -67,6 +69,8 @@ class TrainingTask {
   virtual void save_progress(const std::string& directory) const { (void)directory; }
   virtual void load_progress(const std::string& directory) { (void)directory; }
 
+  // The file of the weights in a model directory: kModelWeights or kAdapterWeights.
+  virtual const char* weights_file() const { return kModelWeights; }
   virtual void write_weights(const std::string& path) const = 0;
   virtual void load_weights(const std::string& directory) = 0;
   // The small files of a model directory: configuration, tokenizer, words.

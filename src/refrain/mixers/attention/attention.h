@@ -72,7 +72,7 @@ struct AttentionConfig {
 
 class Attention final : public Mixer {
  public:
-  static constexpr MixerTraits kTraits{.grouped_queries = true, .attention_dropout = true};
+  static constexpr MixerTraits kTraits{.grouped_queries = true, .attention_dropout = true, .linear_maps = true};
 
   Attention(const MixerDims&, const AttentionConfig&);
 

@@ -105,7 +105,7 @@ struct GlaLayout {
 
 class Gla final : public Mixer {
  public:
-  static constexpr MixerTraits kTraits{.keeps_states = true};
+  static constexpr MixerTraits kTraits{.keeps_states = true, .linear_maps = true};
 
   Gla(const MixerDims&, const GlaConfig&);
 

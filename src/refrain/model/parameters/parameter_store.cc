@@ -47,6 +47,7 @@ void ParameterStore::declare(const std::function<void(const ParamVisitor&)>& vis
   REFRAIN_CHECK(entries_.empty());
   visit([&](const ParamSpec& spec, Param& param) {
     REFRAIN_CHECK(!spec.shape.empty() && spec.shape.size() <= 4);
+    param.index = static_cast<int32_t>(entries_.size());
     entries_.push_back({spec, &param, size_});
     count_ += spec.size();
     size_ += room_of(spec);
@@ -66,11 +67,6 @@ void ParameterStore::lay_out_gradients() {
   }
 }
 
-void ParameterStore::allocate() {
-  weights_ = Buffer<float>(size_);
-  for (const Entry& entry : entries_) entry.param->w.data = weights_.data() + entry.offset;
-}
-
 size_t ParameterStore::Entry::bytes() const {
   if (!is_packed()) return static_cast<size_t>(spec.size()) * sizeof(float);
   return kernels::packed_bytes(param->packed.type, spec.shape[0], spec.shape[1]);
@@ -82,14 +78,15 @@ size_t ParameterStore::bytes() const {
   return sum;
 }
 
-void ParameterStore::allocate_packed(Storage type, const TypeOf& type_of) {
+void ParameterStore::declare_packed(Storage type, Use use, const TypeOf& type_of) {
   REFRAIN_CHECK(gradients_.size() == 0);
-  const auto stored_here = [&](const ParamSpec& spec) {
-    return stored_as(spec, type_of ? type_of(spec) : type);
+  const auto stored_in = [&](const ParamSpec& spec) {
+    const auto stored = stored_as(spec, type_of ? type_of(spec) : type);
+    return use == Use::kTraining && stored == Storage::kFloat32 ? std::nullopt : stored;
   };
   size_t floats = 0, bytes = 0;
   for (Entry& entry : entries_) {
-    const auto stored = stored_here(entry.spec);
+    const auto stored = stored_in(entry.spec);
     entry.offset = stored ? bytes : floats;
     if (stored)
       bytes += kernels::packed_bytes(*stored, entry.spec.shape[0], entry.spec.shape[1]);
@@ -98,17 +95,32 @@ void ParameterStore::allocate_packed(Storage type, const TypeOf& type_of) {
     bytes = (bytes + kAlign - 1) / kAlign * kAlign;
   }
   storage_ = type;
-  weights_ = Buffer<float>(floats);
-  packed_ = Buffer<std::byte>(bytes);
+  size_ = floats;
+  packed_bytes_ = bytes;
+  gradient_size_ = 0;
   for (const Entry& entry : entries_) {
-    const auto stored = stored_here(entry.spec);
     entry.param->trainable = false;
     shape_param(entry.spec, *entry.param);
-    if (stored)
-      entry.param->packed = {*stored, packed_.data() + entry.offset};
+    entry.param->packed = {};
+    if (const auto stored = stored_in(entry.spec))
+      entry.param->packed = {*stored, nowhere<std::byte>()};
+  }
+}
+
+void ParameterStore::allocate() {
+  weights_ = Buffer<float>(size_);
+  packed_ = Buffer<std::byte>(packed_bytes_);
+  for (const Entry& entry : entries_) {
+    if (entry.is_packed())
+      entry.param->packed.data = packed_.data() + entry.offset;
     else
       entry.param->w.data = weights_.data() + entry.offset;
   }
+}
+
+void ParameterStore::allocate_packed(Storage type, const TypeOf& type_of) {
+  declare_packed(type, Use::kInference, type_of);
+  allocate();
 }
 
 void ParameterStore::pack(Storage type) {
@@ -172,7 +184,8 @@ void ParameterStore::clear_gradients() {
 }
 
 size_t ParameterStore::training_bytes(int moments) const {
-  return (size_ + static_cast<size_t>(1 + moments) * gradient_size_) * sizeof(float);
+  return packed_bytes_ +
+         (size_ + static_cast<size_t>(1 + moments) * gradient_size_) * sizeof(float);
 }
 
 std::vector<ParameterStore::FileTensor> ParameterStore::file_tensors() const {

@@ -7,7 +7,7 @@
 //
 // For inference, matrices may stand in the layout that products read instead, in any type of
 // storage (kernels/matmul/storage/storage.h): once, without rows of float32 beside them. Such a
-// model is not trained.
+// model is not trained; adapters beside it may be (lora.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -43,13 +43,17 @@ class ParameterStore {
   // Lays out the tensors that `visit` visits: shapes only, enough to plan with. The tensors belong
   // to a model, which must not move.
   void declare(const std::function<void(const ParamVisitor&)>& visit);
-  // Memory for the weights: zeros until they are initialised or loaded.
+  // Memory for the weights as they are declared: zeros until they are initialised or loaded.
   void allocate();
   // The same for inference. Matrices that products read get panels: of `type`, or of float32 where
   // that is what it is, or where a matrix is small. Use set_rows() for them. With `type_of`, a
   // tensor may have another type than most have.
   using TypeOf = std::function<Storage(const ParamSpec&)>;
   void allocate_packed(Storage type, const TypeOf& type_of = {});
+  // The layout of that, enough to plan with, until allocate(). In training beside adapters what
+  // would have panels of float32 stays as rows.
+  enum class Use : uint8_t { kInference, kTraining };
+  void declare_packed(Storage type, Use, const TypeOf& type_of = {});
 
   // Selects the tensors that are trained; at first all. The others are frozen: they have no
   // gradients, and no step changes them. Call it before gradients are allocated.
@@ -63,7 +67,7 @@ class ParameterStore {
 
   // From allocate() to allocate_packed(), with the weights.
   void pack(Storage type);
-  bool is_packed() const { return packed_.size() > 0; }
+  bool is_packed() const { return packed_bytes_ > 0; }
   // Of the matrices that are packed, or of most; of a store that is not, float32.
   Storage storage() const { return storage_; }
   // Rows of a tensor from `first` on, as float32, to where it is stored. Of a packed one, `first`
@@ -85,7 +89,7 @@ class ParameterStore {
   int64_t count() const { return count_; }                   // of weights
   size_t bytes() const;                                      // of them, as they are stored
   size_t gradient_floats() const { return gradient_size_; }  // allocated or not
-  // Of weights, gradients and so many moments; AdamW has two.
+  // Of weights as they are stored, gradients and so many moments; AdamW has two.
   size_t training_bytes(int moments = 2) const;
 
   // The tensors as files contain them: whole under one name, or part by part (ParamSpec::parts).
@@ -115,6 +119,7 @@ class ParameterStore {
   std::vector<Entry> entries_;
   int64_t count_ = 0;
   size_t size_ = 0, gradient_size_ = 0;  // floats, with what fills tensors up to the boundaries
+  size_t packed_bytes_ = 0;
   Storage storage_ = Storage::kFloat32;
   Buffer<float> weights_, gradients_;
   Buffer<std::byte> packed_;
