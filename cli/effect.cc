@@ -191,6 +191,9 @@ void check_task_effect(const CommandLine& line, std::string_view task) {
     for (const char* name : {"source_tag", "target_tag", "both_directions", "tags"})
       refuse_given(line, name,
                    fmt::format("has a meaning with --task translate only, found {}", task));
+  if (task != "chat")
+    for (const char* name : {"mask_prompt", "packing"})
+      refuse_given(line, name, fmt::format("has a meaning with --task chat only, found {}", task));
   if (task == "lm")
     for (const char* name : {"skip_long", "buckets"})
       refuse_given(line, name,

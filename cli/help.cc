@@ -54,8 +54,8 @@ std::string help_line(const Setting& s) {
 
 const std::vector<std::pair<char, std::string_view>>& short_flags() {
   static const std::vector<std::pair<char, std::string_view>> all = {
-      {'m', "model"},   {'p', "prompt"}, {'n', "max_new_tokens"}, {'c', "context"}, {'s', "seed"},
-      {'o', "out"},     {'t', "threads"}, {'h', "help"}};
+      {'m', "model"}, {'p', "prompt"}, {'n', "max_new_tokens"}, {'c', "context"},
+      {'s', "seed"},  {'o', "out"},    {'t', "threads"},        {'h', "help"}};
   return all;
 }
 

@@ -10,6 +10,7 @@
 #include "cli/unknown_characters.h"
 #include "refrain/autoencoder/autoencoder.h"
 #include "refrain/base/error.h"
+#include "refrain/formats/peft.h"
 #include "refrain/io/file.h"
 #include "refrain/io/gguf/gguf.h"
 #include "refrain/io/json.h"
@@ -80,8 +81,15 @@ LoadedModel load_with_tokenizer(const std::string& directory, Storage type) {
   if (special.bos < 0) special.bos = tokenizer.bos();
   if (special.eos < 0) special.eos = tokenizer.eos();
   if (special.pad < 0) special.pad = tokenizer.pad();
-  return {std::move(model), std::move(tokenizer),
+  return {nullptr, std::move(model), std::move(tokenizer),
           data::read_task(directory).value_or(data::TaskDescription()), special};
+}
+
+std::unique_ptr<Lora> adapt(LanguageModel& model, const std::string& adapter) {
+  if (adapter.empty()) return nullptr;
+  std::unique_ptr<Lora> lora = load_adapter(adapter, model, note).lora;
+  model.adapt(lora.get());
+  return lora;
 }
 
 LoadedModel load_generator(const std::string& directory) {
@@ -108,12 +116,33 @@ void set_cache_type(const LoadedModel& loaded, const std::string& cache_type) {
 }
 
 void check_task(const std::string& task) {
-  if (task != "lm" && task != "translate" && task != "probe")
-    throw_error("--task: expected lm, translate or probe, found {}", io::quote(task));
+  if (task != "lm" && task != "translate" && task != "probe" && task != "chat")
+    throw_error("--task: expected lm, translate, probe or chat, found {}", io::quote(task));
+}
+void check_task_without_model(const std::string& task) {
+  check_task(task);
+  if (task == "chat")
+    throw_error("--task: expected lm, translate or probe, found chat: train --init reads it");
+}
+
+TextFiles TextFiles::read(const std::string& directory) {
+  constexpr size_t kMost = size_t{16} << 20;
+  TextFiles all;
+  for (const char* name :
+       {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
+    if (const std::string path = directory + "/" + name; io::exists(path))
+      all.files_.emplace_back(name, io::read_file(path, kMost));
+  return all;
+}
+void TextFiles::write(const std::string& directory) const {
+  for (const auto& [name, content] : files_) io::write_file(directory + "/" + name, content);
 }
 
 const char* sequences_of(const std::string& task) {
-  return task == "lm" ? "documents" : task == "translate" ? "pairs" : "probes";
+  return task == "lm"          ? "documents"
+         : task == "translate" ? "pairs"
+         : task == "chat"      ? "conversations"
+                               : "probes";
 }
 
 std::string count_of(int64_t n, std::string_view things) {

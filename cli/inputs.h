@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -24,6 +25,7 @@ inline constexpr const char* kModelHelp = "model directory, or GGUF file";
 
 // A model directory, or a GGUF file, opened for use.
 struct LoadedModel {
+  std::unique_ptr<Lora> lora;  // that the model computes with, if any
   std::unique_ptr<LanguageModel> model;
   text::Tokenizer tokenizer;
   data::TaskDescription task;
@@ -35,6 +37,10 @@ LoadedModel load_with_tokenizer(const std::string& directory, Storage type = Sto
 std::unique_ptr<LanguageModel> load_as_stored(const std::string& model);
 // One that writes a text token by token; an Error of one that reads sequences whole.
 LoadedModel load_generator(const std::string& directory);
+// The adapter in this directory, of which the model is the base, from here on part of what it
+// computes; none if it is empty.
+[[nodiscard]] std::unique_ptr<Lora> adapt(LanguageModel&, const std::string& adapter);
+inline constexpr const char* kAdapterHelp = "directory with an adapter (LoRA, as PEFT writes it)";
 
 // An Error for what is no type of the cache of keys and values.
 kernels::CacheType parse_cache_type(const std::string& cache_type);
@@ -55,8 +61,10 @@ void require_language_model(const std::string& directory);
 text::Tokenizer load_tokenizer(const std::string& path);
 bool has_tokenizer(const std::string& model);
 
-// An Error for what is no task.
+// An Error for what is no task of a language model.
 void check_task(const std::string& task);
+// For what reads conversations as the model in a directory has them; chat alone needs it.
+void check_task_without_model(const std::string& task);
 // What a data set of the task is counted in: documents, pairs, probes.
 const char* sequences_of(const std::string& task);
 std::string count_of(int64_t n, std::string_view things);  // "1 pair", of "pairs"
@@ -111,6 +119,17 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);
 // All of a text that is held in memory, an Error if it is longer; "-" is standard input.
 inline constexpr size_t kLongestText = size_t{1} << 26;
 std::string read_text(const std::string& path);
+
+// Small files of a model directory that its tokenizer does not write again as they were: what other
+// programs read of special tokens, and the chat template.
+class TextFiles {
+ public:
+  static TextFiles read(const std::string& directory);
+  void write(const std::string& directory) const;
+
+ private:
+  std::vector<std::pair<std::string, std::string>> files_;  // name, content
+};
 
 // An Error when something is there that writing a directory of that name would replace.
 void require_new_directory(const std::string& path);

@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
       logits_verb(),
       convert_verb(),
       quantize_verb(),
+      fuse_verb(),
       info_verb(),
       bench_verb(),
       plan_verb(),

@@ -249,9 +249,10 @@ int train_task(const TrainingRun& run, TrainingTask& task, const Plan& plan,
   directory.write_settings(run.settings);
   record_plan(plan, directory);
   note_beginning(directory, {run.goes_on, resumed, done, total, max_steps_before}, run.training);
-  note(fmt::format("{} parameters, {}{}", task.parameters().count(),
-                   length_text(run.training, total),
-                   total == TrainingTask::kEndless ? "" : " steps"));
+  note(fmt::format(
+      "{} parameters{}, {}{}", task.parameters().count(),
+      task.weights_file() == std::string_view(TrainingTask::kAdapterWeights) ? " of adapters" : "",
+      length_text(run.training, total), total == TrainingTask::kEndless ? "" : " steps"));
   if (const std::string text = units(run.training.matmul_type(), run.goes_on); !text.empty())
     note(text);
   remarks();

@@ -27,6 +27,7 @@ Verb verify_verb();
 Verb logits_verb();
 Verb convert_verb();
 Verb quantize_verb();
+Verb fuse_verb();
 Verb info_verb();
 Verb bench_verb();
 Verb plan_verb();

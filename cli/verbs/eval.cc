@@ -17,6 +17,7 @@
 #include "refrain/data/batches.h"
 #include "refrain/io/json.h"
 #include "refrain/model/workspace.h"
+#include "refrain/text/chat/conversation.h"
 #include "refrain/train/accuracy.h"
 #include "refrain/train/language_model_task.h"
 
@@ -33,6 +34,7 @@ std::string words_of(const std::string& text) {
 
 struct Eval {
   std::string model, task, cache_type = "f32";
+  std::string adapter;
   std::vector<std::string> data;
   int64_t context = 0, streams = 1;
   TranslationSettings translation;
@@ -42,6 +44,7 @@ struct Eval {
   template <class V>
   void visit(V&& v) {
     v("model", model, kModelHelp);
+    v("adapter", adapter, kAdapterHelp);
     v("data", data,
       "lm: files of text or a token file; translate: source lines and target lines, or one .tsv, "
       ".jsonl or .json; probe: one .jsonl or a token file");
@@ -83,14 +86,15 @@ struct Eval {
     check(line);
     require_model_directory(model);
     if (Autoencoder::is_model(model)) {
-      for (const char* name : {"task", "cache_type"})
+      for (const char* name : {"task", "cache_type", "adapter"})
         refuse_given(line, name, "has no meaning with a sequence autoencoder");
       check_effect(line, "reconstruct");
       const io::Json scores = reconstruction_scores(model, data);
       print(json ? io::to_text(scores) : reconstruction_text(scores));
       return 0;
     }
-    const LoadedModel loaded = load_with_tokenizer(model);
+    LoadedModel loaded = load_with_tokenizer(model);
+    loaded.lora = adapt(*loaded.model, adapter);
     set_cache_type(loaded, cache_type);
     if (task.empty()) task = loaded.task.task;
     check_effect(line, task);
@@ -102,6 +106,7 @@ struct Eval {
   io::Json score(const LoadedModel& loaded) const {
     return task == "lm"          ? score_text(loaded)
            : task == "translate" ? score_translations(loaded)
+           : task == "chat"      ? score_chat(loaded)
                                  : score_probes(loaded);
   }
 
@@ -145,6 +150,22 @@ struct Eval {
     if (const auto bytes = set.text_bytes(); bytes && *bytes > 0)
       scores["bits_per_byte"] = result.loss * static_cast<double>(result.tokens) /
                                 std::numbers::ln2 / static_cast<double>(*bytes);
+    return scores;
+  }
+
+  // The loss of what is supervised, each conversation for itself.
+  io::Json score_chat(const LoadedModel& loaded) const {
+    const text::ChatFormat format = text::ChatFormat::read(model);
+    text::SourceFiles source{.task = "chat", .inputs = data};
+    source.chat = &format;
+    const data::DataSet set = open_data(source, loaded.tokenizer);
+    constexpr int64_t kMaxRows = 8192;
+    data::BatchConfig config{.context = 1};
+    for (int64_t i = 0; i < set.sequences(); ++i)
+      config.context = std::max(config.context, set.rows(i));
+    config.max_tokens = std::max(config.context, kMaxRows);
+    io::Json scores = {{"task", "chat"}, {"conversations", set.sequences()}};
+    put_loss(*loaded.model, set, config, scores);
     return scores;
   }
 

@@ -19,7 +19,7 @@ namespace refrain::cli {
 namespace {
 
 struct Generate {
-  std::string model, prompt, cache_type = "f32", draft, state_in, state_out;
+  std::string model, adapter, prompt, cache_type = "f32", draft, state_in, state_out;
   std::vector<std::string> stop;
   GenerationRequest request;
   bool echo = true, json = false;
@@ -27,6 +27,7 @@ struct Generate {
   template <class V>
   void visit(V&& v) {
     v("model", model, kModelHelp);
+    v("adapter", adapter, kAdapterHelp);
     v("prompt", prompt,
       "text to continue; - is standard input (at most 64 MiB); may be empty if the model has a "
       "token that begins texts");
@@ -73,7 +74,8 @@ struct Generate {
     check(line);
     check_target("--state-out", state_out, {model});
     StopTexts stops(stop);
-    const LoadedModel loaded = load_generator(model);
+    LoadedModel loaded = load_generator(model);
+    loaded.lora = adapt(*loaded.model, adapter);
     set_cache_type(loaded, cache_type);
     std::optional<LoadedModel> small;
     if (!draft.empty()) small = load_draft(loaded);

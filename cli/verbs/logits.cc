@@ -13,11 +13,12 @@ namespace refrain::cli {
 namespace {
 
 struct Logits {
-  std::string model, ids, out;
+  std::string model, adapter, ids, out;
 
   template <class V>
   void visit(V&& v) {
     v("model", model, kModelHelp);
+    v("adapter", adapter, kAdapterHelp);
     v("ids", ids, "token ids: \"1 403 407\"");
     v("out", out, "safetensors file to write; its tensor \"logits\" is [ids, vocabulary]");
   }
@@ -26,9 +27,10 @@ struct Logits {
 
   int run(const CommandLine& line) {
     line.require({"model", "ids", "out"});
-    check_target("--out", out, {model});
+    check_target("--out", out, {model, adapter});
     const std::vector<int32_t> tokens = parse_ids(ids, "--ids");
     const auto loaded = load_as_stored(model);
+    const auto lora = adapt(*loaded, adapter);
     const int64_t V = loaded->config().vocab_size, T = static_cast<int64_t>(tokens.size());
     for (const int32_t id : tokens)
       if (id >= V) throw_error("--ids: expected ids of 0 to {}, found {}", V - 1, id);

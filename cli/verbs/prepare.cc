@@ -40,7 +40,7 @@ struct Prepare {
   }
 
   void check(const CommandLine& line) const {
-    check_task(source.task);
+    check_task_without_model(source.task);
     check_task_effect(line, source.task);
     check_tokenizer_spec(tokenizer);
     check_coverage(line, tokenizer, character_coverage);

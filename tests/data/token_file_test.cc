@@ -117,7 +117,7 @@ TEST(TokenFile, SaysWhatIsWrong) {
   expect("", "0 bytes, expected at least 96");
   expect(with(good, 0, 'X'), "does not start with RFTOKENS");
   expect(with(good, 8, 3u), "version 3, expected 1 or 2");
-  expect(with(good, 12, 3u), "task 3, expected 0 to 2");
+  expect(with(good, 12, 4u), "task 4, expected 0 to 3");
   expect(with(good, 16, 4u), "4 bytes an id, expected 2 for a vocabulary of 100");
   expect(with(good, 24, uint64_t{0}), "a vocabulary of 0 tokens");
   expect(with(good, 24, uint64_t{1} << 40), "a vocabulary of 1099511627776 tokens");

@@ -15,6 +15,8 @@ const std::vector<std::set<std::string>>& later_settings() {
       {"optimizer", "momentum", "lr_decay", "carry_state", "character_coverage"},
       {"feed_forward_bias", "norm", "activation_precision", ".query"},
       {"init"},
+      {"freeze", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "lora_rslora",
+       "base_type", "mask_prompt", "packing"},
       {"autoencoder.window", "autoencoder.stride"},
       {"learned_positions", ".qkv_bias", ".output_bias", ".qk_norm", ".rope", ".rope_scaling",
        ".rope_factor", ".rope_low_freq_factor", ".rope_high_freq_factor",

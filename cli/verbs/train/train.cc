@@ -10,6 +10,7 @@
 #include "cli/targets.h"
 #include "cli/training_run.h"
 #include "cli/verbs.h"
+#include "cli/verbs/train/fine_tuning.h"
 #include "cli/verbs/train/recorded_settings.h"
 #include "cli/verbs/train/train_reconstruct.h"
 #include "refrain/base/bytes.h"
@@ -33,15 +34,18 @@ struct Train {
   Initialisation initialisation;
   TrainConfig training;
   SettingMap mixers;
+  FineTuning fine_tuning;
   ReconstructSettings reconstruct;
 
   template <class V>
   void visit(V&& v) {
     v("task", source.task,
-      "lm (running text), translate (pairs), probe (ids, see sample) or reconstruct (windows of "
-      "words, by a sequence autoencoder)");
+      "lm (running text), chat (conversations, completions or texts, with --init), translate "
+      "(pairs), probe (ids, see sample) or reconstruct (windows of words, by a sequence "
+      "autoencoder)");
     v("data", source.inputs,
-      "lm and reconstruct: files of text; translate: source lines and target lines, or one .tsv, "
+      "lm and reconstruct: files of text; chat: .jsonl, or a folder with train.jsonl and "
+      "valid.jsonl; translate: source lines and target lines, or one .tsv, "
       ".jsonl or .json; probe: one .jsonl; or a prepared token file");
     v("valid", valid, "the same, to evaluate on");
     v("valid_split", valid_split,
@@ -69,6 +73,7 @@ struct Train {
     v("skip_long", skip_long,
       "leave out pairs and probes longer than context or max_tokens, instead of stopping there");
     v("mixer", mixer, "the mixer of every block, instead of a pattern");
+    fine_tuning.visit(v);
     model.visit(v);
     initialisation.visit(v);
     visit_mixers(v, mixers);
@@ -244,9 +249,12 @@ struct Train {
   }
 
   bool is_reconstruction() const { return source.task == "reconstruct"; }
+  bool is_chat() const { return source.task == "chat"; }
 
   void check(const CommandLine& line, bool goes_on) {
     line.expect_utf8();
+    if (fine_tuning.starts_from_model() && !goes_on && !is_reconstruction())
+      fine_tuning.take_model(line, model, mixers, tokenizer);
     check_tokenizer_spec(tokenizer);
     if (!mixer.empty()) {
       if (model.pattern != mixer) line.exclude("mixer", "pattern");
@@ -254,10 +262,13 @@ struct Train {
     }
     if (!valid.empty()) line.exclude("valid", "valid_split");
     if (!is_reconstruction()) check_task(source.task);
+    training.packs = is_chat() && fine_tuning.packing;
+    if (is_chat()) FineTuning::take_folder(source.inputs, valid);
     if (!(valid_split >= 0 && valid_split < 1))
       throw_error("--valid-split: expected 0 or more and below 1, found {}", valid_split);
     if (stop_after < 0) throw_error("--stop-after: expected 0 or more, found {}", stop_after);
     training.check();
+    if (!is_reconstruction()) fine_tuning.check(line, training);
     reconstruct.check(line, training, is_reconstruction(), goes_on);
     if (valid.empty() && valid_split == 0)
       for (const char* name : {"patience", "eval_steps"})
@@ -309,6 +320,19 @@ struct Train {
     if (valid_set) check_lengths(*valid_set, files, {.context = context}, skip_long);
   }
 
+  // Those of the model to start from have priority.
+  SpecialTokens special_tokens(const RunDirectory& directory, bool goes_on,
+                               const text::Tokenizer& made) const {
+    SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    if (!fine_tuning.starts_from_model()) return special;
+    const SpecialTokens its =
+        read_model_config(goes_on ? directory.path() : fine_tuning.init).special;
+    if (its.bos >= 0) special.bos = its.bos;
+    if (its.eos >= 0) special.eos = its.eos, special.more_eos = its.more_eos;
+    if (its.pad >= 0) special.pad = its.pad;
+    return special;
+  }
+
   void take_vocabulary(const text::Tokenizer& made) {
     if (model.vocab_size == 0) model.vocab_size = made.vocab_size();
     if (model.vocab_size < made.vocab_size())
@@ -328,26 +352,37 @@ struct Train {
                                      : make_tokenizer(tokenizer, source, character_coverage);
     take_vocabulary(made);
     LanguageModel network(with_settings(model, mixers), LanguageModel::Memory::kLater);
-    const SpecialTokens special{made.bos(), made.eos(), made.pad()};
+    const SpecialTokens special = special_tokens(directory, goes_on, made);
     if (goes_on &&
         io::read_json(directory.file("config.json")) != to_json({network.config(), special}))
       throw_error("{}: is not the model that the settings in training_args.json make",
                   directory.file("config.json"));
+    const std::string from = goes_on ? directory.path() : fine_tuning.init;
+    const TextFiles files = from.empty() ? TextFiles() : TextFiles::read(from);
+    std::optional<text::ChatFormat> chat;
+    if (is_chat()) source.chat = &chat.emplace(fine_tuning.chat_format(from));
     data::DataSet train_set = tokens(directory, source.inputs, "train", made);
     std::optional<data::DataSet> valid_set;
     if (!valid.empty()) valid_set = tokens(directory, valid, "valid", made);
     std::vector<RunData> parts = {{"train", train_set.name(), train_set.fingerprint()}};
     if (valid_set) parts.push_back({"valid", valid_set->name(), valid_set->fingerprint()});
+    const bool reads_model = fine_tuning.has_adapters() || directory.checkpoints().empty();
+    if (fine_tuning.starts_from_model() && reads_model)
+      parts.push_back({"init", fine_tuning.init, fingerprint_of_model(fine_tuning.init)});
     check_run_data(directory, goes_on, parts);
     if (!goes_on) check_pairs(train_set, valid_set, network.config().context);
     if (of_tags) note(*of_tags);
+    fine_tuning.freeze_parameters(network);
+    const std::unique_ptr<Lora> lora = fine_tuning.make_adapters(network);
     source.copies.reset();
     const data::TaskDescription description =
         data::describe_task(train_set, made, {source.source_tag, source.target_tag});
     const auto write_model_files = [&](const std::string& path) {
       save_config(path, network, special);
       made.save(path);
+      if (fine_tuning.starts_from_model()) files.write(path);
       data::write_task(path, description);
+      if (lora) save_adapter_config(path, fine_tuning.lora_config(), *lora, network);
     };
     if (!has_tokenizer) write_model_files(directory.place());
     if (!valid_set && valid_split > 0) {
@@ -363,8 +398,13 @@ struct Train {
       const Planner planner(network, training, valid_set.has_value(), room.process, room.taken);
       return room.budget > 0 ? planner.within(room.budget, room.flag) : planner.unbounded();
     });
-    network.parameters().allocate();
-    network.initialise(static_cast<uint64_t>(training.seed), initialisation);
+    const auto seed = static_cast<uint64_t>(training.seed);
+    if (fine_tuning.starts_from_model()) {
+      fine_tuning.load(network, !directory.checkpoints().empty(), seed);
+    } else {
+      network.parameters().allocate();
+      network.initialise(seed, initialisation);
+    }
     network.allocate_gradients();
     LanguageModelTask task(network, train_set, valid_set, training, plan, write_model_files);
     return train_task(
@@ -416,6 +456,8 @@ struct PlanOfTraining : Train {
           "tell it, found {}",
           model.vocab_size);
     LanguageModel network(with_settings(model, mixers), LanguageModel::Memory::kLater);
+    fine_tuning.freeze_parameters(network);
+    const std::unique_ptr<Lora> lora = fine_tuning.make_adapters(network);
     settle_memory();
     const bool evaluates = request.evaluation && (!valid.empty() || valid_split > 0);
     const Planner planner(network, training, evaluates, resident_bytes(),

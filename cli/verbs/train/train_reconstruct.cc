@@ -129,6 +129,7 @@ void ReconstructSettings::check(const CommandLine& line, const TrainConfig& trai
   visit([&](const char* name, auto&, const char*) { own.insert(name); });
   for (const Setting& setting : line.settings()) {
     if (!line.changed(setting.name)) continue;
+    if (setting.name == "init") continue;  // any task's
     if (!is_task && own.contains(setting.name))
       throw_error("{}: has a meaning with --task reconstruct only", flag_of(setting.name));
     if (is_task && !own.contains(setting.name) && !shared_settings().contains(setting.name))

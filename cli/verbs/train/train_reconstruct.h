@@ -19,8 +19,7 @@ struct ReconstructSettings {
 
   template <class V>
   void visit(V&& v) {
-    v("init", init,
-      "reconstruct: a trained autoencoder to start from: its words, settings and weights");
+    v("init", init, "");  // FineTuning's too, which has the help
     v("embeddings", embeddings,
       "reconstruct: a file of vectors in GloVe's text format, random (fixed) or learned");
     v("embedding_width", embedding_width,

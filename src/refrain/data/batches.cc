@@ -53,8 +53,8 @@ void add_sequence(const DataSet& data, int64_t first, int64_t rows, int64_t prom
   out.supervised += rows - prompt;
 }
 
-// A probe's inputs and its targets.
-void add_probe(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
+// Inputs with targets of their own.
+void add_targets(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
   const auto nothing_asked = static_cast<int32_t>(data.vocab_size());
   const size_t at = out.tokens.size(), rows = static_cast<size_t>(pair.target - pair.begin);
   out.tokens.resize(at + rows);
@@ -75,7 +75,7 @@ void add_probe(const DataSet& data, const DataSet::Pair& pair, Batch& out) {
 
 void add_pair(const DataSet& data, int64_t i, Batch& out) {
   const DataSet::Pair pair = data.pair(i);
-  if (data.task() == "probe") return add_probe(data, pair, out);
+  if (data.has_targets()) return add_targets(data, pair, out);
   add_sequence(data, pair.begin, data.rows(i), pair.target - pair.begin - 1, out);
 }
 
@@ -175,15 +175,18 @@ struct Batches::Impl {
     const Permutation shuffled(n, mix_key(seed, "pairs", at.epoch));
     order.resize(n);
     for (size_t i = 0; i < n; ++i) order[i] = short_enough[shuffled(i)];
-    if (config.max_tokens > 0 && config.buckets) sort_stretches();
+    if (config.max_tokens > 0 && config.buckets && !config.packing) sort_stretches();
 
     starts.assign(1, 0);
-    int64_t widest = 0, used = 0, padded = 0;
+    int64_t widest = 0, used = 0, padded = 0, in_batch = 0;
     for (uint32_t i = 0; i < n; ++i) {
       const int64_t members = i - starts.back(), wider = std::max(widest, rows(order[i]));
-      const bool full = config.max_tokens > 0 ? (members + 1) * wider > config.max_tokens
-                                              : members == config.batch_size;
+      in_batch += rows(order[i]);
+      const bool full = config.packing          ? in_batch > config.max_tokens
+                        : config.max_tokens > 0 ? (members + 1) * wider > config.max_tokens
+                                                : members == config.batch_size;
       if (full) {
+        in_batch = rows(order[i]);
         padded += members * widest;
         starts.push_back(i);
       }

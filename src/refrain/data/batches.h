@@ -21,6 +21,7 @@ struct BatchConfig {
   int64_t context = 256;     // longest sequence in rows (inputs); lm windows are exactly this long
   int64_t batch_size = 16;   // sequences a batch, or
   int64_t max_tokens = 0;    // rows a batch, counted after padding to its longest; 0 = by sequences
+  bool packing = false;      // max_tokens counts without padding, and in the shuffled order
   bool skip_long = true;     // leave out pairs that are too long, else an Error
   bool buckets = true;       // by max_tokens: pairs of like lengths share a batch
   int64_t stream_chunk = 0;  // lm: batches are the next so many rows of batch_size streams

@@ -15,12 +15,13 @@
 #include "refrain/io/disk_room.h"
 #include "refrain/io/file.h"
 #include "refrain/io/json.h"
+#include "refrain/text/chat/conversation.h"
 
 namespace refrain::data {
 namespace {
 
 // By TokenTask.
-constexpr std::array<std::string_view, 3> kTasks = {"lm", "translate", "probe"};
+constexpr std::array<std::string_view, 4> kTasks = {"lm", "translate", "probe", "chat"};
 
 // Of the kind and of all tokens in their order.
 uint64_t fingerprint_of(const text::Tokenizer& tokenizer) {
@@ -42,12 +43,15 @@ class Encoder {
   std::vector<int32_t> operator()(std::string_view text) {
     std::vector<int32_t> ids = tokenizer_.encode(text);
     if (events_.on_text) events_.on_text(text, ids);
-    bytes_ += ids.size() * sizeof(uint16_t);
-    if (bytes_ >= io::kBetweenLooks) {
-      io::require_disk_room(folder_, "the ids of the text");
-      bytes_ = 0;
-    }
+    look_at_disk(ids.size());
     return ids;
+  }
+  // Now and then, when so many more ids come.
+  void look_at_disk(size_t ids) {
+    bytes_ += ids * sizeof(uint16_t);
+    if (bytes_ < io::kBetweenLooks) return;
+    io::require_disk_room(folder_, "the ids of the text");
+    bytes_ = 0;
   }
 
  private:
@@ -126,6 +130,32 @@ Prepared write_probe_sequences(const text::SourceFiles& source, const text::Toke
     file.add(sequence.input);
     file.mark_boundary();
     file.add(sequence.target);
+  }
+  return done;
+}
+
+Prepared write_conversations(const text::SourceFiles& source, const text::Tokenizer& tokenizer,
+                             Encoder& encoder, TokenFileWriter& file) {
+  REFRAIN_CHECK(source.chat);
+  const auto nothing = static_cast<int32_t>(tokenizer.vocab_size());
+  Prepared done;
+  for (const std::string& input : source.inputs) {
+    text::ObjectReader reader(source.open(input));
+    for (io::Json object; reader.next(object); ++done.sequences) {
+      const text::LearnedText made =
+          text::encode_conversation(object, reader.where(), *source.chat, tokenizer);
+      const std::span<const int32_t> ids(made.ids);
+      std::vector<int32_t> targets(ids.begin() + 1, ids.end());
+      for (size_t i = 0; i < targets.size(); ++i)
+        if (!made.learned[i + 1]) targets[i] = nothing;
+      file.mark_boundary();
+      file.add(ids.first(targets.size()));
+      file.mark_boundary();
+      file.add(targets);
+      done.text_bytes += made.bytes;
+      encoder.look_at_disk(2 * ids.size());
+    }
+    done.blank += reader.blank();
   }
   return done;
 }
@@ -220,7 +250,7 @@ DataSet::Pair DataSet::pair(int64_t i) const {
 
 int64_t DataSet::rows(int64_t i) const {
   const Pair at = pair(i);
-  return task_ == "probe" ? at.target - at.begin : at.end - at.begin - 1;
+  return has_targets() ? at.target - at.begin : at.end - at.begin - 1;
 }
 
 std::vector<std::pair<int32_t, int32_t>> DataSet::directions() const {
@@ -241,12 +271,13 @@ Prepared write_token_file(const text::SourceFiles& source, const text::Tokenizer
                           const std::string& path, const WriteEvents& events) {
   const auto known = std::find(kTasks.begin(), kTasks.end(), source.task);
   if (known == kTasks.end())
-    throw_error("task \"{}\": expected lm, translate or probe", source.task);
+    throw_error("task \"{}\": expected lm, translate, probe or chat", source.task);
   const auto task = static_cast<TokenTask>(known - kTasks.begin());
   TokenFileWriter file(
       path, {task, static_cast<uint64_t>(tokenizer.vocab_size()), fingerprint_of(tokenizer)});
   const auto write = task == TokenTask::kLm          ? write_documents
                      : task == TokenTask::kTranslate ? write_pairs
+                     : task == TokenTask::kChat      ? write_conversations
                                                      : write_probe_sequences;
   Encoder encoder(tokenizer, path, events);
   Prepared done = write(source, tokenizer, encoder, file);

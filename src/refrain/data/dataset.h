@@ -4,6 +4,8 @@
 //   lm         running text: documents follow one another, with an end token between them if the
 //              tokenizer has one, and its start token before each if the tokenizer asks for it
 //   translate  pairs, "<src> source <tgt> target </s>"; the target and </s> are supervised
+//   chat       conversations and texts, of which the assistant's turns are supervised
+//              (text/chat/conversation.h)
 //   probe      sequences of ids, with targets of their own at the positions of questions (probes.h)
 #pragma once
 #include <cstdint>
@@ -55,6 +57,7 @@ class DataSet {
   };
   Pair pair(int64_t i) const;
   bool has_pairs() const { return task_ != "lm"; }
+  bool has_targets() const { return data::has_targets(file_->header().task); }
   int64_t rows(int64_t i) const;  // that pair i takes in a batch
   // translate: the tags of its pairs (of source and target), each direction once, in order of
   // occurrence.

@@ -38,7 +38,8 @@ std::vector<Direction> read_directions(const io::Json& json, const std::string& 
 
 TaskDescription describe_task(const DataSet& data, const text::Tokenizer& tokenizer,
                               const Direction& usual) {
-  TaskDescription task{data.task(), {}};
+  // What converses is a language model like any other.
+  TaskDescription task{data.task() == "chat" ? "lm" : data.task(), {}};
   for (const auto& [source, target] : data.directions())
     task.directions.push_back(
         {std::string(tokenizer.token(source)), std::string(tokenizer.token(target))});

@@ -40,7 +40,7 @@ constexpr size_t kFirstTail = 32;  // bytes of it in version 1
 
 // Ids are below this.
 uint64_t id_limit(const TokenFileHeader& header) {
-  return header.vocab_size + (header.task == TokenTask::kProbe ? 1 : 0);
+  return header.vocab_size + (has_targets(header.task) ? 1 : 0);
 }
 
 uint32_t bytes_of_id(const TokenFileHeader& header) { return id_limit(header) <= 65536 ? 2 : 4; }
@@ -113,7 +113,7 @@ TokenFile::TokenFile(const std::string& path, const std::string& name) : file_(p
   if (!has_hashes) std::memcpy(tail.magic, &tail.fingerprint, sizeof(tail.magic));
   if (kEnd != std::string_view(tail.magic, 8))
     throw_error("{}: cut short: it does not end with {}", name, kEnd);
-  if (head.task > 2) throw_error("{}: task {}, expected 0 to 2", name, head.task);
+  if (head.task > 3) throw_error("{}: task {}, expected 0 to 3", name, head.task);
   if (head.vocab_size == 0 || head.vocab_size > kMaxVocab)
     throw_error("{}: a vocabulary of {} tokens, expected 1 to {}", name, head.vocab_size,
                 kMaxVocab);
@@ -173,7 +173,7 @@ uint64_t TokenFile::check_boundaries() {
     if (i == 0 ? at != 0 : at <= before || at > ids)
       throw_error("{}: boundary {} is {} after {} of {} ids, expected them to ascend", name(), i,
                   at, before, ids);
-    if (header_.task == TokenTask::kProbe && i > 0 && i % 2 == 0 && at - before != length)
+    if (has_targets(header_.task) && i > 0 && i % 2 == 0 && at - before != length)
       throw_error("{}: boundary {}: {} targets of {} ids, expected as many", name(), i, at - before,
                   length);
     length = at - before;

@@ -3,7 +3,7 @@
 //
 //      0  8 bytes  "RFTOKENS"
 //      8  u32      version, 2
-//     12  u32      task: 0 lm, 1 translate, 2 probe
+//     12  u32      task: 0 lm, 1 translate, 2 probe, 3 chat
 //     16  u32      bytes of an id: 2 if the vocabulary has at most 65,536 tokens, else 4
 //     20  u32      0
 //     24  u64      tokens in the vocabulary
@@ -13,9 +13,9 @@
 //                  a hash (XXH64) of every 256 KiB of that, the last of the remainder, u64 each
 //                  the boundaries, u64 each: places among the ids, ascending, the first 0 and the
 //                  last the number of ids. lm: where a document begins. translate: where a pair
-//                  begins and, after it, where its target does. probe: where a sequence begins and,
-//                  after it, where its targets do, which are as many ids; the id after the
-//                  vocabulary's last means that there is no question.
+//                  begins and, after it, where its target does. probe, chat: where a sequence
+//                  begins and, after it, where its targets do, which are as many ids; the id after
+//                  the vocabulary's last means that there is no question, or nothing to learn.
 //   last 40 bytes  u64 ids, u64 boundaries, u64 bytes of the text, u64 fingerprint, and "RFTOKEND"
 //
 // The fingerprint covers the header, the hashes, the boundaries and the three counts, so all of the
@@ -37,7 +37,11 @@
 
 namespace refrain::data {
 
-enum class TokenTask : uint32_t { kLm, kTranslate, kProbe };
+enum class TokenTask : uint32_t { kLm, kTranslate, kProbe, kChat };
+// Sequences with targets of their own, as many ids as inputs.
+constexpr bool has_targets(TokenTask task) {
+  return task == TokenTask::kProbe || task == TokenTask::kChat;
+}
 
 struct TokenFileHeader {
   TokenTask task = TokenTask::kLm;

@@ -221,6 +221,15 @@ std::vector<std::string> places_of(const SourceFiles& source, std::span<const in
       places.push_back(fmt::format("{}: line {}", source.inputs[0], pair + 1));
     return places;
   }
+  if (source.task == "chat") {  // an object after another
+    int64_t i = 0;
+    for (const std::string& input : source.inputs) {
+      ObjectReader reader(source.open(input));
+      for (io::Json object; places.size() < pairs.size() && reader.next(object); ++i)
+        if (i == pairs[places.size()]) places.push_back(reader.where());
+    }
+    return places;
+  }
   PairReader reader(source, false);
   TextPair pair;
   for (int64_t i = 0; places.size() < pairs.size() && reader.next(pair); ++i)

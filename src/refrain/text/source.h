@@ -29,8 +29,10 @@
 
 namespace refrain::text {
 
+struct ChatFormat;
+
 struct SourceFiles {
-  std::string task = "lm";  // "lm" | "translate" | "probe"
+  std::string task = "lm";  // "lm" | "translate" | "probe" | "chat"
   // lm: any number of files. A plain file is one document, and so is an object (prompt and
   // completion joined). translate: a file of source lines and one of target lines, or one .tsv,
   // .jsonl or .json. probe: one .jsonl of ids (probes.h).
@@ -40,6 +42,7 @@ struct SourceFiles {
   std::vector<std::string> tags{};  // translate: others that a tokenizer trained on this must have
   bool both_directions = false;  // translate: every pair is followed by itself the other way round
   bool one_direction = false;    // translate: pairs of other tags than these two are left out
+  const ChatFormat* chat = nullptr;  // chat: how conversations are written (chat/conversation.h)
   // Copies of those inputs that must be read twice and can be read only once.
   std::shared_ptr<const io::StreamCopies> copies{};
 

@@ -51,6 +51,9 @@ struct TrainConfig {
   int64_t tbptt = 0;
   bool carry_state = false;
   std::string compute_type = "f32";
+  // Not a setting of its own: batches of conversations hold as many tokens as batch_size times the
+  // context, however many sequences these are.
+  bool packs = false;
 
   template <class V>
   void visit(V&& v) {
@@ -122,6 +125,10 @@ struct TrainConfig {
   // Tokens of a sequence that gradients reach back in.
   int64_t gradient_length(int64_t context) const {
     return tbptt > 0 && (carry_state || tbptt < context) ? tbptt : context;
+  }
+  // Tokens of a micro-batch; 0 = it is counted by sequences.
+  int64_t batch_tokens(int64_t context) const {
+    return max_tokens == 0 && packs ? batch_size * context : max_tokens;
   }
   bool sgd() const { return optimizer == "sgd"; }
   double decay() const { return weight_decay != kByOptimizer ? weight_decay : sgd() ? 0 : 0.1; }

@@ -5,6 +5,7 @@
 
 #include "refrain/base/random.h"
 #include "refrain/formats/checkpoint.h"
+#include "refrain/formats/peft.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/train/batch_part.h"
 
@@ -12,14 +13,15 @@ namespace refrain {
 namespace {
 
 // The end of the micro-batch that begins with sequence `first`.
-int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t first) {
+int64_t micro_batch_end(const data::Batch& batch, const Plan& plan, int64_t first, bool packs) {
   const int64_t all = batch.sequences();
   if (plan.tokens == 0) return std::min(all, first + plan.sequences);
   int64_t last = first, longest = 0;
   for (; last < all; ++last) {
     const auto b = static_cast<size_t>(last);
     longest = std::max<int64_t>(longest, batch.cu_seqlens[b + 1] - batch.cu_seqlens[b]);
-    if (last > first && longest * (last - first + 1) > plan.tokens) break;
+    const int64_t rows = batch.cu_seqlens[b + 1] - batch.cu_seqlens[static_cast<size_t>(first)];
+    if (last > first && (packs ? rows : longest * (last - first + 1)) > plan.tokens) break;
   }
   return last;
 }
@@ -50,7 +52,8 @@ void check_held_out(const data::DataSet& data, data::BatchConfig config) {
 data::BatchConfig optimiser_batch(const TrainConfig& c, int64_t context) {
   return {.context = context,
           .batch_size = c.batch_size * c.gradient_accumulation_steps,
-          .max_tokens = c.max_tokens * c.gradient_accumulation_steps,
+          .max_tokens = c.batch_tokens(context) * c.gradient_accumulation_steps,
+          .packing = c.packs,
           .buckets = c.buckets,
           .stream_chunk = c.carry_state ? c.gradient_length(context) : 0};
 }
@@ -64,7 +67,7 @@ LanguageModelTask::LanguageModelTask(LanguageModel& model, const data::DataSet& 
       plan_(plan),
       write_model_files_(std::move(write_model_files)),
       batch_config_(optimiser_batch(config, model.config().context)),
-      batches_by_length_(train.has_pairs() && config.max_tokens > 0),
+      batches_by_length_(train.has_pairs() && batch_config_.max_tokens > 0),
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")) {
   if (config_.carry_state && !model.bounded_state())
     throw_error("carry_state: expected mixers whose state does not grow with the text");
@@ -130,7 +133,7 @@ StepGradient LanguageModelTask::next_gradient(const TrainerState& state, TaskMem
     begin_sequences(model_, batch.sequences(), kEndlessStream, states_);
   for (int64_t begin = 0; begin < longest; begin += length) {
     for (int64_t first = 0, last = 0; first < batch.sequences(); first = last) {
-      last = micro_batch_end(batch, plan_, first);
+      last = micro_batch_end(batch, plan_, first, config_.packs);
       for (bool done = false; !done;) {
         const BatchPart part(batch, first, last, begin, begin + length);
         const StateView view =
@@ -202,10 +205,18 @@ void LanguageModelTask::load_progress(const std::string& directory) {
   }
 }
 
-void LanguageModelTask::write_weights(const std::string& path) const { save_weights(path, model_); }
+void LanguageModelTask::write_weights(const std::string& path) const {
+  if (model_.lora())
+    save_adapter_weights(path, *model_.lora(), model_);
+  else
+    save_weights(path, model_);
+}
 
 void LanguageModelTask::load_weights(const std::string& directory) {
-  refrain::load_weights(directory, model_);
+  if (model_.lora())
+    load_adapter_weights(directory, *model_.lora(), model_);
+  else
+    refrain::load_weights(directory, model_);
 }
 
 }  // namespace refrain

@@ -30,7 +30,10 @@ class LanguageModelTask : public TrainingTask {
 
   const data::Batches& batches() const { return batches_; }
 
-  ParameterStore& parameters() override { return model_.parameters(); }
+  ParameterStore& parameters() override { return model_.trained(); }
+  const char* weights_file() const override {
+    return model_.lora() ? kAdapterWeights : kModelWeights;
+  }
   int64_t total_steps() const override { return total_steps_; }
   StepGradient next_gradient(const TrainerState&, TaskMemory&) override;
   double epoch(const TrainerState&) const override;

@@ -89,8 +89,8 @@ Planner::Planner(LanguageModel& model, const TrainConfig& config, bool evaluates
     : model_(model), config_(config), evaluates_(evaluates), process_(process), taken_(taken) {
   const int64_t context = model.config().context;
   longest_ = config.gradient_length(context);
-  if (config.max_tokens > 0)
-    optimiser_tokens_ = config.max_tokens * config.gradient_accumulation_steps;
+  if (const int64_t tokens = config.batch_tokens(context); tokens > 0)
+    optimiser_tokens_ = tokens * config.gradient_accumulation_steps;
   else
     optimiser_sequences_ = config.batch_size * config.gradient_accumulation_steps;
 }
@@ -232,8 +232,8 @@ Plan Planner::unbounded() const {
     return found == sizes.end() ? sizes.back() : *found;
   };
   Plan plan;
-  if (config_.max_tokens > 0)
-    plan.tokens = fast(config_.max_tokens, 1, std::min(longest_, config_.max_tokens));
+  if (const int64_t tokens = config_.batch_tokens(model_.config().context); tokens > 0)
+    plan.tokens = fast(tokens, 1, std::min(longest_, tokens));
   else
     plan.sequences = fast(config_.batch_size, longest_, 1);
   plan.recompute = parse_checkpointing(config_.gradient_checkpointing).value_or(Recompute());
