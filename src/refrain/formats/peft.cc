@@ -8,6 +8,7 @@
 
 #include "refrain/base/error.h"
 #include "refrain/formats/family.h"
+#include "refrain/formats/tensor_layout.h"
 #include "refrain/io/file.h"
 #include "refrain/io/safetensors.h"
 #include "refrain/model/parameters/tensor_names.h"
@@ -26,7 +27,7 @@ constexpr const char *kA = ".lora_A.weight", *kB = ".lora_B.weight";
 std::string our_name(std::string_view ours) { return std::string(kPrefix).append(ours); }
 std::string name_of_llama(std::string_view ours) { return std::string(kPrefix) + llama_name(ours); }
 auto names_for(const LanguageModel& base) {
-  return family_of(base.config()).tensor_name ? name_of_llama : our_name;
+  return family_of(base.config()).tensors == &kLlamaTensors ? name_of_llama : our_name;
 }
 
 std::vector<LinearModule> modules_of(const LanguageModel& model) {
@@ -166,9 +167,10 @@ std::vector<LoraModule> modules_in(const io::Safetensors& file, const LanguageMo
         pattern_value(config.rank_pattern, module.name, config.rank, where + ": rank_pattern");
     const auto check = [&](const io::TensorInfo& info, const std::vector<int64_t>& shape) {
       if (info.shape != shape)
-        throw_error("{}: {}: expected shape {}, as the base and {} have it, found {}: an adapter of "
-                    "another base?", file.path(),
-                    io::quote(info.name), text_of(shape), where, text_of(info.shape));
+        throw_error(
+            "{}: {}: expected shape {}, as the base and {} have it, found {}: an adapter of "
+            "another base?",
+            file.path(), io::quote(info.name), text_of(shape), where, text_of(info.shape));
       if (info.dtype != "F32" && info.dtype != "BF16" && info.dtype != "F16" && info.dtype != "F64")
         throw_error("{}: {}: expected F32, BF16, F16 or F64, found {}", file.path(),
                     io::quote(info.name), info.dtype);
@@ -271,7 +273,11 @@ void save_adapter_config(const std::string& directory, const LoraConfig& config,
 }
 
 void save_adapter_weights(const std::string& path, const Lora& lora, const LanguageModel& base) {
-  lora.parameters().save(path, {{"format", "pt"}}, names_for(base));
+  const auto name_of = names_for(base);
+  std::vector<io::TensorToWrite> tensors;
+  for (const auto& t : lora.parameters().file_tensors())
+    tensors.push_back({name_of(t.name), t.shape, t.w.data});
+  io::write_safetensors(path, tensors, {{"format", "pt"}});
 }
 
 bool is_adapter(const std::string& directory) { return io::exists(directory + kConfig); }
