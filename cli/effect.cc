@@ -43,7 +43,6 @@ std::string stack_text(const ModelConfig& model) {
 
 // No block's state grows with the sequence: what chunks, and their states on disk, need.
 bool has_bounded_state(const ModelConfig& model) {
-  if (model.learned_positions) return false;
   constexpr int64_t kLong = int64_t{1} << 30;
   return std::ranges::all_of(model.mixers, [&](const MixerConfig& config) {
     const std::unique_ptr<Mixer> mixer = make_mixer(config, model.mixer_dims());
@@ -107,6 +106,8 @@ void check_stack(const CommandLine& line, ModelConfig model, const TrainConfig& 
       throw_error("--tbptt: expected 0, because {} as it is set reads sequences whole; found {}",
                   mixer.kind(), training.tbptt);
   }
+  if (training.carry_state && model.learned_positions)
+    throw_error("--carry-state: expected no --learned-positions beside it, which end");
   const std::string stack = stack_text(model);
   check_mixer_effect(line, {kinds.begin(), kinds.end()}, stack);
   check_trait(kinds, &MixerTraits::grouped_queries, [&](const std::string& able) {

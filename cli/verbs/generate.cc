@@ -76,6 +76,7 @@ struct Generate {
     StopTexts stops(stop);
     LoadedModel loaded = load_generator(model);
     loaded.lora = adapt(*loaded.model, adapter);
+    context_limit(*loaded.model, request.context);  // an Error now, before anything is shown
     set_cache_type(loaded, cache_type);
     std::optional<LoadedModel> small;
     if (!draft.empty()) small = load_draft(loaded);

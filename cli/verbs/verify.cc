@@ -31,7 +31,8 @@ struct Verify {
   void visit(V&& v) {
     v("model", model, kModelHelp);
     v("data", data, "files of text; none = a paragraph of English");
-    v("tokens", tokens, "tokens of the text to run");
+    v("tokens", tokens,
+      "tokens of the text to run, at most as many as a model has learned positions");
     v("gradient_tokens", gradient_tokens, "how many of them gradients are taken over; 0 = none");
     v("tolerance", tolerance, "largest difference allowed, as a share of the largest value");
     v("cache_type", cache_type, kCacheTypeHelp);
@@ -53,7 +54,7 @@ struct Verify {
     check(line);
     const LoadedModel loaded = load_with_tokenizer(model);
     set_cache_type(loaded, cache_type);
-    const std::vector<int32_t> ids = first_ids(loaded.tokenizer);
+    const std::vector<int32_t> ids = first_ids(loaded);
     const Storage storage = loaded.model->parameters().storage();
     const std::vector<FormDifference> differences = compared(*loaded.model, ids);
     // A quantised model has no gradients.
@@ -72,16 +73,19 @@ struct Verify {
   }
 
  private:
-  std::vector<int32_t> first_ids(const text::Tokenizer& tokenizer) const {
+  std::vector<int32_t> first_ids(const LoadedModel& loaded) const {
+    const text::Tokenizer& tokenizer = loaded.tokenizer;
+    const ModelConfig& config = loaded.model->config();
+    const int64_t most = config.learned_positions ? std::min(tokens, config.context) : tokens;
     std::vector<int32_t> ids;
     if (data.empty()) {
       ids = tokenizer.encode(kText);
     } else {
       const data::DataSet set = open_data({.task = "lm", .inputs = data}, tokenizer);
-      ids.resize(static_cast<size_t>(std::min(tokens, set.tokens())));
+      ids.resize(static_cast<size_t>(std::min(most, set.tokens())));
       set.read(0, ids);
     }
-    if (ids.size() > static_cast<size_t>(tokens)) ids.resize(static_cast<size_t>(tokens));
+    if (ids.size() > static_cast<size_t>(most)) ids.resize(static_cast<size_t>(most));
     if (ids.size() < 2)
       throw_error("{}: expected at least 2 tokens, found {}{}",
                   data.empty() ? "the built-in text" : fmt::format("{}", fmt::join(data, ", ")),

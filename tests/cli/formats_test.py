@@ -292,6 +292,62 @@ class Claims(FormatsCase):
                     says="times the", bytes=16 * MIB)
 
 
+class Families(FormatsCase):
+    GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden" / "families"
+    IDS = ["--ids", "3 1 4 1 5 9 2 6", "--out"]
+    GPT2 = ["--attention.qkv_bias", "true", "--attention.output_bias", "true", "--attention.rope",
+            "false", "--norm", "layer_norm", "--feed-forward", "gelu_tanh", "--feed-forward-bias",
+            "--learned-positions", "--kv-heads", "4", "--tie-embeddings"]
+
+    def logits(self, model):
+        self.must("logits", "-m", model, *self.IDS, "logits")
+        return (self.dir / "logits").read_bytes()
+
+    def test_golden_models_convert(self):
+        for model in sorted(self.GOLDEN.iterdir()):
+            with self.subTest(model.name):
+                told = json.loads(self.must("info", "-m", model, "--json"))
+                self.assertEqual(told["model_type"], model.name.split("_")[0])
+                logits = self.logits(model)
+                out = f"{model.name} written"
+                self.must("convert", "--from", "hf", model, "--out", out)
+                self.assertEqual(self.logits(out), logits)
+                self.must("convert", "--from", "hf", model, "--out", out + " bf16", "--type",
+                          "bf16", "--max-shard-size", "4K")
+                self.assertGreater(len(list((self.dir / (out + " bf16")).glob("model-*"))), 1)
+                if json.loads((model / "config.json").read_text())["dtype"] == "bfloat16":
+                    self.assertEqual(self.logits(out + " bf16"), logits)
+
+    def test_types_and_sizes(self):
+        convert = ["convert", "--from", "hf", self.GOLDEN / "qwen2", "--out", "out"]
+        self.fails(*convert, "--type", "q8_0", says="--type: expected f32, bf16 or f16")
+        self.fails(*convert, "--max-shard-size", "12", says="--max-shard-size")
+        self.assertFalse((self.dir / "out").exists())
+        self.fails("train", "--data", self.put("a.txt", "the"), "--out", "run", "--pattern", "gla",
+                   "--learned-positions", "--carry-state", says="no --learned-positions")
+
+    def test_a_gpt2_trains_and_writes(self):
+        data = self.put("a.txt", "the cat sat on the mat and the dog ran under a tree.\n" * 60)
+        self.must("train", "--task", "lm", "--data", data, "--out", "run", "--tokenizer", "char",
+                  "--layers", 2, "--d-model", 64, "--heads", 4, "--context", 24, "--batch-size", 4,
+                  "--max-steps", 30, "--learning-rate", 1e-2, "--seed", 1, *self.GPT2)
+        told = json.loads(self.must("info", "-m", "run", "--json"))
+        self.assertEqual(told["model_type"], "gpt2")
+        self.must("verify", "-m", "run")
+        self.must("eval", "-m", "run", "--data", data)
+        # Text goes on beyond the positions: they begin again with the later half.
+        text = self.must("generate", "-m", "run", "-p", "the cat", "-n", 60)
+        self.assertGreater(len(text), 60)
+        self.fails("generate", "-m", "run", "-p", "the", "-n", 5, "--context", 25,
+                   says="at most 24, because positions are learned, found 25")
+        self.fails("eval", "-m", "run", "--data", data, "--context", 25,
+                   says="at most 24 tokens, because positions are learned")
+        self.must("quantize", "-m", "run", "-o", "small", "--type", "q8_0")
+        self.assertEqual(json.loads(self.must("info", "-m", "small", "--json"))["storage"], "q8_0")
+        self.must("verify", "-m", "small", "--tolerance", 0.1)
+        self.must("generate", "-m", "small", "-p", "the cat", "-n", 60)
+
+
 if __name__ == "__main__":
     cli_test.REFRAIN = pathlib.Path(sys.argv.pop(1)).resolve()
     unittest.main()

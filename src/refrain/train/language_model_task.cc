@@ -70,7 +70,9 @@ LanguageModelTask::LanguageModelTask(LanguageModel& model, const data::DataSet& 
       batches_by_length_(train.has_pairs() && batch_config_.max_tokens > 0),
       batches_(train, batch_config_, mix_key(static_cast<uint64_t>(config.seed), "batches")) {
   if (config_.carry_state && !model.bounded_state())
-    throw_error("carry_state: expected mixers whose state does not grow with the text");
+    throw_error(
+        "carry_state: expected mixers whose state does not grow with the text, and no learned "
+        "positions");
   if (valid_) check_held_out(*valid_, batch_config_);
   const TrainingLength length = parse_length(config_.max_steps);
   const auto per_epoch = static_cast<double>(batches_.batches_in_epoch());
