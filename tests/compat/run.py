@@ -175,8 +175,9 @@ class Run:
             words = "the a cat dog sat ran on under mat tree and then".split()
             draw = random.Random(1)
             text.write_text("".join(" ".join(draw.choices(words, k=8)) + ".\n" for _ in range(400)))
+        heads = [] if "--kv-heads" in arguments else ["--kv-heads", 2]
         self.must("train", "--task", "lm", "--data", text, "--out", model, "--tokenizer", "char",
-                  "--layers", 2, "--d-model", 32, "--heads", 4, "--kv-heads", 2, "--d-ff", 48,
+                  "--layers", 2, "--d-model", 32, "--heads", 4, *heads, "--d-ff", 48,
                   "--context", 32, "--batch-size", 4, "--max-steps", 100, "--learning-rate", 1e-2,
                   "--seed", 1, *arguments)
         config = AutoConfig.from_pretrained(model)
