@@ -3,7 +3,8 @@
 
 usage: make_unicode_tables.py [--check]
 
-The tables are those of this Python's unicodedata. `--check` fails when the file is another.
+The tables are those of this Python's unicodedata. Of changes of case they have those of one character
+to several; utf8proc has the others. (Its properties are of a later Unicode.) `--check` fails when the file is another.
 """
 import pathlib
 import sys
@@ -51,23 +52,6 @@ def ranges(holds):
     return found
 
 
-def mappings(change):
-    """Runs of (first, last, step, delta) of the characters that become one other."""
-    runs = []
-    for c in SCALARS:
-        to = change(chr(c))
-        if len(to) != 1 or ord(to) == c:
-            continue
-        delta = ord(to) - c
-        if runs:
-            first, last, step, d = runs[-1]
-            if d == delta and c - last in (1, 2) and (first == last or c - last == step):
-                runs[-1] = (first, c, c - last, delta)
-                continue
-        runs.append((c, c, 1, delta))
-    return runs
-
-
 def lines(items, width=96):
     line = " "
     for item in items:
@@ -86,9 +70,6 @@ def tables():
         out += lines(f"{{{a:#x}, {b:#x}}}" for a, b in ranges(holds))
         out.append("};")
     for name, change in {"ToUpper": str.upper, "ToLower": str.lower, "ToTitle": str.title}.items():
-        out.append(f"constexpr Mapping k{name}[] = {{")
-        out += lines(f"{{{a:#x}, {b:#x}, {s}, {d}}}" for a, b, s, d in mappings(change))
-        out.append("};")
         out.append(f"constexpr Expansion k{name}More[] = {{")
         out += lines(f"{{{c:#x}, {{{', '.join(f'{ord(x):#x}' for x in change(chr(c)))}}}}}"
                      for c in SCALARS if len(change(chr(c))) != 1)

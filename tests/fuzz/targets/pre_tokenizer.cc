@@ -35,7 +35,7 @@ void run(std::string_view input) {
   else
     splitter.add({&steps, "pre_tokenizer"});
   const char* end = text.data();
-  splitter.for_each(text, [&](std::string_view word) {
+  splitter.for_each(text, [&, text = text](std::string_view word) {  // clang 14 needs the copy
     expect(!word.empty() || text.empty(), "a word is empty");
     expect(word.data() >= end, "words are not in order");
     end = word.data() + word.size();

@@ -2,18 +2,16 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
 
 #include "refrain/base/utf8.h"
+#include "refrain/text/tokenizer/unicode_forms.h"
 
 namespace refrain::text::unicode {
 namespace {
 
 struct Range {
   char32_t first, last;
-};
-struct Mapping {  // of every step-th character from first to last
-  char32_t first, last, step;
-  int32_t delta;
 };
 struct Expansion {
   char32_t code;
@@ -29,34 +27,22 @@ bool in(const Range (&ranges)[n], char32_t code) {
   return at != std::begin(ranges) && code <= std::prev(at)->last;
 }
 
+// A character becomes several, or what utf8proc says.
 struct CaseTable {
-  const Mapping *first, *last;
-  const Expansion *more_first, *more_last;
+  std::span<const Expansion> more;
+  char32_t (*one)(char32_t);
 
   void append(std::string& to, char32_t code) const {
-    const auto* more =
-        std::lower_bound(more_first, more_last, code,
-                         [](const Expansion& entry, char32_t c) { return entry.code < c; });
-    if (more != more_last && more->code == code) {
-      for (const char32_t c : more->to)
-        if (c) append_utf8(to, c);
-      return;
-    }
-    const auto* at = std::upper_bound(first, last, code,
-                                      [](char32_t c, const Mapping& m) { return c < m.first; });
-    const bool mapped =
-        at != first && code <= at[-1].last && (code - at[-1].first) % at[-1].step == 0;
-    const int64_t delta = mapped ? at[-1].delta : 0;
-    append_utf8(to, static_cast<char32_t>(static_cast<int64_t>(code) + delta));
+    const auto at = std::ranges::lower_bound(more, code, {}, &Expansion::code);
+    if (at == more.end() || at->code != code) return append_utf8(to, one(code));
+    for (const char32_t c : at->to)
+      if (c) append_utf8(to, c);
   }
 };
 
-const CaseTable kUpperCase = {std::begin(kToUpper), std::end(kToUpper), std::begin(kToUpperMore),
-                              std::end(kToUpperMore)};
-const CaseTable kLowerCase = {std::begin(kToLower), std::end(kToLower), std::begin(kToLowerMore),
-                              std::end(kToLowerMore)};
-const CaseTable kTitleCase = {std::begin(kToTitle), std::end(kToTitle), std::begin(kToTitleMore),
-                              std::end(kToTitleMore)};
+const CaseTable kUpperCase = {kToUpperMore, to_upper};
+const CaseTable kLowerCase = {kToLowerMore, to_lower};
+const CaseTable kTitleCase = {kToTitleMore, to_title};
 
 constexpr char32_t kSigma = 0x3A3, kSmallSigma = 0x3C3, kFinalSigma = 0x3C2;
 
