@@ -9,7 +9,7 @@ transformers refuses, refrain must, and the other way round.
 usage: chat_compat.py build/release/chat_render [--random 3000] [--seed 1] [--write]
        (cmake --build build/release --target chat_render; needs transformers)
 
---write makes tests/golden/chat/expected.json, which the unit tests read.
+--write makes expected.json and snippets.json in tests/golden/chat, which the unit tests read.
 """
 import argparse
 import datetime
@@ -124,13 +124,22 @@ def compare(ours, cases, shown=40):
     return different
 
 
-def write(program):
-    """The texts that the unit tests expect; null: refused."""
+def write(ours):
+    """The texts that the unit tests expect; null: refused. Of snippets, those that both read alike."""
     expected = {name: right and right[0] for name, right in
                 ((name, theirs(case)[0]) for name, case in golden_cases())}
     lines = [f"{json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}"
              for k, v in expected.items()]
     (GOLDEN / "expected.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    lines = []
+    for snippet in SNIPPETS:
+        case = snippet_case(snippet)
+        (_, found_error), (right, right_error) = ours(case), theirs(case)
+        if not unlike(right, right_error, found_error):
+            lines.append(json.dumps([snippet, right and right[0]], ensure_ascii=False))
+    variables = json.dumps(TOKENS | VARIABLES, ensure_ascii=False)
+    (GOLDEN / "snippets.json").write_text(
+        f'{{"variables": {variables},\n"snippets": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def main():
@@ -140,9 +149,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    if arguments.write:
-        write(arguments.program)
     ours = Ours(arguments.program)
+    if arguments.write:
+        write(ours)
     rng = random.Random(arguments.seed)
     different = 0
     for what, cases in {

@@ -70,6 +70,8 @@ def with_template(make, single, pair):
 
 def llama(normalizer=None, splitter=None):
     def make(text, size):
+        for token in ("<unk>", "<s>", "</s>"):  # they would be in the vocabulary twice
+            text = text.replace(token, " ")
         learner = Tokenizer(models.BPE())
         learner.pre_tokenizer = pre_tokenizers.Metaspace(MARK, "always", True)
         learner.train_from_iterator([text], trainers.BpeTrainer(

@@ -90,6 +90,26 @@ TEST(ChatTemplate, FamiliesGiveTheTextsOfTransformers) {
   EXPECT_GE(refusals, 50);
 }
 
+// Likewise: short templates for every filter, test, method, operator and statement.
+TEST(ChatTemplate, SnippetsGiveTheTextsOfTransformers) {
+  const Json golden = io::read_json(std::string(REFRAIN_GOLDEN) + "/chat/snippets.json");
+  ChatInput input;
+  input.messages = conversation();
+  input.variables = golden["variables"];
+  input.now = fixed_time();
+  EXPECT_GE(golden["snippets"].size(), 1200u);
+  for (const Json& one : golden["snippets"]) {
+    const std::string source = one[0].get<std::string>();
+    std::string text;
+    const std::string error =
+        error_of([&] { text = ChatTemplate::parse(source, "t").render(input).text; });
+    if (one[1].is_null())
+      EXPECT_NE(error, "(no error)") << source;
+    else
+      EXPECT_EQ(text, one[1].get<std::string>()) << source << " " << error;
+  }
+}
+
 TEST(ChatTemplate, WhiteSpaceIsKeptAsJinjaKeepsIt) {
   EXPECT_EQ(render("a\n"), "a");
   EXPECT_EQ(render("a\n\n"), "a\n");
