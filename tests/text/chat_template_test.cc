@@ -350,6 +350,16 @@ TEST(ChatTemplate, LimitsAreThoseOfTheInput) {
   input.limits.output_bytes = 4;
   EXPECT_EQ(render("abcd", input), "abcd");
   EXPECT_EQ(error_of([&] { render("abc\nde", input); }), "t: line 1: more than 4 bytes of output");
+  // Sums within each other: a level each.
+  const auto sum = [](size_t terms) {
+    std::string text = "1";
+    for (size_t i = 0; i < terms; ++i) text = "(1 + " + text + ")";
+    return "{{ " + text + " }}";
+  };
+  input.limits = {};
+  input.limits.depth = 40;
+  EXPECT_EQ(render(sum(30), input), "31");
+  EXPECT_EQ(error_of([&] { render(sum(45), input); }), "t: line 1: nested deeper than 40 levels");
 }
 
 TEST(ChatTemplate, ADirectoryHasItsTemplateInOneOfItsFiles) {
