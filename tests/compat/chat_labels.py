@@ -141,7 +141,7 @@ def main():
                 rows = [row(i) for i in range(10)]
                 if name == "tools" and form == "messages":
                     for one in rows:
-                        one["tools"] = [{"type": "function", "function": {"name": "add"}}]
+                        one["tools"] = json.dumps([{"type": "function", "function": {"name": "add"}}])
                 try:
                     problem = difference(labels_of_ours(arguments.refrain.resolve(), rows, base, folder),
                                          labels_of_trl(rows, tokenizer, model, folder))

@@ -1,6 +1,7 @@
 #include "refrain/text/chat/conversation.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "refrain/base/error.h"
@@ -103,9 +104,30 @@ class Writer {
   static void learn_from(const std::vector<int32_t>& prompt, LearnedText& made) {
     for (size_t i = common(prompt, made.ids); i < made.ids.size(); ++i) made.learned[i] = true;
   }
+  // Where the bytes of every id begin in the text, and its end; nothing if the ids do not decode to
+  // it (a normalizer has changed it).
+  std::vector<size_t> offsets(const std::string& text, const std::vector<int32_t>& ids) const {
+    std::vector<size_t> at = {0};
+    for (size_t i = 0; i < ids.size(); ++i) {
+      // Behind another one: what begins a text may decode otherwise.
+      const std::span<const int32_t> both(&ids[i == 0 ? 0 : i - 1], i == 0 ? 1 : 2);
+      const size_t before = i == 0 ? 0 : tokenizer_.decode(both.first(1), true).size();
+      const std::string decoded = tokenizer_.decode(both, true);
+      if (decoded.size() < before) return {};
+      const std::string own = decoded.substr(before);
+      if (text.compare(at.back(), own.size(), own) != 0) return {};
+      at.push_back(at.back() + own.size());
+    }
+    return at.back() == text.size() ? at : std::vector<size_t>();
+  }
   // The tokens that bytes [begin, end) of the text are in.
   void learn(const std::string& text, size_t begin, size_t end, LearnedText& made) const {
     if (begin >= end) return;
+    if (const std::vector<size_t> at = offsets(text, made.ids); !at.empty()) {
+      for (size_t i = 0; i < made.ids.size(); ++i)
+        if (at[i] < end && at[i + 1] > begin) made.learned[i] = true;
+      return;
+    }
     const auto upto = [&](size_t at) { return encoded(text.substr(0, at), false); };
     const std::vector<int32_t> before = upto(begin), with = upto(end);
     size_t last = common(with, made.ids);
