@@ -253,7 +253,7 @@ TEST_F(DataSetTest, SaysWhatIsWrong) {
            "line 1: expected text, found a zero byte");
   contains(error({.inputs = {folder_.put("latin.txt", "caf\xE9\n")}}, tags),
            "line 1: expected UTF-8, found byte 0xe9");
-  contains(error({.task = "sing", .inputs = {a}}, tags), "expected lm, translate or probe");
+  contains(error({.task = "sing", .inputs = {a}}, tags), "expected lm, translate, probe or chat");
   contains(error({.task = "translate", .inputs = {a, a}, .source_tag = "<fr>"}, tags),
            "a.txt: line 1: the tokenizer has no token \"<fr>\"; expected the tag among");
   contains(error({.task = "translate", .inputs = {a, a}, .target_tag = "<fr>"}, tags),
