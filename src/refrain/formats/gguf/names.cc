@@ -268,11 +268,12 @@ std::vector<float> rope_table_of(const Json& config) {
 
 std::optional<io::GgufKeys> gguf_keys_of(const Json& config) {
   std::string architecture = config.at("model_type").get<std::string>();
-  // A window that sees the whole context is none.
-  if (architecture == "mistral" &&
-      config.at("sliding_window") >= config.at("max_position_embeddings"))
-    architecture = "llama";
+  if (architecture == "mistral") architecture = "llama";
   if (std::ranges::count(kArchitectures, architecture) == 0) return {};
+  // A window that sees the whole context is none.
+  const Json* window = io::find(config, "sliding_window");
+  if (window && *window < config.at("max_position_embeddings")) return {};
+  if (architecture == "qwen3" && config.value("attention_bias", false)) return {};
   const std::string prefix = architecture + ".";
   io::GgufKeys keys = {{"general.architecture", architecture}, {"general.type", "model"}};
   const auto put = [&](std::string_view key, io::GgufValue value) {
@@ -288,8 +289,8 @@ std::optional<io::GgufKeys> gguf_keys_of(const Json& config) {
   if (const Json* scaling = scaling_in(config); scaling && scaling->at("rope_type") == "linear") {
     put(kScaling, "linear");
     put(kFactor, scaling->at("factor").get<double>());
-  } else if (scaling && scaling->at("rope_type") != "llama3") {
-    return {};
+  } else if (scaling && (scaling->at("rope_type") != "llama3" || architecture != "llama")) {
+    return {};  // other architectures have no rope_freqs.weight
   }
   return keys;
 }
