@@ -180,7 +180,8 @@ def own_models(refrain, text_path):
     shapes = {"llama": [], "llama, tied, grouped, wide heads": ["--tie-embeddings", "--kv-heads", "1", "--head-dim", "48"]}
     if "qkv-bias" in refrain.run("train", "--help"):
         shapes["qwen2"] = ["--attention.qkv-bias"]
-        shapes["qwen3"] = ["--attention.qk-norm"]
+        shapes["qwen3"] = ["--attention.qk-norm", "--head-dim", "32"]
+        shapes["llama, biases"] = ["--attention.qkv-bias", "--attention.output-bias"]
         shapes["llama, linear angles"] = ["--attention.rope-scaling", "linear", "--attention.rope-factor", "4"]
         shapes["llama, Llama 3's angles"] = ["--attention.rope-scaling", "llama3", "--attention.rope-factor", "8",
                                              "--attention.rope-theta", "500000"]
@@ -193,7 +194,7 @@ def own_models(refrain, text_path):
             run = refrain.work / f"run-{kind}-{len(shape)}"
             refrain.run("train", "--task", "lm", "--data", text_path, "--tokenizer", tokenizer, "--out", run,
                         "--d-model", 96, "--layers", 2, "--heads", 4, "--d-ff", 128, "--context", 512,
-                        "--max-steps", 60, "--seed", 1, *flags)
+                        "--batch-size", 4, "--max-steps", 60, "--seed", 1, *flags)
             f32 = refrain.work / f"{run.name}.gguf"
             if kind in ("bpe", "word"):
                 said = refrain.refusal("convert", "--to", "gguf", "-m", run, "--out", f32)
