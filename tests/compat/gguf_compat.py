@@ -187,11 +187,11 @@ def own_models(refrain, text_path):
                                              "--attention.rope-theta", "500000"]
     prompts = {"byte-bpe": "the dog ", "char": "the dog ", "bpe": "the dog", "word": "the dog"}
     for kind, tokenizer in kinds.items():
-        for shape, flags in shapes.items():
+        for number, (shape, flags) in enumerate(shapes.items()):
             if shape != "llama" and kind != "byte-bpe":
                 continue
             what = f"{kind}, {shape}"
-            run = refrain.work / f"run-{kind}-{len(shape)}"
+            run = refrain.work / f"run-{kind}-{number}"
             refrain.run("train", "--task", "lm", "--data", text_path, "--tokenizer", tokenizer, "--out", run,
                         "--d-model", 96, "--layers", 2, "--heads", 4, "--d-ff", 128, "--context", 512,
                         "--batch-size", 4, "--max-steps", 60, "--seed", 1, *flags)
