@@ -4,7 +4,8 @@
 usage: make_unicode_tables.py [--check]
 
 The tables are those of this Python's unicodedata. Of changes of case they have those of one character
-to several; utf8proc has the others. (Its properties are of a later Unicode.) `--check` fails when the file is another.
+to several; utf8proc has the others. (Its properties are of a later Unicode.) `--check` fails when
+the file is another.
 """
 import pathlib
 import sys

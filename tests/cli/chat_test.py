@@ -120,7 +120,8 @@ class Scripts(ChatCase):
         self.assertIn("the state of another model", done.stderr.decode())
 
     def test_full_context(self):
-        done = self.call(*self.chat, "--chat-template", "endless.jinja", "-n", 1000, input="the\nthe\n/reset\nbe\n")
+        done = self.call(*self.chat, "--chat-template", "endless.jinja", "-n", 1000,
+                         input="the\nthe\n/reset\nbe\n")
         self.assertEqual(done.returncode, 2)
         said = done.stderr.decode().splitlines()
         self.assertIn(f"the context of {CONTEXT} tokens is full: /reset begins anew", said)
