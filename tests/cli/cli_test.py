@@ -523,7 +523,7 @@ class Models(Case):
         struct.pack_into("<fi", lie, 4, float("nan"), 3)
         self.fails(*convert(model, self.put("nan.tok", bytes(lie))), says="nan.tok")
         self.fails("convert", "--from", "llama2c", model, "--out", "out", says="--tokenizer")
-        self.fails("convert", "--from", "gguf", model, "--out", "out", says="gguf")
+        self.fails("convert", "--from", "gguf", model, "--out", "out", says="GGUF")
         self.fails("convert", "--from", "hf", "--out", "out", says="--from")
         self.fails("convert", "--from", "hf", "none", "--out", "out", says="none")
         self.fails("convert", "--from", "hf", self.model, "--out", self.put("file", "x"))
