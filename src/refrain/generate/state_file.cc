@@ -29,7 +29,8 @@ constexpr uint32_t kVersion = 2;
 
 uint64_t checksum(std::string_view bytes) { return mix_key(kVersion, bytes); }
 
-// Optimisation moves every weight: a few thousand of them tell checkpoints apart.
+// Optimisation moves every weight: a few thousand of them tell checkpoints apart, and a few
+// thousand of its adapters.
 uint64_t fingerprint(LanguageModel& model) {
   ModelConfig config = model.config();
   config.pattern = config.full_pattern();
@@ -45,6 +46,17 @@ uint64_t fingerprint(LanguageModel& model) {
   text += kernels::name_of(model.parameters().storage());
   const size_t step = packed.size() / 16384 + 1;
   for (size_t i = 0; i < packed.size(); i += step) text += static_cast<char>(packed[i]);
+  if (Lora* lora = model.lora()) {
+    for (const ParameterStore::Entry& entry : lora->parameters().entries())
+      text += entry.spec.name + "\n";
+    lora->adapters().each_part([&](const Adapter::Part& part) {
+      text.append(reinterpret_cast<const char*>(&part.scale), sizeof(float));
+    });
+    const auto adapters = lora->parameters().weights();
+    const size_t skip = adapters.size() / 4096 + 1;
+    for (size_t i = 0; i < adapters.size(); i += skip)
+      text.append(reinterpret_cast<const char*>(&adapters[i]), sizeof(float));
+  }
   return mix_key(static_cast<uint64_t>(model.parameters().count()), text);
 }
 

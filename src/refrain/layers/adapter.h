@@ -75,6 +75,13 @@ class AdapterSet {
     const auto i = static_cast<size_t>(w.index);
     return w.index >= 0 && i < adapters_.size() ? adapters_[i].get() : nullptr;
   }
+  // f(part) of all, in the order of parameters.
+  template <class F>
+  void each_part(F&& f) const {
+    for (const auto& adapter : adapters_)
+      if (adapter)
+        for (const Adapter::Part& part : adapter->parts()) f(part);
+  }
 
  private:
   std::vector<std::unique_ptr<Adapter>> adapters_;  // by parameter
