@@ -112,7 +112,7 @@ class Session {
 };
 
 struct Chat {
-  std::string model, system, chat_template, cache_type = "f32";
+  std::string model, adapter, system, chat_template, cache_type = "f32";
   AnswerSettings answers;
   bool json = false;
 
@@ -120,7 +120,8 @@ struct Chat {
 
   template <class V>
   void visit(V&& v) {
-    v("model", model, "model directory");
+    v("model", model, kModelHelp);
+    v("adapter", adapter, kAdapterHelp);
     v("system", system, "the system's message, which stands before all others");
     v("chat_template", chat_template,
       "file with the chat template (Jinja); empty = that of the model");
@@ -153,7 +154,8 @@ struct Chat {
     require_language_model(model);
     // The template first: it is the smaller file.
     text::ChatTemplate chat = load_template(model, chat_template);
-    const LoadedModel loaded = load_generator(model);
+    LoadedModel loaded = load_generator(model);
+    loaded.lora = adapt(*loaded.model, adapter);
     set_cache_type(loaded, cache_type);
     set_ends(loaded);
     context_ = context_limit(*loaded.model, answers.request.context);
