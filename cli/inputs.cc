@@ -10,6 +10,7 @@
 #include "cli/unknown_characters.h"
 #include "refrain/autoencoder/autoencoder.h"
 #include "refrain/base/error.h"
+#include "refrain/formats/chat_template.h"
 #include "refrain/formats/peft.h"
 #include "refrain/io/file.h"
 #include "refrain/io/gguf/gguf.h"
@@ -128,6 +129,11 @@ void check_task_without_model(const std::string& task) {
 TextFiles TextFiles::read(const std::string& directory) {
   constexpr size_t kMost = size_t{16} << 20;
   TextFiles all;
+  if (io::is_gguf(directory)) {
+    if (const auto chat = read_chat_template(directory))
+      all.files_.emplace_back("chat_template.jinja", *chat);
+    return all;
+  }
   for (const char* name :
        {"tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
     if (const std::string path = directory + "/" + name; io::exists(path))

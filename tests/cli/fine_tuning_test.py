@@ -100,6 +100,17 @@ class Starting(StartCase):
                     f"{base_type}-{out}", *self.LORA, "--base-type", base_type, "--lora-dropout",
                     0.2, *flags), lambda out: self.adapter(f"{base_type}-{out}"), f"{base_type}-")
 
+    def test_from_a_gguf_file(self):
+        file = self.dir / "base.gguf"
+        self.must("convert", "--to", "gguf", "--type", "f32", "-m", self.base, "--out", file)
+        for out, more in (("whole", []), ("lora", self.LORA)):
+            flags = ["--max-steps", 2, *more]
+            self.must(*self.tune(f"{out}-dir", *flags))
+            self.must("train", "--init", file, *self.tune(f"{out}-file", *flags)[3:])
+            name = "adapter_model.safetensors" if more else "model.safetensors"
+            self.assertEqual(sha256(self.dir / f"{out}-dir" / name),
+                             sha256(self.dir / f"{out}-file" / name))
+
     def test_the_context_may_be_another(self):
         self.must(*self.tune("run", "--max-steps", 2, "--context", 40))
         config = json.loads((self.dir / "run" / "config.json").read_text())
@@ -149,6 +160,30 @@ class Adapters(StartCase):
         score = lambda *more: json.loads(self.must("eval", "--data", self.other, "--json", *more))
         self.assertAlmostEqual(score("-m", self.base, "--adapter", self.dir / "lora")["loss"],
                                score("-m", self.dir / "fused")["loss"], 5)
+
+    def test_a_state_is_of_its_adapter(self):
+        state = self.dir / "state"
+        lora = ["--adapter", self.dir / "lora"]
+        say = ["generate", "-m", self.base, "-n", 3, "--temp", 0]
+        self.must(*say, "-p", "the", "--state-out", state, *lora)
+        self.must(*say, "-p", "", "--state-in", state, *lora)
+        done = self.call(*say, "-p", "", "--state-in", state)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn(b"state", done.stderr)
+
+    def test_chat(self):
+        self.base = self.dir / "long"
+        self.must(*self.lm("long", "--max-steps", 4, "--context", 128))
+        (self.base / "chat_template.jinja").write_text(MARKED)
+        self.must(*self.tune("of-long", *self.LORA, "--max-steps", 6))
+        self.must("fuse", "-m", self.base, "--adapter", self.dir / "of-long", "-o",
+                  self.dir / "fused")
+        say = lambda *more: self.call("chat", "--temp", 0, "--max-new-tokens", 12, *more,
+                                      input=b"the one\nand\n")
+        adapted = say("-m", self.base, "--adapter", self.dir / "of-long")
+        fused = say("-m", self.dir / "fused")
+        self.assertEqual(adapted.returncode, 0, adapted.stderr)
+        self.assertEqual(adapted.stdout, fused.stdout)
 
     def test_files(self):
         config = json.loads((self.dir / "lora" / "adapter_config.json").read_text())

@@ -9,6 +9,7 @@
 #include "cli/output.h"
 #include "refrain/base/random.h"
 #include "refrain/io/file.h"
+#include "refrain/io/gguf/gguf.h"
 #include "refrain/io/json.h"
 #include "refrain/model/parameters/tensor_names.h"
 
@@ -40,6 +41,7 @@ bool is_frozen(const std::string& pattern, const ParamSpec& spec) {
 }  // namespace
 
 uint64_t fingerprint_of_model(const std::string& path) {
+  if (io::is_gguf(path)) return mix_key(0, "model", io::hash_file(path));
   std::set<std::string> files;
   for (const auto& entry : std::filesystem::directory_iterator(path))
     if (entry.path().extension() == ".safetensors") files.insert(entry.path().string());

@@ -259,6 +259,7 @@ void save_packed_model(const std::string& directory, const LanguageModel& model,
 }
 
 void load_weights(const std::string& directory, LanguageModel& model) {
+  if (io::is_gguf(directory)) return load_gguf_weights(directory, model);
   const WeightFiles files(directory);
   if (const io::Safetensors* packed = files.packed())
     throw_error(

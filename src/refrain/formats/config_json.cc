@@ -6,8 +6,10 @@
 #include "refrain/formats/families/gpt2.h"
 #include "refrain/formats/families/llama.h"
 #include "refrain/formats/family.h"
+#include "refrain/formats/gguf/gguf.h"
 #include "refrain/formats/native.h"
 #include "refrain/io/file.h"
+#include "refrain/io/gguf/gguf.h"
 
 namespace refrain {
 
@@ -75,6 +77,7 @@ ModelDescription parse_model_config(const Json& json, const std::string& name, c
 }
 
 ModelDescription read_model_config(const std::string& directory, const Notes& notes) {
+  if (io::is_gguf(directory)) return read_gguf_config(io::Gguf(directory), notes);
   const std::string path = directory + "/config.json";
   Json json = io::read_json(path);
   // Our own: what its weights are stored as, their file says.

@@ -24,6 +24,9 @@ ModelDescription read_gguf_config(const io::Gguf& file, const Notes& notes = {})
 std::unique_ptr<LanguageModel> load_gguf(const std::string& path, SpecialTokens* special,
                                          const Notes& notes, std::optional<Storage> pack);
 
+// As load_weights() of checkpoint.h, into rows or packed weights.
+void load_gguf_weights(const std::string& path, LanguageModel& model);
+
 // An Error that says why, if llama.cpp does not compute what the model computes.
 void require_gguf_model(const ModelConfig&);
 

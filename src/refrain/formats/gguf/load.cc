@@ -235,6 +235,11 @@ ModelDescription read_gguf_config(const io::Gguf& file, const Notes& notes) {
   return d;
 }
 
+void load_gguf_weights(const std::string& path, LanguageModel& model) {
+  const io::Gguf file(path);
+  Reader(file, model).read(model.parameters());
+}
+
 std::unique_ptr<LanguageModel> load_gguf(const std::string& path, SpecialTokens* special,
                                          const Notes& notes, std::optional<Storage> pack) {
   const io::Gguf file(path);
